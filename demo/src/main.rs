@@ -1,0 +1,3 @@
+#![forbid(unsafe_code)]
+//! In the making.
+fn main() {}
