@@ -1,0 +1,119 @@
+//! What a token must say to be taken: the checks that need no key.
+
+use std::time::Duration;
+
+use super::claims::Claims;
+use crate::rejection::Rejection;
+
+/// What a token must say to be taken from its issuer.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) audiences: Vec<String>,
+    pub(crate) leeway: Duration,
+}
+
+impl Rules {
+    /// Everything that can be said without a key. `now` is counted from the Unix epoch.
+    pub(crate) fn check(
+        &self,
+        typ: Option<&str>,
+        claims: &Claims,
+        now: Duration,
+    ) -> Result<(), Rejection> {
+        if !typ.is_none_or(|typ| typ.eq_ignore_ascii_case("JWT")) {
+            return Err(Rejection::WrongType);
+        }
+        if !claims
+            .audiences
+            .iter()
+            .any(|audience| self.audiences.contains(audience))
+        {
+            return Err(Rejection::WrongAudience);
+        }
+        if now >= claims.expires_at.saturating_add(self.leeway) {
+            return Err(Rejection::Expired);
+        }
+        let soon = now.saturating_add(self.leeway);
+        if claims.not_before.is_some_and(|time| soon < time) {
+            return Err(Rejection::NotYetValid);
+        }
+        if claims.issued_at.is_some_and(|time| soon < time) {
+            return Err(Rejection::IssuedInFuture);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = r#""iss":"i","sub":"s","aud":["a","b"],"exp":200,"nbf":100,"iat":100"#;
+
+    fn claims(members: &str) -> Claims {
+        Claims::parse(format!("{{{members}}}").as_bytes()).unwrap()
+    }
+
+    fn at(seconds: u64, leeway: u64) -> Result<(), Rejection> {
+        let rules = Rules {
+            audiences: vec!["b".into()],
+            leeway: Duration::from_secs(leeway),
+        };
+        rules.check(None, &claims(SOUND), Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_token_lives_from_nbf_up_to_but_not_at_exp() {
+        assert_eq!(at(99, 0), Err(Rejection::NotYetValid));
+        assert_eq!(at(100, 0), Ok(()));
+        assert_eq!(at(199, 0), Ok(()));
+        assert_eq!(at(200, 0), Err(Rejection::Expired));
+    }
+
+    #[test]
+    fn leeway_stretches_both_ends() {
+        assert_eq!(at(89, 10), Err(Rejection::NotYetValid));
+        assert_eq!(at(90, 10), Ok(()));
+        assert_eq!(at(209, 10), Ok(()));
+        assert_eq!(at(210, 10), Err(Rejection::Expired));
+    }
+
+    #[test]
+    fn a_token_issued_in_the_future_is_refused_without_nbf_too() {
+        let rules = Rules {
+            audiences: vec!["a".into()],
+            leeway: Duration::ZERO,
+        };
+        let claims = claims(r#""iss":"i","sub":"s","aud":"a","exp":200,"iat":100"#);
+        assert_eq!(
+            rules.check(None, &claims, Duration::from_secs(99)),
+            Err(Rejection::IssuedInFuture)
+        );
+    }
+
+    #[test]
+    fn a_token_for_nobody_or_for_another_is_refused() {
+        let rules = Rules {
+            audiences: vec!["a".into()],
+            leeway: Duration::ZERO,
+        };
+        for aud in [r#""aud":[],"#, r#""aud":"A","#, r#""aud":["b","a "],"#, ""] {
+            let claims = claims(&format!(r#""iss":"i","sub":"s",{aud}"exp":200"#));
+            let verdict = rules.check(None, &claims, Duration::from_secs(100));
+            assert_eq!(verdict, Err(Rejection::WrongAudience), "{aud}");
+        }
+    }
+
+    #[test]
+    fn a_typ_other_than_jwt_is_refused() {
+        let rules = Rules {
+            audiences: vec!["a".into()],
+            leeway: Duration::ZERO,
+        };
+        let claims = claims(SOUND);
+        let check = |typ| rules.check(typ, &claims, Duration::from_secs(150));
+        assert_eq!(check(Some("JWT")), Ok(()));
+        assert_eq!(check(Some("jwt")), Ok(()));
+        assert_eq!(check(Some("dpop+jwt")), Err(Rejection::WrongType));
+    }
+}
