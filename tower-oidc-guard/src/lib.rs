@@ -1,8 +1,24 @@
 #![forbid(unsafe_code)]
 //! Lets a request through only with a valid token of a trusted OIDC issuer.
 
+mod bearer;
+mod clock;
+mod error;
+mod guard;
+mod identity;
+mod issuer;
+mod keys;
 mod rejection;
+mod verifier;
 mod verify;
 
+pub use error::BuildError;
+pub use guard::{
+    OidcGuard, OidcGuardBuilder, OidcGuardLayer, OidcGuardService, ResponseBody, ResponseFuture,
+};
+pub use identity::{Identity, KubernetesIdentity, ObjectRef, Platform};
+pub use issuer::Issuer;
+pub use keys::error::KeysError;
 pub use rejection::Rejection;
+pub use verifier::{NotReady, TokenVerifier};
 pub use verify::algorithm::Algorithm;

@@ -1,0 +1,44 @@
+//! What can be wrong with a guard's configuration.
+
+/// Why a guard does not build.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No issuer is trusted: name one with [`issuer`](crate::OidcGuardBuilder::issuer).
+    #[error("no issuer is named; a guard without one would let nobody in")]
+    NoIssuer,
+    /// An issuer has no audience: it would take tokens that were made for any service.
+    #[error("the issuer {issuer:?} has no audience; name this service's with `audience`")]
+    NoAudience {
+        /// The issuer, as configured.
+        issuer: String,
+    },
+    /// An issuer's setting is not one that can work.
+    #[error("the issuer {issuer:?} cannot be used: {reason}")]
+    Issuer {
+        /// The issuer, as configured.
+        issuer: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The same issuer is named twice: give it several audiences instead.
+    #[error("the issuer {issuer:?} is named twice; name it once, with all its audiences")]
+    SameIssuer {
+        /// The issuer, as configured.
+        issuer: String,
+    },
+    /// It is not said who may call.
+    #[error(
+        "it is not said who may call; if every caller with a valid token may, say `any_verified_caller`"
+    )]
+    NoPolicy,
+    /// The realm has characters that a challenge cannot carry.
+    #[error("the realm {realm:?} has characters other than printable ASCII")]
+    Realm {
+        /// The realm, as configured.
+        realm: String,
+    },
+    /// The HTTP client for discovery and keys could not be made.
+    #[error("the HTTP client could not be made")]
+    HttpClient(#[source] reqwest::Error),
+}

@@ -1,0 +1,133 @@
+//! The answer to a request that is refused (RFC 6750, section 3).
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::rejection::Rejection;
+
+/// The one place where a reason becomes an answer. The body is the status in words.
+pub(super) fn to(rejection: &Rejection, realm: &str) -> Response<Bytes> {
+    let status = rejection.status();
+    let text = format!(
+        "{} - {}",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default()
+    );
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    if let Rejection::KeysUnavailable { retry_after } = rejection {
+        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    if status == StatusCode::UNAUTHORIZED || status == StatusCode::BAD_REQUEST {
+        let challenge = HeaderValue::try_from(challenge(rejection, realm));
+        headers.extend(
+            challenge
+                .ok()
+                .map(|challenge| (WWW_AUTHENTICATE, challenge)),
+        );
+    }
+    response
+}
+
+fn challenge(rejection: &Rejection, realm: &str) -> String {
+    let mut challenge = format!("Bearer realm=\"{}\"", escaped(realm));
+    if let Some(code) = rejection.error_code() {
+        let description = escaped(&rejection.to_string());
+        challenge.push_str(&format!(
+            ", error=\"{code}\", error_description=\"{description}\""
+        ));
+    }
+    challenge
+}
+
+/// The content of a quoted-string (RFC 9110, section 5.6.4).
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars().filter(|character| !character.is_control()) {
+        if matches!(character, '"' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn header(response: &Response<Bytes>, name: http::HeaderName) -> Option<&str> {
+        response
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().expect("ASCII"))
+    }
+
+    #[test]
+    fn without_a_token_the_challenge_is_bearer_and_realm_and_nothing_more() {
+        let response = to(&Rejection::MissingToken, "here");
+        assert_eq!(response.status(), 401);
+        assert_eq!(
+            header(&response, WWW_AUTHENTICATE),
+            Some("Bearer realm=\"here\"")
+        );
+        assert_eq!(response.body(), "401 - Unauthorized");
+    }
+
+    #[test]
+    fn a_refused_token_is_told_as_invalid_token() {
+        let response = to(&Rejection::Expired, "here");
+        assert_eq!(
+            header(&response, WWW_AUTHENTICATE),
+            Some(
+                "Bearer realm=\"here\", error=\"invalid_token\", error_description=\"the token has expired\""
+            )
+        );
+    }
+
+    #[test]
+    fn a_malformed_request_is_a_400() {
+        let response = to(&Rejection::MalformedRequest("two tokens"), "here");
+        assert_eq!(response.status(), 400);
+        let challenge = header(&response, WWW_AUTHENTICATE).expect("a challenge");
+        assert!(
+            challenge.contains("error=\"invalid_request\""),
+            "{challenge}"
+        );
+    }
+
+    #[test]
+    fn without_keys_it_is_a_503_that_says_when_to_come_back() {
+        for (milliseconds, seconds) in [
+            (0, "1"),
+            (300, "1"),
+            (1000, "1"),
+            (1001, "2"),
+            (60_000, "60"),
+        ] {
+            let retry_after = Duration::from_millis(milliseconds);
+            let response = to(&Rejection::KeysUnavailable { retry_after }, "here");
+            assert_eq!(response.status(), 503);
+            assert_eq!(header(&response, RETRY_AFTER), Some(seconds));
+            assert_eq!(header(&response, WWW_AUTHENTICATE), None);
+        }
+    }
+
+    #[test]
+    fn quotes_and_line_breaks_cannot_leave_the_challenge() {
+        let response = to(&Rejection::MissingToken, "a\"b\\c\r\nX: y");
+        assert_eq!(
+            header(&response, WWW_AUTHENTICATE),
+            Some("Bearer realm=\"a\\\"b\\\\cX: y\"")
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Where an issuer's keys come from: its discovery document, and the key set this one names.
+
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use openidconnect::{
+    AsyncHttpClient, DiscoveryError, HttpRequest, HttpResponse, JsonWebKeySet, JsonWebKeySetUrl,
+};
+use tokio::time::Instant;
+use url::Url;
+
+use super::discovery::{self, Discovered};
+use super::error::KeysError;
+use super::fetch::Fetcher;
+use crate::verify::algorithm::{Algorithm, Algorithms};
+use crate::verify::jwk::Jwk;
+use crate::verify::key_set::KeySet;
+
+/// A discovery document is asked for again after so long, or when its key set could not be had.
+const DISCOVERY_MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// How to get one issuer's keys.
+#[derive(Debug)]
+pub(crate) struct KeySource {
+    pub(crate) issuer: String,
+    pub(crate) discovery_url: Url,
+    /// The algorithms the user names; otherwise those that the issuer lists.
+    pub(crate) algorithms: Option<Algorithms>,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) discovered: Mutex<Option<(Discovered, Instant)>>,
+}
+
+/// Keys, and how long they may be kept.
+pub(crate) struct Loaded {
+    pub(crate) keys: KeySet,
+    pub(crate) max_age: Option<Duration>,
+}
+
+impl KeySource {
+    /// Asks for the current keys.
+    pub(crate) async fn load(&self) -> Result<Loaded, KeysError> {
+        let discovered = self.discover().await?;
+        let loaded = self.fetch_keys(&discovered).await;
+        if loaded.is_err() {
+            self.remember(None);
+        }
+        loaded
+    }
+
+    async fn discover(&self) -> Result<Discovered, KeysError> {
+        if let Some((discovered, at)) = self
+            .discovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            && at.elapsed() < DISCOVERY_MAX_AGE
+        {
+            return Ok(discovered.clone());
+        }
+        let answer = self.fetcher.get(&self.discovery_url).await?;
+        let discovered = discovery::read(&answer.body, &self.issuer, &self.discovery_url)?;
+        if !self.fetcher.may_ask(&discovered.jwks_uri) {
+            return Err(KeysError::KeysUrl {
+                url: self.discovery_url.to_string(),
+            });
+        }
+        self.remember(Some((discovered.clone(), Instant::now())));
+        Ok(discovered)
+    }
+
+    fn remember(&self, discovered: Option<(Discovered, Instant)>) {
+        *self
+            .discovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = discovered;
+    }
+
+    async fn fetch_keys(&self, discovered: &Discovered) -> Result<Loaded, KeysError> {
+        let url = &discovered.jwks_uri;
+        let client = KeySetClient {
+            fetcher: &self.fetcher,
+            url,
+            max_age: Mutex::default(),
+        };
+        let key_set_url = JsonWebKeySetUrl::from_url(url.clone());
+        let fetched = JsonWebKeySet::<Jwk>::fetch_async(&key_set_url, &client).await;
+        let keys = fetched.map_err(|error| match error {
+            DiscoveryError::Request(error) => error,
+            DiscoveryError::Parse(error) => key_set_error(url, error.into_inner().to_string()),
+            other => key_set_error(url, other.to_string()),
+        })?;
+        let keys = KeySet::new(keys, self.allowed(discovered));
+        if keys.usable() == 0 {
+            return Err(KeysError::NoUsableKey {
+                url: url.to_string(),
+            });
+        }
+        let max_age = *client
+            .max_age
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(Loaded { keys, max_age })
+    }
+
+    /// What the user says, else what the issuer lists, else RS256, which every issuer must support.
+    fn allowed(&self, discovered: &Discovered) -> Algorithms {
+        let listed = Some(discovered.algorithms).filter(|listed| !listed.is_empty());
+        self.algorithms
+            .or(listed)
+            .unwrap_or_else(|| [Algorithm::RS256].into_iter().collect())
+    }
+}
+
+fn key_set_error(url: &Url, reason: String) -> KeysError {
+    KeysError::KeySet {
+        url: url.to_string(),
+        reason,
+    }
+}
+
+/// The fetcher as openidconnect's client. That one drops the headers of an answer, so what is needed
+/// of them is kept here.
+struct KeySetClient<'s> {
+    fetcher: &'s Fetcher,
+    url: &'s Url,
+    max_age: Mutex<Option<Duration>>,
+}
+
+impl<'c> AsyncHttpClient<'c> for KeySetClient<'_> {
+    type Error = KeysError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, KeysError>> + Send + 'c>>;
+
+    fn call(&'c self, _: HttpRequest) -> Self::Future {
+        Box::pin(async {
+            let answer = self.fetcher.get(self.url).await?;
+            *self.max_age.lock().unwrap_or_else(PoisonError::into_inner) = answer.max_age;
+            // No content type is handed on: some issuers are files on a plain web server.
+            Ok(HttpResponse::new(answer.body))
+        })
+    }
+}

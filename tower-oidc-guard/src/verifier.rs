@@ -1,0 +1,186 @@
+//! One token in; the identity it proves, or the reason why not, out.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::identity::{Identity, Platform};
+use crate::keys::error::KeysError;
+use crate::keys::store::Current;
+use crate::keys::{Keys, NoNewer};
+use crate::rejection::Rejection;
+use crate::verify::rules::Rules;
+use crate::verify::{MAX_TOKEN_BYTES, Unverified};
+
+/// A key set that lacks the token's key is replaced so often at most before the token is refused.
+const MAX_ROUNDS: usize = 2;
+
+/// Verifies tokens of trusted issuers, wherever they come from: requests, queues, sockets.
+///
+/// Made by [`OidcGuard::verifier`](crate::OidcGuard::verifier). Cloning copies a pointer.
+#[derive(Clone)]
+pub struct TokenVerifier(Arc<Inner>);
+
+struct Inner {
+    issuers: HashMap<String, TrustedIssuer>,
+    clock: Clock,
+}
+
+/// One issuer with its rules and the life of its keys.
+pub(crate) struct TrustedIssuer {
+    pub(crate) name: Arc<str>,
+    pub(crate) platform: Platform,
+    pub(crate) rules: Rules,
+    pub(crate) keys: Keys,
+}
+
+/// What the keys at hand say of a token that is acceptable otherwise.
+enum Attempt<'v> {
+    Verified(Identity),
+    KeyAbsent(Absent<'v>),
+}
+
+struct Absent<'v> {
+    issuer: &'v TrustedIssuer,
+    seen: Option<Arc<Current>>,
+    issued_at: Option<Duration>,
+}
+
+impl TokenVerifier {
+    pub(crate) fn new(issuers: impl IntoIterator<Item = TrustedIssuer>, clock: Clock) -> Self {
+        let by_name = |issuer: TrustedIssuer| (issuer.name.to_string(), issuer);
+        Self(Arc::new(Inner {
+            issuers: issuers.into_iter().map(by_name).collect(),
+            clock,
+        }))
+    }
+
+    /// Verifies a token: its form, issuer, audience, times, algorithm and signature.
+    ///
+    /// A key that is at hand is used at once. For one that is not, the issuer is asked, and the call
+    /// waits for the answer, 5 s at most; it has to run in a tokio runtime. Dropping the future stops
+    /// nothing that others wait for.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the token is not taken.
+    pub async fn verify(&self, token: impl AsRef<[u8]>) -> Result<Identity, Rejection> {
+        let token = token.as_ref();
+        let mut rounds = 0;
+        loop {
+            let absent = match self.attempt(token)? {
+                Attempt::Verified(identity) => return Ok(identity),
+                Attempt::KeyAbsent(absent) if rounds < MAX_ROUNDS => absent,
+                Attempt::KeyAbsent(_) => return Err(Rejection::UnknownKey),
+            };
+            rounds += 1;
+            absent.newer_keys().await?;
+        }
+    }
+
+    /// The same without waiting; nothing where waiting for keys may help.
+    pub(crate) fn verify_at_once(&self, token: &[u8]) -> Option<Result<Identity, Rejection>> {
+        match self.attempt(token) {
+            Ok(Attempt::Verified(identity)) => Some(Ok(identity)),
+            Ok(Attempt::KeyAbsent(_)) => None,
+            Err(rejection) => Some(Err(rejection)),
+        }
+    }
+
+    fn attempt(&self, token: &[u8]) -> Result<Attempt<'_>, Rejection> {
+        let unverified = Unverified::parse(token, MAX_TOKEN_BYTES)?;
+        let issuer = self
+            .0
+            .issuers
+            .get(unverified.issuer())
+            .ok_or(Rejection::UnknownIssuer)?;
+        let acceptable = unverified.check(&issuer.rules, self.0.clock.since_epoch())?;
+        let issued_at = acceptable.issued_at();
+        let seen = issuer.keys.current();
+        let keys = seen.as_deref().map(|current| &current.keys);
+        let verified = keys
+            .map(|keys| acceptable.verify(keys))
+            .transpose()?
+            .flatten();
+        Ok(match verified {
+            Some(verified) => Attempt::Verified(Identity::new(
+                issuer.name.clone(),
+                issuer.platform,
+                verified,
+            )),
+            None => Attempt::KeyAbsent(Absent {
+                issuer,
+                seen,
+                issued_at,
+            }),
+        })
+    }
+
+    /// Waits for the keys of every issuer, or for the next fetch of one to fail.
+    pub(crate) async fn ready(&self) -> Result<(), NotReady> {
+        // The first look has the fetches of all begin, so that they run side by side.
+        for issuer in self.0.issuers.values() {
+            let _ = issuer.keys.current();
+        }
+        for issuer in self.0.issuers.values() {
+            let failed = |source| NotReady {
+                issuer: issuer.name.to_string(),
+                source,
+            };
+            issuer.keys.ready().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Absent<'_> {
+    /// Has newer keys fetched, if the limits allow; otherwise says what to answer.
+    async fn newer_keys(self) -> Result<(), Rejection> {
+        let (retry_after, too_soon) = match self.issuer.keys.newer_than(self.seen.as_ref()).await {
+            Ok(_) => return Ok(()),
+            Err(NoNewer::TooSoon { retry_after }) => (retry_after, true),
+            Err(NoNewer::Failed { retry_after }) => (retry_after, false),
+        };
+        // A token that is older than the keys at hand was signed by none of theirs; clocks may differ.
+        let leeway = self.issuer.rules.leeway;
+        let outdated = |current: &Arc<Current>| {
+            self.issued_at
+                .is_none_or(|issued| issued.saturating_add(leeway) < current.fetched_wall)
+        };
+        if too_soon && self.seen.as_ref().is_some_and(outdated) {
+            return Err(Rejection::UnknownKey);
+        }
+        Err(Rejection::KeysUnavailable { retry_after })
+    }
+}
+
+impl fmt::Debug for TokenVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenVerifier")
+            .field("issuers", &self.0.issuers.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An issuer's keys could not be had. Asking goes on, with growing pauses of up to a minute.
+#[derive(Debug, thiserror::Error)]
+#[error("the keys of the issuer {issuer:?} could not be fetched")]
+pub struct NotReady {
+    issuer: String,
+    #[source]
+    source: Arc<KeysError>,
+}
+
+impl NotReady {
+    /// The issuer, as configured.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// What went wrong.
+    pub fn reason(&self) -> &KeysError {
+        &self.source
+    }
+}
