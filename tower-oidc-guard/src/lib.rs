@@ -1,5 +1,9 @@
 #![forbid(unsafe_code)]
-//! Lets a request through only with a valid token of a trusted OIDC issuer.
+#![cfg_attr(feature = "axum", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "axum"),
+    doc = "Lets a request through only with a valid token of a trusted OIDC issuer: [`OidcGuard`]."
+)]
 
 mod bearer;
 mod clock;
@@ -9,6 +13,8 @@ mod identity;
 mod issuer;
 mod keys;
 mod rejection;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod verifier;
 mod verify;
 

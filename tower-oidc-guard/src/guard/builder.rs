@@ -128,17 +128,25 @@ impl OidcGuardBuilder {
         {
             return Err(BuildError::Realm { realm });
         }
-        let client = match self.http_client {
-            Some(client) => client,
-            None => default_client().map_err(BuildError::HttpClient)?,
-        };
+        let (mut client, mut loopback_client) = (self.http_client.clone(), self.http_client);
         let mut names = HashSet::new();
         let mut issuers = Vec::with_capacity(self.issuers.len());
         for issuer in self.issuers {
             if !names.insert(issuer.url.clone()) {
                 return Err(BuildError::SameIssuer { issuer: issuer.url });
             }
-            issuers.push(trusted(issuer, &client, &self.clock)?);
+            let own = if issuer.loopback_http {
+                &mut loopback_client
+            } else {
+                &mut client
+            };
+            let client = match own {
+                Some(client) => client.clone(),
+                None => own
+                    .insert(default_client(issuer.loopback_http).map_err(BuildError::HttpClient)?)
+                    .clone(),
+            };
+            issuers.push(trusted(issuer, client, &self.clock)?);
         }
         let verifier = TokenVerifier::new(issuers, self.clock);
         Ok(OidcGuard(Arc::new(Inner { verifier, realm })))
@@ -147,7 +155,7 @@ impl OidcGuardBuilder {
 
 fn trusted(
     issuer: Issuer,
-    client: &ClientWithMiddleware,
+    client: ClientWithMiddleware,
     clock: &Clock,
 ) -> Result<TrustedIssuer, BuildError> {
     let discovery_url = issuer.check()?;
@@ -157,7 +165,7 @@ fn trusted(
         algorithms: issuer
             .algorithms
             .map(|algorithms| algorithms.into_iter().collect()),
-        fetcher: Fetcher::new(client.clone(), issuer.loopback_http),
+        fetcher: Fetcher::new(client, issuer.loopback_http),
         discovered: Mutex::default(),
     };
     Ok(TrustedIssuer {

@@ -16,8 +16,9 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REDIRECTS: usize = 3;
 
-/// The client that is used where the user brings none: redirects stay within the origin.
-pub(crate) fn default_client() -> Result<ClientWithMiddleware, reqwest::Error> {
+/// The client that is used where the user brings none: redirects stay within the origin. What is on
+/// this machine is asked without a proxy, which `HTTP_PROXY` would name for loopback too.
+pub(crate) fn default_client(loopback_http: bool) -> Result<ClientWithMiddleware, reqwest::Error> {
     let within_origin = reqwest::redirect::Policy::custom(|attempt| {
         let first = attempt.previous().first().map(Url::origin);
         if first != Some(attempt.url().origin()) || attempt.previous().len() > MAX_REDIRECTS {
@@ -26,7 +27,13 @@ pub(crate) fn default_client() -> Result<ClientWithMiddleware, reqwest::Error> {
             attempt.follow()
         }
     });
-    let client = reqwest::Client::builder()
+    let builder = reqwest::Client::builder();
+    let builder = if loopback_http {
+        builder.no_proxy()
+    } else {
+        builder
+    };
+    let client = builder
         .redirect(within_origin)
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TOTAL_TIMEOUT)

@@ -1,0 +1,138 @@
+//! A token to be minted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::{Map, Value, json};
+
+use super::signing_key::SigningKey;
+
+/// A token to be minted: by default like one of Kubernetes 1.36 that is bound to a pod, for the service
+/// account `default` of the namespace `default`, for no audience, an hour long.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct TokenSpec {
+    key: Arc<SigningKey>,
+    claims: Map<String, Value>,
+    issued_at: SystemTime,
+    lifetime: Duration,
+}
+
+impl TokenSpec {
+    pub(super) fn new(key: Arc<SigningKey>, issuer: &str) -> Self {
+        let claims = Map::from_iter([
+            ("aud".to_owned(), json!([])),
+            ("iss".to_owned(), issuer.into()),
+            ("jti".to_owned(), token_id(issuer).into()),
+        ]);
+        let (issued_at, lifetime) = (SystemTime::now(), Duration::from_secs(3600));
+        Self {
+            key,
+            claims,
+            issued_at,
+            lifetime,
+        }
+        .service_account("default", "default")
+    }
+
+    /// Adds an audience.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        let audience = Value::String(audience.into());
+        match self.claims.get_mut("aud") {
+            Some(Value::Array(audiences)) => audiences.push(audience),
+            _ => drop(self.claims.insert("aud".to_owned(), json!([audience]))),
+        }
+        self
+    }
+
+    /// Makes it a token of that service account, in a pod of its name.
+    pub fn service_account(mut self, namespace: &str, name: &str) -> Self {
+        let kubernetes = json!({
+            "namespace": namespace,
+            "node": { "name": "node", "uid": uid("node") },
+            "pod": { "name": name, "uid": uid(&format!("pod {namespace} {name}")) },
+            "serviceaccount": { "name": name, "uid": uid(&format!("sa {namespace} {name}")) },
+        });
+        self.claims.insert("kubernetes.io".to_owned(), kubernetes);
+        self.claims.insert(
+            "sub".to_owned(),
+            format!("system:serviceaccount:{namespace}:{name}").into(),
+        );
+        self
+    }
+
+    /// How long it lives. Whole seconds count.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// When it is issued. Default: now. Whole seconds count.
+    pub fn issued_at(mut self, time: SystemTime) -> Self {
+        self.issued_at = time;
+        self
+    }
+
+    /// Its id (`jti`). Default: one of its own.
+    pub fn token_id(self, id: impl Into<String>) -> Self {
+        self.claim("jti", id.into())
+    }
+
+    /// Sets any claim, `exp`, `iat` and `nbf` included, to any value.
+    pub fn claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.claims.insert(name.into(), value.into());
+        self
+    }
+
+    /// Leaves a claim out. The times come back unless set to something else.
+    pub fn without_claim(mut self, name: &str) -> Self {
+        self.claims.remove(name);
+        self
+    }
+
+    /// Signs it with the key that was the issuer's current one when [`token`](super::TestIssuer::token)
+    /// was called.
+    pub fn mint(&self) -> String {
+        let issued_at = self
+            .issued_at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let mut claims = self.claims.clone();
+        let times = [
+            ("exp", issued_at + self.lifetime.as_secs()),
+            ("iat", issued_at),
+            ("nbf", issued_at),
+        ];
+        for (name, time) in times {
+            claims.entry(name).or_insert_with(|| time.into());
+        }
+        self.key.sign(&Value::Object(claims))
+    }
+}
+
+/// A uid of the usual form: always the same for the same object.
+fn uid(object: &str) -> String {
+    let hash = digest(&SHA256, object.as_bytes());
+    let hex: String = hash.as_ref()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let (a, b, c, d, e) = (
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    );
+    format!("{a}-{b}-{c}-{d}-{e}")
+}
+
+/// A uid that no other token of this issuer has.
+fn token_id(issuer: &str) -> String {
+    static MINTED: AtomicU64 = AtomicU64::new(0);
+    let count = MINTED.fetch_add(1, Ordering::Relaxed);
+    uid(&format!("token {count} of {issuer} {}", std::process::id()))
+}
