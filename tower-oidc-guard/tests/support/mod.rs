@@ -1,0 +1,113 @@
+//! What several of the tests need.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use reqwest::ResponseBuilderExt as _;
+use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
+use tower_oidc_guard::{Identity, Issuer, OidcGuard, testing::TestIssuer};
+
+pub const AUDIENCE: &str = "https://auth-server.example";
+
+/// A guard that trusts the issuer for [`AUDIENCE`], with a leeway of nothing.
+pub fn guard(issuer: &str) -> OidcGuard {
+    OidcGuard::builder()
+        .issuer(trusted(issuer))
+        .any_verified_caller()
+        .build()
+        .unwrap()
+}
+
+pub fn trusted(issuer: &str) -> Issuer {
+    Issuer::kubernetes(issuer)
+        .audience(AUDIENCE)
+        .leeway(Duration::ZERO)
+        .insecure_loopback_http()
+}
+
+/// A token that such a guard takes.
+pub fn token(issuer: &TestIssuer) -> String {
+    issuer
+        .token()
+        .audience(AUDIENCE)
+        .service_account("id-namespace", "gke-sa")
+        .mint()
+}
+
+pub type Body = Empty<bytes::Bytes>;
+
+/// A request with these `Authorization` headers.
+pub fn request(authorization: &[&str]) -> Request<Body> {
+    let mut request = Request::new(Body::new());
+    for value in authorization {
+        let value = http::HeaderValue::from_str(value).unwrap();
+        request
+            .headers_mut()
+            .append(http::header::AUTHORIZATION, value);
+    }
+    request
+}
+
+pub fn bearer(token: &str) -> Request<Body> {
+    request(&[&format!("Bearer {token}")])
+}
+
+/// Answers with the subject of the caller, as text.
+pub async fn who(request: Request<Body>) -> Result<Response<String>, std::convert::Infallible> {
+    let caller = request.extensions().get::<Identity>();
+    let subject = caller.map_or("nobody", Identity::subject);
+    Ok(Response::new(subject.to_owned()))
+}
+
+pub async fn text<B>(response: Response<B>) -> String
+where
+    B: http_body::Body<Data = bytes::Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+pub fn seconds(since_epoch: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch)
+}
+
+/// Lets the tokio clock stand `duration` further on, without anything waiting for it.
+pub async fn later(duration: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(duration).await;
+    tokio::time::resume();
+}
+
+/// An HTTP client that answers from these documents instead of from the network.
+pub fn canned(documents: HashMap<String, Vec<u8>>) -> ClientWithMiddleware {
+    reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(Canned(documents))
+        .build()
+}
+
+struct Canned(HashMap<String, Vec<u8>>);
+
+#[async_trait]
+impl Middleware for Canned {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        _: &mut http::Extensions,
+        _: Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        let document = self.0.get(request.url().as_str());
+        let status = if document.is_some() { 200 } else { 404 };
+        let response = Response::builder()
+            .status(status)
+            .url(request.url().clone());
+        Ok(response
+            .body(document.cloned().unwrap_or_default())
+            .unwrap()
+            .into())
+    }
+}
