@@ -1,0 +1,26 @@
+//! Fakes for the tests of those who use this crate (feature `testing`).
+//!
+//! ```
+//! # #[cfg(unix)]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use reqwest_wi_auth::{ProjectedToken, TokenSource as _, testing::Kubelet};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let kubelet = Kubelet::new(folder.path().join("tokens"))?;
+//! kubelet.write([("gke-sa", "eyJhbGciOiJub25lIn0.e30.c2ln")])?;
+//! let token = ProjectedToken::open(kubelet.path("gke-sa")).await?;
+//! assert!(token.current().is_ok());
+//! # Ok(())
+//! # }
+//! # #[cfg(not(unix))]
+//! # fn main() {}
+//! ```
+
+#[cfg(unix)]
+mod kubelet;
+#[cfg(unix)]
+mod timestamp;
+
+#[cfg(unix)]
+pub use kubelet::Kubelet;
