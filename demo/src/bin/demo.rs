@@ -1,0 +1,81 @@
+#![forbid(unsafe_code)]
+//! The whole story on one machine.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::builder::RangedU64ValueParser;
+use demo::narrator::{Narrator, Style};
+use demo::story::{self, Settings, Summary};
+use demo::{chain, logging, signals};
+
+/// Plays workload identity end to end on this machine: an issuer, an emulated kubelet, a guarded server and a client
+/// that follows its token through rotations of the token and of the issuer's key.
+///
+/// Everything listens on loopback. The last line counts what happened; the exit code is 0 only if every answer was the
+/// expected one, through at least 5 token rotations and 1 key rotation.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// How long requests are sent, in seconds: at least 12, since five rotations take ten.
+    #[arg(long, value_name = "SECONDS", default_value_t = 14, value_parser = RangedU64ValueParser::<u64>::new().range(12..=3600))]
+    duration: u64,
+
+    /// One JSON object a line on standard output, the last one the summary (whose plain form goes to standard error).
+    #[arg(long)]
+    json: bool,
+
+    /// The server's port on 127.0.0.1; 0 for one of the system's choice.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    logging::start("off");
+    let narrator = Arc::new(Narrator::new(Style::choose(arguments.json)));
+    let duration = Duration::from_secs(arguments.duration);
+    let settings = Settings {
+        duration,
+        port: arguments.port,
+    };
+    match story::play(settings, narrator.clone(), signals::end()).await {
+        Ok(summary) => {
+            conclude(&summary, narrator.style());
+            if summary.is_good() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("demo: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn conclude(summary: &Summary, style: Style) {
+    if style == Style::Json {
+        let object = serde_json::json!({
+            "event": "summary",
+            "requests": summary.requests,
+            "token_rotations": summary.token_rotations,
+            "key_rotations": summary.key_rotations,
+            "unexpected_answers": summary.unexpected,
+        });
+        Narrator::line(&object.to_string());
+        eprintln!("{summary}");
+        return;
+    }
+    let verdict = match (summary.is_good(), summary.unexpected) {
+        (true, _) => "Every request was answered as it should be, through every rotation.",
+        (false, 0) => "The story ended before enough rotations were seen.",
+        (false, _) => "Some requests were not answered as they should be.",
+    };
+    Narrator::line(&format!("\n{verdict}"));
+    Narrator::line(&summary.to_string());
+}

@@ -1,3 +1,0 @@
-#![forbid(unsafe_code)]
-//! In the making.
-fn main() {}
