@@ -4,6 +4,7 @@ mod builder;
 mod error;
 mod folders;
 mod follower;
+mod functions;
 mod health;
 mod hub;
 mod mount;

@@ -19,6 +19,7 @@
 mod issuer;
 mod server;
 mod signing_key;
+mod state;
 mod token;
 
 pub use issuer::TestIssuer;

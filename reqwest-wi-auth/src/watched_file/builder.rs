@@ -10,17 +10,13 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::follower::{Follower, read_file};
+use super::functions::{Now, Parse, Read, Renewal};
 use super::health::HealthCell;
 use super::timing::Timing;
 use super::worker::Worker;
 use super::{FileError, ParseError, Shared, WatchedFile, mount};
 
 const DEFAULT_STARTUP_LIMIT: Duration = Duration::from_secs(5);
-
-pub(super) type Parse<T> = Arc<dyn Fn(&[u8]) -> Result<T, ParseError> + Send + Sync>;
-pub(super) type Read = Arc<dyn Fn(&Path) -> io::Result<Vec<u8>> + Send + Sync>;
-pub(super) type Renewal<T> = Arc<dyn Fn(&T, SystemTime) -> Option<SystemTime> + Send + Sync>;
-pub(super) type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Settings of a [`WatchedFile`].
 #[must_use]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::FileError;
-use super::builder::{Parse, Read};
 use super::folders::{self, FolderId};
+use super::functions::{Parse, Read};
 use super::hub::{Bell, Interest};
 
 /// More than any token, certificate bundle or policy has.

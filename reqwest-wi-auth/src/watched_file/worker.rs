@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::builder::{Now, Renewal};
 use super::follower::Follower;
+use super::functions::{Now, Renewal};
 use super::hub::Bell;
 use super::timing::Timing;
 use super::{FileError, Shared};

@@ -1,15 +1,13 @@
 //! An issuer of one's own.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::server::serve;
-use super::signing_key::SigningKey;
+use super::state::State;
 use super::token::TokenSpec;
 
 /// An issuer on loopback that publishes what a Kubernetes API server publishes, and signs with RS256.
@@ -21,21 +19,6 @@ pub struct TestIssuer {
     server: JoinHandle<()>,
 }
 
-/// What the server and its handle share.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) url: String,
-    keys: Mutex<Keys>,
-    key_fetches: AtomicU64,
-}
-
-/// The key that signs, and those that are published beside it.
-#[derive(Debug)]
-struct Keys {
-    current: Arc<SigningKey>,
-    old: Vec<Arc<SigningKey>>,
-}
-
 impl TestIssuer {
     /// Starts an issuer on 127.0.0.1, on a port of the system's choice, with one key. Spawns a task on
     /// the current tokio runtime.
@@ -45,14 +28,8 @@ impl TestIssuer {
     /// If no port can be had, or no key be generated.
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let state = Arc::new(State {
-            url: format!("http://{}", listener.local_addr()?),
-            keys: Mutex::new(Keys {
-                current: Arc::new(SigningKey::generate()?),
-                old: Vec::new(),
-            }),
-            key_fetches: AtomicU64::new(0),
-        });
+        let url = format!("http://{}", listener.local_addr()?);
+        let state = Arc::new(State::new(url)?);
         let server = tokio::spawn(serve(listener, state.clone()));
         Ok(Self { state, server })
     }
@@ -64,7 +41,7 @@ impl TestIssuer {
 
     /// A token to be minted with the current key.
     pub fn token(&self) -> TokenSpec {
-        let key = self.state.keys().current.clone();
+        let key = self.state.current();
         TokenSpec::new(key, &self.state.url)
     }
 
@@ -75,41 +52,22 @@ impl TestIssuer {
     ///
     /// If no key can be generated.
     pub fn rotate_key(&self) -> io::Result<String> {
-        let key = Arc::new(SigningKey::generate()?);
-        let kid = key.kid.clone();
-        let mut keys = self.state.keys();
-        let old = std::mem::replace(&mut keys.current, key);
-        keys.old.insert(0, old);
-        Ok(kid)
+        self.state.rotate_key()
     }
 
     /// Publishes nothing but the current key from now on.
     pub fn withdraw_old_keys(&self) {
-        self.state.keys().old.clear();
+        self.state.withdraw_old_keys();
     }
 
     /// How often the key set has been fetched.
     pub fn key_fetches(&self) -> u64 {
-        self.state.key_fetches.load(Ordering::Relaxed)
+        self.state.key_fetches()
     }
 }
 
 impl Drop for TestIssuer {
     fn drop(&mut self) {
         self.server.abort();
-    }
-}
-
-impl State {
-    fn keys(&self) -> MutexGuard<'_, Keys> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The key set, newest key first as Kubernetes has it.
-    pub(super) fn publish(&self) -> Value {
-        self.key_fetches.fetch_add(1, Ordering::Relaxed);
-        let keys = self.keys();
-        let published = std::iter::once(&keys.current).chain(&keys.old);
-        json!({ "keys": published.map(|key| key.jwk()).collect::<Vec<_>>() })
     }
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::issuer::State;
+use super::state::State;
 
 pub(super) const JWKS_PATH: &str = "/openid/v1/jwks";
 
