@@ -1,6 +1,9 @@
 //! What can go wrong on the way to a token.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
 
 use crate::watched_file::FileError;
 
@@ -13,6 +16,23 @@ pub enum Error {
     /// The token's file could not be read, or holds no token.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The metadata server gave no token.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The command gave no token.
+    #[error("the command {program:?} gave no token: {reason}")]
+    Command {
+        /// The program, without its arguments.
+        program: String,
+        /// What happened instead.
+        reason: String,
+    },
+    /// No token has been fetched yet: await [`refresh`](crate::TokenSource::refresh).
+    #[error("no token of {origin} has been fetched yet")]
+    NotFetched {
+        /// Where the token is to come from.
+        origin: String,
+    },
     /// The bytes are no token.
     #[error("not a token: {reason}")]
     Token {
@@ -37,18 +57,79 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: &'static str,
     },
+    /// The HTTP client could not be made.
+    #[error("the HTTP client could not be made")]
+    Client(#[source] Arc<reqwest::Error>),
+}
+
+/// What is wrong with the metadata server.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetadataError {
+    /// Nothing answers: its name does not resolve, or nobody listens.
+    #[error("the metadata server {host} cannot be reached; this is not Google Cloud, or it is kept from this process: {}", root(source.as_ref()))]
+    Unreachable {
+        /// The host that was asked.
+        host: String,
+        /// What the HTTP client says.
+        #[source]
+        source: Arc<reqwest::Error>,
+    },
+    /// It took too long, or broke off.
+    #[error("the metadata server {host} did not answer in time")]
+    Silent {
+        /// The host that was asked.
+        host: String,
+        /// How long was waited at most.
+        limit: Duration,
+    },
+    /// It refused: the account may not have an identity, or the server is still starting.
+    #[error(
+        "the metadata server {host} answered {status}; is a service account bound to this workload?"
+    )]
+    Status {
+        /// The host that was asked.
+        host: String,
+        /// What was answered.
+        status: StatusCode,
+    },
+    /// Something else answers there: the answer lacks `Metadata-Flavor: Google`.
+    #[error("what answers at {host} is no metadata server of Google's")]
+    Flavor {
+        /// The host that was asked.
+        host: String,
+    },
+    /// The answer is no token.
+    #[error("the answer of the metadata server {host} is no token: {reason}")]
+    Answer {
+        /// The host that was asked.
+        host: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 impl Error {
     /// Whether trying again later can help, with nothing changed in configuration or code.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::File(_) | Self::Expired { .. } => true,
-            Self::Token { .. } | Self::Origin { .. } => false,
+            Self::Metadata(error) => !matches!(error, MetadataError::Flavor { .. }),
+            Self::File(_) | Self::Expired { .. } | Self::NotFetched { .. } => true,
+            Self::Command { .. } => true,
+            Self::Token { .. } | Self::Origin { .. } | Self::Client(_) => false,
         }
     }
 }
 
 fn ago(since: &SystemTime) -> u64 {
     since.elapsed().unwrap_or_default().as_secs()
+}
+
+/// What lies at the bottom of an error.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut root = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root.to_string()
 }

@@ -3,14 +3,34 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Uri;
 use reqwest::Url;
 
 use crate::error::Error;
 use crate::source::TokenSource;
 
 /// Origins (scheme, host, port), each with the source of its tokens. No other origin gets one.
-#[derive(Clone)]
-pub(crate) struct Origins(Vec<(Origin, Arc<dyn TokenSource>)>);
+#[derive(Clone, Default)]
+pub(crate) struct Origins {
+    named: Vec<(Origin, Arc<dyn TokenSource>)>,
+    /// The source for every other https origin, where the user wants that.
+    any: Option<Arc<dyn TokenSource>>,
+}
+
+/// Whether plain http is good enough for an origin that is not on loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PlainHttp {
+    LoopbackOnly,
+    Allowed,
+}
+
+/// Where a request goes, as its URL says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'u> {
+    scheme: &'u str,
+    host: &'u str,
+    port: u16,
+}
 
 /// An origin as in RFC 6454: compared without allocating.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,50 +41,93 @@ struct Origin {
 }
 
 impl Origins {
-    pub(crate) fn new() -> Self {
-        Self(Vec::new())
+    /// Every https origin, and http on loopback.
+    pub(crate) fn any(source: Arc<dyn TokenSource>) -> Self {
+        Self {
+            named: Vec::new(),
+            any: Some(source),
+        }
     }
 
-    /// Adds an origin. https, or http on loopback.
-    pub(crate) fn add(&mut self, url: &str, source: Arc<dyn TokenSource>) -> Result<(), Error> {
-        let origin = Origin::parse(url).map_err(|reason| Error::Origin {
+    /// Adds an origin, or gives one that is known another source.
+    pub(crate) fn add(
+        &mut self,
+        url: &str,
+        source: Arc<dyn TokenSource>,
+        plain_http: PlainHttp,
+    ) -> Result<(), Error> {
+        let origin = Origin::parse(url, plain_http).map_err(|reason| Error::Origin {
             // What stands before an @ may be a password.
             url: url.rsplit('@').next().unwrap_or_default().to_owned(),
             reason,
         })?;
-        match self.0.iter_mut().find(|(known, _)| *known == origin) {
+        match self.named.iter_mut().find(|(known, _)| *known == origin) {
             Some(entry) => entry.1 = source,
-            None => self.0.push((origin, source)),
+            None => self.named.push((origin, source)),
         }
         Ok(())
     }
 
-    /// The source of the tokens for a URL.
-    pub(crate) fn source(&self, url: &Url) -> Option<&Arc<dyn TokenSource>> {
-        self.0
-            .iter()
-            .find(|(origin, _)| origin.is_of(url))
-            .map(|(_, source)| source)
+    /// The source of the tokens for a request's target.
+    pub(crate) fn source(&self, target: Target<'_>) -> Option<&Arc<dyn TokenSource>> {
+        let named = self.named.iter().find(|(origin, _)| origin.is(target));
+        let any = || self.any.as_ref().filter(|_| target.is_private());
+        named.map(|(_, source)| source).or_else(any)
     }
 
     /// The origins, for `Debug`.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
-        self.0
+        let name = |Origin { scheme, host, port }: &Origin| format!("{scheme}://{host}:{port}");
+        let any = self.any.iter().map(|_| "any https origin".to_owned());
+        self.named
             .iter()
-            .map(|(Origin { scheme, host, port }, _)| format!("{scheme}://{host}:{port}"))
+            .map(move |(origin, _)| name(origin))
+            .chain(any)
+    }
+}
+
+impl<'u> Target<'u> {
+    pub(crate) fn of_url(url: &'u Url) -> Option<Self> {
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        Some(Self {
+            scheme: url.scheme(),
+            host,
+            port,
+        })
+    }
+
+    /// Nothing for a URI that names no origin, as behind a connection of its own.
+    pub(crate) fn of_uri(uri: &'u Uri) -> Option<Self> {
+        let (scheme, host) = (uri.scheme_str()?, uri.host()?);
+        let port = match uri.port_u16() {
+            Some(port) => port,
+            None if scheme == "https" => 443,
+            None if scheme == "http" => 80,
+            None => return None,
+        };
+        Some(Self { scheme, host, port })
+    }
+
+    /// Whether nobody on the network can read what is sent.
+    fn is_private(self) -> bool {
+        self.scheme == "https" || self.scheme == "http" && is_loopback(self.host)
     }
 }
 
 impl Origin {
-    fn parse(url: &str) -> Result<Self, &'static str> {
+    fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, &'static str> {
         let url = Url::parse(url).map_err(|_| "it is not a URL")?;
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err("it has no host");
         };
         let scheme = match url.scheme() {
             "https" => "https",
-            "http" if is_loopback(host) => "http",
-            "http" => return Err("plain http shows the token to the network; use https"),
+            "http" if plain_http == PlainHttp::Allowed || is_loopback(host) => "http",
+            "http" => {
+                return Err(
+                    "plain http shows the token to the network; use https, or say `insecure_http`",
+                );
+            }
             _ => return Err("it is neither https nor http"),
         };
         let whole_origin = matches!(url.path(), "" | "/") && url.query().is_none();
@@ -81,10 +144,10 @@ impl Origin {
         })
     }
 
-    fn is_of(&self, url: &Url) -> bool {
-        url.scheme() == self.scheme
-            && url.host_str() == Some(&self.host)
-            && url.port_or_known_default() == Some(self.port)
+    fn is(&self, target: Target<'_>) -> bool {
+        self.scheme == target.scheme
+            && self.port == target.port
+            && self.host.eq_ignore_ascii_case(target.host)
     }
 }
 
@@ -100,10 +163,21 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn parse(url: &str) -> Result<Origin, &'static str> {
+        Origin::parse(url, PlainHttp::LoopbackOnly)
+    }
+
+    /// Whether a URL is of an origin, as a URL and as a URI.
     fn matches(origin: &str, url: &str) -> bool {
-        Origin::parse(origin)
-            .unwrap()
-            .is_of(&Url::parse(url).unwrap())
+        let origin = parse(origin).unwrap();
+        let as_url = origin.is(Target::of_url(&Url::parse(url).unwrap()).unwrap());
+        let uri = url.parse().unwrap();
+        assert_eq!(
+            Target::of_uri(&uri).is_some_and(|target| origin.is(target)),
+            as_url,
+            "{url}"
+        );
+        as_url
     }
 
     #[test]
@@ -136,7 +210,7 @@ mod tests {
             "http://[::1]:1",
             "http://localhost",
         ] {
-            assert!(Origin::parse(url).is_ok(), "{url}");
+            assert!(parse(url).is_ok(), "{url}");
         }
         for url in [
             "http://10.0.0.1",
@@ -144,7 +218,7 @@ mod tests {
             "http://a.example",
             "http://[::2]",
         ] {
-            assert!(Origin::parse(url).is_err(), "{url}");
+            assert!(parse(url).is_err(), "{url}");
         }
     }
 
@@ -161,7 +235,14 @@ mod tests {
             "https://user@a.example",
             "https://:password@a.example",
         ] {
-            assert!(Origin::parse(url).is_err(), "{url}");
+            assert!(parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_uri_without_an_origin_has_no_target() {
+        for uri in ["/path", "auth-server.example:443", "*"] {
+            assert!(Target::of_uri(&uri.parse().unwrap()).is_none(), "{uri}");
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Where tokens come from.
 
+pub(crate) mod command;
+pub(crate) mod fixed;
+pub(crate) mod metadata;
 pub(crate) mod projected;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -54,5 +58,23 @@ impl<S: TokenSource + ?Sized> TokenSource for Arc<S> {
 
     async fn refresh(&self, rejected: Option<&Token>) -> Result<Token, Error> {
         (**self).refresh(rejected).await
+    }
+}
+
+/// The token, unless it has expired by the system's clock.
+fn unexpired(token: &Token, origin: &str, state: &str) -> Result<Token, Error> {
+    match token
+        .expires_at()
+        .filter(|&expiry| expiry <= SystemTime::now())
+    {
+        Some(since) => {
+            let (origin, state) = (origin.to_owned(), state.to_owned());
+            Err(Error::Expired {
+                origin,
+                since,
+                state,
+            })
+        }
+        None => Ok(token.clone()),
     }
 }

@@ -17,10 +17,13 @@
 //! # fn main() {}
 //! ```
 
+mod answer;
 #[cfg(unix)]
 mod kubelet;
+mod metadata;
 #[cfg(unix)]
 mod timestamp;
 
 #[cfg(unix)]
 pub use kubelet::Kubelet;
+pub use metadata::{FakeMetadataServer, Fault};

@@ -28,7 +28,7 @@ async fn every_rotation_is_picked_up_and_not_the_first_only() {
     let (_folder, kubelet) = volume();
     kubelet.write([("token", token("0", 600))]).unwrap();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
-    assert!(source.health().watching);
+    assert!(source.file().health().watching);
     for rotation in 1..=5 {
         let next = token(&rotation.to_string(), 600);
         kubelet.rotate("token", &next).unwrap();

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::timestamp;
+use crate::random;
 
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
@@ -76,6 +77,38 @@ impl Kubelet {
         Ok(())
     }
 
+    /// Writes to a file in place, as no kubelet does: for content that is cut off, or is no token.
+    ///
+    /// # Errors
+    ///
+    /// If the file is not there, or cannot be written.
+    pub fn spoil(&self, name: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        fs::write(fs::canonicalize(self.path(name))?, bytes)
+    }
+
+    /// Takes the volume's content away, as at an unmount: `..data` and what it leads to.
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing, or it cannot be removed.
+    pub fn vanish(&self) -> io::Result<()> {
+        let data = self.volume.join(DATA);
+        let folder = self.volume.join(fs::read_link(&data)?);
+        fs::remove_file(data)?;
+        fs::remove_dir_all(folder)
+    }
+
+    /// Removes the volume's folder itself and makes it anew, empty.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible.
+    pub fn remount(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.volume)?;
+        fs::create_dir(&self.volume)?;
+        set_mode(&self.volume, 0o1777)
+    }
+
     fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Vec<u8>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,7 +140,7 @@ impl Kubelet {
     fn make_folder(&self) -> io::Result<PathBuf> {
         let prefix = timestamp::prefix(SystemTime::now());
         loop {
-            let name = PathBuf::from(format!("{prefix}{}", random()));
+            let name = PathBuf::from(format!("{prefix}{}", (random::fraction() * 4e9) as u32));
             match fs::create_dir(self.volume.join(&name)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => {
@@ -141,10 +174,4 @@ impl Kubelet {
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
-}
-
-/// Some number of up to ten digits.
-fn random() -> u32 {
-    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-    RandomState::new().build_hasher().finish() as u32
 }

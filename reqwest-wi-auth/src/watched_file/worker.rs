@@ -12,6 +12,7 @@ use super::functions::{Now, Renewal};
 use super::hub::Bell;
 use super::timing::Timing;
 use super::{FileError, Shared};
+use crate::telemetry;
 
 /// So many reads in a row are made at once; a folder that is busier is looked at less often.
 const BURST: u32 = 16;
@@ -140,14 +141,13 @@ impl<T: PartialEq + Send + Sync + 'static> Work<T> {
 
     /// Takes in what a read brought; says whether it is something new.
     fn take(&mut self, read: Result<T, FileError>, watching: bool) -> bool {
-        let path = self.shared.path.display();
+        let path = &self.shared.path;
         let changed = match &read {
             Ok(value) => *value != **self.shared.value.load(),
-            Err(error) if self.failures == 0 => {
-                tracing::warn!(%path, %error, "the last good content stays in use");
+            Err(error) => {
+                telemetry::file_failed(path, error, self.failures == 0);
                 false
             }
-            Err(_) => false,
         };
         self.failures = if read.is_ok() {
             0
@@ -165,7 +165,7 @@ impl<T: PartialEq + Send + Sync + 'static> Work<T> {
             && changed
         {
             self.shared.value.store(Arc::new(value));
-            tracing::info!(%path, "new content taken in");
+            telemetry::file_changed(path);
         }
         changed
     }

@@ -48,6 +48,13 @@ pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     panic!("not within ten seconds: {what}");
 }
 
+/// Lets the tokio clock stand `duration` further on, without anything waiting for it.
+pub async fn later(duration: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(duration).await;
+    tokio::time::resume();
+}
+
 /// A server that keeps the `Authorization` header of every request, and answers as it is told.
 #[derive(Clone)]
 pub struct Server {

@@ -1,0 +1,48 @@
+//! What happens, told to `tracing` and, with the feature `metrics`, to the `metrics` facade.
+//!
+//! The counters are `reqwest_wi_auth_file_changes_total`, `reqwest_wi_auth_file_failures_total`,
+//! `reqwest_wi_auth_metadata_fetches_total` (label `outcome`: `ok` or `failed`) and
+//! `reqwest_wi_auth_resends_total`.
+
+use std::path::Path;
+
+use crate::error::MetadataError;
+use crate::watched_file::FileError;
+
+macro_rules! count {
+    ($name:literal $(, $label:literal => $value:literal)?) => {
+        #[cfg(feature = "metrics")]
+        metrics::counter!($name $(, $label => $value)?).increment(1);
+    };
+}
+
+pub(crate) fn file_changed(path: &Path) {
+    tracing::info!(path = %path.display(), "new content taken in");
+    count!("reqwest_wi_auth_file_changes_total");
+}
+
+/// `first`: since the last good read. The others are told to those who look closely only.
+pub(crate) fn file_failed(path: &Path, error: &FileError, first: bool) {
+    let path = path.display();
+    if first {
+        tracing::warn!(%path, %error, "the last good content stays in use");
+    } else {
+        tracing::debug!(%path, %error, "still not readable");
+    }
+    count!("reqwest_wi_auth_file_failures_total");
+}
+
+pub(crate) fn metadata_fetched(audience: &str) {
+    tracing::info!(audience, "identity token fetched");
+    count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "ok");
+}
+
+pub(crate) fn metadata_failed(audience: &str, error: &MetadataError) {
+    tracing::warn!(audience, %error, "identity token not fetched; trying again");
+    count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
+}
+
+pub(crate) fn resent() {
+    tracing::debug!("sending again with another token after a 401");
+    count!("reqwest_wi_auth_resends_total");
+}
