@@ -240,3 +240,22 @@ fn a_host_that_is_none_is_refused() {
         assert!(MetadataServer::at(host).is_err(), "{host:?}");
     }
 }
+
+/// Runs itself once more, with a proxy in the environment that nobody listens at.
+#[tokio::test]
+async fn the_metadata_server_is_asked_past_any_proxy() {
+    const INNER: &str = "INNER_RUN_WITH_A_PROXY";
+    if std::env::var_os(INNER).is_some() {
+        let (_fake, metadata) = servers().await;
+        metadata.open(AUDIENCE).await.unwrap();
+        return;
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["the_metadata_server_is_asked_past_any_proxy", "--exact"])
+        .env(INNER, "1")
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("http_proxy", "http://127.0.0.1:1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
