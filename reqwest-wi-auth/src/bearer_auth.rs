@@ -199,39 +199,49 @@ impl BearerAuth {
         self
     }
 
-    pub(crate) fn header(&self) -> &HeaderName {
-        &self.header
-    }
-
     pub(crate) fn resends(&self) -> bool {
         self.resend
     }
 
-    /// The source of the token for a request, if it is to carry one.
+    /// The source of the token for a request, if it goes where tokens are sent to.
+    #[inline]
     pub(crate) fn source<'s>(
         &'s self,
         target: Option<Target<'_>>,
-        headers: &HeaderMap,
         options: &'s Extensions,
     ) -> Option<&'s Arc<dyn TokenSource>> {
-        self.chosen(self.origins.source(target?)?, headers, options)
+        self.chosen(self.origins.source(target?)?, options)
     }
 
     /// The same for an origin whose source is known.
+    #[inline]
     pub(crate) fn chosen<'s>(
         &self,
         source: &'s Arc<dyn TokenSource>,
-        headers: &HeaderMap,
         options: &'s Extensions,
     ) -> Option<&'s Arc<dyn TokenSource>> {
-        // A header that the caller has set stays.
-        if headers.contains_key(&self.header) || options.get::<SkipToken>().is_some() {
+        if options.is_empty() {
+            return Some(source);
+        }
+        if options.get::<SkipToken>().is_some() {
             return None;
         }
         let chosen = options
             .get::<UseSource>()
             .and_then(|chosen| chosen.for_header(&self.header));
         Some(chosen.unwrap_or(source))
+    }
+
+    /// Whether the caller has set the header: then it stays.
+    #[inline]
+    pub(crate) fn is_set(&self, headers: &HeaderMap) -> bool {
+        headers.contains_key(&self.header)
+    }
+
+    /// Puts a token on.
+    #[inline]
+    pub(crate) fn put(&self, token: Token, headers: &mut HeaderMap) {
+        headers.insert(&self.header, token.into_header());
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, HeaderName, Request};
+use http::{Extensions, Request};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -15,7 +15,6 @@ use crate::bearer_auth::BearerAuth;
 use crate::error::Error;
 use crate::origins::Target;
 use crate::source::TokenSource;
-use crate::token::Token;
 
 /// For clients whose requests name their origin, such as hyper-util's: each request's URI decides.
 ///
@@ -64,8 +63,7 @@ impl BearerAuth {
     pub fn layer_at(&self, origin: &str) -> Result<BearerAuthLayer, Error> {
         let url = reqwest::Url::parse(origin).ok();
         let target = url.as_ref().and_then(Target::of_url);
-        let none = (HeaderMap::new(), http::Extensions::new());
-        match self.source(target, &none.0, &none.1) {
+        match self.source(target, &Extensions::new()) {
             Some(source) => Ok(BearerAuthLayer {
                 auth: Arc::new(self.clone()),
                 at: source.clone(),
@@ -127,12 +125,10 @@ pub enum SendError<E> {
 
 impl<S> BearerAuthService<S> {
     fn source<B>(&self, request: &Request<B>) -> Option<Arc<dyn TokenSource>> {
-        let (headers, options) = (request.headers(), request.extensions());
+        let options = request.extensions();
         let source = match &self.at {
-            Some(source) => self.auth.chosen(source, headers, options),
-            None => self
-                .auth
-                .source(Target::of_uri(request.uri()), headers, options),
+            Some(source) => self.auth.chosen(source, options),
+            None => self.auth.source(Target::of_uri(request.uri()), options),
         };
         source.cloned()
     }
@@ -151,23 +147,21 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Some(source) = self.source(&request) else {
+        let source = self
+            .source(&request)
+            .filter(|_| !self.auth.is_set(request.headers()));
+        let Some(source) = source else {
             return ResponseFuture::calling(self.inner.call(request));
         };
         if let Ok(token) = source.current() {
-            put(self.auth.header(), &token, &mut request);
+            self.auth.put(token, request.headers_mut());
             return ResponseFuture::calling(self.inner.call(request));
         }
-        let header = self.auth.header().clone();
         // The client that was polled ready is the one to call later; its clone is not ready yet.
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
-        ResponseFuture::waiting(source, header, ready, request)
+        ResponseFuture::waiting(self.auth.clone(), source, ready, request)
     }
-}
-
-fn put<B>(header: &HeaderName, token: &Token, request: &mut Request<B>) {
-    request.headers_mut().insert(header, token.header().clone());
 }
 
 impl<S> fmt::Debug for BearerAuthService<S> {

@@ -22,34 +22,54 @@ impl Middleware for BearerAuth {
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
         let target = Target::of_url(request.url());
-        let Some(source) = self.source(target, request.headers(), extensions) else {
-            return next.run(request, extensions).await;
-        };
+        if let Some(source) = self.source(target, extensions)
+            && !self.is_set(request.headers())
+        {
+            if self.resends() {
+                let source = source.clone();
+                // In a box of its own, so that requests that are sent once have a small future.
+                return Box::pin(self.send(source, request, extensions, next)).await;
+            }
+            let token = match source.current() {
+                Ok(token) => token,
+                Err(_) => renew(source).await?,
+            };
+            self.put(token, request.headers_mut());
+        }
+        next.run(request, extensions).await
+    }
+}
+
+async fn renew(source: &Arc<dyn TokenSource>) -> reqwest_middleware::Result<Token> {
+    let renewed = source.refresh(None).await;
+    renewed.map_err(reqwest_middleware::Error::middleware)
+}
+
+impl BearerAuth {
+    /// Sends a request, and once more where that can help.
+    async fn send(
+        &self,
+        source: Arc<dyn TokenSource>,
+        mut request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
         let token = match source.current() {
             Ok(token) => token,
-            Err(_) => source
-                .refresh(None)
-                .await
-                .map_err(reqwest_middleware::Error::middleware)?,
+            Err(_) => renew(&source).await?,
         };
-        request
-            .headers_mut()
-            .insert(self.header(), token.header().clone());
+        self.put(token.clone(), request.headers_mut());
         // A body that is streamed cannot be sent again.
-        let again = self.resends().then(|| request.try_clone()).flatten();
-        let Some(again) = again else {
+        let Some(again) = request.try_clone() else {
             return next.run(request, extensions).await;
         };
-        let source = source.clone();
         let response = next.clone().run(request, extensions).await?;
         match self.renewed(&source, &token, again, &response).await {
             Some(again) => next.run(again, extensions).await,
             None => Ok(response),
         }
     }
-}
 
-impl BearerAuth {
     /// The request with another token, where sending it again can help and is safe.
     async fn renewed(
         &self,
@@ -65,15 +85,10 @@ impl BearerAuth {
         if response.url().origin() != request.url().origin() {
             return None;
         }
-        let token = source
-            .refresh(Some(rejected))
-            .await
-            .ok()
-            .filter(|token| token != rejected)?;
+        let newest = source.refresh(Some(rejected)).await.ok();
+        let token = newest.filter(|token| token != rejected)?;
         telemetry::resent();
-        request
-            .headers_mut()
-            .insert(self.header(), token.header().clone());
+        self.put(token, request.headers_mut());
         Some(request)
     }
 }

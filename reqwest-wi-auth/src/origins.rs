@@ -69,6 +69,7 @@ impl Origins {
     }
 
     /// The source of the tokens for a request's target.
+    #[inline]
     pub(crate) fn source(&self, target: Target<'_>) -> Option<&Arc<dyn TokenSource>> {
         let named = self.named.iter().find(|(origin, _)| origin.is(target));
         let any = || self.any.as_ref().filter(|_| target.is_private());
@@ -87,6 +88,7 @@ impl Origins {
 }
 
 impl<'u> Target<'u> {
+    #[inline]
     pub(crate) fn of_url(url: &'u Url) -> Option<Self> {
         let (host, port) = (url.host_str()?, url.port_or_known_default()?);
         Some(Self {
@@ -144,6 +146,7 @@ impl Origin {
         })
     }
 
+    #[inline]
     fn is(&self, target: Target<'_>) -> bool {
         self.scheme == target.scheme
             && self.port == target.port

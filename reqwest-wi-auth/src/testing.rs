@@ -16,6 +16,19 @@
 //! # #[cfg(not(unix))]
 //! # fn main() {}
 //! ```
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use reqwest_wi_auth::{MetadataServer, TokenSource as _, testing::{FakeMetadataServer, Fault}};
+//!
+//! let google = FakeMetadataServer::start().await?;
+//! let token = MetadataServer::at(google.host())?.open("https://auth-server.example").await?;
+//! google.set_fault(Some(Fault::Silent));
+//! assert!(token.current().is_ok());
+//! # Ok(())
+//! # }
+//! ```
 
 mod answer;
 #[cfg(unix)]

@@ -3,7 +3,6 @@
 mod times;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ const SCHEME: &[u8] = b"Bearer ";
 
 /// A bearer token, ready to be sent.
 ///
-/// Cloning copies a pointer. Its memory is wiped with the last clone of it or of its
+/// Cloning copies nothing of the token. Its memory is wiped with the last clone of it or of its
 /// [`header`](Self::header), and `Debug` does not show it.
 ///
 /// ```
@@ -29,9 +28,7 @@ const SCHEME: &[u8] = b"Bearer ";
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Token(Arc<Inner>);
-
-struct Inner {
+pub struct Token {
     header: HeaderValue,
     times: Times,
 }
@@ -70,28 +67,33 @@ impl Token {
                 Error::Token { reason }
             })?;
         header.set_sensitive(true);
-        Ok(Self(Arc::new(Inner { header, times })))
+        Ok(Self { header, times })
     }
 
     /// `Bearer` and the token, marked sensitive. Cloning it copies nothing of the token.
     pub fn header(&self) -> &HeaderValue {
-        &self.0.header
+        &self.header
+    }
+
+    /// The same without a clone.
+    pub(crate) fn into_header(self) -> HeaderValue {
+        self.header
     }
 
     /// When the token expires (`exp`), if it says.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.0.times.expires_at
+        self.times.expires_at
     }
 
     /// When the token was issued (`iat`), if it says.
     pub fn issued_at(&self) -> Option<SystemTime> {
-        self.0.times.issued_at
+        self.times.issued_at
     }
 
     /// When a Kubernetes token that formally lives for a year should have been replaced
     /// (`kubernetes.io.warnafter`), if it says.
     pub fn warn_after(&self) -> Option<SystemTime> {
-        self.0.times.warn_after
+        self.times.warn_after
     }
 
     /// Whether the token has expired by then.
@@ -116,7 +118,7 @@ impl Token {
 
 impl PartialEq for Token {
     fn eq(&self, other: &Self) -> bool {
-        self.0.header == other.0.header
+        self.header == other.header
     }
 }
 
@@ -125,7 +127,7 @@ impl Eq for Token {}
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
-            .field("times", &self.0.times)
+            .field("times", &self.times)
             .finish_non_exhaustive()
     }
 }

@@ -121,6 +121,21 @@ async fn reading_the_file_does_not_excite_the_watch() {
     );
 }
 
+#[tokio::test]
+async fn a_file_whose_mode_forbids_reading_leaves_the_last_good_token() {
+    let (_folder, kubelet) = volume();
+    let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
+    let good = sent(&source);
+    kubelet.set_mode("token", 0).unwrap();
+    // The superuser reads it all the same; anybody else sees the refusal.
+    let _ = source.file().reread().await;
+    assert_eq!(sent(&source), good);
+    kubelet.set_mode("token", 0o644).unwrap();
+    let next = token("1", 600);
+    kubelet.rotate("token", &next).unwrap();
+    until("it is picked up", || sent(&source) == bearer(&next)).await;
+}
+
 /// Times at which a file is read, in whole seconds, with a token whose claims are these.
 async fn reads_of(claims: &'static str, from: u64, seconds_long: u64) -> Vec<u64> {
     use base64::Engine as _;

@@ -242,20 +242,25 @@ fn a_host_that_is_none_is_refused() {
 }
 
 /// Runs itself once more, with a proxy in the environment that nobody listens at.
-#[tokio::test]
-async fn the_metadata_server_is_asked_past_any_proxy() {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_that_the_environment_names_is_asked_past_any_proxy() {
     const INNER: &str = "INNER_RUN_WITH_A_PROXY";
     if std::env::var_os(INNER).is_some() {
-        let (_fake, metadata) = servers().await;
-        metadata.open(AUDIENCE).await.unwrap();
+        MetadataServer::new().unwrap().open(AUDIENCE).await.unwrap();
         return;
     }
+    let (fake, _) = servers().await;
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["the_metadata_server_is_asked_past_any_proxy", "--exact"])
+        .args([
+            "the_server_that_the_environment_names_is_asked_past_any_proxy",
+            "--exact",
+        ])
         .env(INNER, "1")
+        .env("GCE_METADATA_HOST", fake.host())
         .env("HTTP_PROXY", "http://127.0.0.1:1")
         .env("http_proxy", "http://127.0.0.1:1")
         .status()
         .unwrap();
     assert!(status.success());
+    assert_eq!(fake.requests(), 1);
 }

@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderName, Request};
+use http::Request;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{SendError, put};
+use super::SendError;
+use crate::bearer_auth::BearerAuth;
 use crate::error::Error;
 use crate::source::TokenSource;
 use crate::token::Token;
@@ -33,7 +34,7 @@ pin_project! {
     #[project = StateProj]
     enum State<S, F, B> {
         Calling { #[pin] future: F },
-        Waiting { refresh: Refresh, header: HeaderName, call: Option<(S, Request<B>)> },
+        Waiting { refresh: Refresh, auth: Arc<BearerAuth>, call: Option<(S, Request<B>)> },
     }
 }
 
@@ -48,8 +49,8 @@ where
     }
 
     pub(super) fn waiting(
+        auth: Arc<BearerAuth>,
         source: Arc<dyn TokenSource>,
-        header: HeaderName,
         service: S,
         request: Request<B>,
     ) -> Self {
@@ -57,7 +58,7 @@ where
         Self {
             state: State::Waiting {
                 refresh,
-                header,
+                auth,
                 call: Some((service, request)),
             },
         }
@@ -77,7 +78,7 @@ where
                 StateProj::Calling { future } => return future.poll(cx).map_err(SendError::Client),
                 StateProj::Waiting {
                     refresh,
-                    header,
+                    auth,
                     call,
                 } => {
                     let token = ready!(refresh.as_mut().poll(cx)).map_err(SendError::Token)?;
@@ -85,7 +86,7 @@ where
                     let Some((mut service, mut request)) = call.take() else {
                         return Poll::Pending;
                     };
-                    put(header, &token, &mut request);
+                    auth.put(token, request.headers_mut());
                     State::Calling {
                         future: service.call(request),
                     }

@@ -86,6 +86,16 @@ impl Kubelet {
         fs::write(fs::canonicalize(self.path(name))?, bytes)
     }
 
+    /// Changes a file's mode: 0 for the moment after a rotation in which a volume with `fsGroup` may not
+    /// be read yet. The superuser reads it all the same.
+    ///
+    /// # Errors
+    ///
+    /// If the file is not there.
+    pub fn set_mode(&self, name: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+        set_mode(&self.path(name), mode)
+    }
+
     /// Takes the volume's content away, as at an unmount: `..data` and what it leads to.
     ///
     /// # Errors

@@ -14,9 +14,10 @@ use super::timing::Timing;
 use super::{FileError, Shared};
 use crate::telemetry;
 
-/// So many reads in a row are made at once; a folder that is busier is looked at less often.
+/// So many reads are made at once within the interval; in a folder that is busier, reads lie apart.
 const BURST: u32 = 16;
 const BURST_INTERVAL: Duration = Duration::from_millis(100);
+const PAUSE_AFTER_BURST: Duration = Duration::from_millis(2);
 
 /// What the task has done so far.
 #[derive(Debug, Clone, Copy, Default)]
@@ -128,7 +129,7 @@ impl<T: PartialEq + Send + Sync + 'static> Work<T> {
             }
             burst += 1;
             if burst > BURST {
-                sleep(BURST_INTERVAL).await;
+                sleep(PAUSE_AFTER_BURST).await;
             }
         }
     }

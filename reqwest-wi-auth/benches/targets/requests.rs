@@ -1,0 +1,196 @@
+//! What the middleware costs a request.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use http::{Extensions, HeaderMap};
+use reqwest::{Request, Response};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
+use reqwest_wi_auth::testing::Kubelet;
+use reqwest_wi_auth::{BearerAuth, ProjectedToken};
+
+use crate::others::{ClientGo, GoogleCloudAuth, KubeRs};
+use crate::target::{Target, rounded};
+use crate::{allocations, token};
+
+const URL: &str = "https://auth-server.example/private";
+const ORIGIN: &str = "https://auth-server.example";
+/// Few, so that a request is as fresh in the caches as one that is sent as soon as it is built.
+const BATCH: usize = 64;
+const BATCHES: usize = 15_000;
+
+struct Noop;
+
+#[async_trait]
+impl Middleware for Noop {
+    async fn handle(
+        &self,
+        request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        next.run(request, extensions).await
+    }
+}
+
+/// Stands where the network would be.
+struct Answer;
+
+#[async_trait]
+impl Middleware for Answer {
+    async fn handle(
+        &self,
+        request: Request,
+        _: &mut Extensions,
+        _: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        drop(black_box(request));
+        Ok(http::Response::new("").into())
+    }
+}
+
+/// The lowest figures of all batches: nanoseconds and allocations per request.
+struct Best {
+    nanoseconds: f64,
+    allocations: f64,
+}
+
+impl Best {
+    fn new() -> Self {
+        Self {
+            nanoseconds: f64::INFINITY,
+            allocations: f64::INFINITY,
+        }
+    }
+
+    fn take(&mut self, work: impl FnOnce()) {
+        let (allocations, began) = (allocations::count(), Instant::now());
+        work();
+        let elapsed = began.elapsed().as_nanos() as f64 / BATCH as f64;
+        let allocated = (allocations::count() - allocations) as f64 / BATCH as f64;
+        self.nanoseconds = self.nanoseconds.min(elapsed);
+        self.allocations = self.allocations.min(allocated);
+    }
+}
+
+pub(crate) fn measure() -> Vec<Target> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("a runtime");
+    let folder = tempfile::tempdir().expect("a folder");
+    let kubelet = Kubelet::new(folder.path()).expect("a volume");
+    let text = token::text(0);
+    kubelet.write([("token", &text)]).expect("is written");
+    let source = runtime
+        .block_on(ProjectedToken::open(kubelet.path("token")))
+        .expect("a token");
+    let auth = || BearerAuth::for_origin(ORIGIN, source.clone()).expect("an origin");
+
+    let clients = [
+        client(Noop),
+        client(auth().without_resend()),
+        client(auth()),
+    ];
+    let mut best = clients.each_ref().map(|_| Best::new());
+    for _ in 0..BATCHES {
+        for (client, best) in clients.iter().zip(&mut best) {
+            let requests: Vec<_> = (0..BATCH).map(|_| request(client)).collect();
+            best.take(|| {
+                runtime.block_on(async {
+                    for request in requests {
+                        drop(black_box(client.execute(request).await));
+                    }
+                });
+            });
+        }
+    }
+    let [noop, inject, resend] = best;
+    let cost = inject.nanoseconds - noop.nanoseconds;
+    println!(
+        "a request through a middleware that does nothing: {:.0} ns",
+        noop.nanoseconds
+    );
+    println!(
+        "what a possible resend adds (a clone of the request): {:.0} ns",
+        resend.nanoseconds - inject.nanoseconds
+    );
+    beside(&text, cost);
+    vec![
+        Target::new("inject_over_noop", cost, "ns", 100.0),
+        Target::new(
+            "allocations_over_noop",
+            inject.allocations - noop.allocations,
+            "allocations",
+            0.0,
+        ),
+    ]
+}
+
+fn client(middleware: impl Middleware) -> ClientWithMiddleware {
+    ClientBuilder::new(reqwest::Client::new())
+        .with(middleware)
+        .with(Answer)
+        .build()
+}
+
+/// A request as services send it: some headers, and room for one more, as reqwest leaves it.
+fn request(client: &ClientWithMiddleware) -> Request {
+    let request = client
+        .get(URL)
+        .header("accept", "application/json")
+        .header("user-agent", "bench")
+        .header("x-request-id", "0123456789abcdef")
+        .header(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        );
+    request.build().expect("a request")
+}
+
+/// The same against a hash of the token, and against what others do.
+fn beside(text: &str, cost: f64) {
+    let (client_go, kube_rs) = (ClientGo::new(text), KubeRs::new(text));
+    let google = GoogleCloudAuth::new(text);
+    let mut best = [(); 4].map(|()| Best::new());
+    for _ in 0..BATCHES {
+        let maps =
+            || -> Vec<HeaderMap> { (0..BATCH).map(|_| HeaderMap::with_capacity(8)).collect() };
+        best[0].take(|| {
+            for _ in 0..BATCH {
+                black_box(digest(&SHA256, black_box(text.as_bytes())));
+            }
+        });
+        let mut headers = maps();
+        best[1].take(|| {
+            headers
+                .iter_mut()
+                .for_each(|headers| client_go.put(headers))
+        });
+        let mut headers = maps();
+        best[2].take(|| headers.iter_mut().for_each(|headers| kube_rs.put(headers)));
+        let mut headers = maps();
+        best[3].take(|| headers.iter_mut().for_each(|headers| google.put(headers)));
+    }
+    let names = [
+        "a SHA-256 of the token",
+        "client-go's way",
+        "kube-rs's way",
+        "google-cloud-auth's way",
+    ];
+    for (
+        name,
+        Best {
+            nanoseconds,
+            allocations,
+        },
+    ) in names.into_iter().zip(best)
+    {
+        let times = rounded(cost / nanoseconds);
+        println!(
+            "inject_over_noop is {times} times {name} ({nanoseconds:.0} ns, {allocations} allocations)"
+        );
+    }
+}
