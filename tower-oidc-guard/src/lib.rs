@@ -11,6 +11,7 @@ mod error;
 mod guard;
 mod identity;
 mod issuer;
+mod jwk_set;
 mod keys;
 mod rejection;
 #[cfg(feature = "testing")]
@@ -24,6 +25,7 @@ pub use guard::{
 };
 pub use identity::{Identity, KubernetesIdentity, ObjectRef, Platform};
 pub use issuer::Issuer;
+pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
 pub use rejection::Rejection;
 pub use verifier::{NotReady, TokenVerifier};

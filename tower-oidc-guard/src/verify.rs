@@ -56,6 +56,36 @@ impl<'t> Unverified<'t> {
     }
 }
 
+/// Checks a JWS by itself, whatever its payload.
+pub(crate) fn verify_jws(
+    jws: &[u8],
+    max_bytes: usize,
+    keys: &KeySet,
+) -> Result<Vec<u8>, Rejection> {
+    let jws = Jws::parse(jws, max_bytes)?;
+    match jws.verify(keys)? {
+        true => Ok(jws.payload),
+        false => Err(Rejection::UnknownKey),
+    }
+}
+
+impl Jws<'_> {
+    /// Checks algorithm and signature. False where the set does not have the key.
+    fn verify(&self, keys: &KeySet) -> Result<bool, Rejection> {
+        if !keys.algorithms.contains(self.algorithm) {
+            return Err(Rejection::AlgorithmNotAllowed);
+        }
+        match keys.select(self.kid.as_deref(), self.algorithm) {
+            Selection::Key(key) => {
+                KeySet::verify(key, self.algorithm, self.signing_input, &self.signature)?;
+                Ok(true)
+            }
+            Selection::Unfit => Err(Rejection::UnknownKey),
+            Selection::Absent => Ok(false),
+        }
+    }
+}
+
 impl Acceptable<'_> {
     /// When the token says it was issued, counted from the Unix epoch.
     pub(crate) fn issued_at(&self) -> Option<Duration> {
@@ -66,19 +96,7 @@ impl Acceptable<'_> {
     /// key: a newer set may.
     pub(crate) fn verify(self, keys: &KeySet) -> Result<Option<Verified>, Rejection> {
         let Unverified { jws, claims } = self.0;
-        if !keys.algorithms.contains(jws.algorithm) {
-            return Err(Rejection::AlgorithmNotAllowed);
-        }
-        match keys.select(jws.kid.as_deref(), jws.algorithm) {
-            Selection::Key(key) => {
-                KeySet::verify(key, jws.algorithm, jws.signing_input, &jws.signature)?
-            }
-            Selection::Unfit => return Err(Rejection::UnknownKey),
-            Selection::Absent => return Ok(None),
-        }
-        Ok(Some(Verified {
-            claims,
-            payload: jws.payload,
-        }))
+        let payload = jws.verify(keys)?.then_some(jws.payload);
+        Ok(payload.map(|payload| Verified { claims, payload }))
     }
 }

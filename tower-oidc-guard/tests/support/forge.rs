@@ -1,0 +1,50 @@
+//! Tokens of every kind, sound or not, signed by a key of this test's own.
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use tower_oidc_guard::{Algorithm, JwkSet};
+
+/// An ES256 key that signs any bytes.
+pub struct Forge(EcdsaKeyPair);
+
+const CURVE: &EcdsaSigningAlgorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+
+impl Forge {
+    pub fn new() -> Self {
+        Self(EcdsaKeyPair::generate(CURVE).unwrap())
+    }
+
+    /// The public key as a JWK named `k`.
+    pub fn jwk(&self) -> Value {
+        let point = &self.0.public_key().as_ref()[1..];
+        let (x, y) = point.split_at(32);
+        json!({ "kty": "EC", "crv": "P-256", "kid": "k", "x": encode(x), "y": encode(y) })
+    }
+
+    /// A set of these keys, for ES256 and RS256.
+    pub fn set(keys: &[Value]) -> JwkSet {
+        let set = json!({ "keys": keys }).to_string();
+        JwkSet::from_json(set, [Algorithm::ES256, Algorithm::RS256]).unwrap()
+    }
+
+    /// Signs a header and a payload as they are.
+    pub fn sign(&self, header: &str, payload: &str) -> String {
+        let input = format!("{}.{}", encode(header.as_bytes()), encode(payload.as_bytes()));
+        let signature = self.0.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+        format!("{input}.{}", encode(signature.as_ref()))
+    }
+
+    /// The DER of an ECDSA signature in place of the fixed form, as some libraries send it.
+    pub fn raw_signature(&self, message: &[u8]) -> Vec<u8> {
+        self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
+    }
+}
+
+pub fn encode(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
