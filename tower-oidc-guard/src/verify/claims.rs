@@ -61,9 +61,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
                 "kubernetes.io" => kubernetes = Some(map.next_value()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
-            if !names.first(name) {
-                return Err(A::Error::custom("repeated member"));
-            }
+            names.take(name).map_err(A::Error::custom)?;
         }
         Ok(Claims {
             issuer: issuer.ok_or_else(|| A::Error::missing_field("iss"))?,

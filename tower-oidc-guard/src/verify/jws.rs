@@ -12,6 +12,9 @@ use crate::rejection::Rejection;
 /// The longest token that is looked at by default, in bytes. A Kubernetes token has about 1 kB.
 pub(crate) const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
+/// The longest `kid` or `typ` that is taken. A Kubernetes `kid` has 43 bytes.
+const MAX_TEXT_BYTES: usize = 1024;
+
 /// A token taken apart. Nothing of it is verified.
 pub(crate) struct Jws<'t> {
     pub(crate) algorithm: Algorithm,
@@ -99,15 +102,13 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                     header.algorithm = Algorithm::from_name(&map.next_value::<Text<'_>>()?.0);
                     has_algorithm = true;
                 }
-                "kid" => header.kid = Some(map.next_value()?),
-                "typ" => header.typ = Some(map.next_value()?),
+                "kid" => header.kid = Some(short(map.next_value()?)?),
+                "typ" => header.typ = Some(short(map.next_value()?)?),
                 // Section 4.1.11: what is critical must be understood, and nothing is; nor may it be empty.
                 "crit" => return Err(A::Error::custom("crit")),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
-            if !names.first(name) {
-                return Err(A::Error::custom("repeated member"));
-            }
+            names.take(name).map_err(A::Error::custom)?;
         }
         if has_algorithm {
             Ok(header)
@@ -115,6 +116,14 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             Err(A::Error::custom("no alg"))
         }
     }
+}
+
+/// A text of the length that identifiers and type names have; a longer one is not copied.
+fn short<E: serde::de::Error>(Text(text): Text<'_>) -> Result<String, E> {
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(E::custom("too long"));
+    }
+    Ok(text.into_owned())
 }
 
 #[cfg(test)]

@@ -1,29 +1,26 @@
 //! JSON objects of which each member may stand once only.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
-/// How many names are compared one by one before a set takes over.
-const FEW: usize = 16;
+/// More members than any sound header or claims set has. It keeps what is remembered of a refused token
+/// within a fraction of the token's own size.
+const MAX_MEMBERS: usize = 100;
 
-/// Remembers the names met in one JSON object, to tell the second of a kind.
+/// Remembers the names met in one JSON object.
 #[derive(Default)]
-pub(super) struct Names<'de> {
-    few: Vec<Cow<'de, str>>,
-    many: HashSet<Cow<'de, str>>,
-}
+pub(super) struct Names<'de>(Vec<Cow<'de, str>>);
 
 impl<'de> Names<'de> {
-    /// Whether this is the first member of that name.
-    pub(super) fn first(&mut self, name: Cow<'de, str>) -> bool {
-        if self.few.contains(&name) {
-            return false;
+    /// Takes a member's name, or says what is wrong with it.
+    pub(super) fn take(&mut self, name: Cow<'de, str>) -> Result<(), &'static str> {
+        if self.0.contains(&name) {
+            return Err("repeated member");
         }
-        if self.few.len() < FEW {
-            self.few.push(name);
-            return true;
+        if self.0.len() == MAX_MEMBERS {
+            return Err("too many members");
         }
-        self.many.insert(name)
+        self.0.push(name);
+        Ok(())
     }
 }
 
@@ -35,16 +32,24 @@ pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_second_of_a_name_is_told_among_few_and_among_many() {
-        for count in [1, FEW, FEW + 1, 200] {
-            let mut names = Names::default();
-            for i in 0..count {
-                assert!(names.first(Cow::Owned(format!("n{i}"))));
-            }
-            for i in 0..count {
-                assert!(!names.first(Cow::Owned(format!("n{i}"))), "{i} of {count}");
-            }
+    fn taken(count: usize) -> Names<'static> {
+        let mut names = Names::default();
+        for i in 0..count {
+            assert_eq!(names.take(Cow::Owned(format!("n{i}"))), Ok(()));
         }
+        names
+    }
+
+    #[test]
+    fn the_second_of_a_name_is_refused() {
+        let mut names = taken(50);
+        for i in 0..50 {
+            assert!(names.take(Cow::Owned(format!("n{i}"))).is_err(), "{i}");
+        }
+    }
+
+    #[test]
+    fn no_more_members_are_taken_than_a_sound_token_has() {
+        assert!(taken(MAX_MEMBERS).take("one more".into()).is_err());
     }
 }

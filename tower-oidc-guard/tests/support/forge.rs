@@ -34,14 +34,13 @@ impl Forge {
 
     /// Signs a header and a payload as they are.
     pub fn sign(&self, header: &str, payload: &str) -> String {
-        let input = format!("{}.{}", encode(header.as_bytes()), encode(payload.as_bytes()));
-        let signature = self.0.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
-        format!("{input}.{}", encode(signature.as_ref()))
+        self.sign_bytes(header, payload.as_bytes())
     }
 
-    /// The DER of an ECDSA signature in place of the fixed form, as some libraries send it.
-    pub fn raw_signature(&self, message: &[u8]) -> Vec<u8> {
-        self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
+    pub fn sign_bytes(&self, header: &str, payload: &[u8]) -> String {
+        let input = format!("{}.{}", encode(header.as_bytes()), encode(payload));
+        let signature = self.0.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+        format!("{input}.{}", encode(signature.as_ref()))
     }
 }
 

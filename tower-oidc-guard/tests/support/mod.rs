@@ -1,6 +1,8 @@
 //! What several of the tests need.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod forge;
+
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
@@ -111,3 +113,59 @@ impl Middleware for Canned {
             .into())
     }
 }
+
+pub const FORGED_ISSUER: &str = "https://issuer.example";
+/// The second at which guards of forged tokens live.
+pub const NOW: u64 = 1_800_000_000;
+
+/// A guard of an issuer that publishes these keys, for [`AUDIENCE`], with a leeway of nothing.
+pub fn guard_of(keys: &[serde_json::Value]) -> OidcGuard {
+    let discovery = serde_json::json!({
+        "issuer": FORGED_ISSUER,
+        "jwks_uri": "https://keys.example/jwks",
+        "id_token_signing_alg_values_supported": ["ES256", "RS256"],
+    });
+    let documents = HashMap::from([
+        (
+            format!("{FORGED_ISSUER}/.well-known/openid-configuration"),
+            discovery.to_string().into(),
+        ),
+        (
+            "https://keys.example/jwks".to_owned(),
+            serde_json::json!({ "keys": keys }).to_string().into(),
+        ),
+    ]);
+    OidcGuard::builder()
+        .issuer(
+            Issuer::discover(FORGED_ISSUER)
+                .audience(AUDIENCE)
+                .leeway(Duration::ZERO),
+        )
+        .any_verified_caller()
+        .http_client(canned(documents))
+        .clock(|| seconds(NOW))
+        .build()
+        .unwrap()
+}
+
+/// Claims that such a guard takes, with some of them replaced, or left out where they are null.
+pub fn claims(changes: serde_json::Value) -> String {
+    let mut claims = serde_json::json!({
+        "iss": FORGED_ISSUER,
+        "sub": "caller",
+        "aud": AUDIENCE,
+        "iat": NOW - 10,
+        "nbf": NOW - 10,
+        "exp": NOW + 600,
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+        .as_object_mut()
+        .unwrap()
+        .retain(|_, value| !value.is_null());
+    claims.to_string()
+}
+
+pub const HEADER: &str = r#"{"alg":"ES256","kid":"k"}"#;

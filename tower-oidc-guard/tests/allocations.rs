@@ -1,0 +1,98 @@
+//! Refused tokens cost little memory.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use support::HEADER;
+use support::forge::{Forge, encode};
+use tower_oidc_guard::JwkSet;
+
+thread_local! {
+    /// Bytes held by this thread, and the most there were.
+    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+struct Counting;
+
+fn count(bytes: isize) {
+    let _ = HELD.try_with(|held| {
+        let now = held.get().0 + bytes;
+        held.set((now, held.get().1.max(now)));
+    });
+}
+
+// SAFETY: hands every call on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's promises are the same.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most bytes that are held at a time while a token is refused.
+fn held_for(keys: &JwkSet, token: &[u8]) -> isize {
+    let before = HELD.with(|held| {
+        held.set((held.get().0, held.get().0));
+        held.get().0
+    });
+    assert!(keys.verify_jws(token).is_err());
+    HELD.with(|held| held.get().1 - before)
+}
+
+const CAP: usize = 16 * 1024;
+
+#[test]
+fn for_a_token_over_the_cap_nothing_is_allocated() {
+    let keys = Forge::set(&[Forge::new().jwk()]);
+    for size in [CAP + 1, 100_000, 1_000_000] {
+        for byte in [b'.', b'A', b'\0', b'{'] {
+            assert_eq!(held_for(&keys, &vec![byte; size]), 0, "{size} of {byte}");
+        }
+        let header = [encode(HEADER.as_bytes()).as_bytes(), &vec![b'.'; size]].concat();
+        assert_eq!(held_for(&keys, &header), 0);
+    }
+}
+
+#[test]
+fn for_a_token_under_the_cap_no_more_than_the_cap_is_held() {
+    let keys = Forge::set(&[Forge::new().jwk()]);
+    let members: String = (0..1500)
+        .map(|number| format!(r#""{number:x}":0,"#))
+        .collect();
+    let nested = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    let long = "x".repeat(11_000);
+    let headers = [
+        format!(r#"{{{members}"alg":"ES256"}}"#),
+        format!(r#"{{"alg":"ES256","x":{nested}}}"#),
+        format!(r#"{{"alg":"ES256","kid":"{long}"}}"#),
+        format!(r#"{{"alg":"ES256","kid":"{}"}}"#, r"\u0061".repeat(1800)),
+        HEADER.to_owned(),
+    ];
+    for header in headers {
+        let header = encode(header.as_bytes());
+        let rest = CAP.saturating_sub(header.len() + 2);
+        let payload = encode(&vec![b'x'; rest / 2 / 4 * 3]);
+        let signature = encode(&vec![0; rest / 2 / 4 * 3]);
+        let token = format!("{header}.{payload}.{signature}");
+        assert!(token.len() <= CAP, "{}", token.len());
+        let held = held_for(&keys, token.as_bytes());
+        assert!(held <= CAP as isize, "{held} bytes for {:?}", &header[..20]);
+    }
+    for token in [vec![b'.'; CAP], vec![b'A'; CAP], b"e30.".repeat(CAP / 4)] {
+        assert!(held_for(&keys, &token) <= CAP as isize);
+    }
+}
