@@ -38,6 +38,12 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: the caller's promises are the same.
         unsafe { System.dealloc(pointer, layout) }
     }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: the caller's promises are the same.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
 }
 
 #[global_allocator]
@@ -70,16 +76,17 @@ fn for_a_token_over_the_cap_nothing_is_allocated() {
 #[test]
 fn for_a_token_under_the_cap_no_more_than_the_cap_is_held() {
     let keys = Forge::set(&[Forge::new().jwk()]);
-    let members: String = (0..1500)
+    let members: String = (0..700)
         .map(|number| format!(r#""{number:x}":0,"#))
         .collect();
-    let nested = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
-    let long = "x".repeat(11_000);
+    let nested = format!("{}{}", "[".repeat(3000), "]".repeat(3000));
+    let long = "x".repeat(6_000);
     let headers = [
+        format!(r#"{{"alg":"ES256","x":"{}"}}"#, "x".repeat(12_000)),
         format!(r#"{{{members}"alg":"ES256"}}"#),
         format!(r#"{{"alg":"ES256","x":{nested}}}"#),
         format!(r#"{{"alg":"ES256","kid":"{long}"}}"#),
-        format!(r#"{{"alg":"ES256","kid":"{}"}}"#, r"\u0061".repeat(1800)),
+        format!(r#"{{"alg":"ES256","kid":"{}"}}"#, r"\u0061".repeat(900)),
         HEADER.to_owned(),
     ];
     for header in headers {

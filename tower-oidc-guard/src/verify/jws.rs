@@ -12,6 +12,9 @@ use crate::rejection::Rejection;
 /// The longest token that is looked at by default, in bytes. A Kubernetes token has about 1 kB.
 pub(crate) const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
+/// The longest header that is decoded, as it stands in the token. A Kubernetes header has 90 bytes.
+const MAX_HEADER_BYTES: usize = 8 * 1024;
+
 /// The longest `kid` or `typ` that is taken. A Kubernetes `kid` has 43 bytes.
 const MAX_TEXT_BYTES: usize = 1024;
 
@@ -42,6 +45,9 @@ impl<'t> Jws<'t> {
         }
         if signature.contains(&b'.') {
             return Err(parts);
+        }
+        if header.len() > MAX_HEADER_BYTES {
+            return Err(Rejection::Malformed("the header is too long"));
         }
         let header = Header::parse(&decode(header)?)?;
         Ok(Self {
