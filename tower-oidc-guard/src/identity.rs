@@ -16,6 +16,8 @@ pub use crate::verify::kubernetes::ObjectRef;
 pub enum Platform {
     /// A Kubernetes cluster: its subjects are `system:serviceaccount:<namespace>:<name>`.
     Kubernetes,
+    /// Google, as the signer of workloads' and users' identity tokens.
+    Google,
     /// Any other OpenID Connect issuer: its subjects are its own affair.
     Other,
 }

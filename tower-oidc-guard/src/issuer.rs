@@ -1,14 +1,21 @@
 //! What is trusted: an issuer, the audiences it may name, and how its keys are reached.
 
+mod demands;
+mod keys_at;
+mod presets;
+
 use std::time::Duration;
 
 use openidconnect::IssuerUrl;
 use url::Url;
 
+pub(crate) use self::keys_at::KeysAt;
 use crate::error::BuildError;
 use crate::identity::Platform;
 use crate::keys::fetch::may_be_asked;
+use crate::keys::source::KeyLocation;
 use crate::verify::algorithm::Algorithm;
+use crate::verify::demands::Demands;
 
 /// How far clocks may differ, unless said otherwise.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
@@ -26,10 +33,16 @@ const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 #[must_use]
 pub struct Issuer {
     pub(crate) url: String,
+    /// Other names that its tokens bear.
+    pub(crate) aliases: Vec<String>,
+    pub(crate) keys_at: KeysAt,
     pub(crate) platform: Platform,
     pub(crate) audiences: Vec<String>,
     pub(crate) algorithms: Option<Vec<Algorithm>>,
     pub(crate) leeway: Duration,
+    pub(crate) types: Vec<String>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) demands: Demands,
     pub(crate) loopback_http: bool,
 }
 
@@ -45,10 +58,15 @@ impl Issuer {
     pub fn discover(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            aliases: Vec::new(),
+            keys_at: KeysAt::Discovery { elsewhere: None },
             platform: Platform::Other,
             audiences: Vec::new(),
             algorithms: None,
             leeway: DEFAULT_LEEWAY,
+            types: Vec::new(),
+            max_lifetime: None,
+            demands: Demands::default(),
             loopback_http: false,
         }
     }
@@ -118,8 +136,8 @@ impl Issuer {
         self
     }
 
-    /// Checks what can be checked without asking, and gives the discovery document's address.
-    pub(crate) fn check(&self) -> Result<Url, BuildError> {
+    /// Checks what can be checked without asking, and says how to get the keys.
+    pub(crate) fn check(&self) -> Result<KeyLocation, BuildError> {
         let wrong = |reason| BuildError::Issuer {
             issuer: self.url.clone(),
             reason,
@@ -138,21 +156,42 @@ impl Issuer {
         if self.leeway > MAX_LEEWAY {
             return Err(wrong("the leeway is over 300 s"));
         }
-        let url = IssuerUrl::new(self.url.clone()).map_err(|_| wrong("it is not a URL"))?;
-        let url = url.url();
-        if !may_be_asked(url, self.loopback_http) {
+        let issuer = self.askable(&self.url)?;
+        if issuer.query().is_some() || issuer.fragment().is_some() {
+            return Err(wrong("a query or a fragment has no place in it"));
+        }
+        match &self.keys_at {
+            KeysAt::Discovery {
+                elsewhere: Some(url),
+            } => self.askable(url).map(KeyLocation::Discovery),
+            KeysAt::Discovery { elsewhere: None } => {
+                let address = format!("{}{WELL_KNOWN}", self.url.trim_end_matches('/'));
+                self.askable(&address).map(KeyLocation::Discovery)
+            }
+            KeysAt::Jwks { url } => self.askable(url).map(KeyLocation::Jwks),
+            KeysAt::Given { json } => match KeyLocation::given(json) {
+                Some(given) => Ok(given),
+                None => Err(wrong("its keys are no JSON Web Key Set with a usable key")),
+            },
+        }
+    }
+
+    /// A URL that may be asked.
+    fn askable(&self, url: &str) -> Result<Url, BuildError> {
+        let wrong = |reason| BuildError::Issuer {
+            issuer: self.url.clone(),
+            reason,
+        };
+        let url = IssuerUrl::new(url.to_owned()).map_err(|_| wrong("it is not a URL"))?;
+        let url = url.url().clone();
+        if !may_be_asked(&url, self.loopback_http) {
             return Err(wrong(
                 "it is not an https URL (http is for loopback, by `insecure_loopback_http`)",
             ));
         }
-        if !url.username().is_empty()
-            || url.password().is_some()
-            || url.query().is_some()
-            || url.fragment().is_some()
-        {
-            return Err(wrong("a user, a query or a fragment has no place in it"));
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("a user has no place in it"));
         }
-        let address = format!("{}{WELL_KNOWN}", self.url.trim_end_matches('/'));
-        Url::parse(&address).map_err(|_| wrong("it is not a URL"))
+        Ok(url)
     }
 }

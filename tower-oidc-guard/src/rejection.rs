@@ -40,6 +40,12 @@ pub enum Rejection {
     /// None of the token's audiences is one of this service.
     #[error("the token is for another audience")]
     WrongAudience,
+    /// The token was issued for longer than is taken, or does not say when.
+    #[error("the token lives too long")]
+    LivesTooLong,
+    /// A claim that is asked for is missing, or has another value.
+    #[error("a claim is not what is asked for")]
+    UnmetClaim,
     /// The token's `exp` has passed.
     #[error("the token has expired")]
     Expired,
@@ -94,6 +100,8 @@ impl Rejection {
             Self::WrongType => "wrong_type",
             Self::UnknownIssuer => "unknown_issuer",
             Self::WrongAudience => "wrong_audience",
+            Self::LivesTooLong => "lives_too_long",
+            Self::UnmetClaim => "unmet_claim",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::IssuedInFuture => "issued_in_future",

@@ -11,6 +11,7 @@ use crate::keys::error::KeysError;
 use crate::keys::store::Current;
 use crate::keys::{Keys, NoNewer};
 use crate::rejection::Rejection;
+use crate::verify::demands::Demands;
 use crate::verify::rules::Rules;
 use crate::verify::{MAX_TOKEN_BYTES, Unverified};
 
@@ -24,13 +25,17 @@ const MAX_ROUNDS: usize = 2;
 pub struct TokenVerifier(Arc<Inner>);
 
 struct Inner {
-    issuers: HashMap<String, TrustedIssuer>,
+    issuers: Vec<TrustedIssuer>,
+    /// Which issuer bears a name.
+    by_name: HashMap<String, usize>,
     clock: Clock,
 }
 
 /// One issuer with its rules and the life of its keys.
 pub(crate) struct TrustedIssuer {
     pub(crate) name: Arc<str>,
+    pub(crate) aliases: Vec<String>,
+    pub(crate) demands: Demands,
     pub(crate) platform: Platform,
     pub(crate) rules: Rules,
     pub(crate) keys: Keys,
@@ -50,9 +55,15 @@ struct Absent<'v> {
 
 impl TokenVerifier {
     pub(crate) fn new(issuers: impl IntoIterator<Item = TrustedIssuer>, clock: Clock) -> Self {
-        let by_name = |issuer: TrustedIssuer| (issuer.name.to_string(), issuer);
+        let issuers: Vec<TrustedIssuer> = issuers.into_iter().collect();
+        let mut by_name = HashMap::new();
+        for (index, issuer) in issuers.iter().enumerate() {
+            by_name.insert(issuer.name.to_string(), index);
+            by_name.extend(issuer.aliases.iter().map(|alias| (alias.clone(), index)));
+        }
         Self(Arc::new(Inner {
-            issuers: issuers.into_iter().map(by_name).collect(),
+            issuers,
+            by_name,
             clock,
         }))
     }
@@ -91,11 +102,9 @@ impl TokenVerifier {
 
     fn attempt(&self, token: &[u8]) -> Result<Attempt<'_>, Rejection> {
         let unverified = Unverified::parse(token, MAX_TOKEN_BYTES)?;
-        let issuer = self
-            .0
-            .issuers
-            .get(unverified.issuer())
-            .ok_or(Rejection::UnknownIssuer)?;
+        let index = self.0.by_name.get(unverified.issuer());
+        let issuer = index.and_then(|&index| self.0.issuers.get(index));
+        let issuer = issuer.ok_or(Rejection::UnknownIssuer)?;
         let acceptable = unverified.check(&issuer.rules, self.0.clock.since_epoch())?;
         let issued_at = acceptable.issued_at();
         let seen = issuer.keys.current();
@@ -105,11 +114,11 @@ impl TokenVerifier {
             .transpose()?
             .flatten();
         Ok(match verified {
-            Some(verified) => Attempt::Verified(Identity::new(
-                issuer.name.clone(),
-                issuer.platform,
-                verified,
-            )),
+            Some(verified) => {
+                issuer.demands.meets(&verified)?;
+                let name = issuer.name.clone();
+                Attempt::Verified(Identity::new(name, issuer.platform, verified))
+            }
             None => Attempt::KeyAbsent(Absent {
                 issuer,
                 seen,
@@ -121,10 +130,10 @@ impl TokenVerifier {
     /// Waits for the keys of every issuer, or for the next fetch of one to fail.
     pub(crate) async fn ready(&self) -> Result<(), NotReady> {
         // The first look has the fetches of all begin, so that they run side by side.
-        for issuer in self.0.issuers.values() {
+        for issuer in &self.0.issuers {
             let _ = issuer.keys.current();
         }
-        for issuer in self.0.issuers.values() {
+        for issuer in &self.0.issuers {
             let failed = |source| NotReady {
                 issuer: issuer.name.to_string(),
                 source,
@@ -159,7 +168,7 @@ impl Absent<'_> {
 impl fmt::Debug for TokenVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenVerifier")
-            .field("issuers", &self.0.issuers.keys())
+            .field("issuers", &self.0.by_name.keys())
             .finish_non_exhaustive()
     }
 }

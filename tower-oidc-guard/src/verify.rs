@@ -2,6 +2,7 @@
 
 pub(crate) mod algorithm;
 pub(crate) mod claims;
+pub(crate) mod demands;
 mod ec;
 pub(crate) mod jwk;
 mod jws;

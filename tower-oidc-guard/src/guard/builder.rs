@@ -132,8 +132,12 @@ impl OidcGuardBuilder {
         let mut names = HashSet::new();
         let mut issuers = Vec::with_capacity(self.issuers.len());
         for issuer in self.issuers {
-            if !names.insert(issuer.url.clone()) {
-                return Err(BuildError::SameIssuer { issuer: issuer.url });
+            for name in std::iter::once(&issuer.url).chain(&issuer.aliases) {
+                if !names.insert(name.clone()) {
+                    return Err(BuildError::SameIssuer {
+                        issuer: name.clone(),
+                    });
+                }
             }
             let own = if issuer.loopback_http {
                 &mut loopback_client
@@ -158,10 +162,10 @@ fn trusted(
     client: ClientWithMiddleware,
     clock: &Clock,
 ) -> Result<TrustedIssuer, BuildError> {
-    let discovery_url = issuer.check()?;
+    let location = issuer.check()?;
     let source = KeySource {
         issuer: issuer.url.clone(),
-        discovery_url,
+        location,
         algorithms: issuer
             .algorithms
             .map(|algorithms| algorithms.into_iter().collect()),
@@ -174,7 +178,11 @@ fn trusted(
         rules: Rules {
             audiences: issuer.audiences,
             leeway: issuer.leeway,
+            types: issuer.types,
+            max_lifetime: issuer.max_lifetime,
         },
+        aliases: issuer.aliases,
+        demands: issuer.demands,
         keys: Keys::new(source, Timing::default(), clock.clone()),
     })
 }

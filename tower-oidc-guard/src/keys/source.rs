@@ -20,11 +20,31 @@ use crate::verify::key_set::KeySet;
 /// A discovery document is asked for again after so long, or when its key set could not be had.
 const DISCOVERY_MAX_AGE: Duration = Duration::from_secs(3600);
 
+/// Where one issuer's keys are.
+#[derive(Debug)]
+pub(crate) enum KeyLocation {
+    /// Where the discovery document at this URL says.
+    Discovery(Url),
+    /// At this URL.
+    Jwks(Url),
+    /// In this key set.
+    Given(Vec<u8>),
+}
+
+impl KeyLocation {
+    /// Keys that are given, if one of them at least can be used.
+    pub(crate) fn given(json: &[u8]) -> Option<Self> {
+        let keys: JsonWebKeySet<Jwk> = serde_json::from_slice(json).ok()?;
+        let usable = keys.keys().iter().any(|key| key.unusable().is_none());
+        usable.then(|| Self::Given(json.to_vec()))
+    }
+}
+
 /// How to get one issuer's keys.
 #[derive(Debug)]
 pub(crate) struct KeySource {
     pub(crate) issuer: String,
-    pub(crate) discovery_url: Url,
+    pub(crate) location: KeyLocation,
     /// The algorithms the user names; otherwise those that the issuer lists.
     pub(crate) algorithms: Option<Algorithms>,
     pub(crate) fetcher: Fetcher,
@@ -40,15 +60,36 @@ pub(crate) struct Loaded {
 impl KeySource {
     /// Asks for the current keys.
     pub(crate) async fn load(&self) -> Result<Loaded, KeysError> {
-        let discovered = self.discover().await?;
-        let loaded = self.fetch_keys(&discovered).await;
+        let url = match &self.location {
+            KeyLocation::Discovery(url) => url,
+            KeyLocation::Jwks(url) => return self.fetch_keys(url, Algorithms::default()).await,
+            KeyLocation::Given(json) => return self.read(json),
+        };
+        let Discovered {
+            jwks_uri,
+            algorithms,
+        } = self.discover(url).await?;
+        let loaded = self.fetch_keys(&jwks_uri, algorithms).await;
         if loaded.is_err() {
             self.remember(None);
         }
         loaded
     }
 
-    async fn discover(&self) -> Result<Discovered, KeysError> {
+    /// Keys that were looked at when the issuer was configured.
+    fn read(&self, json: &[u8]) -> Result<Loaded, KeysError> {
+        let keys = serde_json::from_slice(json).map_err(|error| KeysError::KeySet {
+            url: "the given keys".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let keys = KeySet::new(keys, self.allowed(Algorithms::default()));
+        Ok(Loaded {
+            keys,
+            max_age: None,
+        })
+    }
+
+    async fn discover(&self, url: &Url) -> Result<Discovered, KeysError> {
         if let Some((discovered, at)) = self
             .discovered
             .lock()
@@ -58,11 +99,11 @@ impl KeySource {
         {
             return Ok(discovered.clone());
         }
-        let answer = self.fetcher.get(&self.discovery_url).await?;
-        let discovered = discovery::read(&answer.body, &self.issuer, &self.discovery_url)?;
+        let answer = self.fetcher.get(url).await?;
+        let discovered = discovery::read(&answer.body, &self.issuer, url)?;
         if !self.fetcher.may_ask(&discovered.jwks_uri) {
             return Err(KeysError::KeysUrl {
-                url: self.discovery_url.to_string(),
+                url: url.to_string(),
             });
         }
         self.remember(Some((discovered.clone(), Instant::now())));
@@ -76,8 +117,7 @@ impl KeySource {
             .unwrap_or_else(PoisonError::into_inner) = discovered;
     }
 
-    async fn fetch_keys(&self, discovered: &Discovered) -> Result<Loaded, KeysError> {
-        let url = &discovered.jwks_uri;
+    async fn fetch_keys(&self, url: &Url, listed: Algorithms) -> Result<Loaded, KeysError> {
         let client = KeySetClient {
             fetcher: &self.fetcher,
             url,
@@ -90,7 +130,7 @@ impl KeySource {
             DiscoveryError::Parse(error) => key_set_error(url, error.into_inner().to_string()),
             other => key_set_error(url, other.to_string()),
         })?;
-        let keys = KeySet::new(keys, self.allowed(discovered));
+        let keys = KeySet::new(keys, self.allowed(listed));
         if keys.usable() == 0 {
             return Err(KeysError::NoUsableKey {
                 url: url.to_string(),
@@ -104,8 +144,8 @@ impl KeySource {
     }
 
     /// What the user says, else what the issuer lists, else RS256, which every issuer must support.
-    fn allowed(&self, discovered: &Discovered) -> Algorithms {
-        let listed = Some(discovered.algorithms).filter(|listed| !listed.is_empty());
+    fn allowed(&self, listed: Algorithms) -> Algorithms {
+        let listed = Some(listed).filter(|listed| !listed.is_empty());
         self.algorithms
             .or(listed)
             .unwrap_or_else(|| [Algorithm::RS256].into_iter().collect())

@@ -10,6 +10,9 @@ use crate::rejection::Rejection;
 pub(crate) struct Rules {
     pub(crate) audiences: Vec<String>,
     pub(crate) leeway: Duration,
+    /// The types that are taken; none named means `JWT`, or none.
+    pub(crate) types: Vec<String>,
+    pub(crate) max_lifetime: Option<Duration>,
 }
 
 impl Rules {
@@ -20,7 +23,7 @@ impl Rules {
         claims: &Claims,
         now: Duration,
     ) -> Result<(), Rejection> {
-        if !typ.is_none_or(|typ| typ.eq_ignore_ascii_case("JWT")) {
+        if !self.takes_type(typ) {
             return Err(Rejection::WrongType);
         }
         if !claims
@@ -33,6 +36,12 @@ impl Rules {
         if now >= claims.expires_at.saturating_add(self.leeway) {
             return Err(Rejection::Expired);
         }
+        if let Some(most) = self.max_lifetime {
+            let issued = claims.issued_at.ok_or(Rejection::LivesTooLong)?;
+            if claims.expires_at.saturating_sub(issued) > most {
+                return Err(Rejection::LivesTooLong);
+            }
+        }
         let soon = now.saturating_add(self.leeway);
         if claims.not_before.is_some_and(|time| soon < time) {
             return Err(Rejection::NotYetValid);
@@ -41,6 +50,27 @@ impl Rules {
             return Err(Rejection::IssuedInFuture);
         }
         Ok(())
+    }
+
+    fn takes_type(&self, typ: Option<&str>) -> bool {
+        let typ = typ.map(without_application);
+        match typ {
+            None => self.types.is_empty(),
+            Some(typ) if self.types.is_empty() => typ.eq_ignore_ascii_case("JWT"),
+            Some(typ) => self
+                .types
+                .iter()
+                .any(|taken| without_application(taken).eq_ignore_ascii_case(typ)),
+        }
+    }
+}
+
+/// The prefix that RFC 7515, section 4.1.9, has senders leave out.
+fn without_application(typ: &str) -> &str {
+    const PREFIX: &str = "application/";
+    match typ.split_at_checked(PREFIX.len()) {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case(PREFIX) => rest,
+        _ => typ,
     }
 }
 
@@ -58,6 +88,8 @@ mod tests {
         let rules = Rules {
             audiences: vec!["b".into()],
             leeway: Duration::from_secs(leeway),
+            types: Vec::new(),
+            max_lifetime: None,
         };
         rules.check(None, &claims(SOUND), Duration::from_secs(seconds))
     }
@@ -83,6 +115,8 @@ mod tests {
         let rules = Rules {
             audiences: vec!["a".into()],
             leeway: Duration::ZERO,
+            types: Vec::new(),
+            max_lifetime: None,
         };
         let claims = claims(r#""iss":"i","sub":"s","aud":"a","exp":200,"iat":100"#);
         assert_eq!(
@@ -96,6 +130,8 @@ mod tests {
         let rules = Rules {
             audiences: vec!["a".into()],
             leeway: Duration::ZERO,
+            types: Vec::new(),
+            max_lifetime: None,
         };
         for aud in [r#""aud":[],"#, r#""aud":"A","#, r#""aud":["b","a "],"#, ""] {
             let claims = claims(&format!(r#""iss":"i","sub":"s",{aud}"exp":200"#));
@@ -109,6 +145,8 @@ mod tests {
         let rules = Rules {
             audiences: vec!["a".into()],
             leeway: Duration::ZERO,
+            types: Vec::new(),
+            max_lifetime: None,
         };
         let claims = claims(SOUND);
         let check = |typ| rules.check(typ, &claims, Duration::from_secs(150));

@@ -1,0 +1,64 @@
+//! What an issuer's tokens must say beyond the audience and the times.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::Issuer;
+
+impl Issuer {
+    /// Takes tokens whose header names one of these types (`typ`; RFC 8725, section 3.11), in any case,
+    /// and no others; `application/` before a type counts for nothing (RFC 7515, section 4.1.9). Default:
+    /// `JWT`, or none.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::discover("https://id.example").audience("me").token_types(["at+jwt"]);
+    /// ```
+    pub fn token_types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        self.types = types.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Refuses tokens that were issued for longer than this: whose `exp` lies further behind their `iat`, or
+    /// that have no `iat`. Default: no limit.
+    ///
+    /// ```
+    /// # use {std::time::Duration, tower_oidc_guard::Issuer};
+    /// let issuer = Issuer::discover("https://id.example")
+    ///     .audience("me")
+    ///     .max_lifetime(Duration::from_secs(3600));
+    /// ```
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_lifetime = Some(lifetime);
+        self
+    }
+
+    /// Takes tokens that have this claim with this value, and no others. Several may be named; all of them
+    /// are asked for.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::github_actions().audience("me").require_claim("ref", "refs/heads/main");
+    /// ```
+    pub fn require_claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.demands.claim(name.into(), value.into());
+        self
+    }
+
+    /// Takes tokens whose claims this function is content with. It sees claims of verified tokens only.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::github_actions()
+    ///     .audience("me")
+    ///     .check_claims(|claims| claims.get("event_name").is_some_and(|name| name != "pull_request"));
+    /// ```
+    pub fn check_claims(
+        mut self,
+        check: impl Fn(&Map<String, Value>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.demands.check(check);
+        self
+    }
+}
