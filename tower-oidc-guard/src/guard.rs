@@ -5,6 +5,7 @@ mod body;
 mod builder;
 mod future;
 mod layer;
+mod readiness;
 mod service;
 
 use std::fmt;
@@ -17,7 +18,9 @@ pub use self::body::ResponseBody;
 pub use self::builder::OidcGuardBuilder;
 pub use self::future::ResponseFuture;
 pub use self::layer::OidcGuardLayer;
+pub use self::readiness::Readiness;
 pub use self::service::OidcGuardService;
+use crate::keys::health::IssuerHealth;
 use crate::rejection::Rejection;
 use crate::verifier::{NotReady, TokenVerifier};
 
@@ -51,6 +54,23 @@ impl OidcGuard {
     /// again to wait for the next attempt.
     pub async fn ready(&self) -> Result<(), NotReady> {
         self.0.verifier.ready().await
+    }
+
+    /// How the keys of each issuer fare. Starts the first fetch, as a request does.
+    pub fn health(&self) -> Vec<IssuerHealth> {
+        self.0.verifier.health()
+    }
+
+    /// A service that answers whether every issuer's keys are at hand, to be mounted where readiness is
+    /// asked for.
+    ///
+    /// ```
+    /// # fn example(guard: tower_oidc_guard::OidcGuard) {
+    /// let app: axum::Router = axum::Router::new().route_service("/readyz", guard.readiness());
+    /// # }
+    /// ```
+    pub fn readiness(&self) -> Readiness {
+        Readiness::new(self.clone())
     }
 
     /// The verifier behind the guard, for tokens that do not come with an HTTP request.

@@ -20,6 +20,8 @@ use crate::verify::demands::Demands;
 /// How far clocks may differ, unless said otherwise.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
+/// How long keys are used that could not be refreshed, unless said otherwise.
+const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
 /// A trusted OpenID Connect issuer.
@@ -43,6 +45,7 @@ pub struct Issuer {
     pub(crate) types: Vec<String>,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) demands: Demands,
+    pub(crate) stale_after: Duration,
     pub(crate) loopback_http: bool,
 }
 
@@ -67,6 +70,7 @@ impl Issuer {
             types: Vec::new(),
             max_lifetime: None,
             demands: Demands::default(),
+            stale_after: DEFAULT_STALE_AFTER,
             loopback_http: false,
         }
     }

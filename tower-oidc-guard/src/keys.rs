@@ -5,25 +5,32 @@ pub(crate) mod discovery;
 mod driver;
 pub(crate) mod error;
 pub(crate) mod fetch;
+pub(crate) mod health;
 pub(crate) mod schedule;
 pub(crate) mod source;
 pub(crate) mod store;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::driver::Driver;
 use self::error::KeysError;
+use self::health::IssuerHealth;
 use self::schedule::{Ask, Schedule, Timing};
 use self::source::KeySource;
 use self::store::{Current, Store};
 use crate::clock::Clock;
+use crate::verify::key_set::KeySet;
 
 /// How long a request waits for keys before it is told to come back.
 const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// So many requests may wait for one issuer's keys; more are told to come back at once.
+const MAX_WAITING: usize = 1024;
 
 /// One issuer's keys. Nothing is fetched before the first use.
 pub(crate) struct Keys {
@@ -40,6 +47,8 @@ pub(crate) struct Shared {
     schedule: Mutex<Schedule>,
     /// How the last fetch ended; a change of it is the end of a fetch.
     outcome: watch::Sender<Finished>,
+    /// How many requests wait for a fetch.
+    waiting: AtomicUsize,
 }
 
 /// How a fetch ended.
@@ -65,6 +74,7 @@ impl Keys {
             store: Store::default(),
             schedule: Mutex::new(Schedule::new(timing, Instant::now())),
             outcome: watch::Sender::default(),
+            waiting: AtomicUsize::new(0),
         });
         Self {
             shared,
@@ -97,6 +107,11 @@ impl Keys {
                 retry_after: time - now,
             });
         }
+        let Some(_waiting) = Waiting::begin(&self.shared) else {
+            return Err(NoNewer::Failed {
+                retry_after: self.shared.timing.backoff_min,
+            });
+        };
         self.driver.keep_going(&self.shared);
         self.driver.wake();
         // Past the wait, or after a fetch that failed, what the store holds says all there is to say.
@@ -105,6 +120,24 @@ impl Keys {
         newer.ok_or_else(|| NoNewer::Failed {
             retry_after: self.shared.until_next(),
         })
+    }
+
+    /// How the keys fare. Keeps the driver going.
+    pub(crate) fn health(&self, issuer: &str) -> IssuerHealth {
+        let is_ready = self.current().is_some();
+        let current = self.shared.store.get();
+        let keys = current.as_ref().map(|current| &current.keys);
+        let due = self.shared.schedule().due();
+        IssuerHealth {
+            issuer: issuer.to_owned(),
+            is_ready,
+            usable_keys: keys.map_or(0, KeySet::usable),
+            passed_over: keys.map_or(Vec::new(), |keys| keys.passed_over().collect()),
+            key_set_hash: current.as_ref().map(|current| current.hash.clone()),
+            last_success: current.map(|current| SystemTime::UNIX_EPOCH + current.fetched_wall),
+            last_error: self.shared.outcome.borrow().error.clone(),
+            next_attempt: due.map(|due| due.saturating_duration_since(Instant::now())),
+        }
     }
 
     /// Waits for the keys, or for the next fetch to fail.
@@ -167,6 +200,7 @@ impl Shared {
                 }
                 self.store.set(Current {
                     keys: loaded.keys,
+                    hash: loaded.hash,
                     fetched: started,
                     fetched_wall,
                 });
@@ -182,6 +216,27 @@ impl Shared {
             }
         };
         self.outcome.send_replace(Finished { error });
+    }
+}
+
+/// One request that waits for a fetch.
+struct Waiting<'s>(&'s Shared);
+
+impl<'s> Waiting<'s> {
+    /// Nothing where too many wait already.
+    fn begin(shared: &'s Shared) -> Option<Self> {
+        let one_more = |waiting| (waiting < MAX_WAITING).then_some(waiting + 1);
+        let waiting = &shared.waiting;
+        waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
+        Some(Self(shared))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -21,12 +21,14 @@ mod verify;
 
 pub use error::BuildError;
 pub use guard::{
-    OidcGuard, OidcGuardBuilder, OidcGuardLayer, OidcGuardService, ResponseBody, ResponseFuture,
+    OidcGuard, OidcGuardBuilder, OidcGuardLayer, OidcGuardService, Readiness, ResponseBody,
+    ResponseFuture,
 };
 pub use identity::{Identity, KubernetesIdentity, ObjectRef, Platform};
 pub use issuer::Issuer;
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
+pub use keys::health::IssuerHealth;
 pub use rejection::Rejection;
 pub use verifier::{NotReady, TokenVerifier};
 pub use verify::algorithm::Algorithm;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::identity::{Identity, Platform};
 use crate::keys::error::KeysError;
+use crate::keys::health::IssuerHealth;
 use crate::keys::store::Current;
 use crate::keys::{Keys, NoNewer};
 use crate::rejection::Rejection;
@@ -125,6 +126,14 @@ impl TokenVerifier {
                 issued_at,
             }),
         })
+    }
+
+    pub(crate) fn health(&self) -> Vec<IssuerHealth> {
+        self.0
+            .issuers
+            .iter()
+            .map(|issuer| issuer.keys.health(&issuer.name))
+            .collect()
     }
 
     /// Waits for the keys of every issuer, or for the next fetch of one to fail.

@@ -172,6 +172,10 @@ fn trusted(
         fetcher: Fetcher::new(client, issuer.loopback_http),
         discovered: Mutex::default(),
     };
+    let timing = Timing {
+        stale_after: issuer.stale_after,
+        ..Timing::default()
+    };
     Ok(TrustedIssuer {
         name: issuer.url.into(),
         platform: issuer.platform,
@@ -183,6 +187,6 @@ fn trusted(
         },
         aliases: issuer.aliases,
         demands: issuer.demands,
-        keys: Keys::new(source, Timing::default(), clock.clone()),
+        keys: Keys::new(source, timing, clock.clone()),
     })
 }

@@ -1,5 +1,7 @@
 //! How an issuer's keys are reached.
 
+use std::time::Duration;
+
 use super::Issuer;
 
 /// Where keys are.
@@ -40,6 +42,21 @@ impl Issuer {
     /// ```
     pub fn jwks_url(mut self, url: impl Into<String>) -> Self {
         self.keys_at = KeysAt::Jwks { url: url.into() };
+        self
+    }
+
+    /// How long keys stay in use while the issuer cannot be reached; after that, its tokens are answered
+    /// with 503. Who can cut the issuer off keeps keys that it has withdrawn alive for that long. Default:
+    /// 24 hours.
+    ///
+    /// ```
+    /// # use {std::time::Duration, tower_oidc_guard::Issuer};
+    /// let issuer = Issuer::discover("https://id.example")
+    ///     .stale_after(Duration::from_secs(6 * 3600))
+    ///     .audience("me");
+    /// ```
+    pub fn stale_after(mut self, time: Duration) -> Self {
+        self.stale_after = time;
         self
     }
 

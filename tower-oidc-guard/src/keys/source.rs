@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use openidconnect::{
     AsyncHttpClient, DiscoveryError, HttpRequest, HttpResponse, JsonWebKeySet, JsonWebKeySetUrl,
 };
@@ -54,6 +55,7 @@ pub(crate) struct KeySource {
 /// Keys, and how long they may be kept.
 pub(crate) struct Loaded {
     pub(crate) keys: KeySet,
+    pub(crate) hash: String,
     pub(crate) max_age: Option<Duration>,
 }
 
@@ -85,6 +87,7 @@ impl KeySource {
         let keys = KeySet::new(keys, self.allowed(Algorithms::default()));
         Ok(Loaded {
             keys,
+            hash: hash(json),
             max_age: None,
         })
     }
@@ -121,7 +124,7 @@ impl KeySource {
         let client = KeySetClient {
             fetcher: &self.fetcher,
             url,
-            max_age: Mutex::default(),
+            answer: Mutex::default(),
         };
         let key_set_url = JsonWebKeySetUrl::from_url(url.clone());
         let fetched = JsonWebKeySet::<Jwk>::fetch_async(&key_set_url, &client).await;
@@ -136,11 +139,16 @@ impl KeySource {
                 url: url.to_string(),
             });
         }
-        let max_age = *client
-            .max_age
-            .lock()
+        let answer = client
+            .answer
+            .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        Ok(Loaded { keys, max_age })
+        let (hash, max_age) = answer;
+        Ok(Loaded {
+            keys,
+            hash,
+            max_age,
+        })
     }
 
     /// What the user says, else what the issuer lists, else RS256, which every issuer must support.
@@ -150,6 +158,16 @@ impl KeySource {
             .or(listed)
             .unwrap_or_else(|| [Algorithm::RS256].into_iter().collect())
     }
+}
+
+/// The first 16 digits of the SHA-256.
+fn hash(text: &[u8]) -> String {
+    let hash = digest(&SHA256, text);
+    hash.as_ref()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn key_set_error(url: &Url, reason: String) -> KeysError {
@@ -164,7 +182,8 @@ fn key_set_error(url: &Url, reason: String) -> KeysError {
 struct KeySetClient<'s> {
     fetcher: &'s Fetcher,
     url: &'s Url,
-    max_age: Mutex<Option<Duration>>,
+    /// The hash of the body, and how long it may be kept.
+    answer: Mutex<(String, Option<Duration>)>,
 }
 
 impl<'c> AsyncHttpClient<'c> for KeySetClient<'_> {
@@ -174,7 +193,8 @@ impl<'c> AsyncHttpClient<'c> for KeySetClient<'_> {
     fn call(&'c self, _: HttpRequest) -> Self::Future {
         Box::pin(async {
             let answer = self.fetcher.get(self.url).await?;
-            *self.max_age.lock().unwrap_or_else(PoisonError::into_inner) = answer.max_age;
+            *self.answer.lock().unwrap_or_else(PoisonError::into_inner) =
+                (hash(&answer.body), answer.max_age);
             // No content type is handed on: some issuers are files on a plain web server.
             Ok(HttpResponse::new(answer.body))
         })

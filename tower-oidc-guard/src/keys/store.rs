@@ -11,6 +11,8 @@ use crate::verify::key_set::KeySet;
 /// A key set and when its fetch was started.
 pub(crate) struct Current {
     pub(crate) keys: KeySet,
+    /// Of the text that it was read from.
+    pub(crate) hash: String,
     pub(crate) fetched: Instant,
     /// The same by the wall clock, counted from the Unix epoch: to be held against a token's `iat`.
     pub(crate) fetched_wall: Duration,

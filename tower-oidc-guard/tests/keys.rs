@@ -1,0 +1,155 @@
+//! The life of an issuer's keys.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::json;
+use support::forge::Forge;
+use support::{AUDIENCE, guard, guard_of, later, request, text, token, trusted};
+use tower::ServiceExt as _;
+use tower_oidc_guard::testing::TestIssuer;
+use tower_oidc_guard::{OidcGuard, Rejection};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn long_token(issuer: &TestIssuer) -> String {
+    issuer.token().audience(AUDIENCE).lifetime(48 * HOUR).mint()
+}
+
+#[tokio::test]
+async fn building_a_guard_touches_no_network() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(issuer.key_fetches(), 0);
+    guard.ready().await.unwrap();
+    assert_eq!(issuer.key_fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_day_without_the_issuer_fails_no_known_key_and_then_keys_are_stale() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    let known = long_token(&issuer);
+    guard.ready().await.unwrap();
+    drop(issuer);
+    for hour in 0..23 {
+        assert!(guard.verifier().verify(&known).await.is_ok(), "hour {hour}");
+        later(HOUR).await;
+    }
+    assert!(guard.health()[0].is_ready);
+    later(2 * HOUR).await;
+    let verdict = guard.verifier().verify(&known).await;
+    assert!(
+        matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
+        "{verdict:?}"
+    );
+    assert!(!guard.health()[0].is_ready);
+}
+
+#[tokio::test]
+async fn how_long_keys_may_be_stale_can_be_said() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let trusted = trusted(issuer.url()).stale_after(2 * HOUR);
+    let guard = OidcGuard::builder()
+        .issuer(trusted)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let known = long_token(&issuer);
+    guard.ready().await.unwrap();
+    drop(issuer);
+    later(HOUR).await;
+    assert!(guard.verifier().verify(&known).await.is_ok());
+    later(HOUR).await;
+    assert!(guard.verifier().verify(&known).await.is_err());
+}
+
+#[tokio::test]
+async fn health_tells_of_keys_and_of_what_went_wrong() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    assert!(!guard.health()[0].is_ready);
+    guard.ready().await.unwrap();
+    let before = guard.health().remove(0);
+    assert_eq!(before.issuer, issuer.url());
+    assert_eq!((before.is_ready, before.usable_keys), (true, 1));
+    assert!(before.last_success.is_some() && before.last_error.is_none());
+    assert!(
+        before
+            .next_attempt
+            .is_some_and(|pause| pause > Duration::from_secs(60))
+    );
+    issuer.rotate_key().unwrap();
+    later(Duration::from_secs(6)).await;
+    guard.verifier().verify(token(&issuer)).await.unwrap();
+    let after = guard.health().remove(0);
+    assert_eq!(after.usable_keys, 2);
+    assert_ne!(after.key_set_hash, before.key_set_hash);
+    drop(issuer);
+    later(HOUR).await;
+    while guard.health()[0].last_error.is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert!(guard.health()[0].is_ready, "through an outage");
+}
+
+#[tokio::test]
+async fn health_names_the_keys_that_are_passed_over() {
+    let forge = Forge::new();
+    let odd = json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "pq", "pub": "AAAA" });
+    let guard = guard_of(&[odd, forge.jwk()]);
+    guard.ready().await.unwrap();
+    let health = guard.health().remove(0);
+    assert_eq!((health.usable_keys, health.passed_over.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn readiness_is_answered_with_200_once_the_keys_are_there() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    let response = guard.readiness().oneshot(request(&[])).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(text(response).await.contains(issuer.url()));
+    guard.ready().await.unwrap();
+    let response = guard.readiness().oneshot(request(&[])).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn a_thousand_made_up_kids_cause_one_fetch_and_a_real_rotation_is_picked_up_all_the_same() {
+    let (issuer, forge) = (TestIssuer::start().await.unwrap(), Forge::new());
+    let guard = guard(issuer.url());
+    guard.ready().await.unwrap();
+    later(Duration::from_secs(6)).await;
+    issuer.rotate_key().unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let claims = json!({
+        "iss": issuer.url(), "sub": "x", "aud": AUDIENCE, "iat": now, "exp": now + 600,
+    });
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..1000 {
+        let header = format!(r#"{{"alg":"RS256","kid":"made-up-{number}"}}"#);
+        let (verifier, forged) = (
+            guard.verifier().clone(),
+            forge.sign(&header, &claims.to_string()),
+        );
+        flood.spawn(async move { verifier.verify(forged).await.is_err() });
+    }
+    assert!(
+        guard.verifier().verify(token(&issuer)).await.is_ok(),
+        "amid the flood"
+    );
+    assert!(flood.join_all().await.into_iter().all(|refused| refused));
+    assert_eq!(
+        issuer.key_fetches(),
+        2,
+        "one at the start, one for all of them"
+    );
+}
