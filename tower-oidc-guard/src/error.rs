@@ -19,7 +19,20 @@ pub enum BuildError {
         /// The issuer, as configured.
         issuer: String,
         /// What is wrong.
-        reason: &'static str,
+        reason: String,
+    },
+    /// This does not run in a cluster: the kubelet sets two variables in every container.
+    #[error(
+        "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT do not name an API server, so this does not run in a Kubernetes cluster; outside one, name the issuer with `Issuer::kubernetes(url)`"
+    )]
+    NotInCluster,
+    /// An audience is the API server's own.
+    #[error(
+        "the audience {audience:?} is the API server's own: every pod of the cluster has a token for it, so every pod could call; name one of this service's"
+    )]
+    ApiAudience {
+        /// The audience.
+        audience: String,
     },
     /// The same issuer is named twice: give it several audiences instead.
     #[error("the issuer {issuer:?} is named twice; name it once, with all its audiences")]

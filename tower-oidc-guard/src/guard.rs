@@ -7,6 +7,7 @@ mod future;
 mod layer;
 mod readiness;
 mod service;
+mod trust;
 
 use std::fmt;
 use std::sync::Arc;

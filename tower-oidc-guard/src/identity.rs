@@ -1,5 +1,6 @@
 //! Who called: what a verified token says.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -32,24 +33,37 @@ pub struct Identity(Arc<Inner>);
 struct Inner {
     issuer: Arc<str>,
     platform: Platform,
-    verified: Verified,
+    subject: String,
+    audiences: Vec<String>,
+    expires_at: Duration,
+    not_before: Option<Duration>,
+    issued_at: Option<Duration>,
+    token_id: Option<String>,
     kubernetes: Option<KubernetesIdentity>,
+    /// The claims as they stand in the token.
+    payload: Box<[u8]>,
 }
 
 impl Identity {
-    pub(crate) fn new(issuer: Arc<str>, platform: Platform, mut verified: Verified) -> Self {
-        let claim = verified
-            .claims
+    pub(crate) fn new(issuer: Arc<str>, platform: Platform, verified: &Verified<'_>) -> Self {
+        let claims = verified.claims();
+        let kubernetes = claims
             .kubernetes
-            .take()
-            .filter(|_| platform == Platform::Kubernetes);
-        let kubernetes =
-            claim.and_then(|claim| KubernetesIdentity::new(claim, &verified.claims.subject));
+            .filter(|_| platform == Platform::Kubernetes)
+            .and_then(|claim| serde_json::from_str(claim.get()).ok())
+            .and_then(|claim| KubernetesIdentity::new(claim, &claims.subject));
+        let owned = |text: &Cow<'_, str>| text.clone().into_owned();
         Self(Arc::new(Inner {
             issuer,
             platform,
-            verified,
+            subject: owned(&claims.subject),
+            audiences: claims.audiences.iter().map(owned).collect(),
+            expires_at: claims.expires_at,
+            not_before: claims.not_before,
+            issued_at: claims.issued_at,
+            token_id: claims.token_id.as_ref().map(owned),
             kubernetes,
+            payload: verified.payload().into(),
         }))
     }
 
@@ -65,33 +79,33 @@ impl Identity {
 
     /// The subject (`sub`): who the token is about. Unique within its issuer only.
     pub fn subject(&self) -> &str {
-        &self.0.verified.claims.subject
+        &self.0.subject
     }
 
     /// All audiences (`aud`), of which one at least is this service's.
     pub fn audiences(&self) -> &[String] {
-        &self.0.verified.claims.audiences
+        &self.0.audiences
     }
 
     /// When the token expires (`exp`).
     pub fn expires_at(&self) -> SystemTime {
-        time(self.0.verified.claims.expires_at)
+        time(self.0.expires_at)
     }
 
     /// When the token was issued (`iat`), if it says.
     pub fn issued_at(&self) -> Option<SystemTime> {
-        self.0.verified.claims.issued_at.map(time)
+        self.0.issued_at.map(time)
     }
 
     /// From when on the token is valid (`nbf`), if it says.
     pub fn not_before(&self) -> Option<SystemTime> {
-        self.0.verified.claims.not_before.map(time)
+        self.0.not_before.map(time)
     }
 
     /// The token's own id (`jti`), if it has one. Kubernetes writes it to the API server's audit log, as
     /// credential id, from 1.32 on.
     pub fn token_id(&self) -> Option<&str> {
-        self.0.verified.claims.token_id.as_deref()
+        self.0.token_id.as_deref()
     }
 
     /// Namespace, service account, pod and node, where the issuer is a Kubernetes cluster and its
@@ -106,7 +120,7 @@ impl Identity {
     ///
     /// Where the claims do not fit the type.
     pub fn claims<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.0.verified.payload)
+        serde_json::from_slice(&self.0.payload)
     }
 }
 

@@ -1,28 +1,26 @@
 //! What is trusted: an issuer, the audiences it may name, and how its keys are reached.
 
+mod check;
 mod demands;
+mod in_cluster;
 mod keys_at;
+mod limits;
 mod presets;
 
 use std::time::Duration;
 
-use openidconnect::IssuerUrl;
-use url::Url;
-
+pub(crate) use self::check::Checked;
 pub(crate) use self::keys_at::KeysAt;
-use crate::error::BuildError;
 use crate::identity::Platform;
-use crate::keys::fetch::may_be_asked;
-use crate::keys::source::KeyLocation;
+use crate::keys::fetch::Limits;
+use crate::keys::schedule::Timing;
 use crate::verify::algorithm::Algorithm;
 use crate::verify::demands::Demands;
 
 /// How far clocks may differ, unless said otherwise.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
-const MAX_LEEWAY: Duration = Duration::from_secs(300);
-/// How long keys are used that could not be refreshed, unless said otherwise.
-const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
-const WELL_KNOWN: &str = "/.well-known/openid-configuration";
+/// More keys than any sound set has, unless said otherwise.
+const DEFAULT_MAX_KEYS: usize = 200;
 
 /// A trusted OpenID Connect issuer.
 ///
@@ -34,6 +32,7 @@ const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Issuer {
+    /// As its tokens name it; empty where that is to be found out in the cluster.
     pub(crate) url: String,
     /// Other names that its tokens bear.
     pub(crate) aliases: Vec<String>,
@@ -45,7 +44,9 @@ pub struct Issuer {
     pub(crate) types: Vec<String>,
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) demands: Demands,
-    pub(crate) stale_after: Duration,
+    pub(crate) timing: Timing,
+    pub(crate) limits: Limits,
+    pub(crate) max_keys: usize,
     pub(crate) loopback_http: bool,
 }
 
@@ -70,7 +71,9 @@ impl Issuer {
             types: Vec::new(),
             max_lifetime: None,
             demands: Demands::default(),
-            stale_after: DEFAULT_STALE_AFTER,
+            timing: Timing::default(),
+            limits: Limits::default(),
+            max_keys: DEFAULT_MAX_KEYS,
             loopback_http: false,
         }
     }
@@ -138,64 +141,5 @@ impl Issuer {
     pub fn insecure_loopback_http(mut self) -> Self {
         self.loopback_http = true;
         self
-    }
-
-    /// Checks what can be checked without asking, and says how to get the keys.
-    pub(crate) fn check(&self) -> Result<KeyLocation, BuildError> {
-        let wrong = |reason| BuildError::Issuer {
-            issuer: self.url.clone(),
-            reason,
-        };
-        if self.audiences.is_empty() {
-            return Err(BuildError::NoAudience {
-                issuer: self.url.clone(),
-            });
-        }
-        if self.audiences.iter().any(String::is_empty) {
-            return Err(wrong("an audience is empty"));
-        }
-        if self.algorithms.as_ref().is_some_and(Vec::is_empty) {
-            return Err(wrong("no algorithm is allowed"));
-        }
-        if self.leeway > MAX_LEEWAY {
-            return Err(wrong("the leeway is over 300 s"));
-        }
-        let issuer = self.askable(&self.url)?;
-        if issuer.query().is_some() || issuer.fragment().is_some() {
-            return Err(wrong("a query or a fragment has no place in it"));
-        }
-        match &self.keys_at {
-            KeysAt::Discovery {
-                elsewhere: Some(url),
-            } => self.askable(url).map(KeyLocation::Discovery),
-            KeysAt::Discovery { elsewhere: None } => {
-                let address = format!("{}{WELL_KNOWN}", self.url.trim_end_matches('/'));
-                self.askable(&address).map(KeyLocation::Discovery)
-            }
-            KeysAt::Jwks { url } => self.askable(url).map(KeyLocation::Jwks),
-            KeysAt::Given { json } => match KeyLocation::given(json) {
-                Some(given) => Ok(given),
-                None => Err(wrong("its keys are no JSON Web Key Set with a usable key")),
-            },
-        }
-    }
-
-    /// A URL that may be asked.
-    fn askable(&self, url: &str) -> Result<Url, BuildError> {
-        let wrong = |reason| BuildError::Issuer {
-            issuer: self.url.clone(),
-            reason,
-        };
-        let url = IssuerUrl::new(url.to_owned()).map_err(|_| wrong("it is not a URL"))?;
-        let url = url.url().clone();
-        if !may_be_asked(&url, self.loopback_http) {
-            return Err(wrong(
-                "it is not an https URL (http is for loopback, by `insecure_loopback_http`)",
-            ));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("a user has no place in it"));
-        }
-        Ok(url)
     }
 }

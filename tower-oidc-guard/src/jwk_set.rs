@@ -2,12 +2,9 @@
 
 use std::fmt;
 
-use openidconnect::JsonWebKeySet;
-
 use crate::keys::error::KeysError;
 use crate::rejection::Rejection;
 use crate::verify::algorithm::Algorithm;
-use crate::verify::jwk::Jwk;
 use crate::verify::key_set::{KeySet, Selection};
 use crate::verify::{MAX_TOKEN_BYTES, verify_jws};
 
@@ -44,12 +41,11 @@ impl JwkSet {
         json: impl AsRef<[u8]>,
         algorithms: impl IntoIterator<Item = Algorithm>,
     ) -> Result<Self, KeysError> {
-        let keys: JsonWebKeySet<Jwk> =
-            serde_json::from_slice(json.as_ref()).map_err(|error| KeysError::KeySet {
-                url: "the given text".to_owned(),
-                reason: error.to_string(),
-            })?;
-        Ok(Self(KeySet::new(keys, algorithms.into_iter().collect())))
+        let keys = KeySet::from_json(json.as_ref(), algorithms.into_iter().collect());
+        keys.map(Self).map_err(|error| KeysError::KeySet {
+            url: "the given text".to_owned(),
+            reason: error.to_string(),
+        })
     }
 
     /// Why keys are passed over, a reason for each.

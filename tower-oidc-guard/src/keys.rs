@@ -1,60 +1,40 @@
 //! The life of one issuer's keys: fetched when first needed, refreshed ahead of need, kept through an
 //! outage of the issuer.
 
+pub(crate) mod client;
 pub(crate) mod discovery;
 mod driver;
 pub(crate) mod error;
 pub(crate) mod fetch;
 pub(crate) mod health;
 pub(crate) mod schedule;
+mod shared;
 pub(crate) mod source;
 pub(crate) mod store;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
 
 use self::driver::Driver;
 use self::error::KeysError;
 use self::health::IssuerHealth;
-use self::schedule::{Ask, Schedule, Timing};
+use self::schedule::{Ask, Timing};
+use self::shared::{Shared, Waiting, dice};
 use self::source::KeySource;
-use self::store::{Current, Store};
+use self::store::Current;
 use crate::clock::Clock;
 use crate::verify::key_set::KeySet;
 
 /// How long a request waits for keys before it is told to come back.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// So many requests may wait for one issuer's keys; more are told to come back at once.
-const MAX_WAITING: usize = 1024;
-
 /// One issuer's keys. Nothing is fetched before the first use.
 pub(crate) struct Keys {
     shared: Arc<Shared>,
     driver: Driver,
-}
-
-/// What requests and the driver share.
-pub(crate) struct Shared {
-    source: KeySource,
-    timing: Timing,
-    clock: Clock,
-    store: Store,
-    schedule: Mutex<Schedule>,
-    /// How the last fetch ended; a change of it is the end of a fetch.
-    outcome: watch::Sender<Finished>,
-    /// How many requests wait for a fetch.
-    waiting: AtomicUsize,
-}
-
-/// How a fetch ended.
-#[derive(Default)]
-struct Finished {
-    error: Option<Arc<KeysError>>,
 }
 
 /// Why there is no newer key set.
@@ -67,28 +47,28 @@ pub(crate) enum NoNewer {
 
 impl Keys {
     pub(crate) fn new(source: KeySource, timing: Timing, clock: Clock) -> Self {
-        let shared = Arc::new(Shared {
-            source,
-            timing,
-            clock,
-            store: Store::default(),
-            schedule: Mutex::new(Schedule::new(timing, Instant::now())),
-            outcome: watch::Sender::default(),
-            waiting: AtomicUsize::new(0),
-        });
+        let shared = Arc::new(Shared::new(source, timing, clock));
         Self {
             shared,
             driver: Driver::default(),
         }
     }
 
-    /// The current keys if they are there and not stale, at once. Keeps the driver going.
+    /// The current keys if they are there and not stale, at once. Keeps the driver going, and does its work
+    /// where it does not get to it.
     pub(crate) fn current(&self) -> Option<Arc<Current>> {
         self.driver.keep_going(&self.shared);
-        self.shared
-            .store
-            .get()
-            .filter(|current| self.shared.is_fresh(current))
+        let now = Instant::now();
+        if self.shared.is_overdue(now) {
+            self.fetch_from_here(now);
+        }
+        let current = self.shared.store.get();
+        current.filter(|current| self.shared.is_fresh(current, now))
+    }
+
+    /// The name under which the issuer's tokens go, where the keys came with it.
+    pub(crate) fn issuer(&self) -> Option<Arc<str>> {
+        self.shared.store.get()?.issuer.clone()
     }
 
     /// Keys newer than those seen, for a request that finds none or not its own. Waits a bounded time
@@ -101,19 +81,20 @@ impl Keys {
         if let Some(current) = self.shared.newer_than(seen) {
             return Ok(current);
         }
-        let now = Instant::now();
-        if let Ask::NotBefore(time) = self.shared.schedule().ask(now) {
-            return Err(NoNewer::TooSoon {
-                retry_after: time - now,
-            });
-        }
         let Some(_waiting) = Waiting::begin(&self.shared) else {
             return Err(NoNewer::Failed {
                 retry_after: self.shared.timing.backoff_min,
             });
         };
-        self.driver.keep_going(&self.shared);
-        self.driver.wake();
+        let now = Instant::now();
+        match self.shared.schedule(|schedule| schedule.ask(now, dice())) {
+            Ask::NotBefore(time) => {
+                let retry_after = time - now;
+                return Err(NoNewer::TooSoon { retry_after });
+            }
+            Ask::Fetch(at) => self.fetch_from_here(at),
+            Ask::Join => {}
+        }
         // Past the wait, or after a fetch that failed, what the store holds says all there is to say.
         let _ = tokio::time::timeout(MAX_WAIT, outcome.changed()).await;
         let newer = self.shared.newer_than(seen);
@@ -122,12 +103,28 @@ impl Keys {
         })
     }
 
+    /// Has the fetch started on the runtime of this request: that one runs for certain, while the driver's
+    /// may be throttled, or never be polled again.
+    fn fetch_from_here(&self, at: Instant) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let (shared, driver) = (self.shared.clone(), self.driver.waker());
+        runtime.spawn(async move {
+            sleep_until(at).await;
+            shared.fetch_if_due().await;
+            driver.notify_one();
+        });
+    }
+
     /// How the keys fare. Keeps the driver going.
     pub(crate) fn health(&self, issuer: &str) -> IssuerHealth {
         let is_ready = self.current().is_some();
         let current = self.shared.store.get();
         let keys = current.as_ref().map(|current| &current.keys);
-        let due = self.shared.schedule().due();
+        let due = self
+            .shared
+            .schedule(|schedule| (!schedule.is_in_flight()).then(|| schedule.due()));
         IssuerHealth {
             issuer: issuer.to_owned(),
             is_ready,
@@ -154,104 +151,4 @@ impl Keys {
             None => Ok(()),
         }
     }
-}
-
-impl Shared {
-    fn newer_than(&self, seen: Option<&Arc<Current>>) -> Option<Arc<Current>> {
-        let current = self.store.get()?;
-        let is_seen = seen.is_some_and(|seen| Arc::ptr_eq(seen, &current));
-        (!is_seen && self.is_fresh(&current)).then_some(current)
-    }
-
-    fn is_fresh(&self, current: &Current) -> bool {
-        current.fetched.elapsed() < self.timing.stale_after
-    }
-
-    fn schedule(&self) -> MutexGuard<'_, Schedule> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn until_next(&self) -> Duration {
-        let due = self.schedule().due();
-        due.map_or(self.timing.backoff_min, |due| {
-            due.saturating_duration_since(Instant::now())
-        })
-    }
-
-    /// Fetches once if that is due, and tells those who wait.
-    async fn fetch_if_due(&self) {
-        let started = Instant::now();
-        if !self.schedule().start(started) {
-            return;
-        }
-        let abandoned = Abandoned(self);
-        let fetched_wall = self.clock.since_epoch();
-        let loaded = self.source.load().await;
-        std::mem::forget(abandoned);
-        let error = match loaded {
-            Ok(loaded) => {
-                tracing::info!(
-                    issuer = self.source.issuer,
-                    keys = loaded.keys.usable(),
-                    "keys fetched"
-                );
-                for reason in loaded.keys.passed_over() {
-                    tracing::warn!(issuer = self.source.issuer, reason, "a key is passed over");
-                }
-                self.store.set(Current {
-                    keys: loaded.keys,
-                    hash: loaded.hash,
-                    fetched: started,
-                    fetched_wall,
-                });
-                self.schedule()
-                    .succeeded(Instant::now(), loaded.max_age, dice());
-                None
-            }
-            Err(error) => {
-                let source = std::error::Error::source(&error);
-                tracing::warn!(issuer = self.source.issuer, %error, source, "keys could not be fetched");
-                self.schedule().failed(Instant::now(), dice());
-                Some(Arc::new(error))
-            }
-        };
-        self.outcome.send_replace(Finished { error });
-    }
-}
-
-/// One request that waits for a fetch.
-struct Waiting<'s>(&'s Shared);
-
-impl<'s> Waiting<'s> {
-    /// Nothing where too many wait already.
-    fn begin(shared: &'s Shared) -> Option<Self> {
-        let one_more = |waiting| (waiting < MAX_WAITING).then_some(waiting + 1);
-        let waiting = &shared.waiting;
-        waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .ok()?;
-        Some(Self(shared))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Gives the schedule its slot back if the fetch is dropped half-way, as at the end of a runtime.
-struct Abandoned<'s>(&'s Shared);
-
-impl Drop for Abandoned<'_> {
-    fn drop(&mut self) {
-        self.0.schedule().abandoned(Instant::now());
-    }
-}
-
-/// A number from 0 to 1 that differs between processes and calls; it spreads load and guards nothing.
-fn dice() -> f64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let drawn = RandomState::new().build_hasher().finish();
-    drawn as f64 / u64::MAX as f64
 }

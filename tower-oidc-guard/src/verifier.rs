@@ -14,7 +14,7 @@ use crate::keys::{Keys, NoNewer};
 use crate::rejection::Rejection;
 use crate::verify::demands::Demands;
 use crate::verify::rules::Rules;
-use crate::verify::{MAX_TOKEN_BYTES, Unverified};
+use crate::verify::{Jws, MAX_TOKEN_BYTES, Unverified};
 
 /// A key set that lacks the token's key is replaced so often at most before the token is refused.
 const MAX_ROUNDS: usize = 2;
@@ -29,17 +29,32 @@ struct Inner {
     issuers: Vec<TrustedIssuer>,
     /// Which issuer bears a name.
     by_name: HashMap<String, usize>,
+    /// Those whose names come with their keys.
+    named_by_keys: Vec<usize>,
     clock: Clock,
 }
 
 /// One issuer with its rules and the life of its keys.
 pub(crate) struct TrustedIssuer {
+    /// As it is told.
     pub(crate) name: Arc<str>,
+    pub(crate) named: Named,
     pub(crate) aliases: Vec<String>,
     pub(crate) demands: Demands,
     pub(crate) platform: Platform,
     pub(crate) rules: Rules,
     pub(crate) keys: Keys,
+}
+
+/// Where the name comes from that an issuer's tokens bear.
+pub(crate) enum Named {
+    /// It is the one that is told.
+    BySettings,
+    /// Its API server says it, with the keys.
+    ByItsKeys {
+        /// What the pod's own token says.
+        until_then: Option<Arc<str>>,
+    },
 }
 
 /// What the keys at hand say of a token that is acceptable otherwise.
@@ -57,14 +72,18 @@ struct Absent<'v> {
 impl TokenVerifier {
     pub(crate) fn new(issuers: impl IntoIterator<Item = TrustedIssuer>, clock: Clock) -> Self {
         let issuers: Vec<TrustedIssuer> = issuers.into_iter().collect();
-        let mut by_name = HashMap::new();
+        let (mut by_name, mut named_by_keys) = (HashMap::new(), Vec::new());
         for (index, issuer) in issuers.iter().enumerate() {
-            by_name.insert(issuer.name.to_string(), index);
+            match issuer.named {
+                Named::BySettings => drop(by_name.insert(issuer.name.to_string(), index)),
+                Named::ByItsKeys { .. } => named_by_keys.push(index),
+            }
             by_name.extend(issuer.aliases.iter().map(|alias| (alias.clone(), index)));
         }
         Self(Arc::new(Inner {
             issuers,
             by_name,
+            named_by_keys,
             clock,
         }))
     }
@@ -102,9 +121,9 @@ impl TokenVerifier {
     }
 
     fn attempt(&self, token: &[u8]) -> Result<Attempt<'_>, Rejection> {
-        let unverified = Unverified::parse(token, MAX_TOKEN_BYTES)?;
-        let index = self.0.by_name.get(unverified.issuer());
-        let issuer = index.and_then(|&index| self.0.issuers.get(index));
+        let jws = Jws::parse(token, MAX_TOKEN_BYTES)?;
+        let unverified = Unverified::read(&jws)?;
+        let issuer = self.issuer(unverified.issuer());
         let issuer = issuer.ok_or(Rejection::UnknownIssuer)?;
         let acceptable = unverified.check(&issuer.rules, self.0.clock.since_epoch())?;
         let issued_at = acceptable.issued_at();
@@ -117,8 +136,9 @@ impl TokenVerifier {
         Ok(match verified {
             Some(verified) => {
                 issuer.demands.meets(&verified)?;
-                let name = issuer.name.clone();
-                Attempt::Verified(Identity::new(name, issuer.platform, verified))
+                let name = seen.and_then(|current| current.issuer.clone());
+                let name = name.unwrap_or_else(|| issuer.name.clone());
+                Attempt::Verified(Identity::new(name, issuer.platform, &verified))
             }
             None => Attempt::KeyAbsent(Absent {
                 issuer,
@@ -126,6 +146,19 @@ impl TokenVerifier {
                 issued_at,
             }),
         })
+    }
+
+    /// The one issuer that a token of that `iss` can be from.
+    fn issuer(&self, name: &str) -> Option<&TrustedIssuer> {
+        let inner = &self.0;
+        if let Some(&index) = inner.by_name.get(name) {
+            return inner.issuers.get(index);
+        }
+        let mut others = inner
+            .named_by_keys
+            .iter()
+            .filter_map(|&index| inner.issuers.get(index));
+        others.find(|issuer| issuer.may_be_called(name))
     }
 
     pub(crate) fn health(&self) -> Vec<IssuerHealth> {
@@ -150,6 +183,18 @@ impl TokenVerifier {
             issuer.keys.ready().await.map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+impl TrustedIssuer {
+    /// True, too, where its name is not known yet: its keys have to be asked for.
+    fn may_be_called(&self, name: &str) -> bool {
+        let until_then = match &self.named {
+            Named::BySettings => return *self.name == *name,
+            Named::ByItsKeys { until_then } => until_then,
+        };
+        let known = self.keys.issuer().or_else(|| until_then.clone());
+        known.is_none_or(|known| *known == *name)
     }
 }
 

@@ -4,10 +4,12 @@ pub(crate) mod algorithm;
 pub(crate) mod claims;
 pub(crate) mod demands;
 mod ec;
+mod frugal;
 pub(crate) mod jwk;
 mod jws;
 pub(crate) mod key_set;
 pub(crate) mod kubernetes;
+pub(crate) mod pem;
 mod rsa;
 pub(crate) mod rules;
 mod unique;
@@ -15,31 +17,29 @@ mod unique;
 use std::time::Duration;
 
 use self::claims::Claims;
-use self::jws::Jws;
-pub(crate) use self::jws::MAX_TOKEN_BYTES;
+pub(crate) use self::jws::{Jws, MAX_TOKEN_BYTES};
 use self::key_set::{KeySet, Selection};
 use self::rules::Rules;
 use crate::rejection::Rejection;
 
-/// A well-formed token of which nothing is verified yet.
+/// A well-formed token of which nothing is verified yet: the claims are read from the JWS's payload.
 pub(crate) struct Unverified<'t> {
-    jws: Jws<'t>,
-    claims: Claims,
+    jws: &'t Jws<'t>,
+    claims: Claims<'t>,
 }
 
 /// A token that is acceptable but for its signature, which is still to be checked.
 pub(crate) struct Acceptable<'t>(Unverified<'t>);
 
 /// A verified token: only [`Acceptable::verify`] makes one.
-pub(crate) struct Verified {
-    pub(crate) claims: Claims,
-    pub(crate) payload: Vec<u8>,
+pub(crate) struct Verified<'t> {
+    claims: Claims<'t>,
+    payload: &'t [u8],
 }
 
 impl<'t> Unverified<'t> {
-    /// Takes the token apart and reads its claims.
-    pub(crate) fn parse(token: &'t [u8], max_bytes: usize) -> Result<Self, Rejection> {
-        let jws = Jws::parse(token, max_bytes)?;
+    /// Reads the claims of a token that was taken apart.
+    pub(crate) fn read(jws: &'t Jws<'t>) -> Result<Self, Rejection> {
         let claims = Claims::parse(&jws.payload)?;
         Ok(Self { jws, claims })
     }
@@ -87,7 +87,7 @@ impl Jws<'_> {
     }
 }
 
-impl Acceptable<'_> {
+impl<'t> Acceptable<'t> {
     /// When the token says it was issued, counted from the Unix epoch.
     pub(crate) fn issued_at(&self) -> Option<Duration> {
         self.0.claims.issued_at
@@ -95,9 +95,22 @@ impl Acceptable<'_> {
 
     /// Checks algorithm and signature. Nothing comes of it where the set does not have the token's
     /// key: a newer set may.
-    pub(crate) fn verify(self, keys: &KeySet) -> Result<Option<Verified>, Rejection> {
+    pub(crate) fn verify(self, keys: &KeySet) -> Result<Option<Verified<'t>>, Rejection> {
         let Unverified { jws, claims } = self.0;
-        let payload = jws.verify(keys)?.then_some(jws.payload);
-        Ok(payload.map(|payload| Verified { claims, payload }))
+        let payload = jws.payload.as_slice();
+        let verified = jws.verify(keys)?;
+        Ok(verified.then_some(Verified { claims, payload }))
+    }
+}
+
+impl<'t> Verified<'t> {
+    /// What the token says of itself.
+    pub(crate) fn claims(&self) -> &Claims<'t> {
+        &self.claims
+    }
+
+    /// The claims as they stand in the token.
+    pub(crate) fn payload(&self) -> &'t [u8] {
+        self.payload
     }
 }

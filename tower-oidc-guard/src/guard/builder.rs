@@ -1,21 +1,16 @@
 //! The guard's settings.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use reqwest_middleware::ClientWithMiddleware;
 
+use super::trust::trust;
 use super::{Inner, OidcGuard};
 use crate::clock::Clock;
 use crate::error::BuildError;
 use crate::issuer::Issuer;
-use crate::keys::Keys;
-use crate::keys::fetch::{Fetcher, default_client};
-use crate::keys::schedule::Timing;
-use crate::keys::source::KeySource;
-use crate::verifier::{TokenVerifier, TrustedIssuer};
-use crate::verify::rules::Rules;
+use crate::verifier::TokenVerifier;
 
 const DEFAULT_REALM: &str = "protected";
 
@@ -128,65 +123,8 @@ impl OidcGuardBuilder {
         {
             return Err(BuildError::Realm { realm });
         }
-        let (mut client, mut loopback_client) = (self.http_client.clone(), self.http_client);
-        let mut names = HashSet::new();
-        let mut issuers = Vec::with_capacity(self.issuers.len());
-        for issuer in self.issuers {
-            for name in std::iter::once(&issuer.url).chain(&issuer.aliases) {
-                if !names.insert(name.clone()) {
-                    return Err(BuildError::SameIssuer {
-                        issuer: name.clone(),
-                    });
-                }
-            }
-            let own = if issuer.loopback_http {
-                &mut loopback_client
-            } else {
-                &mut client
-            };
-            let client = match own {
-                Some(client) => client.clone(),
-                None => own
-                    .insert(default_client(issuer.loopback_http).map_err(BuildError::HttpClient)?)
-                    .clone(),
-            };
-            issuers.push(trusted(issuer, client, &self.clock)?);
-        }
+        let issuers = trust(self.issuers, self.http_client, &self.clock)?;
         let verifier = TokenVerifier::new(issuers, self.clock);
         Ok(OidcGuard(Arc::new(Inner { verifier, realm })))
     }
-}
-
-fn trusted(
-    issuer: Issuer,
-    client: ClientWithMiddleware,
-    clock: &Clock,
-) -> Result<TrustedIssuer, BuildError> {
-    let location = issuer.check()?;
-    let source = KeySource {
-        issuer: issuer.url.clone(),
-        location,
-        algorithms: issuer
-            .algorithms
-            .map(|algorithms| algorithms.into_iter().collect()),
-        fetcher: Fetcher::new(client, issuer.loopback_http),
-        discovered: Mutex::default(),
-    };
-    let timing = Timing {
-        stale_after: issuer.stale_after,
-        ..Timing::default()
-    };
-    Ok(TrustedIssuer {
-        name: issuer.url.into(),
-        platform: issuer.platform,
-        rules: Rules {
-            audiences: issuer.audiences,
-            leeway: issuer.leeway,
-            types: issuer.types,
-            max_lifetime: issuer.max_lifetime,
-        },
-        aliases: issuer.aliases,
-        demands: issuer.demands,
-        keys: Keys::new(source, timing, clock.clone()),
-    })
 }

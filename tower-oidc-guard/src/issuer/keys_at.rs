@@ -1,8 +1,9 @@
 //! How an issuer's keys are reached.
 
-use std::time::Duration;
+use std::path::PathBuf;
 
 use super::Issuer;
+use crate::keys::source::ClusterApi;
 
 /// Where keys are.
 #[derive(Debug, Clone)]
@@ -11,8 +12,12 @@ pub(crate) enum KeysAt {
     Discovery { elsewhere: Option<String> },
     /// At a URL of their own.
     Jwks { url: String },
-    /// Here.
-    Given { json: Vec<u8> },
+    /// In a file.
+    File { path: PathBuf },
+    /// Here: a JSON Web Key Set, or PEM.
+    Given { text: Vec<u8> },
+    /// At the API server of the cluster that this runs in.
+    Cluster(ClusterApi),
 }
 
 impl Issuer {
@@ -45,21 +50,6 @@ impl Issuer {
         self
     }
 
-    /// How long keys stay in use while the issuer cannot be reached; after that, its tokens are answered
-    /// with 503. Who can cut the issuer off keeps keys that it has withdrawn alive for that long. Default:
-    /// 24 hours.
-    ///
-    /// ```
-    /// # use {std::time::Duration, tower_oidc_guard::Issuer};
-    /// let issuer = Issuer::discover("https://id.example")
-    ///     .stale_after(Duration::from_secs(6 * 3600))
-    ///     .audience("me");
-    /// ```
-    pub fn stale_after(mut self, time: Duration) -> Self {
-        self.stale_after = time;
-        self
-    }
-
     /// Takes the keys from this JSON Web Key Set (RFC 7517, section 5), and asks nobody. They never change.
     ///
     /// ```
@@ -68,7 +58,37 @@ impl Issuer {
     /// let issuer = Issuer::discover("https://id.example").keys_json(jwks).audience("me");
     /// ```
     pub fn keys_json(mut self, jwks: impl Into<Vec<u8>>) -> Self {
-        self.keys_at = KeysAt::Given { json: jwks.into() };
+        self.keys_at = KeysAt::Given { text: jwks.into() };
+        self
+    }
+
+    /// Takes the keys from this text of one or several `PUBLIC KEY` blocks in PEM (RFC 7468, section 13), and
+    /// asks nobody. They never change. A single key is used for any `kid`; several are named as Kubernetes names
+    /// its keys, by a hash, so the public halves of an API server's `--service-account-key-file` do.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{Algorithm, Issuer};
+    /// # let pem = "";
+    /// let issuer = Issuer::discover("https://id.example")
+    ///     .keys_pem(pem)
+    ///     .algorithms([Algorithm::ES256])
+    ///     .audience("me");
+    /// ```
+    pub fn keys_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.keys_at = KeysAt::Given { text: pem.into() };
+        self
+    }
+
+    /// Takes the keys from this file, and follows it: a JSON Web Key Set or PEM, as
+    /// [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem) have them. It may be a plain file or one
+    /// of a mounted ConfigMap or Secret. A new content without a usable key is told, and changes nothing.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::discover("https://id.example").keys_file("/etc/keys/jwks.json").audience("me");
+    /// ```
+    pub fn keys_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.keys_at = KeysAt::File { path: path.into() };
         self
     }
 }

@@ -20,36 +20,45 @@ struct Document {
 /// What a discovery document says about keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Discovered {
+    pub(crate) issuer: String,
     pub(crate) jwks_uri: Url,
     pub(crate) algorithms: Algorithms,
 }
 
-/// Reads the document found at `url`, which must be that of `issuer` and no other.
-pub(crate) fn read(json: &[u8], issuer: &str, url: &Url) -> Result<Discovered, KeysError> {
+/// Reads the document found at `url`.
+pub(crate) fn read(json: &[u8], url: &Url) -> Result<Discovered, KeysError> {
     let document: Document =
         serde_json::from_slice(json).map_err(|source| KeysError::Document {
             url: url.to_string(),
             source,
         })?;
-    if document.issuer != issuer {
-        return Err(KeysError::OtherIssuer {
-            url: url.to_string(),
-            slash: document.issuer.trim_end_matches('/') == issuer.trim_end_matches('/'),
-            found: document.issuer,
-            expected: issuer.to_owned(),
-        });
-    }
     let jwks_uri = Url::parse(&document.jwks_uri).map_err(|_| KeysError::KeysUrl {
         url: url.to_string(),
     })?;
     let listed = document.id_token_signing_alg_values_supported.iter();
-    let algorithms: Algorithms = listed
+    let algorithms = listed
         .filter_map(|name| Algorithm::from_name(name))
         .collect();
     Ok(Discovered {
+        issuer: document.issuer,
         jwks_uri,
         algorithms,
     })
+}
+
+impl Discovered {
+    /// The document, if it is that of `issuer` and no other.
+    pub(crate) fn of(self, issuer: &str, url: &Url) -> Result<Self, KeysError> {
+        if self.issuer == issuer {
+            return Ok(self);
+        }
+        Err(KeysError::OtherIssuer {
+            url: url.to_string(),
+            slash: self.issuer.trim_end_matches('/') == issuer.trim_end_matches('/'),
+            found: self.issuer,
+            expected: issuer.to_owned(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +67,7 @@ mod tests {
 
     fn discover(json: &str) -> Result<Discovered, KeysError> {
         let url = Url::parse("https://i.example/.well-known/openid-configuration").expect("a URL");
-        read(json.as_bytes(), "https://i.example", &url)
+        read(json.as_bytes(), &url)?.of("https://i.example", &url)
     }
 
     #[test]

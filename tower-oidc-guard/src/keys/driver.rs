@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 
@@ -39,9 +39,9 @@ impl Driver {
         });
     }
 
-    /// Makes the task look at the schedule now.
-    pub(super) fn wake(&self) {
-        self.wake.notify_one();
+    /// What makes the task look at the schedule now.
+    pub(super) fn waker(&self) -> Arc<Notify> {
+        self.wake.clone()
     }
 }
 
@@ -63,17 +63,17 @@ impl Drop for Running {
 async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
     while let Some(strong) = shared.upgrade() {
         strong.fetch_if_due().await;
-        let due = strong.schedule().due();
+        let due = strong.schedule(|schedule| schedule.due());
+        let changed = strong.source.changes();
         drop(strong);
-        let due = async {
-            match due {
-                Some(due) => sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = due => {}
+            () = sleep_until(due) => {}
             () = wake.notified() => {}
+            () = changed => {
+                if let Some(strong) = shared.upgrade() {
+                    strong.schedule(|schedule| schedule.changed(Instant::now()));
+                }
+            }
         }
     }
 }

@@ -86,6 +86,31 @@ pub enum KeysError {
         /// What was asked.
         url: String,
     },
+    /// The key set has more keys than the limit.
+    #[error("the key set at {url} has more than {limit} keys")]
+    TooManyKeys {
+        /// What was asked.
+        url: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// A file cannot be read, or holds nothing that can be used.
+    #[error("the file {} cannot be used: {reason}", path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An audience of the guard is the API server's own, as its discovery document shows: every pod has a
+    /// token for that one.
+    #[error(
+        "the audience {audience:?} is the API server's own: every pod of the cluster has a token for it; name one of this service's"
+    )]
+    ApiAudience {
+        /// The audience.
+        audience: String,
+    },
     /// The fetch ended before it came to anything, as the runtime it ran on was shut down.
     #[error("the fetch was cut off")]
     CutOff,

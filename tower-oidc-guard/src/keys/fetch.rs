@@ -1,66 +1,32 @@
 //! HTTP with limits: a slow, endless or wandering answer ends in an error, not in a guard that hangs.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{ACCEPT, CACHE_CONTROL};
-use http::{HeaderMap, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest_middleware::ClientWithMiddleware;
 use url::Url;
 
+use super::client::may_be_asked;
 use super::error::KeysError;
 
-/// The most that is read of one answer by default. Real key sets have some kB.
-pub(crate) const MAX_BODY_BYTES: usize = 512 * 1024;
-/// From the first byte sent to the last one received.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const MAX_REDIRECTS: usize = 3;
+/// How much of an answer is read, and how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of the body. Real key sets have some kB.
+    pub(crate) bytes: usize,
+    /// From the first byte sent to the last one received.
+    pub(crate) time: Duration,
+}
 
-/// The client that is used where the user brings none: redirects stay within the origin. What is on
-/// this machine is asked without a proxy, which `HTTP_PROXY` would name for loopback too.
-pub(crate) fn default_client(loopback_http: bool) -> Result<ClientWithMiddleware, reqwest::Error> {
-    let within_origin = reqwest::redirect::Policy::custom(|attempt| {
-        let first = attempt.previous().first().map(Url::origin);
-        if first != Some(attempt.url().origin()) || attempt.previous().len() > MAX_REDIRECTS {
-            attempt.stop()
-        } else {
-            attempt.follow()
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 512 * 1024,
+            time: Duration::from_secs(10),
         }
-    });
-    let builder = reqwest::Client::builder();
-    let builder = if loopback_http {
-        builder.no_proxy()
-    } else {
-        builder
-    };
-    let client = builder
-        .redirect(within_origin)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TOTAL_TIMEOUT)
-        .user_agent(concat!(
-            env!("CARGO_PKG_NAME"),
-            "/",
-            env!("CARGO_PKG_VERSION")
-        ))
-        .build()?;
-    Ok(client.into())
-}
-
-/// Whether a URL may be asked: https always, http only on loopback and by choice.
-pub(crate) fn may_be_asked(url: &Url, loopback_http: bool) -> bool {
-    match url.scheme() {
-        "https" => url.has_host(),
-        "http" => loopback_http && is_loopback(url),
-        _ => false,
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
     }
 }
 
@@ -69,19 +35,42 @@ fn is_loopback(url: &Url) -> bool {
 pub(crate) struct Fetcher {
     client: ClientWithMiddleware,
     loopback_http: bool,
+    limits: Limits,
+    authorization: Option<HeaderValue>,
+    /// Documents that were sent with an `ETag`, by their addresses.
+    tagged: Mutex<HashMap<Url, Tagged>>,
+}
+
+/// A document that can be asked for by its tag (RFC 9110, section 13.1.2).
+#[derive(Debug, Clone)]
+struct Tagged {
+    tag: HeaderValue,
+    answer: Answer,
 }
 
 /// A document, and how long its sender says it may be kept.
+#[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
     pub(crate) max_age: Option<Duration>,
 }
 
 impl Fetcher {
-    pub(crate) fn new(client: ClientWithMiddleware, loopback_http: bool) -> Self {
+    pub(crate) fn new(client: ClientWithMiddleware, loopback_http: bool, limits: Limits) -> Self {
         Self {
             client,
             loopback_http,
+            limits,
+            authorization: None,
+            tagged: Mutex::default(),
+        }
+    }
+
+    /// Sends this with every request.
+    pub(crate) fn authorized(self, authorization: HeaderValue) -> Self {
+        Self {
+            authorization: Some(authorization),
+            ..self
         }
     }
 
@@ -91,55 +80,112 @@ impl Fetcher {
 
     /// Asks for a document, within the limits.
     pub(crate) async fn get(&self, url: &Url) -> Result<Answer, KeysError> {
-        tokio::time::timeout(TOTAL_TIMEOUT, self.get_unhurried(url))
+        let limit = self.limits.time;
+        tokio::time::timeout(limit, self.get_unhurried(url))
             .await
             .unwrap_or_else(|_| {
                 Err(KeysError::Timeout {
                     url: url.to_string(),
-                    limit: TOTAL_TIMEOUT,
+                    limit,
                 })
             })
     }
 
     async fn get_unhurried(&self, url: &Url) -> Result<Answer, KeysError> {
-        let failed = |source| KeysError::Request {
-            url: url.to_string(),
-            source,
-        };
-        let request = self
+        let tagged = self.tagged(url);
+        let mut response = self.ask(url, tagged.as_ref()).await?;
+        let max_age = max_age(response.headers());
+        if let (StatusCode::NOT_MODIFIED, Some(tagged)) = (response.status(), tagged) {
+            let Answer { body, max_age: old } = tagged.answer;
+            let max_age = max_age.or(old);
+            return Ok(Answer { body, max_age });
+        }
+        if response.status() != StatusCode::OK {
+            return Err(status_error(url, response.status()));
+        }
+        let tag = response.headers().get(ETAG).cloned();
+        let body = self.body(url, &mut response).await?;
+        let answer = Answer { body, max_age };
+        self.keep(url, tag, &answer);
+        Ok(answer)
+    }
+
+    async fn ask(
+        &self,
+        url: &Url,
+        tagged: Option<&Tagged>,
+    ) -> Result<reqwest::Response, KeysError> {
+        let mut request = self
             .client
             .get(url.clone())
             .header(ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(failed)?;
-        // Without a redirect policy of ours, a client that the user brings may have left the origin.
-        let strayed = response.url().origin() != url.origin();
-        if strayed || response.status() != StatusCode::OK {
-            let status = if strayed {
-                StatusCode::FOUND
-            } else {
-                response.status()
-            };
-            return Err(KeysError::Status {
-                url: url.to_string(),
-                status,
-            });
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
         }
-        let max_age = max_age(response.headers());
+        if let Some(tagged) = tagged {
+            request = request.header(IF_NONE_MATCH, &tagged.tag);
+        }
+        let response = request.send().await.map_err(|source| failed(url, source))?;
+        // Without a redirect policy of ours, a client that the user brings may have left the origin.
+        if response.url().origin() != url.origin() {
+            return Err(status_error(url, StatusCode::FOUND));
+        }
+        Ok(response)
+    }
+
+    async fn body(
+        &self,
+        url: &Url,
+        response: &mut reqwest::Response,
+    ) -> Result<Vec<u8>, KeysError> {
+        let limit = self.limits.bytes;
         let mut body = Vec::new();
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| failed(error.into()))?
+            .map_err(|error| failed(url, error.into()))?
         {
-            if body.len() + chunk.len() > MAX_BODY_BYTES {
+            if body.len() + chunk.len() > limit {
                 return Err(KeysError::TooLarge {
                     url: url.to_string(),
-                    limit: MAX_BODY_BYTES,
+                    limit,
                 });
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { body, max_age })
+        Ok(body)
+    }
+
+    fn tagged(&self, url: &Url) -> Option<Tagged> {
+        let tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
+        tagged.get(url).cloned()
+    }
+
+    fn keep(&self, url: &Url, tag: Option<HeaderValue>, answer: &Answer) {
+        let mut tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
+        // The discovery document and the key set; an address that has changed is not kept for ever.
+        if tagged.len() > 2 {
+            tagged.clear();
+        }
+        let answer = answer.clone();
+        match tag {
+            Some(tag) => tagged.insert(url.clone(), Tagged { tag, answer }),
+            None => tagged.remove(url),
+        };
+    }
+}
+
+fn failed(url: &Url, source: reqwest_middleware::Error) -> KeysError {
+    KeysError::Request {
+        url: url.to_string(),
+        source,
+    }
+}
+
+fn status_error(url: &Url, status: StatusCode) -> KeysError {
+    KeysError::Status {
+        url: url.to_string(),
+        status,
     }
 }
 
@@ -169,29 +215,6 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_https_is_asked_but_for_loopback_by_choice() {
-        let ask = |url, loopback| may_be_asked(&Url::parse(url).expect("a URL"), loopback);
-        assert!(ask("https://i.example/", false));
-        for url in [
-            "http://127.0.0.1:1/",
-            "http://[::1]:1/",
-            "http://localhost:1/",
-        ] {
-            assert!(!ask(url, false), "{url}");
-            assert!(ask(url, true), "{url}");
-        }
-        for url in [
-            "http://i.example/",
-            "http://127.0.0.1.example/",
-            "http://10.0.0.1/",
-            "file:///keys",
-            "ftp://i.example/",
-        ] {
-            assert!(!ask(url, true), "{url}");
-        }
-    }
 
     #[test]
     fn cache_control_is_read() {

@@ -1,47 +1,31 @@
 //! When to fetch keys: a state machine without I/O, told the time by its caller.
 
+#[cfg(test)]
+mod replicas;
+mod timing;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often keys are asked for, and how long they are used.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Timing {
-    /// A refresh comes no sooner after the last, whatever `max-age` says.
-    pub(crate) refresh_min: Duration,
-    /// A refresh comes no later after the last: a key the issuer withdraws is out of use by then.
-    pub(crate) refresh_max: Duration,
-    /// Fetches for a `kid` that is not known lie at least so far apart.
-    pub(crate) unknown_kid_interval: Duration,
-    /// The first pause after a failed fetch; doubled at each further one.
-    pub(crate) backoff_min: Duration,
-    /// The longest pause after a failed fetch.
-    pub(crate) backoff_max: Duration,
-    /// Keys that could not be refreshed for so long are not used any more.
-    pub(crate) stale_after: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            refresh_min: Duration::from_secs(60),
-            refresh_max: Duration::from_secs(3600),
-            unknown_kid_interval: Duration::from_secs(5),
-            backoff_min: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(60),
-            stale_after: Duration::from_secs(24 * 3600),
-        }
-    }
-}
+pub(crate) use self::timing::Timing;
 
 /// Refreshes are spread over this last part of their interval, so that replicas that started together
 /// do not ask together.
 const JITTER: f64 = 0.2;
 
+/// A fetch that takes so long is given up for lost: the runtime that it runs on does not run any more.
+const LOST_AFTER: Duration = Duration::from_secs(60);
+
+/// A fetch that is due for so long has nobody who starts it.
+const OVERDUE_AFTER: Duration = Duration::from_secs(1);
+
 /// What a request without its key is told.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// A fetch is under way or due: wait for what it brings.
+    /// See to it that a fetch is started at that time, and wait for what it brings.
+    Fetch(Instant),
+    /// A fetch is under way or about to be: wait for what it brings.
     Join,
     /// None will be made before that time.
     NotBefore(Instant),
@@ -54,6 +38,8 @@ pub(crate) struct Schedule {
     /// When the next fetch is due.
     due: Instant,
     in_flight: bool,
+    /// Whether a request has brought the next fetch forward.
+    asked: bool,
     failures: u32,
     /// When the last fetch that succeeded was started.
     last_success: Option<Instant>,
@@ -67,25 +53,44 @@ impl Schedule {
             timing,
             due: now,
             in_flight: false,
+            asked: false,
             failures: 0,
             last_success: None,
             started: now,
         }
     }
 
-    /// When the driver has to start a fetch; nothing while one is under way.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        (!self.in_flight).then_some(self.due)
+    /// When the next fetch has to be started.
+    pub(crate) fn due(&self) -> Instant {
+        match self.in_flight {
+            true => self.started + LOST_AFTER,
+            false => self.due,
+        }
+    }
+
+    /// From when on a request that needs nothing has to start the fetch, since nobody else does.
+    pub(crate) fn overdue(&self) -> Instant {
+        self.due() + OVERDUE_AFTER
+    }
+
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight
     }
 
     /// Starts a fetch if one is due.
     pub(crate) fn start(&mut self, now: Instant) -> bool {
-        let starts = !self.in_flight && self.due <= now;
+        let starts = self.due() <= now;
         if starts {
             self.in_flight = true;
+            self.asked = false;
             self.started = now;
         }
         starts
+    }
+
+    /// Whether the fetch that was started then is the one under way, and not one that was given up.
+    pub(crate) fn awaits(&self, started: Instant) -> bool {
+        self.in_flight && self.started == started
     }
 
     /// The fetch brought keys, which the issuer says may be kept for `max_age`. `dice` is a number
@@ -121,9 +126,20 @@ impl Schedule {
         }
     }
 
+    /// The source says that there is something new: the next fetch is due now.
+    pub(crate) fn changed(&mut self, now: Instant) {
+        self.due = self.due.min(now);
+    }
+
     /// A request found no key for its token. Brings the next fetch forward where the limit allows.
-    pub(crate) fn ask(&mut self, now: Instant) -> Ask {
-        if self.in_flight || self.due <= now {
+    pub(crate) fn ask(&mut self, now: Instant, dice: f64) -> Ask {
+        if self.in_flight && now < self.due() {
+            return Ask::Join;
+        }
+        if self.due() <= now {
+            return Ask::Fetch(now);
+        }
+        if self.asked {
             return Ask::Join;
         }
         if self.failures > 0 {
@@ -135,8 +151,11 @@ impl Schedule {
         {
             Some(free) if free > now => Ask::NotBefore(free),
             _ => {
-                self.due = now;
-                Ask::Join
+                self.asked = true;
+                self.due = self
+                    .due
+                    .min(now + self.timing.unknown_kid_jitter.mul_f64(dice));
+                Ask::Fetch(self.due)
             }
         }
     }
@@ -159,11 +178,11 @@ mod tests {
     fn the_first_fetch_is_due_at_once_and_made_once() {
         let now = Instant::now();
         let mut schedule = Schedule::new(Timing::default(), now);
-        assert_eq!(schedule.due(), Some(now));
+        assert_eq!(schedule.due(), now);
         assert!(schedule.start(now));
         assert!(!schedule.start(now), "one at a time");
-        assert_eq!(schedule.due(), None);
-        assert_eq!(schedule.ask(now), Ask::Join);
+        assert!(schedule.is_in_flight());
+        assert_eq!(schedule.ask(now, 0.0), Ask::Join);
     }
 
     #[test]
@@ -179,8 +198,8 @@ mod tests {
             let mut schedule = Schedule::new(Timing::default(), now);
             schedule.start(now);
             schedule.succeeded(now, max_age.map(Duration::from_secs), dice);
-            let due = schedule.due().map(|due| due - now);
-            assert_eq!(due, Some(expected * SECOND), "{max_age:?}");
+            let due = schedule.due() - now;
+            assert_eq!(due, expected * SECOND, "{max_age:?}");
         }
     }
 
@@ -189,15 +208,20 @@ mod tests {
         let now = Instant::now();
         let mut schedule = fetched(now);
         for _ in 0..1000 {
-            assert_eq!(schedule.ask(now + SECOND), Ask::NotBefore(now + 5 * SECOND));
+            assert_eq!(
+                schedule.ask(now + SECOND, 0.0),
+                Ask::NotBefore(now + 5 * SECOND)
+            );
         }
         let later = now + 5 * SECOND;
+        assert_eq!(schedule.ask(later, 0.5), Ask::Fetch(later + SECOND));
         for _ in 0..1000 {
-            assert_eq!(schedule.ask(later), Ask::Join);
+            assert_eq!(schedule.ask(later, 0.9), Ask::Join);
         }
+        let later = later + SECOND;
         assert!(schedule.start(later));
         schedule.succeeded(later, None, 0.0);
-        assert_eq!(schedule.ask(later), Ask::NotBefore(later + 5 * SECOND));
+        assert_eq!(schedule.ask(later, 0.0), Ask::NotBefore(later + 5 * SECOND));
     }
 
     #[test]
@@ -205,12 +229,12 @@ mod tests {
         let now = Instant::now();
         let mut schedule = fetched(now);
         let later = now + 5 * SECOND;
-        assert_eq!(schedule.ask(later), Ask::Join);
+        assert_eq!(schedule.ask(later, 0.0), Ask::Fetch(later));
         assert!(schedule.start(later));
         schedule.failed(later, 0.0);
         let again = later + SECOND / 2;
-        assert_eq!(schedule.ask(later), Ask::NotBefore(again));
-        assert_eq!(schedule.ask(again), Ask::Join);
+        assert_eq!(schedule.ask(later, 0.0), Ask::NotBefore(again));
+        assert_eq!(schedule.ask(again, 0.0), Ask::Fetch(again));
         assert!(schedule.start(again));
     }
 
@@ -222,7 +246,7 @@ mod tests {
         for _ in 0..40 {
             assert!(schedule.start(now));
             schedule.failed(now, 1.0);
-            let due = schedule.due().expect("not in flight");
+            let due = schedule.due();
             pauses.push((due - now).as_secs());
             now = due;
         }
@@ -237,5 +261,17 @@ mod tests {
         assert!(schedule.start(now));
         schedule.abandoned(now + SECOND);
         assert!(schedule.start(now + SECOND));
+    }
+
+    #[test]
+    fn a_fetch_that_never_ends_is_given_up_and_its_result_ignored() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(Timing::default(), now);
+        assert!(schedule.start(now));
+        let later = now + LOST_AFTER;
+        assert_eq!(schedule.ask(later - SECOND, 0.0), Ask::Join);
+        assert_eq!(schedule.ask(later, 0.0), Ask::Fetch(later));
+        assert!(schedule.start(later));
+        assert!(!schedule.awaits(now) && schedule.awaits(later));
     }
 }

@@ -1,55 +1,51 @@
-//! Where an issuer's keys come from: its discovery document, and the key set this one names.
+//! Where an issuer's keys come from.
 
-use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+mod cluster;
+mod file;
+mod own_token;
+mod web;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use openidconnect::{
-    AsyncHttpClient, DiscoveryError, HttpRequest, HttpResponse, JsonWebKeySet, JsonWebKeySetUrl,
-};
-use tokio::time::Instant;
-use url::Url;
 
-use super::discovery::{self, Discovered};
+pub(crate) use self::cluster::{ClusterApi, ClusterKeys};
+pub(crate) use self::file::KeyFile;
+pub(crate) use self::own_token::OwnToken;
+pub(crate) use self::web::WebKeys;
 use super::error::KeysError;
-use super::fetch::Fetcher;
 use crate::verify::algorithm::{Algorithm, Algorithms};
-use crate::verify::jwk::Jwk;
 use crate::verify::key_set::KeySet;
+use crate::verify::pem;
 
-/// A discovery document is asked for again after so long, or when its key set could not be had.
-const DISCOVERY_MAX_AGE: Duration = Duration::from_secs(3600);
+/// How to get one issuer's keys.
+pub(crate) struct KeySource {
+    /// The issuer, as it is told.
+    pub(crate) name: Arc<str>,
+    pub(crate) origin: Origin,
+    pub(crate) trust: Trust,
+}
 
-/// Where one issuer's keys are.
-#[derive(Debug)]
-pub(crate) enum KeyLocation {
-    /// Where the discovery document at this URL says.
-    Discovery(Url),
-    /// At this URL.
-    Jwks(Url),
-    /// In this key set.
+/// Who is asked for keys.
+pub(crate) enum Origin {
+    /// The issuer, or whoever publishes its documents.
+    Web(WebKeys),
+    /// The API server of the cluster that this runs in.
+    Cluster(ClusterKeys),
+    /// A file that is followed.
+    File(KeyFile),
+    /// Nobody: the text of a key set.
     Given(Vec<u8>),
 }
 
-impl KeyLocation {
-    /// Keys that are given, if one of them at least can be used.
-    pub(crate) fn given(json: &[u8]) -> Option<Self> {
-        let keys: JsonWebKeySet<Jwk> = serde_json::from_slice(json).ok()?;
-        let usable = keys.keys().iter().any(|key| key.unusable().is_none());
-        usable.then(|| Self::Given(json.to_vec()))
-    }
-}
-
-/// How to get one issuer's keys.
-#[derive(Debug)]
-pub(crate) struct KeySource {
-    pub(crate) issuer: String,
-    pub(crate) location: KeyLocation,
+/// What of a published key set is used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trust {
     /// The algorithms the user names; otherwise those that the issuer lists.
     pub(crate) algorithms: Option<Algorithms>,
-    pub(crate) fetcher: Fetcher,
-    pub(crate) discovered: Mutex<Option<(Discovered, Instant)>>,
+    /// A set with more keys than this is refused whole.
+    pub(crate) max_keys: usize,
 }
 
 /// Keys, and how long they may be kept.
@@ -57,106 +53,87 @@ pub(crate) struct Loaded {
     pub(crate) keys: KeySet,
     pub(crate) hash: String,
     pub(crate) max_age: Option<Duration>,
+    /// The issuer's name, where it came with the keys.
+    pub(crate) issuer: Option<Arc<str>>,
 }
 
 impl KeySource {
     /// Asks for the current keys.
     pub(crate) async fn load(&self) -> Result<Loaded, KeysError> {
-        let url = match &self.location {
-            KeyLocation::Discovery(url) => url,
-            KeyLocation::Jwks(url) => return self.fetch_keys(url, Algorithms::default()).await,
-            KeyLocation::Given(json) => return self.read(json),
+        match &self.origin {
+            Origin::Web(web) => web.load(&self.name, &self.trust).await,
+            Origin::Cluster(cluster) => cluster.load(&self.trust).await,
+            Origin::File(file) => file.load(&self.trust).await,
+            Origin::Given(text) => self.trust.read("the given keys", text),
+        }
+    }
+
+    /// Ends when the source has changed of its own accord. Does not hold on to the source.
+    pub(super) fn changes(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut changes = match &self.origin {
+            Origin::File(file) => file.changes(),
+            _ => None,
         };
-        let Discovered {
-            jwks_uri,
-            algorithms,
-        } = self.discover(url).await?;
-        let loaded = self.fetch_keys(&jwks_uri, algorithms).await;
-        if loaded.is_err() {
-            self.remember(None);
+        async move {
+            let changed = match &mut changes {
+                Some(changes) => changes.next().await,
+                None => None,
+            };
+            if changed.is_none() {
+                std::future::pending::<()>().await;
+            }
         }
-        loaded
     }
+}
 
-    /// Keys that were looked at when the issuer was configured.
-    fn read(&self, json: &[u8]) -> Result<Loaded, KeysError> {
-        let keys = serde_json::from_slice(json).map_err(|error| KeysError::KeySet {
-            url: "the given keys".to_owned(),
-            reason: error.to_string(),
-        })?;
-        let keys = KeySet::new(keys, self.allowed(Algorithms::default()));
-        Ok(Loaded {
-            keys,
-            hash: hash(json),
-            max_age: None,
-        })
-    }
-
-    async fn discover(&self, url: &Url) -> Result<Discovered, KeysError> {
-        if let Some((discovered, at)) = self
-            .discovered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            && at.elapsed() < DISCOVERY_MAX_AGE
-        {
-            return Ok(discovered.clone());
-        }
-        let answer = self.fetcher.get(url).await?;
-        let discovered = discovery::read(&answer.body, &self.issuer, url)?;
-        if !self.fetcher.may_ask(&discovered.jwks_uri) {
-            return Err(KeysError::KeysUrl {
-                url: url.to_string(),
-            });
-        }
-        self.remember(Some((discovered.clone(), Instant::now())));
-        Ok(discovered)
-    }
-
-    fn remember(&self, discovered: Option<(Discovered, Instant)>) {
-        *self
-            .discovered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = discovered;
-    }
-
-    async fn fetch_keys(&self, url: &Url, listed: Algorithms) -> Result<Loaded, KeysError> {
-        let client = KeySetClient {
-            fetcher: &self.fetcher,
-            url,
-            answer: Mutex::default(),
-        };
-        let key_set_url = JsonWebKeySetUrl::from_url(url.clone());
-        let fetched = JsonWebKeySet::<Jwk>::fetch_async(&key_set_url, &client).await;
-        let keys = fetched.map_err(|error| match error {
-            DiscoveryError::Request(error) => error,
-            DiscoveryError::Parse(error) => key_set_error(url, error.into_inner().to_string()),
-            other => key_set_error(url, other.to_string()),
-        })?;
-        let keys = KeySet::new(keys, self.allowed(listed));
-        if keys.usable() == 0 {
-            return Err(KeysError::NoUsableKey {
-                url: url.to_string(),
-            });
-        }
-        let answer = client
-            .answer
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (hash, max_age) = answer;
-        Ok(Loaded {
-            keys,
-            hash,
-            max_age,
-        })
-    }
-
+impl Trust {
     /// What the user says, else what the issuer lists, else RS256, which every issuer must support.
     fn allowed(&self, listed: Algorithms) -> Algorithms {
         let listed = Some(listed).filter(|listed| !listed.is_empty());
         self.algorithms
             .or(listed)
             .unwrap_or_else(|| [Algorithm::RS256].into_iter().collect())
+    }
+
+    /// Reads keys that nobody lists algorithms for: a JSON Web Key Set, or PEM.
+    pub(crate) fn read(&self, from: &str, text: &[u8]) -> Result<Loaded, KeysError> {
+        let failed = |reason: String| KeysError::KeySet {
+            url: from.to_owned(),
+            reason,
+        };
+        let algorithms = self.allowed(Algorithms::default());
+        let keys = if pem::is_pem(text) {
+            let json = pem::to_jwks(text).map_err(|reason| failed(reason.to_owned()))?;
+            KeySet::from_json(&json, algorithms)
+        } else {
+            KeySet::from_json(text, algorithms)
+        };
+        let keys = keys.map_err(|error| failed(error.to_string()))?;
+        self.loaded(from, keys, hash(text), None)
+    }
+
+    /// A set that can be used, within the limit.
+    fn loaded(
+        &self,
+        from: &str,
+        keys: KeySet,
+        hash: String,
+        max_age: Option<Duration>,
+    ) -> Result<Loaded, KeysError> {
+        let url = from.to_owned();
+        if keys.len() > self.max_keys {
+            let limit = self.max_keys;
+            return Err(KeysError::TooManyKeys { url, limit });
+        }
+        if keys.usable() == 0 {
+            return Err(KeysError::NoUsableKey { url });
+        }
+        Ok(Loaded {
+            keys,
+            hash,
+            max_age,
+            issuer: None,
+        })
     }
 }
 
@@ -168,35 +145,4 @@ fn hash(text: &[u8]) -> String {
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect()
-}
-
-fn key_set_error(url: &Url, reason: String) -> KeysError {
-    KeysError::KeySet {
-        url: url.to_string(),
-        reason,
-    }
-}
-
-/// The fetcher as openidconnect's client. That one drops the headers of an answer, so what is needed
-/// of them is kept here.
-struct KeySetClient<'s> {
-    fetcher: &'s Fetcher,
-    url: &'s Url,
-    /// The hash of the body, and how long it may be kept.
-    answer: Mutex<(String, Option<Duration>)>,
-}
-
-impl<'c> AsyncHttpClient<'c> for KeySetClient<'_> {
-    type Error = KeysError;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, KeysError>> + Send + 'c>>;
-
-    fn call(&'c self, _: HttpRequest) -> Self::Future {
-        Box::pin(async {
-            let answer = self.fetcher.get(self.url).await?;
-            *self.answer.lock().unwrap_or_else(PoisonError::into_inner) =
-                (hash(&answer.body), answer.max_age);
-            // No content type is handed on: some issuers are files on a plain web server.
-            Ok(HttpResponse::new(answer.body))
-        })
-    }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Current {
     pub(crate) keys: KeySet,
     /// Of the text that it was read from.
     pub(crate) hash: String,
+    /// The issuer's name, where it came with the keys.
+    pub(crate) issuer: Option<Arc<str>>,
     pub(crate) fetched: Instant,
     /// The same by the wall clock, counted from the Unix epoch: to be held against a token's `iat`.
     pub(crate) fetched_wall: Duration,

@@ -1,35 +1,46 @@
 //! The claims set (RFC 7519, section 4), typed.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::kubernetes::Kubernetes;
+use super::frugal;
 use super::unique::{Names, Text};
 use crate::rejection::Rejection;
 
-/// What a token says of itself, typed. Times are counted from the Unix epoch.
+/// More audiences than any sound token has.
+const MAX_AUDIENCES: usize = 64;
+
+/// What a token says of itself, typed. Times are counted from the Unix epoch. Texts borrow from the payload,
+/// so that a token that is refused leaves no copies behind.
 #[derive(Debug)]
-pub(crate) struct Claims {
-    pub(crate) issuer: String,
-    pub(crate) subject: String,
-    pub(crate) audiences: Vec<String>,
+pub(crate) struct Claims<'p> {
+    pub(crate) issuer: Cow<'p, str>,
+    pub(crate) subject: Cow<'p, str>,
+    pub(crate) audiences: Vec<Cow<'p, str>>,
     pub(crate) expires_at: Duration,
     pub(crate) not_before: Option<Duration>,
     pub(crate) issued_at: Option<Duration>,
-    pub(crate) token_id: Option<String>,
-    pub(crate) kubernetes: Option<Kubernetes>,
+    pub(crate) token_id: Option<Cow<'p, str>>,
+    /// The claim `kubernetes.io`, as it stands.
+    pub(crate) kubernetes: Option<&'p RawValue>,
 }
 
-impl Claims {
+impl<'p> Claims<'p> {
     /// Reads the claims; one of a wrong type is refused, never taken for absent.
-    pub(crate) fn parse(payload: &[u8]) -> Result<Self, Rejection> {
-        serde_json::from_slice(payload).map_err(|_| Rejection::Malformed("the claims"))
+    pub(crate) fn parse(payload: &'p [u8]) -> Result<Self, Rejection> {
+        let malformed = Rejection::Malformed("the claims");
+        if !frugal::is_cheap_to_read(payload) {
+            return Err(malformed);
+        }
+        serde_json::from_slice(payload).map_err(|_| malformed)
     }
 }
 
-impl<'de> Deserialize<'de> for Claims {
+impl<'de: 'p, 'p> Deserialize<'de> for Claims<'p> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(ClaimsVisitor)
     }
@@ -38,26 +49,26 @@ impl<'de> Deserialize<'de> for Claims {
 struct ClaimsVisitor;
 
 impl<'de> Visitor<'de> for ClaimsVisitor {
-    type Value = Claims;
+    type Value = Claims<'de>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a JWT claims set")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims<'de>, A::Error> {
         let mut names = Names::default();
         let (mut issuer, mut subject, mut expires_at) = (None, None, None);
         let (mut not_before, mut issued_at) = (None, None);
         let (mut audiences, mut token_id, mut kubernetes) = (Vec::new(), None, None);
         while let Some(Text(name)) = map.next_key()? {
             match name.as_ref() {
-                "iss" => issuer = Some(map.next_value()?),
-                "sub" => subject = Some(map.next_value()?),
-                "aud" => audiences = map.next_value::<Audiences>()?.0,
+                "iss" => issuer = Some(map.next_value::<Text<'_>>()?.0),
+                "sub" => subject = Some(map.next_value::<Text<'_>>()?.0),
+                "aud" => audiences = map.next_value::<Audiences<'_>>()?.0,
                 "exp" => expires_at = Some(map.next_value::<NumericDate>()?.0),
                 "nbf" => not_before = Some(map.next_value::<NumericDate>()?.0),
                 "iat" => issued_at = Some(map.next_value::<NumericDate>()?.0),
-                "jti" => token_id = Some(map.next_value()?),
+                "jti" => token_id = Some(map.next_value::<Text<'_>>()?.0),
                 "kubernetes.io" => kubernetes = Some(map.next_value()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -77,25 +88,35 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
 }
 
 /// One string, or an array of them (RFC 7519, section 4.1.3).
-struct Audiences(Vec<String>);
+struct Audiences<'a>(Vec<Cow<'a, str>>);
 
-impl<'de> Deserialize<'de> for Audiences {
+impl<'de> Deserialize<'de> for Audiences<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OneOrMany;
         impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Audiences;
+            type Value = Audiences<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a string or an array of strings")
             }
 
-            fn visit_str<E: serde::de::Error>(self, one: &str) -> Result<Audiences, E> {
-                Ok(Audiences(vec![one.to_owned()]))
+            fn visit_borrowed_str<E: serde::de::Error>(
+                self,
+                one: &'de str,
+            ) -> Result<Audiences<'de>, E> {
+                Ok(Audiences(vec![Cow::Borrowed(one)]))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut many: A) -> Result<Audiences, A::Error> {
+            fn visit_str<E: serde::de::Error>(self, one: &str) -> Result<Audiences<'de>, E> {
+                Ok(Audiences(vec![Cow::Owned(one.to_owned())]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut many: A) -> Result<Audiences<'de>, A::Error> {
                 let mut audiences = Vec::new();
-                while let Some(one) = many.next_element()? {
+                while let Some(Text(one)) = many.next_element()? {
+                    if audiences.len() == MAX_AUDIENCES {
+                        return Err(A::Error::custom("too many audiences"));
+                    }
                     audiences.push(one);
                 }
                 Ok(Audiences(audiences))
@@ -138,8 +159,8 @@ mod tests {
 
     const SOUND: &str = r#""iss":"i","sub":"s","aud":["a","b"],"exp":200,"nbf":100,"iat":100"#;
 
-    fn claims(members: &str) -> Result<Claims, Rejection> {
-        Claims::parse(format!("{{{members}}}").as_bytes())
+    fn claims(members: &str) -> Result<Claims<'static>, Rejection> {
+        Claims::parse(format!("{{{members}}}").leak().as_bytes())
     }
 
     #[test]

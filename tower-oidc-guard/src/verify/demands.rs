@@ -30,11 +30,11 @@ impl Demands {
     }
 
     /// Reads the claims once more, whole, where anything is asked for.
-    pub(crate) fn meets(&self, token: &Verified) -> Result<(), Rejection> {
+    pub(crate) fn meets(&self, token: &Verified<'_>) -> Result<(), Rejection> {
         if self.claims.is_empty() && self.checks.is_empty() {
             return Ok(());
         }
-        let claims: Map<String, Value> = serde_json::from_slice(&token.payload)
+        let claims: Map<String, Value> = serde_json::from_slice(token.payload())
             .map_err(|_| Rejection::Malformed("the claims"))?;
         let has = |(name, value): &(String, Value)| claims.get(name) == Some(value);
         if self.claims.iter().all(has) && self.checks.iter().all(|check| check(&claims)) {

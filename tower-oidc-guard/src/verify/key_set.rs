@@ -27,6 +27,14 @@ pub(crate) enum Selection<'k> {
 }
 
 impl KeySet {
+    /// Reads a set; a key that cannot be used is passed over.
+    pub(crate) fn from_json(
+        json: &[u8],
+        algorithms: Algorithms,
+    ) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json).map(|keys| Self::new(keys, algorithms))
+    }
+
     pub(crate) fn new(keys: JsonWebKeySet<Jwk>, algorithms: Algorithms) -> Self {
         let mut by_kid: HashMap<String, Vec<usize>> = HashMap::new();
         let mut without_kid = Vec::new();
@@ -47,6 +55,11 @@ impl KeySet {
             without_kid,
             algorithms,
         }
+    }
+
+    /// How many keys there are, usable or not.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.keys().len()
     }
 
     /// How many keys can verify something.

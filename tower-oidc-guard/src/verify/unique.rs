@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// More members than any sound header or claims set has. It keeps what is remembered of a refused token
 /// within a fraction of the token's own size.
-const MAX_MEMBERS: usize = 100;
+const MAX_MEMBERS: usize = 64;
 
 /// Remembers the names met in one JSON object.
 #[derive(Default)]

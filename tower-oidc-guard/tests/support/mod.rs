@@ -1,6 +1,7 @@
 //! What several of the tests need.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod api_server;
 pub mod forge;
 
 use std::collections::HashMap;
@@ -92,6 +93,38 @@ pub fn canned(documents: HashMap<String, Vec<u8>>) -> ClientWithMiddleware {
         .build()
 }
 
+/// An HTTP client whose requests this function answers.
+pub fn answering(
+    answer: impl Fn(&reqwest::Request) -> Response<Vec<u8>> + Send + Sync + 'static,
+) -> ClientWithMiddleware {
+    reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(Answering(answer))
+        .build()
+}
+
+struct Answering<F>(F);
+
+#[async_trait]
+impl<F> Middleware for Answering<F>
+where
+    F: Fn(&reqwest::Request) -> Response<Vec<u8>> + Send + Sync + 'static,
+{
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        _: &mut http::Extensions,
+        _: Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        let (mut parts, body) = (self.0)(&request).into_parts();
+        let response = Response::builder()
+            .status(parts.status)
+            .url(request.url().clone());
+        let mut response = response.body(body).unwrap();
+        response.headers_mut().extend(parts.headers.drain());
+        Ok(response.into())
+    }
+}
+
 struct Canned(HashMap<String, Vec<u8>>);
 
 #[async_trait]
@@ -143,6 +176,17 @@ pub fn guard_of(keys: &[serde_json::Value]) -> OidcGuard {
         )
         .any_verified_caller()
         .http_client(canned(documents))
+        .clock(|| seconds(NOW))
+        .build()
+        .unwrap()
+}
+
+/// A guard of that issuer, for [`AUDIENCE`], at the second at which forged tokens live.
+pub fn guard_by(issuer: Issuer, client: ClientWithMiddleware) -> OidcGuard {
+    OidcGuard::builder()
+        .issuer(issuer.audience(AUDIENCE).leeway(Duration::ZERO))
+        .any_verified_caller()
+        .http_client(client)
         .clock(|| seconds(NOW))
         .build()
         .unwrap()

@@ -1,0 +1,84 @@
+//! Settings of issuers in, trusted issuers out.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use reqwest_middleware::ClientWithMiddleware;
+
+use crate::clock::Clock;
+use crate::error::BuildError;
+use crate::issuer::{Checked, Issuer};
+use crate::keys::Keys;
+use crate::keys::client::default_client;
+use crate::keys::source::KeySource;
+use crate::verifier::{Named, TrustedIssuer};
+use crate::verify::rules::Rules;
+
+/// What an issuer is told as whose name only its cluster's API server knows.
+const UNNAMED: &str = "kubernetes (in cluster)";
+
+pub(super) fn trust(
+    issuers: Vec<Issuer>,
+    http_client: Option<ClientWithMiddleware>,
+    clock: &Clock,
+) -> Result<Vec<TrustedIssuer>, BuildError> {
+    let (mut client, mut loopback_client) = (http_client.clone(), http_client);
+    let mut names = HashSet::new();
+    let mut trusted = Vec::with_capacity(issuers.len());
+    for issuer in issuers {
+        let client = match issuer.loopback_http {
+            true => &mut loopback_client,
+            false => &mut client,
+        };
+        let client = match client {
+            Some(client) => client.clone(),
+            None => client
+                .insert(default_client(issuer.loopback_http).map_err(BuildError::HttpClient)?)
+                .clone(),
+        };
+        let checked = issuer.check(client)?;
+        for name in checked.name.iter().chain(&issuer.aliases) {
+            if !names.insert(name.clone()) {
+                return Err(BuildError::SameIssuer {
+                    issuer: name.clone(),
+                });
+            }
+        }
+        trusted.push(trusted_issuer(issuer, checked, clock));
+    }
+    Ok(trusted)
+}
+
+fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIssuer {
+    let Checked {
+        name,
+        origin,
+        trust,
+    } = checked;
+    let told = Arc::from(name.clone().unwrap_or_else(|| UNNAMED.to_owned()));
+    let named = match issuer.url.is_empty() {
+        true => Named::ByItsKeys {
+            until_then: name.map(Arc::from),
+        },
+        false => Named::BySettings,
+    };
+    let source = KeySource {
+        name: Arc::clone(&told),
+        origin,
+        trust,
+    };
+    TrustedIssuer {
+        name: told,
+        named,
+        aliases: issuer.aliases,
+        platform: issuer.platform,
+        rules: Rules {
+            audiences: issuer.audiences,
+            leeway: issuer.leeway,
+            types: issuer.types,
+            max_lifetime: issuer.max_lifetime,
+        },
+        demands: issuer.demands,
+        keys: Keys::new(source, issuer.timing, clock.clone()),
+    }
+}

@@ -1,0 +1,114 @@
+//! The keys of the cluster that this runs in, from its API server.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderValue;
+use reqwest_middleware::ClientWithMiddleware;
+use url::Url;
+
+use super::web::fetch_keys;
+use super::{Loaded, OwnToken, Trust};
+use crate::keys::client::cluster_client;
+use crate::keys::discovery;
+use crate::keys::error::KeysError;
+use crate::keys::fetch::{Fetcher, Limits};
+
+const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
+const KEYS_PATH: &str = "/openid/v1/jwks";
+
+/// The API server, and what it takes to ask it.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterApi {
+    /// Its in-cluster address: `https`, host and port.
+    pub(crate) address: Url,
+    /// The pod's token for it.
+    pub(crate) token_file: PathBuf,
+    /// The CA that signed its certificate.
+    pub(crate) ca_file: PathBuf,
+}
+
+/// Asks the API server, and nobody else: the address that its discovery document names for the keys is a
+/// node's, and is left alone.
+pub(crate) struct ClusterKeys {
+    pub(crate) api: ClusterApi,
+    pub(crate) limits: Limits,
+    /// The audiences that the guard takes tokens for.
+    pub(crate) audiences: Vec<String>,
+    /// The client, and the CA's certificate that it was made with.
+    client: Mutex<Option<(Vec<u8>, ClientWithMiddleware)>>,
+}
+
+impl ClusterKeys {
+    pub(crate) fn new(api: ClusterApi, limits: Limits, audiences: Vec<String>) -> Self {
+        Self {
+            api,
+            limits,
+            audiences,
+            client: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn load(&self, trust: &Trust) -> Result<Loaded, KeysError> {
+        // Both are read afresh: the kubelet replaces them.
+        let token = read(&self.api.token_file).await?;
+        let client = self.client(read(&self.api.ca_file).await?)?;
+        let unusable = |reason: &str| file_error(&self.api.token_file, reason);
+        let own = OwnToken::read(&token).ok_or_else(|| unusable("it holds no token"))?;
+        let value = [b"Bearer ", token.trim_ascii()].concat();
+        let mut value = HeaderValue::try_from(value).map_err(|_| unusable("it holds no token"))?;
+        value.set_sensitive(true);
+        let fetcher = Fetcher::new(client, false, self.limits).authorized(value);
+
+        let document = self.url(DISCOVERY_PATH);
+        let answer = fetcher.get(&document).await?;
+        let discovered = discovery::read(&answer.body, &document)?;
+        let issuer = own.issuer.unwrap_or(discovered.issuer);
+        if self.audiences.contains(&issuer) {
+            return Err(KeysError::ApiAudience { audience: issuer });
+        }
+        let keys = self.url(KEYS_PATH);
+        let loaded = fetch_keys(&fetcher, &keys, discovered.algorithms, trust).await?;
+        Ok(Loaded {
+            issuer: Some(Arc::from(issuer)),
+            ..loaded
+        })
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.api.address.clone();
+        url.set_path(path);
+        url
+    }
+
+    /// The client that trusts that CA and no other.
+    fn client(&self, ca: Vec<u8>) -> Result<ClientWithMiddleware, KeysError> {
+        let mut kept = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, client)) = kept.as_ref()
+            && *of == ca
+        {
+            return Ok(client.clone());
+        }
+        let client = cluster_client(&ca)
+            .ok_or_else(|| file_error(&self.api.ca_file, "it holds no certificate in PEM"))?;
+        *kept = Some((ca, client.clone()));
+        Ok(client)
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, KeysError> {
+    let owned = path.to_owned();
+    let content = tokio::task::spawn_blocking(move || std::fs::read(owned)).await;
+    match content {
+        Ok(Ok(content)) => Ok(content),
+        Ok(Err(error)) => Err(file_error(path, &error.to_string())),
+        Err(_) => Err(KeysError::CutOff),
+    }
+}
+
+fn file_error(path: &Path, reason: &str) -> KeysError {
+    KeysError::File {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
