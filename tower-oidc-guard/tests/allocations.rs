@@ -7,9 +7,10 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use support::HEADER;
+use serde_json::json;
 use support::forge::{Forge, encode};
-use tower_oidc_guard::JwkSet;
+use support::{HEADER, claims, guard_of};
+use tower_oidc_guard::{JwkSet, OidcGuard};
 
 thread_local! {
     /// Bytes held by this thread, and the most there were.
@@ -101,5 +102,56 @@ fn for_a_token_under_the_cap_no_more_than_the_cap_is_held() {
     }
     for token in [vec![b'.'; CAP], vec![b'A'; CAP], b"e30.".repeat(CAP / 4)] {
         assert!(held_for(&keys, &token) <= CAP as isize);
+    }
+}
+
+/// The most bytes that are held at a time while a whole verification refuses a token.
+fn held_by_guard(guard: &OidcGuard, token: &str) -> isize {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.unwrap();
+    runtime.block_on(async {
+        guard.ready().await.unwrap();
+        // Once before, so that what is made at the first use is there.
+        let _ = guard.verifier().verify("a.b.c").await;
+        let before = HELD.with(|held| {
+            held.set((held.get().0, held.get().0));
+            held.get().0
+        });
+        assert!(guard.verifier().verify(token).await.is_err());
+        HELD.with(|held| held.get().1 - before)
+    })
+}
+
+#[test]
+fn a_whole_verification_that_refuses_a_token_holds_no_more_than_the_cap() {
+    let (forge, other) = (Forge::new(), Forge::new());
+    let guard = guard_of(&[forge.jwk()]);
+    let sound = claims(json!({}));
+    let with = |member: String| format!("{},{member}}}", sound.strip_suffix('}').unwrap());
+    let payloads = [
+        sound.clone(),
+        with(format!(r#""x":"{}""#, "y".repeat(11_500))),
+        with(format!(r#""x":"{}""#, r"\n".repeat(5_000))),
+        with(format!(r#""\u0061{}":1"#, "y".repeat(11_000))),
+        with(format!(r#""x":{}{}"#, "[".repeat(5_000), "]".repeat(5_000))),
+        with(
+            (0..1000)
+                .map(|n| format!(r#""{n}":0"#))
+                .collect::<Vec<_>>()
+                .join(","),
+        ),
+        claims(json!({ "aud": vec![""; 3_000] })),
+        claims(json!({ "aud": (0..60).map(|n| format!("\"{n}")).collect::<Vec<_>>() })),
+        claims(json!({ "sub": "\n".repeat(2_500) })),
+        claims(json!({ "sub": "\n".repeat(900), "jti": "\n".repeat(900) })),
+    ];
+    for payload in payloads {
+        // By another key, so that even what is read without complaint is refused in the end.
+        let token = other.sign(HEADER, &payload);
+        assert!(token.len() <= CAP, "{}", token.len());
+        let held = held_by_guard(&guard, &token);
+        assert!(held <= CAP as isize, "{held} bytes for {}", &payload[..150]);
     }
 }

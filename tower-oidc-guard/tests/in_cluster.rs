@@ -90,7 +90,7 @@ impl Pod {
 }
 
 #[tokio::test]
-async fn the_issuer_is_named_by_the_pod_s_own_token_and_the_keys_are_the_api_server_s() {
+async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_has_the_keys() {
     let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
     let guard = pod.guard();
     assert!(pod.api.asked().is_empty(), "nothing is asked by building");
@@ -243,7 +243,7 @@ async fn a_missing_volume_is_named() {
 }
 
 #[tokio::test]
-async fn the_token_follows_no_redirect() {
+async fn keycloak_50224_the_pod_s_token_follows_no_redirect() {
     fn elsewhere(_: &Path, _: &str) -> (String, Vec<u8>) {
         (
             "302 Found\r\nlocation: https://127.0.0.1:1/".to_owned(),
@@ -259,7 +259,7 @@ async fn the_token_follows_no_redirect() {
 }
 
 #[tokio::test]
-async fn an_api_server_with_a_certificate_of_another_ca_gets_no_token() {
+async fn keycloak_50224_an_api_server_of_another_ca_gets_no_token() {
     let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
     pod.kubelet.rotate("ca.crt", Ca::new().pem()).unwrap();
     let error = pod.guard().ready().await.unwrap_err();

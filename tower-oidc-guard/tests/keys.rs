@@ -153,3 +153,122 @@ async fn a_thousand_made_up_kids_cause_one_fetch_and_a_real_rotation_is_picked_u
         "one at the start, one for all of them"
     );
 }
+
+/// A platform that gives no time between requests: the runtime that the refresh was started on is not polled.
+#[test]
+fn a_throttled_background_does_not_stop_the_refresh_since_requests_move_it_along() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let servers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let servers = servers.unwrap();
+    let issuer = servers.block_on(TestIssuer::start()).unwrap();
+    let (guard, known) = (guard(issuer.url()), long_token(&issuer));
+    let throttled = runtime();
+    throttled.block_on(guard.ready()).unwrap();
+    assert_eq!(issuer.key_fetches(), 1);
+    let awake = runtime();
+    awake.block_on(async {
+        later(2 * HOUR).await;
+        for _ in 0..1000 {
+            assert!(guard.verifier().verify(&known).await.is_ok());
+            if issuer.key_fetches() == 2 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("nobody refreshed");
+    });
+    drop(throttled);
+}
+
+#[tokio::test]
+async fn kubernetes_142012_a_failed_fetch_for_an_unknown_key_is_a_503_and_gives_its_slot_back() {
+    let fails = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (old, new) = (Forge::new(), Forge::new());
+    let (published, failing) = (json!({ "keys": [new.jwk()] }), fails.clone());
+    let first = json!({ "keys": [{ "kty": "EC", "kid": "old", "crv": "P-256", "x": old.jwk()["x"], "y": old.jwk()["y"] }] });
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let client = support::answering(move |_| {
+        let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let fails = failing.load(std::sync::atomic::Ordering::Relaxed);
+        let body = if is_first { &first } else { &published };
+        let answer = http::Response::builder().status(if fails { 500 } else { 200 });
+        answer.body(body.to_string().into_bytes()).unwrap()
+    });
+    let issuer = tower_oidc_guard::Issuer::discover(support::FORGED_ISSUER)
+        .algorithms([tower_oidc_guard::Algorithm::ES256])
+        .unknown_key_jitter(Duration::ZERO)
+        .jwks_url("https://keys.example/jwks");
+    let guard = support::guard_by(issuer, client);
+    guard.ready().await.unwrap();
+    later(Duration::from_secs(6)).await;
+    let token = new.sign(support::HEADER, &support::claims(json!({})));
+    fails.store(true, std::sync::atomic::Ordering::Relaxed);
+    let verdict = guard.verifier().verify(&token).await;
+    let Err(Rejection::KeysUnavailable { retry_after }) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert!(retry_after <= Duration::from_secs(1), "{retry_after:?}");
+    fails.store(false, std::sync::atomic::Ordering::Relaxed);
+    later(Duration::from_secs(1)).await;
+    assert!(
+        guard.verifier().verify(&token).await.is_ok(),
+        "no interval is lost"
+    );
+}
+
+#[tokio::test]
+async fn a_token_or_a_key_without_kid_works_when_exactly_one_key_fits() {
+    let (forge, other) = (Forge::new(), Forge::new());
+    let nameless = |forge: &Forge| {
+        let mut key = forge.jwk();
+        key.as_object_mut().unwrap().remove("kid");
+        key
+    };
+    let named = support::HEADER;
+    let plain = r#"{"alg":"ES256"}"#;
+    for (keys, header, is_taken) in [
+        (vec![forge.jwk()], plain, true),
+        (vec![nameless(&forge)], plain, true),
+        (vec![nameless(&forge)], named, true),
+        (vec![forge.jwk(), other.jwk()], plain, false),
+        (vec![nameless(&forge), nameless(&other)], named, false),
+    ] {
+        let token = forge.sign(header, &support::claims(json!({})));
+        let verdict = guard_of(&keys).verifier().verify(token).await;
+        assert_eq!(verdict.is_ok(), is_taken, "{keys:?} {header}");
+    }
+}
+
+#[tokio::test]
+async fn unusable_keys_of_every_kind_are_passed_over_each_with_its_reason() {
+    let forge = Forge::new();
+    let odd = [
+        json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "a", "pub": "AAAA" }),
+        json!({ "kty": "OKP", "crv": "Ed448", "kid": "b", "x": "AAAA" }),
+        json!({ "kty": "EC", "crv": "secp256k1", "kid": "c", "x": "AAAA", "y": "AAAA" }),
+        json!({ "kty": "RSA", "kid": "d", "e": "AQAB" }),
+        json!({ "kty": "oct", "kid": "e", "k": "AAAA" }),
+        json!({ "kty": "EC", "use": "enc", "kid": "f", "crv": "P-256", "x": forge.jwk()["x"], "y": forge.jwk()["y"] }),
+    ];
+    let guard = guard_of(&[&odd[..], &[forge.jwk()]].concat());
+    let token = forge.sign(support::HEADER, &support::claims(json!({})));
+    assert!(guard.verifier().verify(token).await.is_ok());
+    let health = guard.health().remove(0);
+    assert_eq!(
+        (health.usable_keys, health.passed_over.len()),
+        (1, odd.len()),
+        "{health:?}"
+    );
+    for reason in ["key type", "curve", "missing member", "(use)"] {
+        assert!(
+            health.passed_over.iter().any(|told| told.contains(reason)),
+            "{reason}"
+        );
+    }
+}

@@ -70,17 +70,14 @@ impl KeySource {
 
     /// Ends when the source has changed of its own accord. Does not hold on to the source.
     pub(super) fn changes(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut changes = match &self.origin {
-            Origin::File(file) => file.changes(),
+        let file = match &self.origin {
+            Origin::File(file) => Some(file.changes()),
             _ => None,
         };
         async move {
-            let changed = match &mut changes {
-                Some(changes) => changes.next().await,
-                None => None,
-            };
-            if changed.is_none() {
-                std::future::pending::<()>().await;
+            match file {
+                Some(changes) => changes.await,
+                None => std::future::pending().await,
             }
         }
     }

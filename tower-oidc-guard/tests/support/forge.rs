@@ -19,10 +19,15 @@ impl Forge {
         Self(EcdsaKeyPair::generate(CURVE).unwrap())
     }
 
+    /// The public key as an uncompressed point.
+    pub fn point(&self) -> Vec<u8> {
+        self.0.public_key().as_ref().to_vec()
+    }
+
     /// The public key as a JWK named `k`.
     pub fn jwk(&self) -> Value {
-        let point = &self.0.public_key().as_ref()[1..];
-        let (x, y) = point.split_at(32);
+        let point = self.point();
+        let (x, y) = point[1..].split_at(32);
         json!({ "kty": "EC", "crv": "P-256", "kid": "k", "x": encode(x), "y": encode(y) })
     }
 

@@ -1,9 +1,10 @@
 //! Keys in a file that is followed.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest_wi_auth::{Changes, WatchedFile};
+use reqwest_wi_auth::WatchedFile;
 use tokio::sync::OnceCell;
 
 use super::{Loaded, Trust};
@@ -20,6 +21,8 @@ pub(crate) struct KeyFile {
     path: PathBuf,
     /// Followed from the first look on.
     file: OnceCell<WatchedFile<Vec<u8>>>,
+    /// What was read of it last.
+    loaded: Mutex<Option<Arc<Vec<u8>>>>,
 }
 
 impl KeyFile {
@@ -27,6 +30,7 @@ impl KeyFile {
         Self {
             path,
             file: OnceCell::new(),
+            loaded: Mutex::default(),
         }
     }
 
@@ -44,6 +48,7 @@ impl KeyFile {
             }
         };
         let content = content.map_err(|error| failed(&error))?;
+        *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(content.clone());
         let name = self.path.display().to_string();
         let loaded = trust.read(&name, &content)?;
         Ok(Loaded {
@@ -52,8 +57,21 @@ impl KeyFile {
         })
     }
 
-    pub(super) fn changes(&self) -> Option<Changes<Vec<u8>>> {
-        self.file.get().map(WatchedFile::subscribe)
+    /// Ends when the file holds something other than what was read of it last. Does not hold on to the file.
+    pub(super) fn changes(&self) -> impl Future<Output = ()> + Send + use<> {
+        let file = self.file.get();
+        let changes = file.map(WatchedFile::subscribe);
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = file.is_some_and(|file| loaded.as_ref() != Some(&file.current()));
+        async move {
+            let changed = match changes {
+                Some(mut changes) => is_new || changes.next().await.is_some(),
+                None => false,
+            };
+            if !changed {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
