@@ -7,87 +7,10 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use reqwest_wi_auth::testing::Kubelet;
-use serde_json::Value;
-use support::api_server::{Answers, ApiServer, Ca, recorded};
+use support::api_server::{ApiServer, Ca, recorded};
+use support::pod::{ISSUER, NEW, OLD, Pod, folder, issued_at, token};
 use support::{AUDIENCE, later, seconds};
 use tower_oidc_guard::{BuildError, Issuer, KeysError, OidcGuard, Platform};
-
-const NEW: &str = "v1.36/rs256";
-const OLD: &str = "v1.20/rs256";
-const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-
-fn folder(name: &str) -> PathBuf {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes");
-    data.join(name)
-}
-
-fn token(of: &str, name: &str) -> String {
-    let token = std::fs::read_to_string(folder(of).join(name)).unwrap();
-    token.trim_end().to_owned()
-}
-
-fn issued_at(token: &str) -> u64 {
-    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap());
-    let claims: Value = serde_json::from_slice(&payload.unwrap()).unwrap();
-    claims["iat"].as_u64().unwrap()
-}
-
-/// A pod's volume, the API server that it is for, and a caller's token.
-struct Pod {
-    api: ApiServer,
-    ca: Ca,
-    kubelet: Kubelet,
-    _volume: tempfile::TempDir,
-    caller: String,
-}
-
-impl Pod {
-    /// In a cluster of that version, with this own token.
-    async fn new(of: &str, own: &str) -> Self {
-        Self::with(of, own, "127.0.0.1:0", recorded).await
-    }
-
-    async fn with(of: &str, own: &str, at: &str, answers: Answers) -> Self {
-        let (ca, own) = (Ca::new(), token(of, own));
-        let volume = tempfile::tempdir().unwrap();
-        let kubelet = Kubelet::new(volume.path()).unwrap();
-        kubelet
-            .write([("token", own.as_str()), ("ca.crt", &ca.pem())])
-            .unwrap();
-        Self {
-            api: ApiServer::start(at, &ca, &folder(of), &[&own, "rotated.e30.token"], answers)
-                .await,
-            ca,
-            kubelet,
-            _volume: volume,
-            caller: token(of, "gke-sa-600s.jwt"),
-        }
-    }
-
-    fn issuer(&self) -> Issuer {
-        let (host, port) = (self.api.address.ip(), self.api.address.port());
-        Issuer::in_cluster_at(&host.to_string(), &port.to_string())
-            .unwrap()
-            .api_token_file(self.kubelet.path("token"))
-            .api_ca_file(self.kubelet.path("ca.crt"))
-    }
-
-    fn guard(&self) -> OidcGuard {
-        self.build(self.issuer().audience(AUDIENCE)).unwrap()
-    }
-
-    fn build(&self, issuer: Issuer) -> Result<OidcGuard, BuildError> {
-        let now = issued_at(&self.caller) + 1;
-        OidcGuard::builder()
-            .issuer(issuer)
-            .any_verified_caller()
-            .clock(move || seconds(now))
-            .build()
-    }
-}
 
 #[tokio::test]
 async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_has_the_keys() {
@@ -142,7 +65,7 @@ async fn token_and_ca_are_read_afresh_when_they_rotate() {
         api,
         ca: _ca,
         kubelet,
-        _volume,
+        volume,
         caller,
     } = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
     let at = api.address.to_string();
@@ -150,7 +73,7 @@ async fn token_and_ca_are_read_afresh_when_they_rotate() {
         api,
         ca: Ca::new(),
         kubelet,
-        _volume,
+        volume,
         caller,
     };
     let guard = pod.guard();
@@ -234,7 +157,7 @@ fn outside_a_cluster_the_error_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_missing_volume_is_named() {
+async fn a_missingvolume_is_named() {
     let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
     let missing = "/nowhere/to/be/found/token";
     let built = pod.build(pod.issuer().audience(AUDIENCE).api_token_file(missing));

@@ -3,6 +3,8 @@
 
 pub mod api_server;
 pub mod forge;
+#[cfg(unix)]
+pub mod pod;
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
