@@ -1,42 +1,114 @@
 //! Request headers in, the one token they carry out, or why not.
 
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, Uri};
+use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use crate::rejection::Rejection;
 
 const SCHEME: &[u8] = b"bearer";
 
-/// The token of the one `Authorization: Bearer` header (RFC 6750, section 2.1).
-///
-/// A header of another scheme is no bearer token; a second header, or a second token in the query
-/// (section 2.3), makes the request malformed, since two readers could read two callers from it.
-pub(crate) fn token<'h>(headers: &'h HeaderMap, uri: &Uri) -> Result<&'h [u8], Rejection> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().ok_or(Rejection::MissingToken)?.as_bytes();
+/// Which headers a token may come in.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenHeaders {
+    pub(crate) names: Vec<HeaderName>,
+    /// Whether a request with more than one of them is malformed; otherwise the first counts.
+    pub(crate) exactly_one: bool,
+}
+
+impl Default for TokenHeaders {
+    fn default() -> Self {
+        Self {
+            names: vec![AUTHORIZATION],
+            exactly_one: false,
+        }
+    }
+}
+
+/// A token in a header. Cloning copies a pointer.
+#[derive(Clone)]
+pub(crate) struct Bearer {
+    value: HeaderValue,
+    /// Where the token starts in the value.
+    start: usize,
+    end: usize,
+}
+
+impl Bearer {
+    pub(crate) fn token(&self) -> &[u8] {
+        self.value
+            .as_bytes()
+            .get(self.start..self.end)
+            .unwrap_or_default()
+    }
+}
+
+impl TokenHeaders {
+    /// The token of the one header that has one (RFC 6750, section 2.1).
+    ///
+    /// A header of another scheme is no bearer token; a header that is repeated, or a second token in the query
+    /// (section 2.3), makes the request malformed, since two readers could read two callers from it.
+    pub(crate) fn find(&self, headers: &HeaderMap, uri: &Uri) -> Result<Bearer, Rejection> {
+        let mut found = None;
+        for name in &self.names {
+            match read(name, headers) {
+                Err(Rejection::MissingToken) => {}
+                Ok(_) if found.is_some() => {
+                    return Err(Rejection::MalformedRequest(
+                        "a token in more than one header",
+                    ));
+                }
+                Ok(bearer) if self.exactly_one => found = Some(bearer),
+                first => {
+                    found = Some(first?);
+                    break;
+                }
+            }
+        }
+        let found = found.ok_or(Rejection::MissingToken)?;
+        if uri.query().is_some_and(has_access_token) {
+            return Err(Rejection::MalformedRequest("a second token in the query"));
+        }
+        Ok(found)
+    }
+
+    /// Takes the headers away, so that what comes later does not see the token.
+    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
+        for name in &self.names {
+            headers.remove(name);
+        }
+    }
+}
+
+fn read(name: &HeaderName, headers: &HeaderMap) -> Result<Bearer, Rejection> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().ok_or(Rejection::MissingToken)?;
     if values.next().is_some() {
         return Err(Rejection::MalformedRequest(
-            "more than one Authorization header",
+            "a repeated header for the token",
         ));
     }
-    let (scheme, rest) = value
-        .split_at_checked(SCHEME.len())
-        .ok_or(Rejection::MissingToken)?;
-    if !scheme.eq_ignore_ascii_case(SCHEME) {
-        return Err(Rejection::MissingToken);
-    }
-    let token = match rest {
-        [] => return Err(Rejection::Malformed("no token after the scheme")),
-        [b' ', ..] => rest.trim_ascii(),
-        _ => return Err(Rejection::MissingToken),
+    let bytes = value.as_bytes();
+    // Headers that platforms have made for tokens may hold one without a scheme.
+    let is_for_credentials = name == AUTHORIZATION || name == PROXY_AUTHORIZATION;
+    let rest = match bytes.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => Some(rest),
+        _ => None,
     };
-    if token.is_empty() {
+    let text = match rest {
+        Some([]) => &[],
+        Some(rest @ [b' ', ..]) => rest.trim_ascii(),
+        _ if is_for_credentials => return Err(Rejection::MissingToken),
+        _ => bytes.trim_ascii(),
+    };
+    if text.is_empty() {
         return Err(Rejection::Malformed("no token after the scheme"));
     }
-    if uri.query().is_some_and(has_access_token) {
-        return Err(Rejection::MalformedRequest("a second token in the query"));
-    }
-    Ok(token)
+    let end = bytes.trim_ascii_end().len();
+    Ok(Bearer {
+        value: value.clone(),
+        start: end - text.len(),
+        end,
+    })
 }
 
 fn has_access_token(query: &str) -> bool {
@@ -49,17 +121,35 @@ fn has_access_token(query: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn read(values: &[&'static str], uri: &'static str) -> Result<Vec<u8>, Rejection> {
+    const IAP: HeaderName = HeaderName::from_static("x-goog-iap-jwt-assertion");
+    const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
+
+    fn find(
+        wanted: &TokenHeaders,
+        sent: &[(HeaderName, &'static str)],
+        uri: &'static str,
+    ) -> Result<Vec<u8>, Rejection> {
         let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(AUTHORIZATION, http::HeaderValue::from_static(value));
+        for (name, value) in sent {
+            headers.append(name, HeaderValue::from_static(value));
         }
-        token(&headers, &Uri::from_static(uri)).map(<[u8]>::to_vec)
+        let found = wanted.find(&headers, &Uri::from_static(uri));
+        found.map(|bearer| bearer.token().to_vec())
+    }
+
+    fn read(values: &[&'static str], uri: &'static str) -> Result<Vec<u8>, Rejection> {
+        let sent: Vec<_> = values.iter().map(|value| (AUTHORIZATION, *value)).collect();
+        find(&TokenHeaders::default(), &sent, uri)
     }
 
     #[test]
     fn the_scheme_is_taken_in_any_case() {
-        for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER   a.b.c"] {
+        for value in [
+            "Bearer a.b.c",
+            "bearer a.b.c",
+            "BEARER   a.b.c",
+            "Bearer a.b.c ",
+        ] {
             assert_eq!(read(&[value], "/"), Ok(b"a.b.c".to_vec()), "{value}");
         }
     }
@@ -67,30 +157,28 @@ mod tests {
     #[test]
     fn no_header_or_another_scheme_is_no_token() {
         for values in [&[][..], &["Basic YTpi"], &["Bear"], &["Bearerx a.b.c"]] {
-            assert_eq!(
-                read(values, "/"),
-                Err(Rejection::MissingToken),
-                "{values:?}"
-            );
+            let read = read(values, "/");
+            assert_eq!(read, Err(Rejection::MissingToken), "{values:?}");
         }
     }
 
     #[test]
     fn a_scheme_without_a_token_is_malformed() {
         for value in ["Bearer", "Bearer ", "Bearer   "] {
-            assert!(
-                matches!(read(&[value], "/"), Err(Rejection::Malformed(_))),
-                "{value:?}"
-            );
+            let read = read(&[value], "/");
+            assert!(matches!(read, Err(Rejection::Malformed(_))), "{value:?}");
         }
     }
 
     #[test]
     fn two_authorization_headers_are_refused() {
-        let two = read(&["Bearer a.b.c", "Bearer a.b.c"], "/");
-        assert!(matches!(two, Err(Rejection::MalformedRequest(_))));
-        let mixed = read(&["Basic YTpi", "Bearer a.b.c"], "/");
-        assert!(matches!(mixed, Err(Rejection::MalformedRequest(_))));
+        for values in [
+            ["Bearer a.b.c", "Bearer a.b.c"],
+            ["Basic YTpi", "Bearer a.b.c"],
+        ] {
+            let two = read(&values, "/");
+            assert!(matches!(two, Err(Rejection::MalformedRequest(_))));
+        }
     }
 
     #[test]
@@ -100,5 +188,36 @@ mod tests {
             assert!(matches!(both, Err(Rejection::MalformedRequest(_))), "{uri}");
         }
         assert!(read(&["Bearer a.b.c"], "/?my_access_token=x").is_ok());
+    }
+
+    #[test]
+    fn headers_that_platforms_made_hold_a_token_with_or_without_a_scheme() {
+        let wanted = TokenHeaders {
+            names: vec![IAP],
+            exactly_one: false,
+        };
+        for value in ["a.b.c", "Bearer a.b.c"] {
+            assert_eq!(find(&wanted, &[(IAP, value)], "/"), Ok(b"a.b.c".to_vec()));
+        }
+    }
+
+    #[test]
+    fn of_several_headers_the_first_that_is_there_counts_or_there_may_be_one_only() {
+        let mut wanted = TokenHeaders {
+            names: vec![SERVERLESS, AUTHORIZATION],
+            exactly_one: false,
+        };
+        let both = [
+            (AUTHORIZATION, "Bearer a.b.c"),
+            (SERVERLESS, "Bearer d.e.f"),
+        ];
+        assert_eq!(find(&wanted, &both, "/"), Ok(b"d.e.f".to_vec()));
+        assert_eq!(find(&wanted, &both[..1], "/"), Ok(b"a.b.c".to_vec()));
+        wanted.exactly_one = true;
+        assert!(matches!(
+            find(&wanted, &both, "/"),
+            Err(Rejection::MalformedRequest(_))
+        ));
+        assert_eq!(find(&wanted, &both[..1], "/"), Ok(b"a.b.c".to_vec()));
     }
 }

@@ -40,9 +40,22 @@ pub enum BuildError {
         /// The issuer, as configured.
         issuer: String,
     },
+    /// The policy cannot be used.
+    #[error("the policy cannot be used")]
+    Policy(#[from] crate::policy::PolicyError),
+    /// A policy file cannot be used.
+    #[cfg(feature = "policy-file")]
+    #[error("the policy file cannot be used")]
+    PolicyFile(#[from] reqwest_wi_auth::FileError),
+    /// The protected resource is not an https URL without a fragment (RFC 9728, section 1.2).
+    #[error("the protected resource {resource:?} is not an https URL without a fragment")]
+    Resource {
+        /// The resource, as configured.
+        resource: String,
+    },
     /// It is not said who may call.
     #[error(
-        "it is not said who may call; if every caller with a valid token may, say `any_verified_caller`"
+        "it is not said who may call; say it with `policy` or, if every caller with a valid token may, with `any_verified_caller`"
     )]
     NoPolicy,
     /// The realm has characters that a challenge cannot carry.

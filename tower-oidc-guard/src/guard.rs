@@ -3,26 +3,36 @@
 mod answer;
 mod body;
 mod builder;
+#[cfg(feature = "policy-file")]
+mod from_file;
 mod future;
+mod gate;
+mod grpc;
+mod intake;
 mod layer;
+mod modes;
 mod readiness;
+mod resource;
 mod service;
+mod slots;
 mod trust;
 
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::Response;
-
+use self::answer::Answers;
 pub use self::body::ResponseBody;
 pub use self::builder::OidcGuardBuilder;
 pub use self::future::ResponseFuture;
+use self::gate::Gate;
+use self::intake::Intake;
 pub use self::layer::OidcGuardLayer;
 pub use self::readiness::Readiness;
+pub use self::resource::ResourceMetadata;
 pub use self::service::OidcGuardService;
+pub use self::slots::Identities;
 use crate::keys::health::IssuerHealth;
-use crate::rejection::Rejection;
+use crate::policy::{Bound, Policy, PolicyError};
 use crate::verifier::{NotReady, TokenVerifier};
 
 /// A guard for services: made once, laid over as many of them as need it.
@@ -33,7 +43,9 @@ pub struct OidcGuard(Arc<Inner>);
 
 struct Inner {
     verifier: TokenVerifier,
-    realm: String,
+    policy: Bound,
+    intake: Intake,
+    answers: Answers,
 }
 
 impl OidcGuard {
@@ -44,7 +56,46 @@ impl OidcGuard {
 
     /// The layer that guards a service. Nothing is spawned or fetched by it.
     pub fn layer(&self) -> OidcGuardLayer {
-        OidcGuardLayer::new(self.clone())
+        OidcGuardLayer::new(Gate::new(self.clone(), None))
+    }
+
+    /// The layer that guards a service with a policy of its own instead of the guard's: for routes that other callers
+    /// may call, or for another audience.
+    ///
+    /// # Errors
+    ///
+    /// Where the policy names members that no trusted issuer speaks for.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{OidcGuard, Policy, PolicyError};
+    /// # fn example(guard: OidcGuard) -> Result<(), PolicyError> {
+    /// let admins = guard.layer_with(Policy::members(["system:serviceaccount:ops:admin"]))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn layer_with(&self, policy: Policy) -> Result<OidcGuardLayer, PolicyError> {
+        let policy = Bound::new(policy, &self.0.verifier.trusted_names())?;
+        Ok(OidcGuardLayer::new(Gate::new(self.clone(), Some(policy))))
+    }
+
+    /// The guard's policy, to [explain](Policy::explain) its decisions.
+    pub fn policy(&self) -> &Policy {
+        self.0.policy.policy()
+    }
+
+    /// A service that answers with the metadata of the protected resource (RFC 9728), to be mounted at its
+    /// [path](ResourceMetadata::path). Nothing where [`protected_resource`](OidcGuardBuilder::protected_resource)
+    /// was not said.
+    ///
+    /// ```
+    /// # fn example(guard: tower_oidc_guard::OidcGuard) -> Option<()> {
+    /// let metadata = guard.resource_metadata()?;
+    /// let app: axum::Router = axum::Router::new().route_service(&metadata.path().to_owned(), metadata);
+    /// # Some(())
+    /// # }
+    /// ```
+    pub fn resource_metadata(&self) -> Option<ResourceMetadata> {
+        ResourceMetadata::new(self.clone())
     }
 
     /// Waits until the keys of every issuer are there. Not needed: the first request does the same.
@@ -77,11 +128,6 @@ impl OidcGuard {
     /// The verifier behind the guard, for tokens that do not come with an HTTP request.
     pub fn verifier(&self) -> &TokenVerifier {
         &self.0.verifier
-    }
-
-    fn answer(&self, rejection: &Rejection) -> Response<Bytes> {
-        tracing::debug!(reason = rejection.reason(), "refused");
-        answer::to(rejection, &self.0.realm)
     }
 }
 

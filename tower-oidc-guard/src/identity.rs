@@ -1,5 +1,10 @@
 //! Who called: what a verified token says.
 
+#[cfg(feature = "axum")]
+mod axum;
+mod google;
+mod kubernetes;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -7,9 +12,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 
+pub use self::google::{ComputeEngine, GoogleIdentity};
+pub use self::kubernetes::{KubernetesIdentity, ObjectRef};
 use crate::verify::Verified;
-use crate::verify::kubernetes::Kubernetes;
-pub use crate::verify::kubernetes::ObjectRef;
+use crate::verify::claims::Times;
 
 /// The platform that stands behind an issuer, and so what its subjects mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,39 +38,70 @@ pub struct Identity(Arc<Inner>);
 
 struct Inner {
     issuer: Arc<str>,
+    /// The issuer as it is told.
+    configured: Arc<str>,
     platform: Platform,
     subject: String,
     audiences: Vec<String>,
-    expires_at: Duration,
-    not_before: Option<Duration>,
-    issued_at: Option<Duration>,
+    times: Times,
     token_id: Option<String>,
-    kubernetes: Option<KubernetesIdentity>,
+    view: View,
     /// The claims as they stand in the token.
     payload: Box<[u8]>,
 }
 
+/// What the platform's tokens say beyond the standard.
+enum View {
+    Kubernetes(Option<KubernetesIdentity>),
+    Google(GoogleIdentity),
+    Other,
+}
+
 impl Identity {
-    pub(crate) fn new(issuer: Arc<str>, platform: Platform, verified: &Verified<'_>) -> Self {
+    pub(crate) fn new(
+        issuer: Arc<str>,
+        configured: Arc<str>,
+        platform: Platform,
+        verified: &Verified<'_>,
+    ) -> Self {
         let claims = verified.claims();
-        let kubernetes = claims
-            .kubernetes
-            .filter(|_| platform == Platform::Kubernetes)
-            .and_then(|claim| serde_json::from_str(claim.get()).ok())
-            .and_then(|claim| KubernetesIdentity::new(claim, &claims.subject));
+        let view = match platform {
+            Platform::Kubernetes => View::Kubernetes(KubernetesIdentity::read(claims)),
+            Platform::Google => View::Google(GoogleIdentity::read(verified.payload())),
+            Platform::Other => View::Other,
+        };
         let owned = |text: &Cow<'_, str>| text.clone().into_owned();
         Self(Arc::new(Inner {
             issuer,
+            configured,
             platform,
             subject: owned(&claims.subject),
             audiences: claims.audiences.iter().map(owned).collect(),
-            expires_at: claims.expires_at,
-            not_before: claims.not_before,
-            issued_at: claims.issued_at,
+            times: claims.times,
             token_id: claims.token_id.as_ref().map(owned),
-            kubernetes,
+            view,
             payload: verified.payload().into(),
         }))
+    }
+
+    /// When it is valid.
+    pub(crate) fn times(&self) -> &Times {
+        &self.0.times
+    }
+
+    /// The issuer, as the guard's configuration tells it: one of a fixed few.
+    pub(crate) fn configured_issuer(&self) -> &Arc<str> {
+        &self.0.configured
+    }
+
+    /// What it takes of memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = self
+            .0
+            .audiences
+            .iter()
+            .map(|text| text.len() + size_of::<String>());
+        size_of::<Inner>() + 2 * self.0.payload.len() + self.0.subject.len() + texts.sum::<usize>()
     }
 
     /// The issuer (`iss`), as the guard's configuration spells it.
@@ -89,17 +126,17 @@ impl Identity {
 
     /// When the token expires (`exp`).
     pub fn expires_at(&self) -> SystemTime {
-        time(self.0.expires_at)
+        time(self.0.times.expires_at)
     }
 
     /// When the token was issued (`iat`), if it says.
     pub fn issued_at(&self) -> Option<SystemTime> {
-        self.0.issued_at.map(time)
+        self.0.times.issued_at.map(time)
     }
 
     /// From when on the token is valid (`nbf`), if it says.
     pub fn not_before(&self) -> Option<SystemTime> {
-        self.0.not_before.map(time)
+        self.0.times.not_before.map(time)
     }
 
     /// The token's own id (`jti`), if it has one. Kubernetes writes it to the API server's audit log, as
@@ -111,7 +148,18 @@ impl Identity {
     /// Namespace, service account, pod and node, where the issuer is a Kubernetes cluster and its
     /// token has the claim `kubernetes.io`, in agreement with its subject.
     pub fn kubernetes(&self) -> Option<&KubernetesIdentity> {
-        self.0.kubernetes.as_ref()
+        match &self.0.view {
+            View::Kubernetes(kubernetes) => kubernetes.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Email, authorized party and instance, where the issuer is Google.
+    pub fn google(&self) -> Option<&GoogleIdentity> {
+        match &self.0.view {
+            View::Google(google) => Some(google),
+            _ => None,
+        }
     }
 
     /// The claims as a type of your own.
@@ -139,74 +187,5 @@ impl fmt::Debug for Identity {
             .field("audiences", &self.audiences())
             .field("expires_at", &self.expires_at())
             .finish_non_exhaustive()
-    }
-}
-
-/// A service account of a Kubernetes cluster, and the pod it acts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KubernetesIdentity {
-    namespace: String,
-    service_account: ObjectRef,
-    pod: Option<ObjectRef>,
-    node: Option<ObjectRef>,
-    warn_after: Option<SystemTime>,
-}
-
-impl KubernetesIdentity {
-    /// The subject is what Kubernetes goes by; a claim that differs from it says nothing.
-    fn new(claim: Kubernetes, subject: &str) -> Option<Self> {
-        let (namespace, name) = subject
-            .strip_prefix("system:serviceaccount:")?
-            .split_once(':')?;
-        (claim.namespace == namespace && claim.serviceaccount.name == name).then(|| Self {
-            namespace: claim.namespace,
-            service_account: claim.serviceaccount,
-            pod: claim.pod,
-            node: claim.node,
-            warn_after: claim.warnafter.map(Duration::from_secs).map(time),
-        })
-    }
-
-    /// The namespace of the service account.
-    pub fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
-    /// The service account.
-    pub fn service_account(&self) -> &ObjectRef {
-        &self.service_account
-    }
-
-    /// The pod that the token is bound to, if it is. The pod may be gone by now: the signature does
-    /// not tell.
-    pub fn pod(&self) -> Option<&ObjectRef> {
-        self.pod.as_ref()
-    }
-
-    /// The node that the pod runs on, told by Kubernetes 1.30 and later.
-    pub fn node(&self) -> Option<&ObjectRef> {
-        self.node.as_ref()
-    }
-
-    /// When a token that formally lives for a year should have been replaced (`warnafter`).
-    pub fn warn_after(&self) -> Option<SystemTime> {
-        self.warn_after
-    }
-}
-
-#[cfg(feature = "axum")]
-impl<S: Sync> axum_core::extract::FromRequestParts<S> for Identity {
-    type Rejection = http::StatusCode;
-
-    /// Answers 500 where no guard stands before the route: that is the server's mistake.
-    async fn from_request_parts(
-        parts: &mut http::request::Parts,
-        _: &S,
-    ) -> Result<Self, Self::Rejection> {
-        parts
-            .extensions
-            .get::<Self>()
-            .cloned()
-            .ok_or(http::StatusCode::INTERNAL_SERVER_ERROR)
     }
 }

@@ -26,6 +26,7 @@ use self::shared::{Shared, Waiting, dice};
 use self::source::KeySource;
 use self::store::Current;
 use crate::clock::Clock;
+use crate::telemetry;
 use crate::verify::key_set::KeySet;
 
 /// How long a request waits for keys before it is told to come back.
@@ -122,6 +123,9 @@ impl Keys {
         let is_ready = self.current().is_some();
         let current = self.shared.store.get();
         let keys = current.as_ref().map(|current| &current.keys);
+        if let Some(current) = &current {
+            telemetry::keys_age(&self.shared.source.name, current.fetched.elapsed());
+        }
         let due = self
             .shared
             .schedule(|schedule| (!schedule.is_in_flight()).then(|| schedule.due()));

@@ -6,6 +6,7 @@
 )]
 
 mod bearer;
+mod cache;
 mod clock;
 mod error;
 mod guard;
@@ -13,7 +14,9 @@ mod identity;
 mod issuer;
 mod jwk_set;
 mod keys;
+mod policy;
 mod rejection;
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod verifier;
@@ -21,14 +24,19 @@ mod verify;
 
 pub use error::BuildError;
 pub use guard::{
-    OidcGuard, OidcGuardBuilder, OidcGuardLayer, OidcGuardService, Readiness, ResponseBody,
-    ResponseFuture,
+    Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer, OidcGuardService, Readiness,
+    ResourceMetadata, ResponseBody, ResponseFuture,
 };
-pub use identity::{Identity, KubernetesIdentity, ObjectRef, Platform};
+pub use identity::{
+    ComputeEngine, GoogleIdentity, Identity, KubernetesIdentity, ObjectRef, Platform,
+};
 pub use issuer::Issuer;
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
 pub use keys::health::IssuerHealth;
+pub use policy::{Decision, Policy, PolicyError};
+#[cfg(feature = "policy-file")]
+pub use policy::{PolicyFile, PolicyHealth};
 pub use rejection::Rejection;
 pub use verifier::{NotReady, TokenVerifier};
 pub use verify::algorithm::Algorithm;

@@ -61,6 +61,9 @@ pub enum Rejection {
     /// The signature is not that of the token and its issuer's key.
     #[error("the token's signature does not verify")]
     BadSignature,
+    /// The token is valid, and the policy does not let its bearer in.
+    #[error("the caller may not do this")]
+    NotAllowed,
     /// The issuer's keys cannot be had now; trying again can help.
     #[error("the issuer's keys are not available")]
     KeysUnavailable {
@@ -74,6 +77,7 @@ impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MalformedRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::KeysUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNAUTHORIZED,
         }
@@ -84,7 +88,18 @@ impl Rejection {
         match self {
             Self::MissingToken | Self::KeysUnavailable { .. } => None,
             Self::MalformedRequest(_) => Some("invalid_request"),
+            Self::NotAllowed => Some("insufficient_scope"),
             _ => Some("invalid_token"),
+        }
+    }
+
+    /// The gRPC status this rejection is answered with: `UNAUTHENTICATED`, `PERMISSION_DENIED` or `UNAVAILABLE`,
+    /// by number.
+    pub fn grpc_status(&self) -> u8 {
+        match self {
+            Self::NotAllowed => 7,
+            Self::KeysUnavailable { .. } => 14,
+            _ => 16,
         }
     }
 
@@ -107,6 +122,7 @@ impl Rejection {
             Self::IssuedInFuture => "issued_in_future",
             Self::UnknownKey => "unknown_key",
             Self::BadSignature => "bad_signature",
+            Self::NotAllowed => "not_allowed",
             Self::KeysUnavailable { .. } => "keys_unavailable",
         }
     }

@@ -17,10 +17,12 @@
 //! ```
 
 mod issuer;
+mod memory;
 mod server;
 mod signing_key;
 mod state;
 mod token;
 
 pub use issuer::TestIssuer;
+pub use memory::MemoryIssuer;
 pub use token::TokenSpec;

@@ -1,19 +1,22 @@
 //! One token in; the identity it proves, or the reason why not, out.
 
+mod trusted;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::trusted::Attempt;
+pub(crate) use self::trusted::{Named, TrustedIssuer};
+use crate::cache::{CacheLimits, Verdict, VerdictCache};
 use crate::clock::Clock;
-use crate::identity::{Identity, Platform};
+use crate::identity::Identity;
 use crate::keys::error::KeysError;
 use crate::keys::health::IssuerHealth;
-use crate::keys::store::Current;
-use crate::keys::{Keys, NoNewer};
+use crate::policy::TrustedNames;
 use crate::rejection::Rejection;
-use crate::verify::demands::Demands;
-use crate::verify::rules::Rules;
+use crate::telemetry;
 use crate::verify::{Jws, MAX_TOKEN_BYTES, Unverified};
 
 /// A key set that lacks the token's key is replaced so often at most before the token is refused.
@@ -25,53 +28,33 @@ const MAX_ROUNDS: usize = 2;
 #[derive(Clone)]
 pub struct TokenVerifier(Arc<Inner>);
 
+/// Why a token is not taken, and whose it would have been.
+pub(crate) struct Refusal {
+    pub(crate) rejection: Rejection,
+    /// The issuer as it is told, if it is a trusted one.
+    pub(crate) issuer: Option<Arc<str>>,
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        let issuer = None;
+        Self { rejection, issuer }
+    }
+}
+
 struct Inner {
     issuers: Vec<TrustedIssuer>,
     /// Which issuer bears a name.
     by_name: HashMap<String, usize>,
     /// Those whose names come with their keys.
     named_by_keys: Vec<usize>,
+    cache: Option<VerdictCache>,
     clock: Clock,
 }
 
-/// One issuer with its rules and the life of its keys.
-pub(crate) struct TrustedIssuer {
-    /// As it is told.
-    pub(crate) name: Arc<str>,
-    pub(crate) named: Named,
-    pub(crate) aliases: Vec<String>,
-    pub(crate) demands: Demands,
-    pub(crate) platform: Platform,
-    pub(crate) rules: Rules,
-    pub(crate) keys: Keys,
-}
-
-/// Where the name comes from that an issuer's tokens bear.
-pub(crate) enum Named {
-    /// It is the one that is told.
-    BySettings,
-    /// Its API server says it, with the keys.
-    ByItsKeys {
-        /// What the pod's own token says.
-        until_then: Option<Arc<str>>,
-    },
-}
-
-/// What the keys at hand say of a token that is acceptable otherwise.
-enum Attempt<'v> {
-    Verified(Identity),
-    KeyAbsent(Absent<'v>),
-}
-
-struct Absent<'v> {
-    issuer: &'v TrustedIssuer,
-    seen: Option<Arc<Current>>,
-    issued_at: Option<Duration>,
-}
-
 impl TokenVerifier {
-    pub(crate) fn new(issuers: impl IntoIterator<Item = TrustedIssuer>, clock: Clock) -> Self {
-        let issuers: Vec<TrustedIssuer> = issuers.into_iter().collect();
+    pub(crate) fn new(issuers: Vec<TrustedIssuer>, cache: CacheLimits, clock: Clock) -> Self {
+        let cache = VerdictCache::new(cache, issuers.len());
         let (mut by_name, mut named_by_keys) = (HashMap::new(), Vec::new());
         for (index, issuer) in issuers.iter().enumerate() {
             match issuer.named {
@@ -84,6 +67,7 @@ impl TokenVerifier {
             issuers,
             by_name,
             named_by_keys,
+            cache,
             clock,
         }))
     }
@@ -98,67 +82,114 @@ impl TokenVerifier {
     ///
     /// The reason why the token is not taken.
     pub async fn verify(&self, token: impl AsRef<[u8]>) -> Result<Identity, Rejection> {
-        let token = token.as_ref();
+        let verdict = self.verify_waiting(token.as_ref()).await;
+        verdict.map_err(|refusal| refusal.rejection)
+    }
+
+    pub(crate) async fn verify_waiting(&self, token: &[u8]) -> Result<Identity, Refusal> {
         let mut rounds = 0;
         loop {
             let absent = match self.attempt(token)? {
                 Attempt::Verified(identity) => return Ok(identity),
-                Attempt::KeyAbsent(absent) if rounds < MAX_ROUNDS => absent,
-                Attempt::KeyAbsent(_) => return Err(Rejection::UnknownKey),
+                Attempt::KeyAbsent(absent) => absent,
             };
+            let issuer = Some(absent.issuer.name.clone());
             rounds += 1;
-            absent.newer_keys().await?;
+            let newer = match rounds > MAX_ROUNDS {
+                true => Err(Rejection::UnknownKey),
+                false => absent.newer_keys().await,
+            };
+            newer.map_err(|rejection| Refusal { rejection, issuer })?;
         }
     }
 
     /// The same without waiting; nothing where waiting for keys may help.
-    pub(crate) fn verify_at_once(&self, token: &[u8]) -> Option<Result<Identity, Rejection>> {
+    pub(crate) fn verify_at_once(&self, token: &[u8]) -> Option<Result<Identity, Refusal>> {
         match self.attempt(token) {
             Ok(Attempt::Verified(identity)) => Some(Ok(identity)),
             Ok(Attempt::KeyAbsent(_)) => None,
-            Err(rejection) => Some(Err(rejection)),
+            Err(refusal) => Some(Err(refusal)),
         }
     }
 
-    fn attempt(&self, token: &[u8]) -> Result<Attempt<'_>, Rejection> {
+    fn attempt(&self, token: &[u8]) -> Result<Attempt<'_>, Refusal> {
+        let now = self.0.clock.since_epoch();
+        if let Some(verdict) = self.cached(token, now) {
+            return verdict.map(Attempt::Verified);
+        }
+        let _timed = telemetry::Verification::begin();
         let jws = Jws::parse(token, MAX_TOKEN_BYTES)?;
         let unverified = Unverified::read(&jws)?;
-        let issuer = self.issuer(unverified.issuer());
-        let issuer = issuer.ok_or(Rejection::UnknownIssuer)?;
-        let acceptable = unverified.check(&issuer.rules, self.0.clock.since_epoch())?;
-        let issued_at = acceptable.issued_at();
-        let seen = issuer.keys.current();
-        let keys = seen.as_deref().map(|current| &current.keys);
-        let verified = keys
-            .map(|keys| acceptable.verify(keys))
-            .transpose()?
-            .flatten();
-        Ok(match verified {
-            Some(verified) => {
-                issuer.demands.meets(&verified)?;
-                let name = seen.and_then(|current| current.issuer.clone());
-                let name = name.unwrap_or_else(|| issuer.name.clone());
-                Attempt::Verified(Identity::new(name, issuer.platform, &verified))
-            }
-            None => Attempt::KeyAbsent(Absent {
-                issuer,
-                seen,
-                issued_at,
-            }),
-        })
+        let index = self.issuer(unverified.issuer());
+        let known = index.and_then(|index| Some((index, self.0.issuers.get(index)?)));
+        let (index, issuer) = known.ok_or(Rejection::UnknownIssuer)?;
+        let attempt = issuer.attempt(unverified, now);
+        let (verified, generation) = attempt.map_err(|rejection| issuer.refusal(rejection))?;
+        if let (Attempt::Verified(identity), Some(cache)) = (&verified, &self.0.cache) {
+            let verdict = Verdict {
+                identity: identity.clone(),
+                issuer: index,
+                generation,
+            };
+            cache.insert(token, verdict);
+        }
+        Ok(verified)
+    }
+
+    /// What is kept of the token, if it holds still: by its time, and by the keys of its issuer.
+    fn cached(&self, token: &[u8], now: Duration) -> Option<Result<Identity, Refusal>> {
+        let cache = self.0.cache.as_ref()?;
+        let verdict = cache.get(token)?;
+        let issuer = self.0.issuers.get(verdict.issuer)?;
+        let current = issuer.keys.current()?;
+        if current.generation != verdict.generation {
+            cache.forget_other_keys(verdict.issuer, current.generation);
+            return None;
+        }
+        if let Err(rejection) = issuer.rules.check_times(verdict.identity.times(), now) {
+            cache.remove(token);
+            return Some(Err(issuer.refusal(rejection)));
+        }
+        telemetry::cache_hit();
+        Some(Ok(verdict.identity))
     }
 
     /// The one issuer that a token of that `iss` can be from.
-    fn issuer(&self, name: &str) -> Option<&TrustedIssuer> {
+    fn issuer(&self, name: &str) -> Option<usize> {
         let inner = &self.0;
-        if let Some(&index) = inner.by_name.get(name) {
-            return inner.issuers.get(index);
+        let mut others = inner.named_by_keys.iter().copied();
+        let may_be = |index: &usize| {
+            let issuer = inner.issuers.get(*index);
+            issuer.is_some_and(|issuer| issuer.may_be_called(name))
+        };
+        let named = inner.by_name.get(name).copied();
+        named.or_else(|| others.find(may_be))
+    }
+
+    /// The issuers as policies name them.
+    pub(crate) fn trusted_names(&self) -> TrustedNames {
+        let names = |issuer: &TrustedIssuer| match &issuer.named {
+            Named::BySettings => Some(issuer.name.to_string()),
+            Named::ByItsKeys { .. } => None,
+        };
+        let issuers = self.0.issuers.iter();
+        TrustedNames {
+            issuers: issuers
+                .map(|issuer| (names(issuer), issuer.platform))
+                .collect(),
         }
-        let mut others = inner
-            .named_by_keys
-            .iter()
-            .filter_map(|&index| inner.issuers.get(index));
-        others.find(|issuer| issuer.may_be_called(name))
+    }
+
+    /// The issuers' names, as far as they are known.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let name = |issuer: &TrustedIssuer| match &issuer.named {
+            Named::BySettings => Some(issuer.name.to_string()),
+            Named::ByItsKeys { until_then } => {
+                let known = issuer.keys.issuer().or_else(|| until_then.clone());
+                known.map(|name| name.to_string())
+            }
+        };
+        self.0.issuers.iter().filter_map(name).collect()
     }
 
     pub(crate) fn health(&self) -> Vec<IssuerHealth> {
@@ -183,39 +214,6 @@ impl TokenVerifier {
             issuer.keys.ready().await.map_err(failed)?;
         }
         Ok(())
-    }
-}
-
-impl TrustedIssuer {
-    /// True, too, where its name is not known yet: its keys have to be asked for.
-    fn may_be_called(&self, name: &str) -> bool {
-        let until_then = match &self.named {
-            Named::BySettings => return *self.name == *name,
-            Named::ByItsKeys { until_then } => until_then,
-        };
-        let known = self.keys.issuer().or_else(|| until_then.clone());
-        known.is_none_or(|known| *known == *name)
-    }
-}
-
-impl Absent<'_> {
-    /// Has newer keys fetched, if the limits allow; otherwise says what to answer.
-    async fn newer_keys(self) -> Result<(), Rejection> {
-        let (retry_after, too_soon) = match self.issuer.keys.newer_than(self.seen.as_ref()).await {
-            Ok(_) => return Ok(()),
-            Err(NoNewer::TooSoon { retry_after }) => (retry_after, true),
-            Err(NoNewer::Failed { retry_after }) => (retry_after, false),
-        };
-        // A token that is older than the keys at hand was signed by none of theirs; clocks may differ.
-        let leeway = self.issuer.rules.leeway;
-        let outdated = |current: &Arc<Current>| {
-            self.issued_at
-                .is_none_or(|issued| issued.saturating_add(leeway) < current.fetched_wall)
-        };
-        if too_soon && self.seen.as_ref().is_some_and(outdated) {
-            return Err(Rejection::UnknownKey);
-        }
-        Err(Rejection::KeysUnavailable { retry_after })
     }
 }
 

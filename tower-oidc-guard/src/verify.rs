@@ -8,7 +8,6 @@ mod frugal;
 pub(crate) mod jwk;
 mod jws;
 pub(crate) mod key_set;
-pub(crate) mod kubernetes;
 pub(crate) mod pem;
 mod rsa;
 pub(crate) mod rules;
@@ -90,7 +89,7 @@ impl Jws<'_> {
 impl<'t> Acceptable<'t> {
     /// When the token says it was issued, counted from the Unix epoch.
     pub(crate) fn issued_at(&self) -> Option<Duration> {
-        self.0.claims.issued_at
+        self.0.claims.times.issued_at
     }
 
     /// Checks algorithm and signature. Nothing comes of it where the set does not have the token's

@@ -1,50 +1,90 @@
 //! The answer to a request that is refused (RFC 6750, section 3).
 
+use std::fmt;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
+use super::grpc;
+use super::resource::Resource;
 use crate::rejection::Rejection;
 
-/// The one place where a reason becomes an answer. The body is the status in words.
-pub(super) fn to(rejection: &Rejection, realm: &str) -> Response<Bytes> {
-    let status = rejection.status();
-    let text = format!(
-        "{} - {}",
-        status.as_u16(),
-        status.canonical_reason().unwrap_or_default()
-    );
-    let mut response = Response::new(Bytes::from(text));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    if let Rejection::KeysUnavailable { retry_after } = rejection {
-        let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-    }
-    if status == StatusCode::UNAUTHORIZED || status == StatusCode::BAD_REQUEST {
-        let challenge = HeaderValue::try_from(challenge(rejection, realm));
-        headers.extend(
-            challenge
-                .ok()
-                .map(|challenge| (WWW_AUTHENTICATE, challenge)),
-        );
-    }
-    response
+pub(super) type Answer = dyn Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync;
+type Render = Arc<Answer>;
+
+/// How refusals are answered.
+#[derive(Clone)]
+pub(super) struct Answers {
+    pub(super) realm: String,
+    pub(super) describe: bool,
+    pub(super) resource: Option<Resource>,
+    pub(super) render: Option<Render>,
 }
 
-fn challenge(rejection: &Rejection, realm: &str) -> String {
-    let mut challenge = format!("Bearer realm=\"{}\"", escaped(realm));
-    if let Some(code) = rejection.error_code() {
-        let description = escaped(&rejection.to_string());
-        challenge.push_str(&format!(
-            ", error=\"{code}\", error_description=\"{description}\""
-        ));
+impl Answers {
+    /// The one place where a reason becomes an answer. The body is the status in words.
+    pub(super) fn to(&self, rejection: &Rejection, is_grpc: bool) -> Response<Bytes> {
+        if is_grpc {
+            return grpc::answer(rejection, self.describe);
+        }
+        let response = self.standard(rejection);
+        match &self.render {
+            Some(render) => render(rejection, response),
+            None => response,
+        }
     }
-    challenge
+
+    fn standard(&self, rejection: &Rejection) -> Response<Bytes> {
+        let status = rejection.status();
+        let text = format!(
+            "{} - {}",
+            status.as_u16(),
+            status.canonical_reason().unwrap_or_default()
+        );
+        let mut response = Response::new(Bytes::from(text));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        if let Rejection::KeysUnavailable { retry_after } = rejection {
+            let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if status != StatusCode::SERVICE_UNAVAILABLE {
+            let challenge = HeaderValue::try_from(self.challenge(rejection));
+            let challenge = challenge.ok();
+            headers.extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
+        }
+        response
+    }
+
+    fn challenge(&self, rejection: &Rejection) -> String {
+        let mut challenge = format!("Bearer realm=\"{}\"", escaped(&self.realm));
+        if let Some(code) = rejection.error_code() {
+            challenge.push_str(&format!(", error=\"{code}\""));
+            if self.describe {
+                let description = escaped(&rejection.to_string());
+                challenge.push_str(&format!(", error_description=\"{description}\""));
+            }
+        }
+        if let Some(resource) = &self.resource {
+            let url = escaped(&resource.metadata_url);
+            challenge.push_str(&format!(", resource_metadata=\"{url}\""));
+        }
+        challenge
+    }
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers")
+            .field("realm", &self.realm)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The content of a quoted-string (RFC 9110, section 5.6.4).
@@ -64,6 +104,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    fn to(rejection: &Rejection, realm: &str) -> Response<Bytes> {
+        let answers = Answers {
+            realm: realm.to_owned(),
+            describe: true,
+            resource: None,
+            render: None,
+        };
+        answers.to(rejection, false)
+    }
 
     fn header(response: &Response<Bytes>, name: http::HeaderName) -> Option<&str> {
         response

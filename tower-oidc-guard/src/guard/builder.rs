@@ -5,11 +5,17 @@ use std::time::SystemTime;
 
 use reqwest_middleware::ClientWithMiddleware;
 
+use super::answer::Answers;
+use super::intake::Intake;
+use super::modes::Render;
+use super::resource::Resource;
 use super::trust::trust;
 use super::{Inner, OidcGuard};
+use crate::cache::CacheLimits;
 use crate::clock::Clock;
 use crate::error::BuildError;
 use crate::issuer::Issuer;
+use crate::policy::{Bound, Policy};
 use crate::verifier::TokenVerifier;
 
 const DEFAULT_REALM: &str = "protected";
@@ -31,10 +37,15 @@ const DEFAULT_REALM: &str = "protected";
 #[must_use]
 pub struct OidcGuardBuilder {
     issuers: Vec<Issuer>,
-    any_verified_caller: bool,
-    realm: Option<String>,
+    policy: Option<Policy>,
     http_client: Option<ClientWithMiddleware>,
     clock: Clock,
+    cache: CacheLimits,
+    pub(super) intake: Intake,
+    pub(super) realm: Option<String>,
+    pub(super) without_description: bool,
+    pub(super) resource: Option<String>,
+    pub(super) render: Option<Render>,
 }
 
 impl OidcGuardBuilder {
@@ -50,27 +61,40 @@ impl OidcGuardBuilder {
         self
     }
 
+    /// Who may call. Without it, [`any_verified_caller`](Self::any_verified_caller) has to be said.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{OidcGuard, Policy};
+    /// let builder = OidcGuard::builder().policy(Policy::members(["system:serviceaccount:shop:orders"]));
+    /// ```
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
     /// Lets in whoever has a valid token of a trusted issuer for one of its audiences. For a Kubernetes
-    /// issuer that is every pod that asks for such a token: the service behind has to look at the
-    /// [`Identity`](crate::Identity) itself.
+    /// issuer that is every pod that asks for such a token, for Google it is everybody: the service behind has to
+    /// look at the [`Identity`](crate::Identity) itself.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
     /// let builder = OidcGuard::builder().any_verified_caller();
     /// ```
-    pub fn any_verified_caller(mut self) -> Self {
-        self.any_verified_caller = true;
-        self
+    pub fn any_verified_caller(self) -> Self {
+        self.policy(Policy::any_verified_caller())
     }
 
-    /// The realm of challenges (RFC 9110, section 11.5): printable ASCII. Default: `protected`.
+    /// How many verified tokens are kept, and how many bytes they may take, so that the next request with one needs
+    /// no signature checked. Default: 4,096 tokens and 16 MiB; none of either switches it off. What is kept is a
+    /// verdict on the token, never the policy's; it goes when its time is up or its issuer's keys change.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
-    /// let builder = OidcGuard::builder().realm("orders");
+    /// let builder = OidcGuard::builder().cache(100_000, 400 * 1024 * 1024);
+    /// let without = OidcGuard::builder().cache(0, 0);
     /// ```
-    pub fn realm(mut self, realm: impl Into<String>) -> Self {
-        self.realm = Some(realm.into());
+    pub fn cache(mut self, tokens: usize, bytes: u64) -> Self {
+        self.cache = CacheLimits { tokens, bytes };
         self
     }
 
@@ -113,9 +137,7 @@ impl OidcGuardBuilder {
         if self.issuers.is_empty() {
             return Err(BuildError::NoIssuer);
         }
-        if !self.any_verified_caller {
-            return Err(BuildError::NoPolicy);
-        }
+        let policy = self.policy.ok_or(BuildError::NoPolicy)?;
         let realm = self.realm.unwrap_or_else(|| DEFAULT_REALM.to_owned());
         if !realm
             .chars()
@@ -123,8 +145,23 @@ impl OidcGuardBuilder {
         {
             return Err(BuildError::Realm { realm });
         }
+        let resource = self
+            .resource
+            .map(|name| Resource::new(name.clone()).ok_or(BuildError::Resource { resource: name }));
+        let answers = Answers {
+            realm,
+            describe: !self.without_description,
+            resource: resource.transpose()?,
+            render: self.render.map(|Render(render)| render),
+        };
         let issuers = trust(self.issuers, self.http_client, &self.clock)?;
-        let verifier = TokenVerifier::new(issuers, self.clock);
-        Ok(OidcGuard(Arc::new(Inner { verifier, realm })))
+        let verifier = TokenVerifier::new(issuers, self.cache, self.clock);
+        let policy = Bound::new(policy, &verifier.trusted_names())?;
+        Ok(OidcGuard(Arc::new(Inner {
+            verifier,
+            policy,
+            intake: self.intake,
+            answers,
+        })))
     }
 }

@@ -9,12 +9,15 @@ use bytes::Bytes;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
+use tracing::Span;
 
-use super::{OidcGuard, ResponseBody};
+use super::ResponseBody;
+use super::gate::{Gate, Verdict};
+use crate::bearer::Bearer;
 use crate::identity::Identity;
-use crate::rejection::Rejection;
+use crate::verifier::Refusal;
 
-type Verdict = Pin<Box<dyn Future<Output = Result<Identity, Rejection>> + Send>>;
+type Verified = Pin<Box<dyn Future<Output = Result<Identity, Refusal>> + Send>>;
 
 pin_project! {
     /// The future of [`OidcGuardService`](super::OidcGuardService). Nothing is boxed but where keys
@@ -31,9 +34,9 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F, ReqBody> {
-        Calling { #[pin] future: F },
+        Calling { #[pin] future: F, span: Span },
         Refused { response: Option<Response<Bytes>> },
-        Waiting { guard: OidcGuard, verdict: Verdict, call: Option<(S, Request<ReqBody>)> },
+        Waiting { gate: Gate, verified: Verified, call: Option<(S, Request<ReqBody>)> },
     }
 }
 
@@ -41,9 +44,9 @@ impl<S, ReqBody> ResponseFuture<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    pub(super) fn calling(future: S::Future) -> Self {
+    pub(super) fn calling(future: S::Future, span: Span) -> Self {
         Self {
-            state: State::Calling { future },
+            state: State::Calling { future, span },
         }
     }
 
@@ -56,17 +59,16 @@ where
     }
 
     pub(super) fn waiting(
-        guard: OidcGuard,
-        token: Vec<u8>,
+        gate: Gate,
+        bearer: Bearer,
         service: S,
         request: Request<ReqBody>,
     ) -> Self {
-        let verifier = guard.verifier().clone();
-        let verdict = Box::pin(async move { verifier.verify(token).await });
+        let verified = Box::pin(gate.clone().verify(bearer));
         Self {
             state: State::Waiting {
-                guard,
-                verdict,
+                gate,
+                verified,
                 call: Some((service, request)),
             },
         }
@@ -83,8 +85,8 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Calling { future } => {
-                    let response = ready!(future.poll(cx))?;
+                StateProj::Calling { future, span } => {
+                    let response = ready!(span.in_scope(|| future.poll(cx)))?;
                     return Poll::Ready(Ok(response.map(ResponseBody::service)));
                 }
                 StateProj::Refused { response } => match response.take() {
@@ -93,21 +95,26 @@ where
                     None => return Poll::Pending,
                 },
                 StateProj::Waiting {
-                    guard,
-                    verdict,
+                    gate,
+                    verified,
                     call,
-                } => match (ready!(verdict.as_mut().poll(cx)), call.take()) {
-                    (Ok(identity), Some((mut service, mut request))) => {
-                        request.extensions_mut().insert(identity);
-                        State::Calling {
-                            future: service.call(request),
-                        }
+                } => {
+                    let verified = ready!(verified.as_mut().poll(cx));
+                    let Some((mut service, mut request)) = call.take() else {
+                        return Poll::Pending;
+                    };
+                    match gate.decide(&mut request, verified) {
+                        Verdict::Enter(span) => State::Calling {
+                            future: span.in_scope(|| service.call(request)),
+                            span,
+                        },
+                        Verdict::Refuse(response) => State::Refused {
+                            response: Some(response),
+                        },
+                        // A decision is never put off twice.
+                        Verdict::Wait(_) => return Poll::Pending,
                     }
-                    (Err(rejection), _) => State::Refused {
-                        response: Some(guard.answer(&rejection)),
-                    },
-                    (Ok(_), None) => return Poll::Pending,
-                },
+                }
             };
             state.set(next);
         }

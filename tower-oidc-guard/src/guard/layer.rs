@@ -2,17 +2,19 @@
 
 use tower_layer::Layer;
 
-use super::{OidcGuard, OidcGuardService};
+use super::OidcGuardService;
+use super::gate::Gate;
 
-/// Lays a guard over a service. Made by [`OidcGuard::layer`].
+/// Lays a guard over a service. Made by [`OidcGuard::layer`](super::OidcGuard::layer) and
+/// [`OidcGuard::layer_with`](super::OidcGuard::layer_with).
 #[derive(Debug, Clone)]
 pub struct OidcGuardLayer {
-    guard: OidcGuard,
+    gate: Gate,
 }
 
 impl OidcGuardLayer {
-    pub(super) fn new(guard: OidcGuard) -> Self {
-        Self { guard }
+    pub(super) fn new(gate: Gate) -> Self {
+        Self { gate }
     }
 }
 
@@ -20,6 +22,6 @@ impl<S> Layer<S> for OidcGuardLayer {
     type Service = OidcGuardService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OidcGuardService::new(self.guard.clone(), inner)
+        OidcGuardService::new(self.gate.clone(), inner)
     }
 }

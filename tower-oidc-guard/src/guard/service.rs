@@ -5,21 +5,20 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::{OidcGuard, ResponseBody, ResponseFuture};
-use crate::bearer;
-use crate::identity::Identity;
-use crate::rejection::Rejection;
+use super::gate::{Gate, Verdict};
+use super::{ResponseBody, ResponseFuture};
 
-/// A service that is called with an [`Identity`] in the request's extensions, or not at all.
+/// A service that is called for whom the guard lets in, with their [`Identity`](crate::Identity) in the request's
+/// extensions.
 #[derive(Debug, Clone)]
 pub struct OidcGuardService<S> {
-    guard: OidcGuard,
+    gate: Gate,
     inner: S,
 }
 
 impl<S> OidcGuardService<S> {
-    pub(super) fn new(guard: OidcGuard, inner: S) -> Self {
-        Self { guard, inner }
+    pub(super) fn new(gate: Gate, inner: S) -> Self {
+        Self { gate, inner }
     }
 }
 
@@ -36,33 +35,18 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        // What stands there was put by somebody else, and says nothing about this request's token.
-        request.extensions_mut().remove::<Identity>();
-        let token = match bearer::token(request.headers(), request.uri()) {
-            Ok(token) => token,
-            Err(rejection) => return self.refuse(&rejection),
-        };
-        match self.guard.verifier().verify_at_once(token) {
-            Some(Ok(identity)) => {
-                request.extensions_mut().insert(identity);
-                ResponseFuture::calling(self.inner.call(request))
+        match self.gate.judge(&mut request) {
+            Verdict::Enter(span) => {
+                let future = span.in_scope(|| self.inner.call(request));
+                ResponseFuture::calling(future, span)
             }
-            Some(Err(rejection)) => self.refuse(&rejection),
-            None => {
+            Verdict::Refuse(response) => ResponseFuture::refused(response),
+            Verdict::Wait(bearer) => {
                 // The service that was polled ready is the one to call later; its clone is not ready yet.
                 let clone = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, clone);
-                ResponseFuture::waiting(self.guard.clone(), token.to_vec(), ready, request)
+                ResponseFuture::waiting(self.gate.clone(), bearer, ready, request)
             }
         }
-    }
-}
-
-impl<S> OidcGuardService<S> {
-    fn refuse<ReqBody>(&self, rejection: &Rejection) -> ResponseFuture<S, ReqBody>
-    where
-        S: Service<Request<ReqBody>>,
-    {
-        ResponseFuture::refused(self.guard.answer(rejection))
     }
 }

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use super::error::KeysError;
 use super::schedule::{Schedule, Timing};
-use super::source::KeySource;
+use super::source::{KeySource, Loaded};
 use super::store::{Current, Store};
 use crate::clock::Clock;
+use crate::telemetry;
 
 /// So many requests may wait for one issuer's keys; more are told to come back at once.
 const MAX_WAITING: usize = 1024;
@@ -86,9 +87,24 @@ impl Shared {
         })
     }
 
+    /// That of the keys at hand, where these are the same and trusted for the same algorithms.
+    fn generation(&self, loaded: &Loaded) -> u64 {
+        let current = self.store.get();
+        current.map_or(1, |current| {
+            let is_same = current.hash == loaded.hash
+                && current.keys.algorithms == loaded.keys.algorithms
+                && current.issuer == loaded.issuer;
+            current.generation + u64::from(!is_same)
+        })
+    }
+
     /// Fetches once if that is due, and tells those who wait.
     pub(super) async fn fetch_if_due(&self) {
         let started = Instant::now();
+        if let Some(current) = self.store.get() {
+            let age = started.saturating_duration_since(current.fetched);
+            telemetry::keys_age(&self.source.name, age);
+        }
         if !self.schedule(|schedule| schedule.start(started)) {
             return;
         }
@@ -109,7 +125,10 @@ impl Shared {
                 for reason in loaded.keys.passed_over() {
                     tracing::warn!(issuer = &*self.source.name, reason, "a key is passed over");
                 }
+                telemetry::keys_fetched(&self.source.name, Some(&loaded.hash));
+                let generation = self.generation(&loaded);
                 self.store.set(Current {
+                    generation,
                     keys: loaded.keys,
                     hash: loaded.hash,
                     issuer: loaded.issuer,
@@ -122,6 +141,7 @@ impl Shared {
                 None
             }
             Err(error) => {
+                telemetry::keys_fetched(&self.source.name, None);
                 let source = std::error::Error::source(&error);
                 tracing::warn!(issuer = &*self.source.name, %error, source, "keys could not be fetched");
                 self.schedule(|schedule| schedule.failed(Instant::now(), dice()));

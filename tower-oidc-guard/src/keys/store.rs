@@ -13,6 +13,8 @@ pub(crate) struct Current {
     pub(crate) keys: KeySet,
     /// Of the text that it was read from.
     pub(crate) hash: String,
+    /// The same for as long as the set is the same: another number means other keys.
+    pub(crate) generation: u64,
     /// The issuer's name, where it came with the keys.
     pub(crate) issuer: Option<Arc<str>>,
     pub(crate) fetched: Instant,

@@ -3,14 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
+use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::server::serve;
 use super::state::State;
 use super::token::TokenSpec;
+use crate::verify::algorithm::Algorithm;
 
-/// An issuer on loopback that publishes what a Kubernetes API server publishes, and signs with RS256.
+/// An issuer on loopback that publishes what a Kubernetes API server publishes, and signs with RS256 at
+/// first.
 ///
 /// It stops when dropped.
 #[derive(Debug)]
@@ -45,14 +48,34 @@ impl TestIssuer {
         TokenSpec::new(key, &self.state.url)
     }
 
-    /// Publishes a new key and signs with it from now on; the old ones stay published. Returns the new
-    /// key's `kid`.
+    /// Publishes a new key of the same algorithm and signs with it from now on; the old ones stay published. Returns
+    /// the new key's `kid`.
     ///
     /// # Errors
     ///
     /// If no key can be generated.
     pub fn rotate_key(&self) -> io::Result<String> {
-        self.state.rotate_key()
+        self.state.rotate_key(None)
+    }
+
+    /// The same with a key for that algorithm. A guard hears of a new algorithm with the discovery document, which it
+    /// keeps for an hour.
+    ///
+    /// # Errors
+    ///
+    /// If no key can be generated.
+    pub fn rotate_key_to(&self, algorithm: Algorithm) -> io::Result<String> {
+        self.state.rotate_key(Some(algorithm))
+    }
+
+    /// Answers everything with that status, until it [recovers](Self::recover).
+    pub fn fail(&self, status: StatusCode) {
+        self.state.fail(Some(status));
+    }
+
+    /// Answers again as it should.
+    pub fn recover(&self) {
+        self.state.fail(None);
     }
 
     /// Publishes nothing but the current key from now on.

@@ -5,18 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::state::State;
-
-pub(super) const JWKS_PATH: &str = "/openid/v1/jwks";
+use super::state::{Published, State};
 
 /// Serves until the task is aborted.
 pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
@@ -36,32 +33,20 @@ pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
 }
 
 fn answer(path: &str, state: &State) -> Response<Full<Bytes>> {
-    let (content_type, body) = match path {
-        "/.well-known/openid-configuration" => ("application/json", discovery(&state.url)),
-        JWKS_PATH => ("application/jwk-set+json", state.publish()),
-        _ => {
+    let (content_type, body) = match state.publish(path) {
+        Published::Document { content_type, body } => (content_type, body),
+        Published::Failure(status) => {
             let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::NOT_FOUND;
+            *response.status_mut() = status;
             return response;
         }
     };
-    let mut response = Response::new(Full::from(body.to_string()));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(
+    let mut response = Response::new(Full::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(
         CACHE_CONTROL,
         HeaderValue::from_static("public, max-age=3600"),
     );
     response
-}
-
-fn discovery(url: &str) -> serde_json::Value {
-    json!({
-        "issuer": url,
-        "jwks_uri": format!("{url}{JWKS_PATH}"),
-        "response_types_supported": ["id_token"],
-        "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["RS256"],
-    })
 }

@@ -15,6 +15,8 @@ use super::signing_key::SigningKey;
 #[must_use]
 pub struct TokenSpec {
     key: Arc<SigningKey>,
+    header: Map<String, Value>,
+    bad_signature: bool,
     claims: Map<String, Value>,
     issued_at: SystemTime,
     lifetime: Duration,
@@ -30,6 +32,8 @@ impl TokenSpec {
         let (issued_at, lifetime) = (SystemTime::now(), Duration::from_secs(3600));
         Self {
             key,
+            header: Map::new(),
+            bad_signature: false,
             claims,
             issued_at,
             lifetime,
@@ -92,6 +96,27 @@ impl TokenSpec {
         self
     }
 
+    /// Sets any member of the header, `alg` and `kid` included, to any value.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.header.insert(name.into(), value.into());
+        self
+    }
+
+    /// Makes it an identity token of a Google account, with its email verified.
+    pub fn google_account(self, subject: &str, email: &str) -> Self {
+        self.without_claim("kubernetes.io")
+            .claim("sub", subject)
+            .claim("azp", subject)
+            .claim("email", email)
+            .claim("email_verified", true)
+    }
+
+    /// Spoils the signature.
+    pub fn bad_signature(mut self) -> Self {
+        self.bad_signature = true;
+        self
+    }
+
     /// Signs it with the key that was the issuer's current one when [`token`](super::TestIssuer::token)
     /// was called.
     pub fn mint(&self) -> String {
@@ -109,7 +134,18 @@ impl TokenSpec {
         for (name, time) in times {
             claims.entry(name).or_insert_with(|| time.into());
         }
-        self.key.sign(&Value::Object(claims))
+        let claims = Value::Object(claims);
+        let mut token = self.key.sign(&self.header, &claims);
+        if self.bad_signature {
+            let start = token.rfind('.').map_or(0, |dot| dot + 1);
+            let other = if token[start..].starts_with('A') {
+                "B"
+            } else {
+                "A"
+            };
+            token.replace_range(start..=start, other);
+        }
+        token
     }
 }
 

@@ -14,16 +14,22 @@ use crate::rejection::Rejection;
 /// More audiences than any sound token has.
 const MAX_AUDIENCES: usize = 64;
 
-/// What a token says of itself, typed. Times are counted from the Unix epoch. Texts borrow from the payload,
+/// When a token is valid, counted from the Unix epoch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) expires_at: Duration,
+    pub(crate) not_before: Option<Duration>,
+    pub(crate) issued_at: Option<Duration>,
+}
+
+/// What a token says of itself, typed. Texts borrow from the payload,
 /// so that a token that is refused leaves no copies behind.
 #[derive(Debug)]
 pub(crate) struct Claims<'p> {
     pub(crate) issuer: Cow<'p, str>,
     pub(crate) subject: Cow<'p, str>,
     pub(crate) audiences: Vec<Cow<'p, str>>,
-    pub(crate) expires_at: Duration,
-    pub(crate) not_before: Option<Duration>,
-    pub(crate) issued_at: Option<Duration>,
+    pub(crate) times: Times,
     pub(crate) token_id: Option<Cow<'p, str>>,
     /// The claim `kubernetes.io`, as it stands.
     pub(crate) kubernetes: Option<&'p RawValue>,
@@ -78,9 +84,11 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             issuer: issuer.ok_or_else(|| A::Error::missing_field("iss"))?,
             subject: subject.ok_or_else(|| A::Error::missing_field("sub"))?,
             audiences,
-            expires_at: expires_at.ok_or_else(|| A::Error::missing_field("exp"))?,
-            not_before,
-            issued_at,
+            times: Times {
+                expires_at: expires_at.ok_or_else(|| A::Error::missing_field("exp"))?,
+                not_before,
+                issued_at,
+            },
             token_id,
             kubernetes,
         })
@@ -234,6 +242,6 @@ mod tests {
     #[test]
     fn fractions_of_a_second_count() {
         let claims = claims(r#""iss":"i","sub":"s","aud":"a","exp":200.5"#).unwrap();
-        assert_eq!(claims.expires_at, Duration::from_millis(200_500));
+        assert_eq!(claims.times.expires_at, Duration::from_millis(200_500));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::claims::Claims;
+use super::claims::{Claims, Times};
 use crate::rejection::Rejection;
 
 /// What a token must say to be taken from its issuer.
@@ -33,20 +33,25 @@ impl Rules {
         {
             return Err(Rejection::WrongAudience);
         }
-        if now >= claims.expires_at.saturating_add(self.leeway) {
-            return Err(Rejection::Expired);
-        }
         if let Some(most) = self.max_lifetime {
-            let issued = claims.issued_at.ok_or(Rejection::LivesTooLong)?;
-            if claims.expires_at.saturating_sub(issued) > most {
+            let issued = claims.times.issued_at.ok_or(Rejection::LivesTooLong)?;
+            if claims.times.expires_at.saturating_sub(issued) > most {
                 return Err(Rejection::LivesTooLong);
             }
         }
+        self.check_times(&claims.times, now)
+    }
+
+    /// What has to be looked at each time that a token is used.
+    pub(crate) fn check_times(&self, times: &Times, now: Duration) -> Result<(), Rejection> {
+        if now >= times.expires_at.saturating_add(self.leeway) {
+            return Err(Rejection::Expired);
+        }
         let soon = now.saturating_add(self.leeway);
-        if claims.not_before.is_some_and(|time| soon < time) {
+        if times.not_before.is_some_and(|time| soon < time) {
             return Err(Rejection::NotYetValid);
         }
-        if claims.issued_at.is_some_and(|time| soon < time) {
+        if times.issued_at.is_some_and(|time| soon < time) {
             return Err(Rejection::IssuedInFuture);
         }
         Ok(())

@@ -1,0 +1,108 @@
+//! Who passes: a request in, and what becomes of it out.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tracing::Span;
+
+use super::{OidcGuard, grpc};
+use crate::bearer::Bearer;
+use crate::identity::Identity;
+use crate::policy::Bound;
+use crate::rejection::Rejection;
+use crate::telemetry;
+use crate::verifier::Refusal;
+
+/// A guard, and the policy of the routes behind it.
+#[derive(Debug, Clone)]
+pub(super) struct Gate {
+    guard: OidcGuard,
+    /// Where it is not the guard's own.
+    policy: Option<Bound>,
+}
+
+/// What becomes of a request.
+pub(super) enum Verdict {
+    /// The service is called, within that span.
+    Enter(Span),
+    /// It is answered here.
+    Refuse(Response<Bytes>),
+    /// The keys for its token have to be waited for.
+    Wait(Bearer),
+}
+
+impl Gate {
+    pub(super) fn new(guard: OidcGuard, policy: Option<Bound>) -> Self {
+        Self { guard, policy }
+    }
+
+    /// Judges a request by what is at hand.
+    pub(super) fn judge<B>(&self, request: &mut Request<B>) -> Verdict {
+        let intake = &self.guard.0.intake;
+        intake.clear(request);
+        if intake.is_preflight(request) {
+            return self.enter_without_identity(request);
+        }
+        let bearer = match intake.token(request) {
+            Ok(bearer) => bearer,
+            Err(Rejection::MissingToken) if self.lets_anonymous_in() => {
+                return self.enter_without_identity(request);
+            }
+            Err(rejection) => return self.refuse(request, rejection.into()),
+        };
+        match self.guard.verifier().verify_at_once(bearer.token()) {
+            Some(verified) => self.decide(request, verified),
+            None => Verdict::Wait(bearer),
+        }
+    }
+
+    /// Verifies a token whose keys are not at hand.
+    pub(super) async fn verify(self, bearer: Bearer) -> Result<Identity, Refusal> {
+        self.guard.verifier().verify_waiting(bearer.token()).await
+    }
+
+    /// Judges a request by what its token has come to.
+    pub(super) fn decide<B>(
+        &self,
+        request: &mut Request<B>,
+        verified: Result<Identity, Refusal>,
+    ) -> Verdict {
+        match verified {
+            Ok(identity) if self.policy().policy().allows(&identity) => {
+                let span = telemetry::allowed(&identity);
+                self.guard.0.intake.finish(request, Some(identity));
+                Verdict::Enter(span)
+            }
+            Ok(identity) => {
+                let refusal = Refusal {
+                    rejection: Rejection::NotAllowed,
+                    issuer: Some(identity.configured_issuer().clone()),
+                };
+                if tracing::enabled!(tracing::Level::DEBUG) {
+                    let why = self.policy().policy().explain(&identity);
+                    tracing::debug!(subject = identity.subject(), %why, "not allowed");
+                }
+                self.refuse(request, refusal)
+            }
+            Err(refusal) => self.refuse(request, refusal),
+        }
+    }
+
+    fn policy(&self) -> &Bound {
+        self.policy.as_ref().unwrap_or(&self.guard.0.policy)
+    }
+
+    fn lets_anonymous_in(&self) -> bool {
+        self.guard.0.intake.optional || self.policy().policy().allows_anyone()
+    }
+
+    fn enter_without_identity<B>(&self, request: &mut Request<B>) -> Verdict {
+        self.guard.0.intake.finish(request, None);
+        Verdict::Enter(telemetry::anonymous())
+    }
+
+    fn refuse<B>(&self, request: &Request<B>, refusal: Refusal) -> Verdict {
+        telemetry::refused(&refusal.rejection, refusal.issuer.as_ref());
+        let is_grpc = grpc::is_grpc(request.headers());
+        Verdict::Refuse(self.guard.0.answers.to(&refusal.rejection, is_grpc))
+    }
+}

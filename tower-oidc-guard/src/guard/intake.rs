@@ -1,0 +1,65 @@
+//! What of a request the guard looks at, and what it leaves in it.
+
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{Extensions, Method, Request};
+
+use super::slots::{Identities, Slot};
+use crate::bearer::{Bearer, TokenHeaders};
+use crate::identity::Identity;
+use crate::rejection::Rejection;
+
+/// Where the token is looked for, what passes without one, and where the identity goes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Intake {
+    pub(super) headers: TokenHeaders,
+    pub(super) strip: bool,
+    pub(super) optional: bool,
+    pub(super) preflight: bool,
+    pub(super) slot: Slot,
+}
+
+impl Intake {
+    /// What stands in the slot was put there by somebody else, and says nothing about this request's token.
+    pub(super) fn clear<B>(&self, request: &mut Request<B>) {
+        match self.slot {
+            Slot::Default => drop(request.extensions_mut().remove::<Identity>()),
+            Slot::Named(name) => {
+                if let Some(identities) = request.extensions_mut().get_mut::<Identities>() {
+                    identities.remove(name);
+                }
+            }
+        }
+    }
+
+    pub(super) fn token<B>(&self, request: &Request<B>) -> Result<Bearer, Rejection> {
+        self.headers.find(request.headers(), request.uri())
+    }
+
+    /// A preflight as browsers send it (Fetch, section 3.2.2): it never carries a token.
+    pub(super) fn is_preflight<B>(&self, request: &Request<B>) -> bool {
+        let has = |name| request.headers().contains_key(name);
+        self.preflight
+            && request.method() == Method::OPTIONS
+            && has(ORIGIN)
+            && has(ACCESS_CONTROL_REQUEST_METHOD)
+    }
+
+    /// Makes the request what the service is to see.
+    pub(super) fn finish<B>(&self, request: &mut Request<B>, identity: Option<Identity>) {
+        if self.strip {
+            self.headers.strip(request.headers_mut());
+        }
+        if let Some(identity) = identity {
+            self.put(request.extensions_mut(), identity);
+        }
+    }
+
+    fn put(&self, extensions: &mut Extensions, identity: Identity) {
+        match self.slot {
+            Slot::Default => drop(extensions.insert(identity)),
+            Slot::Named(name) => extensions
+                .get_or_insert_default::<Identities>()
+                .insert(name, identity),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Where the token comes from, what passes without one, and how refusals are answered.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, Response};
+
+use super::OidcGuardBuilder;
+use super::answer::Answer;
+use super::slots::Slot;
+use crate::rejection::Rejection;
+
+/// A function that makes an answer of a refusal.
+pub(super) struct Render(pub(super) Arc<Answer>);
+
+impl fmt::Debug for Render {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Render")
+    }
+}
+
+impl OidcGuardBuilder {
+    /// Takes the token from these headers: from the first of them that has one. Default: `Authorization`.
+    ///
+    /// `Authorization` and `Proxy-Authorization` have it behind the scheme `Bearer`; headers that platforms have made
+    /// for tokens (`X-Serverless-Authorization`, `X-Goog-IAP-JWT-Assertion`) may have it with or without.
+    ///
+    /// ```
+    /// # use {http::{HeaderName, header::AUTHORIZATION}, tower_oidc_guard::OidcGuard};
+    /// const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
+    /// let builder = OidcGuard::builder().token_from([SERVERLESS, AUTHORIZATION]);
+    /// ```
+    pub fn token_from(mut self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.intake.headers.names = headers.into_iter().collect();
+        self.intake.headers.exactly_one = false;
+        self
+    }
+
+    /// The same, but a request with a token in more than one of the headers is malformed (400).
+    ///
+    /// ```
+    /// # use {http::header::{AUTHORIZATION, PROXY_AUTHORIZATION}, tower_oidc_guard::OidcGuard};
+    /// let builder = OidcGuard::builder().token_from_exactly_one_of([PROXY_AUTHORIZATION, AUTHORIZATION]);
+    /// ```
+    pub fn token_from_exactly_one_of(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        let mut builder = self.token_from(headers);
+        builder.intake.headers.exactly_one = true;
+        builder
+    }
+
+    /// Takes the token's headers off the request before the service sees it.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().strip_token();
+    /// ```
+    pub fn strip_token(mut self) -> Self {
+        self.intake.strip = true;
+        self
+    }
+
+    /// Lets requests without a token pass, without an identity. One with a token that is refused is refused all the
+    /// same.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().optional();
+    /// ```
+    pub fn optional(mut self) -> Self {
+        self.intake.optional = true;
+        self
+    }
+
+    /// Lets CORS preflights pass, which browsers send without a token: `OPTIONS` with `Origin` and
+    /// `Access-Control-Request-Method`. Not needed where the layer that answers them stands before the guard.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().allow_cors_preflight();
+    /// ```
+    pub fn allow_cors_preflight(mut self) -> Self {
+        self.intake.preflight = true;
+        self
+    }
+
+    /// Puts the identity into a slot of that name, in [`Identities`](crate::Identities), instead of as
+    /// [`Identity`](crate::Identity) into the request's extensions: for two guards, one behind the other. Each clears
+    /// its own slot first, and leaves the other's alone.
+    ///
+    /// ```
+    /// # use {http::HeaderName, tower_oidc_guard::OidcGuard};
+    /// const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
+    /// let gate = OidcGuard::builder().token_from([SERVERLESS]).slot("gate");
+    /// ```
+    pub fn slot(mut self, name: &'static str) -> Self {
+        self.intake.slot = Slot::Named(name);
+        self
+    }
+
+    /// The realm of challenges (RFC 9110, section 11.5): printable ASCII. Default: `protected`.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().realm("orders");
+    /// ```
+    pub fn realm(mut self, realm: impl Into<String>) -> Self {
+        self.realm = Some(realm.into());
+        self
+    }
+
+    /// Leaves the `error_description` out of challenges, and the message out of gRPC answers.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().without_error_description();
+    /// ```
+    pub fn without_error_description(mut self) -> Self {
+        self.without_description = true;
+        self
+    }
+
+    /// Names the protected resource (RFC 9728), an https URL: challenges then say where its metadata are, and
+    /// [`OidcGuard::resource_metadata`](crate::OidcGuard::resource_metadata) answers there.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().protected_resource("https://orders.example");
+    /// ```
+    pub fn protected_resource(mut self, resource: impl Into<String>) -> Self {
+        self.resource = Some(resource.into());
+        self
+    }
+
+    /// Makes the answers to refusals: of the reason, and of the answer that would be given. gRPC requests get theirs
+    /// all the same.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().answers(|rejection, answer| answer.map(|_| rejection.reason().into()));
+    /// ```
+    pub fn answers(
+        mut self,
+        render: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.render = Some(Render(Arc::new(render)));
+        self
+    }
+}
