@@ -5,6 +5,7 @@ pub mod api_server;
 pub mod forge;
 #[cfg(unix)]
 pub mod pod;
+pub mod stage;
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};

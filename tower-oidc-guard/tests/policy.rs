@@ -1,0 +1,335 @@
+//! Who may call.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use support::stage::{CLUSTER, GKE_SA, Google, answer, cluster, identity, settings, spec};
+use support::{AUDIENCE, bearer, request};
+use tower_oidc_guard::testing::MemoryIssuer;
+use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy, PolicyError};
+
+/// Whether the policy of a guard of one cluster lets `gke-sa` in, by status.
+async fn status(policy: Policy) -> u16 {
+    let cluster = cluster();
+    let guard = settings(&cluster).policy(policy).build().unwrap();
+    answer(guard.layer(), bearer(&spec(&cluster).mint()))
+        .await
+        .status()
+        .as_u16()
+}
+
+fn error(policy: Policy) -> PolicyError {
+    match settings(&cluster()).policy(policy).build() {
+        Err(BuildError::Policy(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn kubernetes_members_are_accounts_namespaces_and_whole_clusters() {
+    for (member, expected) in [
+        (GKE_SA, 200),
+        ("system:serviceaccount:id-namespace:other", 403),
+        ("system:serviceaccount:id-namespac:gke-sa", 403),
+        ("system:serviceaccounts:id-namespace", 200),
+        ("system:serviceaccounts:other", 403),
+        ("system:serviceaccounts", 200),
+        ("system:authenticated", 200),
+        ("allAuthenticatedUsers", 200),
+        (&format!("principal:{CLUSTER}#{GKE_SA}"), 200),
+        (&format!("principal:{CLUSTER}#other"), 403),
+    ] {
+        assert_eq!(
+            status(Policy::members([member])).await,
+            expected,
+            "{member}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nobody_named_means_nobody_enters() {
+    assert_eq!(status(Policy::members([""; 0])).await, 403);
+    assert_eq!(status(Policy::any_of([])).await, 403);
+    assert_eq!(status(Policy::all_of([])).await, 403);
+}
+
+#[tokio::test]
+async fn denied_members_win() {
+    let all = || Policy::members(["system:serviceaccounts", "allAuthenticatedUsers"]);
+    assert_eq!(status(all().deny([GKE_SA])).await, 403);
+    assert_eq!(
+        status(all().deny(["system:serviceaccounts:id-namespace"])).await,
+        403
+    );
+    assert_eq!(
+        status(all().deny(["system:serviceaccounts:other"])).await,
+        200
+    );
+    assert_eq!(status(Policy::any_of([all()]).deny([GKE_SA])).await, 403);
+}
+
+#[tokio::test]
+async fn claims_audiences_and_functions_narrow_a_policy() {
+    let all = Policy::any_verified_caller;
+    assert_eq!(status(all().require_claim("sub", GKE_SA)).await, 200);
+    assert_eq!(status(all().require_claim("sub", "other")).await, 403);
+    assert_eq!(status(all().audience(AUDIENCE)).await, 200);
+    assert_eq!(status(all().audience("https://admin.example")).await, 403);
+    assert_eq!(
+        status(all().check(|caller| caller.kubernetes().is_some())).await,
+        200
+    );
+    assert_eq!(status(all().check(|_| false)).await, 403);
+}
+
+#[tokio::test]
+async fn policies_compose_by_any_and_all() {
+    let (yes, no) = (
+        || Policy::members([GKE_SA]),
+        || Policy::members(["system:serviceaccounts:other"]),
+    );
+    assert_eq!(status(Policy::any_of([no(), yes()])).await, 200);
+    assert_eq!(status(Policy::any_of([no(), no()])).await, 403);
+    assert_eq!(status(Policy::all_of([yes(), yes()])).await, 200);
+    assert_eq!(status(Policy::all_of([yes(), no()])).await, 403);
+}
+
+#[tokio::test]
+async fn a_google_account_is_a_member_by_its_verified_email_only() {
+    let (cluster, google) = (cluster(), Google::new());
+    let email = "sa@p.iam.gserviceaccount.com";
+    let policy = Policy::members([&format!("serviceAccount:{email}"), "user:Jane@Example.com"]);
+    let guard = google.beside(&cluster, policy).await;
+    for (token, expected) in [
+        (google.account(email), 200),
+        (google.account("jane@example.com"), 200),
+        (google.account("other@p.iam.gserviceaccount.com"), 403),
+        (google.account(email).claim("email_verified", false), 403),
+        (google.account(email).without_claim("email_verified"), 403),
+        // A cluster's administrator can have any claim signed.
+        (
+            spec(&cluster)
+                .claim("email", email)
+                .claim("email_verified", true),
+            403,
+        ),
+    ] {
+        let sent = bearer(&token.mint());
+        assert_eq!(
+            answer(guard.layer(), sent).await.status(),
+            expected,
+            "{token:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn only_a_kubernetes_issuer_speaks_for_service_accounts() {
+    let (cluster, google) = (cluster(), Google::new());
+    let guard = google
+        .beside(&cluster, Policy::members([GKE_SA, "system:authenticated"]))
+        .await;
+    let posing = google.account("a@example.com").claim("sub", GKE_SA);
+    assert_eq!(
+        answer(guard.layer(), bearer(&posing.mint())).await.status(),
+        403
+    );
+}
+
+#[tokio::test]
+async fn a_principal_is_one_issuer_s() {
+    let (cluster, google) = (cluster(), Google::new());
+    let policy = Policy::members([format!("principal:{CLUSTER}#1234")]);
+    let guard = google.beside(&cluster, policy).await;
+    let same_subject = google.account("a@example.com");
+    assert_eq!(
+        answer(guard.layer(), bearer(&same_subject.mint()))
+            .await
+            .status(),
+        403
+    );
+}
+
+#[test]
+fn members_that_are_none_do_not_build() {
+    for member in [
+        "",
+        "gke-sa",
+        "everyone",
+        "system:masters",
+        "serviceaccount:a@b",
+        "user",
+        "projectOwner:p",
+    ] {
+        assert!(
+            matches!(
+                error(Policy::members([member])),
+                PolicyError::UnknownMember { .. }
+            ),
+            "{member}"
+        );
+    }
+    for member in [
+        "system:serviceaccount:only",
+        "system:serviceaccount:a:",
+        "system:serviceaccount:a:b:c",
+        "system:serviceaccounts:",
+        "principal:https://x",
+        "principal:#s",
+        "user:jane",
+        "serviceAccount:@p",
+    ] {
+        assert!(
+            matches!(
+                error(Policy::members([member])),
+                PolicyError::Incomplete { .. }
+            ),
+            "{member}"
+        );
+    }
+}
+
+#[test]
+fn groups_are_an_error_that_says_why() {
+    for member in ["group:a@example.com", "domain:example.com"] {
+        let error = error(Policy::members([member]));
+        assert!(error.to_string().contains("which groups"), "{error}");
+    }
+}
+
+#[test]
+fn members_that_nobody_speaks_for_do_not_build() {
+    let google = error(Policy::members(["user:a@example.com"]));
+    assert_eq!(google, PolicyError::NoSuchIssuer { platform: "Google" });
+    let stranger = error(Policy::members(["principal:https://evil.example#x"]));
+    assert!(matches!(stranger, PolicyError::UntrustedIssuer { .. }));
+    let denied = error(Policy::members([GKE_SA]).deny(["user:a@example.com"]));
+    assert_eq!(denied, PolicyError::NoSuchIssuer { platform: "Google" });
+}
+
+#[tokio::test]
+async fn with_two_issuers_of_one_platform_a_member_must_say_which_it_means() {
+    let (one, two) = (
+        cluster(),
+        MemoryIssuer::new("https://other.example").unwrap(),
+    );
+    let other = Issuer::kubernetes(two.url()).keys_json(support::stage::jwks(&two).await);
+    let build = |policy| {
+        settings(&one)
+            .issuer(other.clone().audience(AUDIENCE))
+            .policy(policy)
+            .build()
+    };
+    let unsaid = build(Policy::members([GKE_SA]));
+    assert!(matches!(
+        unsaid,
+        Err(BuildError::Policy(PolicyError::WhichIssuer { .. }))
+    ));
+    let guard: OidcGuard = build(Policy::members_of(two.url(), [GKE_SA])).unwrap();
+    assert_eq!(
+        answer(guard.layer(), bearer(&spec(&two).mint()))
+            .await
+            .status(),
+        200
+    );
+    assert_eq!(
+        answer(guard.layer(), bearer(&spec(&one).mint()))
+            .await
+            .status(),
+        403
+    );
+}
+
+#[tokio::test]
+async fn all_users_are_those_without_a_token_too_and_a_bad_token_is_refused_all_the_same() {
+    let cluster = cluster();
+    let guard = settings(&cluster)
+        .policy(Policy::members(["allUsers"]))
+        .build()
+        .unwrap();
+    assert_eq!(answer(guard.layer(), request(&[])).await.body(), b"nobody");
+    assert_eq!(
+        answer(guard.layer(), bearer(&spec(&cluster).mint()))
+            .await
+            .body(),
+        GKE_SA.as_bytes()
+    );
+    let bad = spec(&cluster).bad_signature().mint();
+    assert_eq!(answer(guard.layer(), bearer(&bad)).await.status(), 401);
+    for narrowed in [
+        Policy::members(["allUsers"]).require_claim("a", 1),
+        Policy::members(["allUsers"]).check(|_| true),
+    ] {
+        let layer = guard.layer_with(narrowed).unwrap();
+        assert_eq!(
+            answer(layer, request(&[])).await.status(),
+            401,
+            "what a token must say, nobody says"
+        );
+    }
+}
+
+#[tokio::test]
+async fn routes_have_policies_of_their_own() {
+    let cluster = cluster();
+    let guard = settings(&cluster)
+        .policy(Policy::members([GKE_SA]))
+        .build()
+        .unwrap();
+    let admins = Policy::members(["system:serviceaccount:ops:admin"]);
+    let sent = || bearer(&spec(&cluster).mint());
+    assert_eq!(answer(guard.layer(), sent()).await.status(), 200);
+    assert_eq!(
+        answer(guard.layer_with(admins).unwrap(), sent())
+            .await
+            .status(),
+        403
+    );
+    assert!(
+        guard
+            .layer_with(Policy::members(["user:a@example.com"]))
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_decision_is_explained_to_the_operator() {
+    let cluster = cluster();
+    let policy = Policy::members(["system:serviceaccounts:id-namespace"])
+        .deny(["system:serviceaccount:id-namespace:bad"]);
+    let guard = settings(&cluster).policy(policy).build().unwrap();
+    let explain = |name: &str| {
+        let spec = spec(&cluster).service_account("id-namespace", name);
+        let guard = guard.clone();
+        async move {
+            guard
+                .policy()
+                .explain(&identity(&guard, &spec).await)
+                .to_string()
+        }
+    };
+    assert_eq!(
+        explain("gke-sa").await,
+        "allowed: system:serviceaccounts:id-namespace is an allowed member"
+    );
+    assert_eq!(
+        explain("bad").await,
+        "refused: system:serviceaccount:id-namespace:bad is denied"
+    );
+    let stranger = spec(&cluster).service_account("other", "x");
+    let decision = guard.policy().explain(&identity(&guard, &stranger).await);
+    assert!(
+        !decision.is_allowed() && decision.reason().contains("no allowed member"),
+        "{decision}"
+    );
+}
+
+#[test]
+fn without_a_policy_a_guard_does_not_build() {
+    assert!(matches!(
+        settings(&cluster()).build(),
+        Err(BuildError::NoPolicy)
+    ));
+}
