@@ -247,3 +247,20 @@ async fn an_identity_from_elsewhere_does_not_pass_the_guard() {
     forged.extensions_mut().insert(identity);
     assert_eq!(service.oneshot(forged).await.unwrap().status(), 401);
 }
+
+#[tokio::test]
+async fn tower_test_s_mock_sees_the_request_only_once_it_said_that_it_is_ready() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    let (mut service, mut handle) =
+        tower_test::mock::spawn_layer::<Request<Body>, Response<String>, _>(guard.layer());
+    handle.allow(0);
+    assert!(service.poll_ready().is_pending());
+    handle.allow(1);
+    assert!(service.poll_ready().is_ready());
+    let answered = tokio::spawn(service.call(bearer(&token(&issuer))));
+    let (request, send) = handle.next_request().await.unwrap();
+    assert!(request.extensions().get::<Identity>().is_some());
+    send.send_response(Response::new("mock".to_owned()));
+    assert_eq!(text(answered.await.unwrap().unwrap()).await, "mock");
+}
