@@ -100,8 +100,9 @@ impl PolicyFile {
 
     /// Waits for another policy than the one that was in force at the call; false where the file is followed no
     /// more.
-    pub async fn changed(&self) -> bool {
-        self.file.subscribe().next().await.is_some()
+    pub fn changed(&self) -> impl Future<Output = bool> + Send + use<> {
+        let mut changes = self.file.subscribe();
+        async move { changes.next().await.is_some() }
     }
 
     /// The issuers that it says are to be trusted.

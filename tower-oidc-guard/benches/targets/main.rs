@@ -1,0 +1,57 @@
+//! The figures that this crate promises, measured in one run: a line each, and a non-zero exit code
+//! where one is missed. BENCHMARKING.md says how to read them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod allocations;
+mod case;
+mod requests;
+mod target;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use tower_oidc_guard::testing::TestIssuer;
+
+use crate::case::{es256, rs256, verify};
+use crate::target::{best, ratio};
+
+const BATCH: u32 = 20;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let began = Instant::now();
+    let issuer = runtime.block_on(TestIssuer::start()).unwrap();
+    let rs256 = runtime.block_on(rs256(&issuer));
+    let es256 = es256(&rs256);
+    let _inside = runtime.enter();
+    let (one, many) = (rs256.verifier(1, 1), rs256.verifier(1, 1000));
+    let (keys, curve) = (rs256.verifier(100, 1), es256.verifier(1, 1));
+    for (verifier, case) in [
+        (&one, &rs256),
+        (&many, &rs256),
+        (&keys, &rs256),
+        (&curve, &es256),
+    ] {
+        runtime.block_on(verifier.verify(&case.token)).unwrap();
+    }
+    println!("a token of {} bytes", rs256.token.len());
+    let with_one = || verify(&one, &rs256.token);
+    let cold_rs = best(BATCH, [&with_one, &|| rs256.raw()]);
+    let cold_es = best(BATCH, [&|| verify(&curve, &es256.token), &|| es256.raw()]);
+    let issuers = best(BATCH, [&|| verify(&many, &rs256.token), &with_one]);
+    let set = best(BATCH, [&|| verify(&keys, &rs256.token), &with_one]);
+    let met = [
+        ratio("cold_verify_over_raw_rs256", cold_rs, 1.25),
+        ratio("cold_verify_over_raw_es256", cold_es, 1.25),
+        ratio("cold_verify_1000_issuers_over_1", issuers, 1.1),
+        ratio("cold_verify_100_keys_over_1", set, 1.1),
+        requests::measure(&runtime, &issuer, &rs256),
+    ];
+    println!("in {:.1?}", began.elapsed());
+    if met.into_iter().all(|met| met) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,162 @@
+//! Whole requests through the layer, and what they leave behind.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response};
+use tower::{Layer as _, Service, ServiceExt as _};
+use tower_oidc_guard::testing::TestIssuer;
+use tower_oidc_guard::{Identity, OidcGuard, Policy};
+
+use crate::allocations::held;
+use crate::case::{Case, mint};
+use crate::target::{best, ratio, target};
+
+const BATCH: u32 = 200;
+const GKE_SA: &str = "system:serviceaccount:id-namespace:gke-sa";
+/// Tokens that are kept while their size is taken.
+const KEPT: usize = 1000;
+const HOSTILE: usize = 100_000;
+
+/// Does nothing.
+#[derive(Clone)]
+struct Bare;
+
+impl Service<Request<()>> for Bare {
+    type Response = Response<http_body_util::Empty<bytes::Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        black_box(request);
+        ready(Ok(Response::new(http_body_util::Empty::new())))
+    }
+}
+
+/// One request with that header, from its making to its answer.
+fn call<S, B>(service: &S, authorization: &HeaderValue) -> http::StatusCode
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    let mut request = Request::new(());
+    request
+        .headers_mut()
+        .insert(AUTHORIZATION, authorization.clone());
+    let mut service = service.clone();
+    let mut response = pin!(service.call(request));
+    match response
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(Ok(response)) => black_box(response).status(),
+        _ => panic!("there is nothing to wait for"),
+    }
+}
+
+fn guard(case: &Case, policy: Policy, tokens: usize) -> OidcGuard {
+    let builder = case.settings(1, 1).policy(policy);
+    builder.cache(tokens, 64 << 20).build().unwrap()
+}
+
+fn header(token: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("Bearer {token}")).unwrap()
+}
+
+/// Measures, prints, and says whether all targets are met.
+pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, case: &Case) -> bool {
+    let named = || Policy::members([GKE_SA]);
+    let (cached, uncached) = (guard(case, named(), 1000), guard(case, named(), 0));
+    let others = (1..100_000).map(|n| format!("system:serviceaccount:shop:account-{n}"));
+    let many = Policy::members(others.chain([GKE_SA.to_owned()]));
+    let many = guard(case, many, 1000);
+    for guard in [&cached, &uncached, &many] {
+        let caller: Identity = runtime
+            .block_on(guard.verifier().verify(&case.token))
+            .unwrap();
+        assert!(guard.policy().explain(&caller).is_allowed());
+    }
+    let sent = header(&case.token);
+    let (cached, uncached) = (cached.layer().layer(Bare), uncached.layer().layer(Bare));
+    let many = many.layer().layer(Bare);
+    let (bare_call, cached_call) = (
+        || assert!(call(&Bare, &sent).is_success()),
+        || assert!(call(&cached, &sent).is_success()),
+    );
+    let [bare, kept] = best(BATCH, [&bare_call, &cached_call]);
+    println!("cached_guard_over_bare_service: {kept:.2?} over {bare:.2?}");
+    let added = (kept - bare).as_secs_f64() * 1e6;
+    let [bare, whole, raw] = best(
+        20,
+        [
+            &bare_call,
+            &|| assert!(call(&uncached, &sent).is_success()),
+            &|| case.raw(),
+        ],
+    );
+    let members = best(
+        BATCH,
+        [&|| assert!(call(&many, &sent).is_success()), &cached_call],
+    );
+    let met = [
+        target("cached_guard_over_bare_service", added, "us", 0.5),
+        ratio(
+            "uncached_guard_over_bare_service",
+            [whole - bare, raw],
+            1.35,
+        ),
+        ratio("policy_100k_members_over_1", members, 1.1),
+        kept_bytes(runtime, issuer, case),
+        hostile_bytes(runtime, case),
+    ];
+    met.into_iter().all(|met| met)
+}
+
+/// What a token takes that is kept.
+fn kept_bytes(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, case: &Case) -> bool {
+    let guard = guard(case, Policy::any_verified_caller(), 2 * KEPT);
+    let tokens: Vec<_> = (0..KEPT).map(|_| mint(issuer)).collect();
+    runtime
+        .block_on(guard.verifier().verify(&case.token))
+        .unwrap();
+    let before = held();
+    for token in &tokens {
+        drop(runtime.block_on(guard.verifier().verify(token)).unwrap());
+    }
+    let bytes = (held() - before) as f64 / KEPT as f64;
+    target("bytes_per_cached_token", bytes, "bytes", 3072.0)
+}
+
+/// What tokens leave behind that are refused.
+fn hostile_bytes(runtime: &tokio::runtime::Runtime, case: &Case) -> bool {
+    let guard = guard(case, Policy::members([GKE_SA]), 1000);
+    runtime
+        .block_on(guard.verifier().verify(&case.token))
+        .unwrap();
+    let mut service = guard.layer().layer(Bare);
+    runtime
+        .block_on(async { service.ready().await.map(drop) })
+        .unwrap();
+    let hostile = |number: usize| match number % 4 {
+        0 => format!("{}{number}", case.token),
+        1 => format!("{number}.{number}.{number}"),
+        2 => case.token.replacen('.', &format!("{number}."), 1),
+        _ => {
+            let (signed, signature) = case.token.rsplit_once('.').unwrap();
+            format!("{signed}.{:A>width$}", number, width = signature.len())
+        }
+    };
+    let before = held();
+    for number in 0..HOSTILE {
+        assert!(call(&service, &header(&hostile(number))).is_client_error());
+    }
+    let left = (held() - before) as f64;
+    target("bytes_left_by_100k_hostile_tokens", left, "bytes", 0.0)
+}
