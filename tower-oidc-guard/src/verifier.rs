@@ -138,7 +138,12 @@ impl TokenVerifier {
 
     /// What is kept of the token, if it holds still: by its time, and by the keys of its issuer.
     fn cached(&self, token: &[u8], now: Duration) -> Option<Result<Identity, Refusal>> {
-        let cache = self.0.cache.as_ref()?;
+        // What is too long was never kept; it is not worth a hash.
+        let cache = self
+            .0
+            .cache
+            .as_ref()
+            .filter(|_| token.len() <= MAX_TOKEN_BYTES)?;
         let verdict = cache.get(token)?;
         let issuer = self.0.issuers.get(verdict.issuer)?;
         let current = issuer.keys.current()?;
@@ -170,7 +175,7 @@ impl TokenVerifier {
     pub(crate) fn trusted_names(&self) -> TrustedNames {
         let names = |issuer: &TrustedIssuer| match &issuer.named {
             Named::BySettings => Some(issuer.name.to_string()),
-            Named::ByItsKeys { .. } => None,
+            Named::ByItsKeys { until_then } => until_then.as_ref().map(ToString::to_string),
         };
         let issuers = self.0.issuers.iter();
         TrustedNames {

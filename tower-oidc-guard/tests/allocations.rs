@@ -155,3 +155,11 @@ fn a_whole_verification_that_refuses_a_token_holds_no_more_than_the_cap() {
         assert!(held <= CAP as isize, "{held} bytes for {}", &payload[..150]);
     }
 }
+
+#[test]
+fn a_whole_verification_allocates_nothing_for_a_token_over_the_cap() {
+    let guard = guard_of(&[Forge::new().jwk()]);
+    for size in [CAP + 1, 1_000_000] {
+        assert_eq!(held_by_guard(&guard, &".".repeat(size)), 0, "{size}");
+    }
+}

@@ -47,6 +47,7 @@ impl Issuer {
     }
 
     /// Takes tokens whose claims this function is content with. It sees claims of verified tokens only.
+    /// Its verdict is kept with the token: what changes with time belongs into a [`Policy`](crate::Policy).
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
