@@ -28,6 +28,22 @@ pub enum Error {
     /// The client cannot be made.
     #[error("the HTTP client cannot be made")]
     Client(#[from] reqwest::Error),
+    /// An issuer is none of the kinds there are.
+    #[error(
+        "the issuer {0:?} is none: name `kubernetes`, `google`, `gke:PROJECT/LOCATION/CLUSTER`, `oidc:URL`, or the URL of a cluster's"
+    )]
+    Issuer(String),
+    /// A file that is followed cannot be used.
+    #[error("a file cannot be used")]
+    File(#[from] reqwest_wi_auth::FileError),
+    /// Certificate or key cannot be used.
+    #[error(
+        "the certificate and its key cannot be used; are they in PEM, and do they belong together?"
+    )]
+    Tls(#[source] tokio_rustls::rustls::Error),
+    /// Metrics cannot be collected.
+    #[error("metrics cannot be collected: {0}")]
+    Metrics(String),
     /// Anything else of the system's.
     #[error("{what}")]
     Io {

@@ -1,51 +1,23 @@
-//! The server: an open path and a guarded one.
+//! The server: an open path and a guarded one, behind a gate if that is asked for.
+
+mod gate;
+mod routes;
+pub mod settings;
+mod tls;
+mod trust;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use axum::Router;
 use tokio::net::TcpListener;
-use tower_http::trace::TraceLayer;
-use tower_oidc_guard::{Identity, OidcGuard};
 
+pub use self::gate::Gate;
+pub use self::routes::{OPEN, guarded, public};
+use self::settings::ServerSettings;
+use self::tls::TlsListener;
 use crate::Error;
-
-/// What the open path answers, to anyone.
-pub const OPEN: &str = r#"{"msg": "hello-exposed"}"#;
-
-/// `/` answers anyone, `/private` only whom the guard lets in; `seen` is told of each of these.
-pub fn routes<F>(guard: &OidcGuard, seen: F) -> Router
-where
-    F: Fn(&Identity) + Clone + Send + Sync + 'static,
-{
-    let private = move |caller: Identity| {
-        seen(&caller);
-        async move { Json(private(&caller)) }
-    };
-    Router::new()
-        .route("/private", get(private))
-        .route_layer(guard.layer())
-        .route("/", get(open))
-        .layer(TraceLayer::new_for_http())
-}
-
-async fn open() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], OPEN)
-}
-
-fn private(caller: &Identity) -> Value {
-    let mut who = json!({ "issuer": caller.issuer(), "subject": caller.subject() });
-    if let Some(account) = caller.kubernetes() {
-        who["namespace"] = account.namespace().into();
-        who["service_account"] = account.service_account().name().into();
-        who["pod"] = account.pod().map(|pod| pod.name()).into();
-    }
-    json!({ "msg": "hello-private", "caller": who })
-}
 
 /// Listens at an address.
 ///
@@ -70,4 +42,66 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let server = axum::serve(listener, routes).with_graceful_shutdown(end);
     server.await.map_err(Error::io("the server ended"))
+}
+
+/// Runs the program until `end` is done, and then for as long as requests in flight take, within the grace period.
+///
+/// # Errors
+///
+/// What is wrong with the settings, or with the port.
+pub async fn run(
+    settings: ServerSettings,
+    metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    let guard = trust::guard(&settings).await?;
+    let seen = |caller: &tower_oidc_guard::Identity| {
+        tracing::info!(subject = caller.subject(), "let in");
+    };
+    let mut routes = guarded(&guard, seen);
+    if let Some(gate) = Gate::from_settings(&settings.gate).await? {
+        routes = gate.before(routes);
+    }
+    let routes = routes.merge(public(&guard, metrics));
+    let routes = routes::with_layers(routes);
+
+    let listener = listen(settings.socket()).await?;
+    let address = listener
+        .local_addr()
+        .map_err(Error::io("the server's address is unknown"))?;
+    let grace = Duration::from_secs(settings.grace_seconds);
+    let (ending, ended) = tokio::sync::oneshot::channel::<()>();
+    let end = async move {
+        end.await;
+        tracing::info!("finishes what is under way");
+        // Nobody waits where the server has ended by itself.
+        let _ = ending.send(());
+    };
+    let server = async {
+        match settings.tls.files() {
+            Some((certificate, key)) => {
+                let listener = TlsListener::start(listener, certificate, key).await?;
+                tracing::info!(%address, tls = true, "listening");
+                let server = axum::serve(listener, routes).with_graceful_shutdown(end);
+                server.await.map_err(Error::io("the server ended"))
+            }
+            None => {
+                tracing::info!(%address, "listening");
+                serve(listener, routes, end).await
+            }
+        }
+    };
+    let patience = async {
+        if ended.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = patience => {
+            tracing::warn!("some requests were not done within the grace period");
+            Ok(())
+        }
+    }
 }

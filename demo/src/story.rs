@@ -69,7 +69,7 @@ pub async fn play(
     let text = format!("listens at {url}: / is open, /private wants a token for {AUDIENCE}");
     narrator.tell(Who::Server, "server_started", &text);
     let seen = ledger.clone();
-    let routes = server::routes(&guard, move |caller| seen.caller(caller));
+    let routes = server::guarded(&guard, move |caller| seen.caller(caller));
     let (finish, finished) = oneshot::channel::<()>();
     let server = tokio::spawn(server::serve(listener, routes, async {
         // Done, or nobody is left to say so.

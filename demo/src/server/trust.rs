@@ -1,0 +1,56 @@
+//! The guard, as the settings have it.
+
+use std::time::Duration;
+
+use tower_oidc_guard::{Issuer, OidcGuard, PolicyFile};
+
+use super::settings::ServerSettings;
+use crate::Error;
+
+pub(super) async fn guard(settings: &ServerSettings) -> Result<OidcGuard, Error> {
+    let mut builder = OidcGuard::builder();
+    for name in &settings.issuer {
+        builder = builder.issuer(issuer(name, settings)?);
+    }
+    let builder = match &settings.policy_file {
+        Some(path) => builder.policy(PolicyFile::open(path).await?.policy()),
+        None => builder.any_verified_caller(),
+    };
+    let guard = builder.build()?;
+    // Asks for the keys now, so that the first request need not wait; without them the server starts all the same.
+    guard.health();
+    Ok(guard)
+}
+
+fn issuer(name: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
+    let mut issuer = match name.split_once(':') {
+        None if name == "kubernetes" => in_cluster(settings)?,
+        None if name == "google" => match &settings.gate.google_keys_url {
+            Some(url) => Issuer::google().jwks_url(url).insecure_loopback_http(),
+            None => Issuer::google(),
+        },
+        Some(("gke", cluster)) => match cluster.split('/').collect::<Vec<_>>()[..] {
+            [project, location, cluster] => Issuer::gke(project, location, cluster),
+            _ => return Err(Error::Issuer(name.to_owned())),
+        },
+        Some(("oidc", url)) => Issuer::discover(url),
+        Some(("https" | "http", _)) => Issuer::kubernetes(name),
+        _ => return Err(Error::Issuer(name.to_owned())),
+    };
+    if settings.insecure_loopback_http {
+        issuer = issuer.insecure_loopback_http();
+    }
+    let issuer = issuer.leeway(Duration::from_secs(settings.leeway));
+    Ok(settings.audience.iter().fold(issuer, Issuer::audience))
+}
+
+fn in_cluster(settings: &ServerSettings) -> Result<Issuer, Error> {
+    let mut issuer = Issuer::in_cluster()?;
+    if let Some(path) = &settings.api_ca_file {
+        issuer = issuer.api_ca_file(path);
+    }
+    if let Some(path) = &settings.api_token_file {
+        issuer = issuer.api_token_file(path);
+    }
+    Ok(issuer)
+}
