@@ -1,9 +1,16 @@
 //! The client: requests to the open path and to the guarded one, with a token and without.
 
+pub mod rounds;
+pub mod settings;
+
+use reqwest::header::HeaderName;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_wi_auth::{BearerAuth, TokenSource};
 
 use crate::Error;
+
+/// The header that Cloud Run's gate looks at first.
+pub const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
 
 /// A path of the server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +48,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that sends no token.
-    pub fn anonymous(url: &str, http: reqwest::Client) -> Self {
+    /// A client that sends what `http` puts on its requests.
+    pub fn new(url: &str, http: ClientWithMiddleware) -> Self {
         Self {
             url: url.trim_end_matches('/').to_owned(),
-            http: ClientBuilder::new(http).build(),
+            http,
         }
+    }
+
+    /// A client that sends no token.
+    pub fn anonymous(url: &str, http: reqwest::Client) -> Self {
+        Self::new(url, ClientBuilder::new(http).build())
     }
 
     /// A client that sends the source's token with every request.
@@ -60,11 +72,7 @@ impl Client {
         source: impl TokenSource,
     ) -> Result<Self, Error> {
         let auth = BearerAuth::for_origin(url, source)?;
-        let http = ClientBuilder::new(http).with(auth).build();
-        Ok(Self {
-            http,
-            ..Self::anonymous(url, reqwest::Client::new())
-        })
+        Ok(Self::new(url, ClientBuilder::new(http).with(auth).build()))
     }
 
     /// Sends a request and reads the answer.

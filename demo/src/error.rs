@@ -41,6 +41,9 @@ pub enum Error {
         "the certificate and its key cannot be used; are they in PEM, and do they belong together?"
     )]
     Tls(#[source] tokio_rustls::rustls::Error),
+    /// There is no file of a projected token.
+    #[error("no file of a projected token is named; say it with --token-path")]
+    NoTokenPath,
     /// Metrics cannot be collected.
     #[error("metrics cannot be collected: {0}")]
     Metrics(String),

@@ -1,6 +1,7 @@
 //! The whole story on one machine: an issuer, an emulated kubelet, a guarded server and a client, through
 //! rotations of the token and of the issuer's key.
 
+mod full;
 mod ledger;
 mod rotation;
 mod traffic;
@@ -31,6 +32,9 @@ const AUDIENCE: &str = "https://auth-server.example";
 pub struct Settings {
     /// How long requests are sent. Five rotations take ten seconds.
     pub duration: Duration,
+    /// Whether the rest is told, too: Google's identity, the platform's gate, several audiences, an issuer that goes
+    /// away.
+    pub full: bool,
     /// The server's port; 0 for one of the system's choice.
     pub port: u16,
 }
@@ -85,6 +89,9 @@ pub async fn play(
         rotated = rotations.go_on() => rotated?,
     }
     traffic.stop().await;
+    if settings.full {
+        full::play(&ledger, &narrator).await?;
+    }
     let _ = finish.send(());
     if let Ok(served) = server.await {
         served?;

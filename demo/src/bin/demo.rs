@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::builder::RangedU64ValueParser;
+use clap::{Parser, ValueEnum};
 use demo::narrator::{Narrator, Style};
 use demo::story::{self, Settings, Summary};
 use demo::{chain, logging, signals};
@@ -23,6 +23,11 @@ struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 14, value_parser = RangedU64ValueParser::<u64>::new().range(12..=3600))]
     duration: u64,
 
+    /// How much of the story is told: `full` adds Google's identity, the platform's gate, several audiences, and an
+    /// issuer that goes away.
+    #[arg(long, value_enum, default_value_t = Story::Short)]
+    story: Story,
+
     /// One JSON object a line on standard output, the last one the summary (whose plain form goes to standard error).
     #[arg(long)]
     json: bool,
@@ -30,6 +35,15 @@ struct Arguments {
     /// The server's port on 127.0.0.1; 0 for one of the system's choice.
     #[arg(long, default_value_t = 0)]
     port: u16,
+}
+
+/// How much of the story is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Story {
+    /// The rotations.
+    Short,
+    /// Everything.
+    Full,
 }
 
 #[tokio::main]
@@ -40,6 +54,7 @@ async fn main() -> ExitCode {
     let duration = Duration::from_secs(arguments.duration);
     let settings = Settings {
         duration,
+        full: arguments.story == Story::Full,
         port: arguments.port,
     };
     match story::play(settings, narrator.clone(), signals::end()).await {
