@@ -122,6 +122,8 @@ async fn round(settings: &ClientSettings, callers: &[Caller]) -> bool {
             let url = format!("{}{}", service.url, path.as_str());
             let line = match settings.json {
                 true => json_line(settings.identity, &url, &answer, began.elapsed()),
+                // Which service it was needs to be said only where there are several.
+                false if callers.len() == 1 => line(path.as_str(), &answer),
                 false => line(&url, &answer),
             };
             Narrator::line(&line);
