@@ -77,16 +77,20 @@ pub async fn run(
         // Nobody waits where the server has ended by itself.
         let _ = ending.send(());
     };
+    // Asks for the keys now, so that the first request need not wait; without them the server starts all the same.
+    let ask = || drop(guard.health());
     let server = async {
         match settings.tls.files() {
             Some((certificate, key)) => {
                 let listener = TlsListener::start(listener, certificate, key).await?;
                 tracing::info!(%address, tls = true, "listening");
+                ask();
                 let server = axum::serve(listener, routes).with_graceful_shutdown(end);
                 server.await.map_err(Error::io("the server ended"))
             }
             None => {
                 tracing::info!(%address, "listening");
+                ask();
                 serve(listener, routes, end).await
             }
         }

@@ -34,7 +34,8 @@ impl Server {
             .spawn()
             .unwrap();
         let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
-        let line = log.next().unwrap().unwrap();
+        let mut lines = log.by_ref().map_while(Result::ok);
+        let line = lines.find(|line| line.contains("address=")).unwrap();
         let address = line
             .split("address=")
             .nth(1)

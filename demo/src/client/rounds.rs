@@ -79,6 +79,7 @@ async fn client(
     };
     let http = TokenClientBuilder::new(http(settings.ca_file.as_deref())?);
     let http = match settings.identity {
+        Identity::None => http,
         Identity::Cluster => http.authorization(cluster().await?),
         Identity::Google => http.authorization(google().await?),
         Identity::Both => http
@@ -101,6 +102,7 @@ fn http(ca_file: Option<&FilePath>) -> Result<reqwest::ClientBuilder, Error> {
 /// The heading that the tutorial's client logs under.
 fn heading(identity: Identity) -> &'static str {
     match identity {
+        Identity::None => "##### client without a token",
         Identity::Cluster => "##### Projected token client",
         Identity::Google => "##### mapped GCP SvcAccnt via Metadata server",
         Identity::Both => {

@@ -58,6 +58,8 @@ pub struct ClientSettings {
 /// Whose tokens are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Identity {
+    /// Nobody's.
+    None,
     /// The cluster's: the projected token, in `Authorization`.
     Cluster,
     /// Google's: the metadata server's token, in `Authorization`.

@@ -16,10 +16,7 @@ pub(super) async fn guard(settings: &ServerSettings) -> Result<OidcGuard, Error>
         Some(path) => builder.policy(PolicyFile::open(path).await?.policy()),
         None => builder.any_verified_caller(),
     };
-    let guard = builder.build()?;
-    // Asks for the keys now, so that the first request need not wait; without them the server starts all the same.
-    guard.health();
-    Ok(guard)
+    Ok(builder.build()?)
 }
 
 fn issuer(name: &str, settings: &ServerSettings) -> Result<Issuer, Error> {

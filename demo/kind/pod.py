@@ -1,0 +1,27 @@
+#!/usr/bin/env python3
+"""A pod that asks the server once: from the client's Deployment, under another name and account.
+
+    kubectl get deployment auth-client -o json | pod.py NAME IDENTITY SERVICE_ACCOUNT
+"""
+
+import json
+import sys
+
+
+def main():
+    name, identity, account = sys.argv[1:]
+    deployment = json.load(sys.stdin)
+    pod = deployment["spec"]["template"]["spec"]
+    pod["serviceAccountName"] = pod["serviceAccount"] = account
+    pod["restartPolicy"] = "Never"
+    container = pod["containers"][0]
+    container["args"] = ["--once", "--identity", identity]
+    if identity == "none":
+        pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != "tokens"]
+        container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] != "tokens"]
+    metadata = {"name": name, "namespace": deployment["metadata"]["namespace"]}
+    json.dump({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
