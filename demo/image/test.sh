@@ -12,7 +12,8 @@ port=18443
 nameserver=127.0.0.53
 work=$(mktemp -d)
 server=
-trap 'kill $(jobs -p) 2>/dev/null || true; [ -z "$server" ] || podman rm -f -t 0 "$server" >/dev/null 2>&1; rm -rf "$work"' EXIT
+runtime=()
+trap 'kill $(jobs -p) 2>/dev/null || true; [ -z "$server" ] || podman "${runtime[@]}" rm -f -t 0 "$server" >/dev/null 2>&1; rm -rf "$work"' EXIT
 
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=test CA" -keyout "$work/ca.key" -out "$work/ca.crt" 2>/dev/null
 openssl req -newkey rsa:2048 -nodes -subj "/CN=$name" -keyout "$work/tls.key" -out "$work/tls.csr" 2>/dev/null
@@ -29,20 +30,22 @@ for _ in $(seq 100); do [ -s "$work/issuer" ] && break || sleep 0.1; done
 issuer=$(cat "$work/issuer")
 chmod -R a+rX "$work"
 
-run=(podman run --network host --ulimit nofile=1024:1024 --ulimit nproc=1000:1000
+# crun does not start where cgroups are of both versions; runc does.
+! command -v runc >/dev/null || runtime=(--runtime runc)
+run=(podman "${runtime[@]}" run --network host --ulimit nofile=1024:1024 --ulimit nproc=1000:1000
     --read-only --cap-drop all --security-opt no-new-privileges
     --volume "$work:/work:ro" --volume "$work/resolv.conf:/etc/resolv.conf:ro")
 server=$("${run[@]}" --detach "$image" /auth-server --address 127.0.0.1 --port "$port" --issuer "$issuer" \
     --insecure-loopback-http --audience "$audience" --tls-certificate /work/tls.crt --tls-key /work/tls.key)
-for _ in $(seq 100); do podman logs "$server" 2>&1 | grep -q listening && break || sleep 0.1; done
+for _ in $(seq 100); do podman "${runtime[@]}" logs "$server" 2>&1 | grep -q listening && break || sleep 0.1; done
 
 answer=$("${run[@]}" --rm --env NO_PROXY='*' "$image" /auth-client --once --ca-file /work/ca.crt --token-path /work/token \
     --service-url "https://$name:$port=$audience")
 echo "$answer"
 grep -q 'GET /private: 200 .*"service_account":"gke-sa"' <<<"$answer"
 
-podman stop -t 10 "$server" >/dev/null
-[ "$(podman inspect "$server" --format '{{.State.ExitCode}}')" = 0 ] || { echo "the server did not end in good order"; exit 1; }
+podman "${runtime[@]}" stop -t 10 "$server" >/dev/null
+[ "$(podman "${runtime[@]}" inspect "$server" --format '{{.State.ExitCode}}')" = 0 ] || { echo "the server did not end in good order"; exit 1; }
 size=$(podman image inspect "$image" --format '{{.Size}}')
 echo "image: $((size / 1000)) kB"
 [ "$size" -lt 30000000 ] || { echo "the image is over 30 MB"; exit 1; }
