@@ -64,6 +64,28 @@ fn the_story_goes_through_rotations_without_an_unexpected_answer() {
 }
 
 #[test]
+fn the_full_story_goes_through_both_gates_and_an_outage() {
+    let output = demo(&["--story", "full"]);
+    let told = text(&output.stdout);
+    assert!(output.status.success(), "{told}");
+    assert_eq!(figures(told.lines().last().unwrap())[3], 0, "{told}");
+    for part in [
+        "gate: without a token            403",
+        "gate: a member, once it is one   200",
+        "gate: a member no more           403",
+        "guarded twice, with one token    401",
+        "guarded twice, with both tokens  200",
+        "a token for the second one       200",
+        "issuer away, its keys at hand    200",
+        "issuer away, no keys yet         503",
+        "issuer back, keys fetched        200",
+    ] {
+        assert!(told.contains(part), "{part:?} in {told}");
+    }
+    assert!(!told.contains("eyJ"), "no token is shown");
+}
+
+#[test]
 fn with_json_each_line_is_an_object_and_the_last_one_the_summary() {
     let output = demo(&["--json", "--duration", "12"]);
     let told = text(&output.stdout);

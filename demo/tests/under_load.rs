@@ -13,6 +13,11 @@ use tower_oidc_guard::testing::TestIssuer;
 
 const ALLOW: &str = "allow: [\"system:serviceaccount:id-namespace:gke-sa\"]\n";
 
+fn token(issuer: &TestIssuer) -> String {
+    let token = issuer.token().audience(AUDIENCE);
+    token.service_account("id-namespace", "gke-sa").mint()
+}
+
 /// What the client's lines of JSON say: answers by status, and how many requests got none.
 fn answers(lines: &[String]) -> (Vec<u64>, usize) {
     let lines: Vec<Value> = lines
@@ -43,22 +48,18 @@ async fn more_answers(client: &Program, count: usize) {
 async fn token_policy_certificate_issuer_and_server_change_under_load_without_an_unexpected_answer()
 {
     let folder = tempfile::tempdir().unwrap();
-    let (ca, issuer) = (Ca::new(), TestIssuer::start().await.unwrap());
+    let (ca, mut issuer) = (Ca::new(), TestIssuer::start().await.unwrap());
     let file = |name: &str| folder.path().join(name);
     let (certificate, key) = ca.certificate();
     std::fs::write(file("ca.crt"), ca.pem()).unwrap();
     std::fs::write(file("tls.crt"), certificate).unwrap();
     std::fs::write(file("tls.key"), key).unwrap();
     let kubelet = Kubelet::new(file("volume")).unwrap();
-    let token = || {
-        issuer
-            .token()
-            .audience(AUDIENCE)
-            .service_account("id-namespace", "gke-sa")
-            .mint()
-    };
     kubelet
-        .write([("gke-sa", token()), ("policy.yaml", ALLOW.to_owned())])
+        .write([
+            ("gke-sa", token(&issuer)),
+            ("policy.yaml", ALLOW.to_owned()),
+        ])
         .unwrap();
 
     let (policy, crt, key) = (
@@ -66,9 +67,10 @@ async fn token_policy_certificate_issuer_and_server_change_under_load_without_an
         text(file("tls.crt")),
         text(file("tls.key")),
     );
+    let issuer_url = issuer.url().to_owned();
     let settings = [
         "--issuer",
-        issuer.url(),
+        &issuer_url,
         "--insecure-loopback-http",
         "--audience",
         AUDIENCE,
@@ -79,7 +81,7 @@ async fn token_policy_certificate_issuer_and_server_change_under_load_without_an
         "--tls-key",
         &key,
     ];
-    let (mut first, address) = server(&settings).await;
+    let (mut running, address) = server(&settings).await;
     let (url, path, trusted) = (
         format!("https://{address}"),
         text(kubelet.path("gke-sa")),
@@ -99,13 +101,13 @@ async fn token_policy_certificate_issuer_and_server_change_under_load_without_an
     more_answers(&client, 20).await;
 
     for _ in 0..3 {
-        kubelet.rotate("gke-sa", token()).unwrap();
+        kubelet.rotate("gke-sa", token(&issuer)).unwrap();
         more_answers(&client, 20).await;
     }
     // A guard asks for an unknown key once in five seconds at most; the first time was at its start.
     tokio::time::sleep(Duration::from_secs(6)).await;
     issuer.rotate_key().unwrap();
-    kubelet.rotate("gke-sa", token()).unwrap();
+    kubelet.rotate("gke-sa", token(&issuer)).unwrap();
     more_answers(&client, 20).await;
 
     let both = format!("{ALLOW}deny: [\"system:serviceaccounts:other\"]\n");
@@ -118,23 +120,26 @@ async fn token_policy_certificate_issuer_and_server_change_under_load_without_an
     replace(&file("tls.key"), &secret);
     more_answers(&client, 20).await;
 
-    issuer.fail(http::StatusCode::SERVICE_UNAVAILABLE);
+    issuer.stop().await;
     more_answers(&client, 20).await;
-    issuer.recover();
+    issuer.restart().await.unwrap();
     more_answers(&client, 20).await;
 
     let (statuses, failed) = answers(&client.lines());
     assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
     assert_eq!(failed, 0, "{:?}", client.lines());
 
-    // The server restarts at its port. Requests between the two get no answer, but none gets a wrong one.
-    first.signal("-TERM");
-    assert_eq!(first.ended().await, Some(0));
+    // The server restarts at its port, told to and killed. Requests between the two get no answer, but none gets a
+    // wrong one.
     let port = address.rsplit(':').next().unwrap().to_owned();
     let again = [&settings[..], &["--address", "127.0.0.1", "--port", &port]].concat();
-    let again = Program::start(env!("CARGO_BIN_EXE_auth-server"), &support::strings(&again));
-    again.line("listening").await;
-    more_answers(&client, 20).await;
+    for (signal, code) in [("-TERM", Some(0)), ("-KILL", None)] {
+        running.signal(signal);
+        assert_eq!(running.ended().await, code, "{signal}");
+        running = Program::start(env!("CARGO_BIN_EXE_auth-server"), &support::strings(&again));
+        running.line("listening").await;
+        more_answers(&client, 20).await;
+    }
     let (statuses, _) = answers(&client.lines());
     assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
 

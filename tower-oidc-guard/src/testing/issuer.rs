@@ -1,6 +1,7 @@
 //! An issuer of one's own.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -19,6 +20,7 @@ use crate::verify::algorithm::Algorithm;
 #[derive(Debug)]
 pub struct TestIssuer {
     state: Arc<State>,
+    address: SocketAddr,
     server: JoinHandle<()>,
 }
 
@@ -31,10 +33,33 @@ impl TestIssuer {
     /// If no port can be had, or no key be generated.
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let address = listener.local_addr()?;
+        let url = format!("http://{address}");
         let state = Arc::new(State::new(url)?);
         let server = tokio::spawn(serve(listener, state.clone()));
-        Ok(Self { state, server })
+        Ok(Self {
+            state,
+            address,
+            server,
+        })
+    }
+
+    /// Takes no more connections, as if it were gone, until it is [started again](Self::restart).
+    pub async fn stop(&mut self) {
+        self.server.abort();
+        // An aborted task ends with an error, and with it the listener.
+        let _ = (&mut self.server).await;
+    }
+
+    /// Starts it again at its port, with its keys.
+    ///
+    /// # Errors
+    ///
+    /// If the port is taken by now.
+    pub async fn restart(&mut self) -> io::Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.server = tokio::spawn(serve(listener, self.state.clone()));
+        Ok(())
     }
 
     /// Its URL, which is the `iss` of its tokens.
