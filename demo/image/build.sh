@@ -16,6 +16,7 @@ for candidate in docker podman buildah; do
 done
 [ -n "$builder" ] || { echo "docker, podman or buildah is needed to build the image" >&2; exit 1; }
 
+[ "$(uname -s)" = Linux ] || { echo "the programs are built by this machine's cargo, so this needs Linux" >&2; exit 1; }
 machine=$(uname -m)
 musl=$machine-unknown-linux-musl
 arguments=(build --profile image --locked -p demo --bin auth-server --bin auth-client)

@@ -69,10 +69,15 @@ pub async fn run(
     let address = listener
         .local_addr()
         .map_err(Error::io("the server's address is unknown"))?;
+    let drain = Duration::from_secs(settings.drain_seconds);
     let grace = Duration::from_secs(settings.grace_seconds);
     let (ending, ended) = tokio::sync::oneshot::channel::<()>();
     let end = async move {
         end.await;
+        if !drain.is_zero() {
+            tracing::info!("takes no more connections soon");
+            tokio::time::sleep(drain).await;
+        }
         tracing::info!("finishes what is under way");
         // Nobody waits where the server has ended by itself.
         let _ = ending.send(());

@@ -188,3 +188,25 @@ async fn requests_in_flight_are_finished_at_the_end() {
     assert!(answer.contains("hello-exposed"), "{answer}");
     assert_eq!(server.ended().await, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_drains_the_server_takes_connections_still() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let (mut server, address) = server(&[
+        "--issuer",
+        issuer.url(),
+        "--insecure-loopback-http",
+        "--audience",
+        "me",
+        "--drain-seconds",
+        "1",
+    ])
+    .await;
+    server.signal("-TERM");
+    server.line("takes no more connections soon").await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = http.get(format!("http://{address}/")).send().await;
+    assert_eq!(answer.unwrap().status(), 200);
+    assert_eq!(server.ended().await, Some(0));
+    assert!(http.get(format!("http://{address}/")).send().await.is_err());
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use crate::watched_file::FileError;
+use crate::watched_file::error::FileError;
 
 /// Why there is no token to send, or why a middleware could not be made.
 ///

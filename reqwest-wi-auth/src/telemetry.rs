@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::error::MetadataError;
-use crate::watched_file::FileError;
+use crate::watched_file::error::FileError;
 
 macro_rules! count {
     ($name:literal $(, $label:literal => $value:literal)?) => {

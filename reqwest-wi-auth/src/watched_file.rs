@@ -1,7 +1,7 @@
 //! A file that is replaced while it is in use, followed.
 
 mod builder;
-mod error;
+pub(crate) mod error;
 mod folders;
 mod follower;
 mod functions;

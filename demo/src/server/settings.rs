@@ -53,6 +53,11 @@ pub struct ServerSettings {
     #[arg(long, env = "LEEWAY", default_value_t = 60)]
     pub leeway: u64,
 
+    /// How long connections are still taken after SIGTERM, in seconds, until all in the cluster know that this pod is
+    /// going.
+    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 0)]
+    pub drain_seconds: u64,
+
     /// How long requests in flight may take at the end, in seconds. A pod has 30 by default.
     #[arg(long, env = "GRACE_SECONDS", default_value_t = 25)]
     pub grace_seconds: u64,
