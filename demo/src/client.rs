@@ -2,15 +2,12 @@
 
 pub mod rounds;
 pub mod settings;
+pub(crate) mod tokens;
 
-use reqwest::header::HeaderName;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_wi_auth::{BearerAuth, TokenSource};
 
 use crate::Error;
-
-/// The header that Cloud Run's gate looks at first.
-pub const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
 
 /// A path of the server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,3 +11,7 @@ pub mod signals;
 pub mod story;
 
 pub use error::{Error, chain};
+
+/// What Cloud Run's gate looks at first, and leaves `Authorization` to the application then.
+pub const SERVERLESS: http::HeaderName =
+    http::HeaderName::from_static("x-serverless-authorization");

@@ -11,23 +11,26 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::serve::Listener;
 use tokio::net::TcpListener;
 
 pub use self::gate::Gate;
 pub use self::routes::{OPEN, guarded, public};
 use self::settings::ServerSettings;
 use self::tls::TlsListener;
+pub(crate) use self::trust::google;
 use crate::Error;
 
-/// Listens at an address.
+/// Listens at an address; says which one it has become.
 ///
 /// # Errors
 ///
 /// [`Error::Listen`] where that is not possible.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen { address, source })
+pub async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// Serves until the future `end` is done and the requests in flight are answered.
@@ -35,8 +38,8 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 /// # Errors
 ///
 /// [`Error::Io`] if no connections can be taken any more.
-pub async fn serve(
-    listener: TcpListener,
+pub async fn serve<L: Listener<Addr = SocketAddr>>(
+    listener: L,
     routes: Router,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
@@ -65,10 +68,7 @@ pub async fn run(
     let routes = routes.merge(public(&guard, metrics));
     let routes = routes::with_layers(routes);
 
-    let listener = listen(settings.socket()).await?;
-    let address = listener
-        .local_addr()
-        .map_err(Error::io("the server's address is unknown"))?;
+    let (listener, address) = listen(settings.socket()).await?;
     let drain = Duration::from_secs(settings.drain_seconds);
     let grace = Duration::from_secs(settings.grace_seconds);
     let (ending, ended) = tokio::sync::oneshot::channel::<()>();
@@ -87,11 +87,10 @@ pub async fn run(
     let server = async {
         match settings.tls.files() {
             Some((certificate, key)) => {
-                let listener = TlsListener::start(listener, certificate, key).await?;
+                let listener = TlsListener::start(listener, address, certificate, key).await?;
                 tracing::info!(%address, tls = true, "listening");
                 ask();
-                let server = axum::serve(listener, routes).with_graceful_shutdown(end);
-                server.await.map_err(Error::io("the server ended"))
+                serve(listener, routes, end).await
             }
             None => {
                 tracing::info!(%address, "listening");

@@ -50,10 +50,7 @@ pub async fn play(
     end: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.port));
-    let listener = server::listen(address).await?;
-    let address = listener
-        .local_addr()
-        .map_err(Error::io("the server's address is unknown"))?;
+    let (listener, address) = server::listen(address).await?;
     let url = format!("http://{address}");
 
     let issuer = TestIssuer::start()

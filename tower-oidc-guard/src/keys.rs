@@ -126,9 +126,7 @@ impl Keys {
         if let Some(current) = &current {
             telemetry::keys_age(&self.shared.source.name, current.fetched.elapsed());
         }
-        let due = self
-            .shared
-            .schedule(|schedule| (!schedule.is_in_flight()).then(|| schedule.due()));
+        let due = self.shared.schedule(|schedule| schedule.next());
         IssuerHealth {
             issuer: issuer.to_owned(),
             is_ready,

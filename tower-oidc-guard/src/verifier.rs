@@ -187,14 +187,8 @@ impl TokenVerifier {
 
     /// The issuers' names, as far as they are known.
     pub(crate) fn names(&self) -> Vec<String> {
-        let name = |issuer: &TrustedIssuer| match &issuer.named {
-            Named::BySettings => Some(issuer.name.to_string()),
-            Named::ByItsKeys { until_then } => {
-                let known = issuer.keys.issuer().or_else(|| until_then.clone());
-                known.map(|name| name.to_string())
-            }
-        };
-        self.0.issuers.iter().filter_map(name).collect()
+        let names = self.0.issuers.iter().filter_map(TrustedIssuer::known_name);
+        names.map(|name| name.to_string()).collect()
     }
 
     pub(crate) fn health(&self) -> Vec<IssuerHealth> {

@@ -5,25 +5,8 @@
 mod support;
 
 use support::bearer;
-use support::stage::{CLUSTER, GKE_SA, Google, answer, cluster, settings, spec};
-use tower_oidc_guard::{BuildError, Policy, PolicyError};
-
-/// Whether the policy of a guard of one cluster lets `gke-sa` in, by status.
-async fn status(policy: Policy) -> u16 {
-    let cluster = cluster();
-    let guard = settings(&cluster).policy(policy).build().unwrap();
-    answer(guard.layer(), bearer(&spec(&cluster).mint()))
-        .await
-        .status()
-        .as_u16()
-}
-
-fn error(policy: Policy) -> PolicyError {
-    match settings(&cluster()).policy(policy).build() {
-        Err(BuildError::Policy(error)) => error,
-        other => panic!("{other:?}"),
-    }
-}
+use support::stage::{CLUSTER, GKE_SA, Google, answer, cluster, error, spec, status};
+use tower_oidc_guard::{Policy, PolicyError};
 
 #[tokio::test]
 async fn kubernetes_members_are_accounts_namespaces_and_whole_clusters() {

@@ -4,27 +4,10 @@
 
 mod support;
 
-use support::stage::{GKE_SA, answer, cluster, identity, settings, spec};
+use support::stage::{GKE_SA, answer, cluster, error, identity, settings, spec, status};
 use support::{AUDIENCE, bearer, request};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy, PolicyError};
-
-/// Whether the policy of a guard of one cluster lets `gke-sa` in, by status.
-async fn status(policy: Policy) -> u16 {
-    let cluster = cluster();
-    let guard = settings(&cluster).policy(policy).build().unwrap();
-    answer(guard.layer(), bearer(&spec(&cluster).mint()))
-        .await
-        .status()
-        .as_u16()
-}
-
-fn error(policy: Policy) -> PolicyError {
-    match settings(&cluster()).policy(policy).build() {
-        Err(BuildError::Policy(error)) => error,
-        other => panic!("{other:?}"),
-    }
-}
 
 #[tokio::test]
 async fn nobody_named_means_nobody_enters() {

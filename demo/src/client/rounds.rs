@@ -5,11 +5,11 @@ use std::path::Path as FilePath;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use reqwest_wi_auth::{BearerAuth, MetadataServer, ProjectedToken, TokenClientBuilder};
 use serde_json::json;
 
 use super::settings::{ClientSettings, Identity, Service};
-use super::{Answer, Client, Path, SERVERLESS};
+use super::tokens::Tokens;
+use super::{Answer, Client, Path};
 use crate::narrator::Narrator;
 use crate::{Error, chain};
 
@@ -55,38 +55,14 @@ async fn client(
     index: usize,
     service: &Service,
 ) -> Result<Client, Error> {
-    let url = &service.url;
-    let token_path = settings
-        .token_path
-        .get(index)
-        .or(settings.token_path.last());
-    let cluster = async || {
-        let path = token_path.ok_or(Error::NoTokenPath)?;
-        Ok::<_, Error>(BearerAuth::for_origin(
-            url,
-            ProjectedToken::open(path).await?,
-        )?)
+    let paths = &settings.token_path;
+    let tokens = Tokens {
+        projected: paths.get(index).or(paths.last()).cloned(),
+        metadata_host: settings.metadata_host.clone(),
+        google_audience: service.audience.clone(),
     };
-    let google = async || {
-        let server = match &settings.metadata_host {
-            Some(host) => MetadataServer::at(host)?,
-            None => MetadataServer::new()?,
-        };
-        Ok::<_, Error>(BearerAuth::for_origin(
-            url,
-            server.open(&service.audience).await?,
-        )?)
-    };
-    let http = TokenClientBuilder::new(http(settings.ca_file.as_deref())?);
-    let http = match settings.identity {
-        Identity::None => http,
-        Identity::Cluster => http.authorization(cluster().await?),
-        Identity::Google => http.authorization(google().await?),
-        Identity::Both => http
-            .header(SERVERLESS, google().await?)
-            .authorization(cluster().await?),
-    };
-    Ok(Client::new(url, http.build()?))
+    let http = http(settings.ca_file.as_deref())?;
+    tokens.client(&service.url, http, settings.identity).await
 }
 
 fn http(ca_file: Option<&FilePath>) -> Result<reqwest::ClientBuilder, Error> {

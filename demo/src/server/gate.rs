@@ -9,10 +9,9 @@ use axum::response::Response;
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyFile, Rejection};
 
 use super::settings::GateSettings;
-use crate::Error;
+use super::trust::google;
+use crate::{Error, SERVERLESS};
 
-/// What Cloud Run looks at first, and leaves `Authorization` to the application then.
-pub(super) const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
 /// Where the gate's caller stands.
 pub(super) const SLOT: &str = "gate";
 /// What stands in the place of the signature of a token that the platform has used.
@@ -50,10 +49,7 @@ impl Gate {
         if settings.gate_audience.is_empty() {
             return Ok(None);
         }
-        let google = match &settings.google_keys_url {
-            Some(url) => Issuer::google().jwks_url(url).insecure_loopback_http(),
-            None => Issuer::google(),
-        };
+        let google = google(settings.google_keys_url.as_deref());
         let issuer = settings.gate_audience.iter().fold(google, Issuer::audience);
         let policy = match &settings.gate_policy_file {
             Some(path) => PolicyFile::open(path).await?.policy(),

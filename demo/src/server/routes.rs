@@ -16,7 +16,8 @@ use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 use tower_oidc_guard::{Identities, Identity, OidcGuard};
 
-use super::gate::{SERVERLESS, SLOT};
+use super::gate::SLOT;
+use crate::SERVERLESS;
 
 /// What the open path answers, to anyone.
 pub const OPEN: &str = r#"{"msg": "hello-exposed"}"#;

@@ -36,12 +36,10 @@ impl TlsListener {
     /// Starts to take connections: spawns a task, which ends with the listener.
     pub(super) async fn start(
         listener: TcpListener,
+        address: SocketAddr,
         certificate: &Path,
         key: &Path,
     ) -> Result<Self, Error> {
-        let address = listener
-            .local_addr()
-            .map_err(Error::io("the server's address is unknown"))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
         let certificate = Certificate::open(certificate, key, provider.clone()).await?;
         let mut config = ServerConfig::builder_with_provider(provider)

@@ -22,10 +22,7 @@ pub(super) async fn guard(settings: &ServerSettings) -> Result<OidcGuard, Error>
 fn issuer(name: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
     let mut issuer = match name.split_once(':') {
         None if name == "kubernetes" => in_cluster(settings)?,
-        None if name == "google" => match &settings.gate.google_keys_url {
-            Some(url) => Issuer::google().jwks_url(url).insecure_loopback_http(),
-            None => Issuer::google(),
-        },
+        None if name == "google" => google(settings.gate.google_keys_url.as_deref()),
         Some(("gke", cluster)) => match cluster.split('/').collect::<Vec<_>>()[..] {
             [project, location, cluster] => Issuer::gke(project, location, cluster),
             _ => return Err(Error::Issuer(name.to_owned())),
@@ -39,6 +36,14 @@ fn issuer(name: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
     }
     let issuer = issuer.leeway(Duration::from_secs(settings.leeway));
     Ok(settings.audience.iter().fold(issuer, Issuer::audience))
+}
+
+/// Google, with its own keys or with those at that URL, which may be on this machine.
+pub(crate) fn google(keys_url: Option<&str>) -> Issuer {
+    match keys_url {
+        Some(url) => Issuer::google().jwks_url(url).insecure_loopback_http(),
+        None => Issuer::google(),
+    }
 }
 
 fn in_cluster(settings: &ServerSettings) -> Result<Issuer, Error> {

@@ -10,7 +10,7 @@ use crate::error::BuildError;
 use crate::issuer::{Checked, Issuer};
 use crate::keys::Keys;
 use crate::keys::client::default_client;
-use crate::keys::source::KeySource;
+use crate::keys::source::{KeySource, Origin};
 use crate::verifier::{Named, TrustedIssuer};
 use crate::verify::rules::Rules;
 
@@ -56,11 +56,11 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
         trust,
     } = checked;
     let told = Arc::from(name.clone().unwrap_or_else(|| UNNAMED.to_owned()));
-    let named = match issuer.url.is_empty() {
-        true => Named::ByItsKeys {
+    let named = match origin {
+        Origin::Cluster(_) => Named::ByItsKeys {
             until_then: name.map(Arc::from),
         },
-        false => Named::BySettings,
+        _ => Named::BySettings,
     };
     let source = KeySource {
         name: Arc::clone(&told),

@@ -51,18 +51,24 @@ impl Issuer {
             algorithms: self.algorithms.is_some().then(|| algorithms.collect()),
             max_keys: self.max_keys,
         };
-        if let KeysAt::Cluster(api) = &self.keys_at {
-            return self.check_cluster(api, trust);
-        }
+        let name = match &self.keys_at {
+            KeysAt::Cluster(api) => self.name_in_cluster(api)?,
+            _ => Some(self.name()?),
+        };
+        Ok(Checked {
+            name,
+            origin: self.origin(client, &trust)?,
+            trust,
+        })
+    }
+
+    /// The name that was given, if it can be an issuer's.
+    fn name(&self) -> Result<String, BuildError> {
         let issuer = self.askable(&self.url)?;
         if issuer.query().is_some() || issuer.fragment().is_some() {
             return Err(self.wrong("a query or a fragment has no place in it"));
         }
-        Ok(Checked {
-            name: Some(self.url.clone()),
-            origin: self.origin(client, &trust)?,
-            trust,
-        })
+        Ok(self.url.clone())
     }
 
     fn origin(&self, client: ClientWithMiddleware, trust: &Trust) -> Result<Origin, BuildError> {
@@ -80,12 +86,15 @@ impl Issuer {
                 read.map_err(|error| self.wrong(error.to_string()))?;
                 Origin::Given(text.clone())
             }
-            KeysAt::Cluster(api) => Origin::Cluster(self.cluster(api)),
+            KeysAt::Cluster(api) => {
+                let audiences = self.audiences.clone();
+                Origin::Cluster(ClusterKeys::new(api.clone(), self.limits, audiences))
+            }
         })
     }
 
     /// The pod's own token says who the issuer is, and which audiences are the API server's.
-    fn check_cluster(&self, api: &ClusterApi, trust: Trust) -> Result<Checked, BuildError> {
+    fn name_in_cluster(&self, api: &ClusterApi) -> Result<Option<String>, BuildError> {
         let token = self.mounted(&api.token_file)?;
         self.mounted(&api.ca_file)?;
         let own = OwnToken::read(&token)
@@ -100,15 +109,7 @@ impl Issuer {
                 audience: audience.clone(),
             });
         }
-        Ok(Checked {
-            name: own.issuer,
-            origin: Origin::Cluster(self.cluster(api)),
-            trust,
-        })
-    }
-
-    fn cluster(&self, api: &ClusterApi) -> ClusterKeys {
-        ClusterKeys::new(api.clone(), self.limits, self.audiences.clone())
+        Ok(own.issuer)
     }
 
     fn mounted(&self, path: &Path) -> Result<Vec<u8>, BuildError> {

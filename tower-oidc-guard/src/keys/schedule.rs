@@ -73,8 +73,9 @@ impl Schedule {
         self.due() + OVERDUE_AFTER
     }
 
-    pub(crate) fn is_in_flight(&self) -> bool {
-        self.in_flight
+    /// When the next fetch is due; nothing while one is under way.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        (!self.in_flight).then_some(self.due)
     }
 
     /// Starts a fetch if one is due.
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(schedule.due(), now);
         assert!(schedule.start(now));
         assert!(!schedule.start(now), "one at a time");
-        assert!(schedule.is_in_flight());
+        assert_eq!(schedule.next(), None);
         assert_eq!(schedule.ask(now, 0.0), Ask::Join);
     }
 

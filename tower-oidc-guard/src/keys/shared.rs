@@ -81,7 +81,7 @@ impl Shared {
     }
 
     pub(super) fn until_next(&self) -> Duration {
-        let due = self.schedule(|schedule| (!schedule.is_in_flight()).then(|| schedule.due()));
+        let due = self.schedule(|schedule| schedule.next());
         due.map_or(self.timing.backoff_min, |due| {
             due.saturating_duration_since(Instant::now())
         })

@@ -57,25 +57,30 @@ impl Members {
 
     fn insert(&mut self, issuer: &Option<String>, member: Member<'_>) {
         self.count += 1;
-        let issued = match member {
-            Member::Anyone => return self.anyone = true,
-            Member::AnyVerified => return self.any_verified = true,
+        match member {
+            Member::Anyone => self.anyone = true,
+            Member::AnyVerified => self.any_verified = true,
             Member::Principal { issuer, subject } => {
                 let subjects = self.principals.entry(issuer.to_owned()).or_default();
                 subjects.insert(subject.to_owned());
-                return;
             }
-            issued => issued,
-        };
-        let of = self.of_platforms.entry(issuer.clone()).or_default();
-        match issued {
-            Member::ClusterUsers => of.cluster_users = true,
-            Member::ServiceAccounts => of.service_accounts = true,
-            Member::Namespace(namespace) => drop(of.namespaces.insert(namespace.to_owned())),
-            Member::ServiceAccount(subject) => drop(of.subjects.insert(subject.to_owned())),
-            Member::Email(email) => drop(of.emails.insert(email.to_ascii_lowercase())),
-            Member::Anyone | Member::AnyVerified | Member::Principal { .. } => {}
+            Member::ClusterUsers => self.of(issuer).cluster_users = true,
+            Member::ServiceAccounts => self.of(issuer).service_accounts = true,
+            Member::Namespace(namespace) => {
+                self.of(issuer).namespaces.insert(namespace.to_owned());
+            }
+            Member::ServiceAccount(subject) => {
+                self.of(issuer).subjects.insert(subject.to_owned());
+            }
+            Member::Email(email) => {
+                self.of(issuer).emails.insert(email.to_ascii_lowercase());
+            }
         }
+    }
+
+    /// The members of that issuer, to add to.
+    fn of(&mut self, issuer: &Option<String>) -> &mut OfPlatforms {
+        self.of_platforms.entry(issuer.clone()).or_default()
     }
 
     /// Adds other members to these.
@@ -112,30 +117,36 @@ impl Members {
         if self.any_verified {
             return Some("allAuthenticatedUsers".into());
         }
-        let principals = self.principals.get(caller.issuer());
-        if principals.is_some_and(|subjects| subjects.contains(caller.subject())) {
-            let name = || format!("principal:{}#{}", caller.issuer(), caller.subject());
-            return Some(name().into());
+        if self.has_principal(caller) {
+            let name = format!("principal:{}#{}", caller.issuer(), caller.subject());
+            return Some(name.into());
         }
-        // Where no issuer is named there is only one of the platform: that was seen to at building.
-        let by_name = |(issuer, of): (&Option<String>, &'_ OfPlatforms)| {
-            let is_meant = issuer.as_ref().is_none_or(|name| name == caller.issuer());
-            is_meant.then(|| of.find(caller)).flatten()
-        };
-        self.of_platforms.iter().find_map(by_name)
+        self.of_issuer(caller).find_map(|of| of.find(caller))
     }
 
     /// The same without its name, and so without a copy.
     pub(super) fn contains(&self, caller: &Identity) -> bool {
         self.anyone
             || self.any_verified
-            || self
-                .principals
-                .get(caller.issuer())
-                .is_some_and(|subjects| subjects.contains(caller.subject()))
-            || self.of_platforms.iter().any(|(issuer, of)| {
-                issuer.as_ref().is_none_or(|name| name == caller.issuer()) && of.contains(caller)
-            })
+            || self.has_principal(caller)
+            || self.of_issuer(caller).any(|of| of.contains(caller))
+    }
+
+    fn has_principal(&self, caller: &Identity) -> bool {
+        let subjects = self.principals.get(caller.issuer());
+        subjects.is_some_and(|subjects| subjects.contains(caller.subject()))
+    }
+
+    /// The members that the caller's issuer may speak for. Where no issuer is named there is only one of the
+    /// platform: that was seen to at building.
+    fn of_issuer(&self, caller: &Identity) -> impl Iterator<Item = &OfPlatforms> {
+        let is_meant = |issuer: &Option<String>| {
+            let named = issuer.as_ref();
+            named.is_none_or(|name| name == caller.issuer())
+        };
+        let all = self.of_platforms.iter();
+        all.filter(move |(issuer, _)| is_meant(issuer))
+            .map(|(_, of)| of)
     }
 
     /// Whether each member has the one issuer that can speak for it.

@@ -84,14 +84,17 @@ impl TrustedIssuer {
         Refusal { rejection, issuer }
     }
 
+    /// The name that its tokens bear, as far as it is known.
+    pub(super) fn known_name(&self) -> Option<Arc<str>> {
+        match &self.named {
+            Named::BySettings => Some(self.name.clone()),
+            Named::ByItsKeys { until_then } => self.keys.issuer().or_else(|| until_then.clone()),
+        }
+    }
+
     /// True, too, where its name is not known yet: its keys have to be asked for.
     pub(super) fn may_be_called(&self, name: &str) -> bool {
-        let until_then = match &self.named {
-            Named::BySettings => return *self.name == *name,
-            Named::ByItsKeys { until_then } => until_then,
-        };
-        let known = self.keys.issuer().or_else(|| until_then.clone());
-        known.is_none_or(|known| *known == *name)
+        self.known_name().is_none_or(|known| *known == *name)
     }
 }
 

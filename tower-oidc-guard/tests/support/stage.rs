@@ -4,9 +4,11 @@ use http::{HeaderName, Request, Response};
 use serde_json::Value;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_oidc_guard::testing::{MemoryIssuer, TokenSpec};
-use tower_oidc_guard::{Identity, Issuer, OidcGuard, OidcGuardBuilder, OidcGuardLayer, Policy};
+use tower_oidc_guard::{
+    BuildError, Identity, Issuer, OidcGuard, OidcGuardBuilder, OidcGuardLayer, Policy, PolicyError,
+};
 
-use super::{AUDIENCE, Body, who};
+use super::{AUDIENCE, Body, bearer, who};
 
 pub const CLUSTER: &str = "https://cluster.example";
 pub const GKE_SA: &str = "system:serviceaccount:id-namespace:gke-sa";
@@ -42,6 +44,24 @@ pub async fn answer(layer: OidcGuardLayer, request: Request<Body>) -> Response<V
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes().to_vec();
     Response::from_parts(parts, body)
+}
+
+/// Whether the policy of a guard of one cluster lets `gke-sa` in, by status.
+pub async fn status(policy: Policy) -> u16 {
+    let cluster = cluster();
+    let guard = settings(&cluster).policy(policy).build().unwrap();
+    answer(guard.layer(), bearer(&spec(&cluster).mint()))
+        .await
+        .status()
+        .as_u16()
+}
+
+/// Why a guard of one cluster does not take that policy.
+pub fn error(policy: Policy) -> PolicyError {
+    match settings(&cluster()).policy(policy).build() {
+        Err(BuildError::Policy(error)) => error,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A Google account, among issuers given as keys: `identity` needs no network.

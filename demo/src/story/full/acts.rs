@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::stage::{ACCOUNT, Sends, Stage};
+use super::stage::{ACCOUNT, Stage};
 use crate::Error;
 use crate::client::Path;
+use crate::client::settings::Identity;
 use crate::narrator::Who;
 
 const NOBODY: &str = "serviceAccount:nobody@project.iam.gserviceaccount.com";
@@ -20,12 +21,12 @@ pub(super) async fn gate(stage: &Stage<'_>) -> Result<(), Error> {
     );
     let (gate, _file) = stage.gate().await?;
     let url = stage.serve(&stage.guard()?, Some(&gate)).await?;
-    let stranger = stage.client(&url, Sends::Nothing, "one").await?;
+    let stranger = stage.client(&url, Identity::None, "one").await?;
     let text = "GET /         gate: without a token          ";
     stage
         .ask(&stranger, Path::Open, 403, "gate_stranger", text)
         .await;
-    let google = stage.client(&url, Sends::Google, "one").await?;
+    let google = stage.client(&url, Identity::Google, "one").await?;
     let text = "GET /         gate: an account not among them";
     stage
         .ask(&google, Path::Open, 403, "gate_other_account", text)
@@ -37,7 +38,7 @@ pub(super) async fn gate(stage: &Stage<'_>) -> Result<(), Error> {
 pub(super) async fn policy(stage: &Stage<'_>) -> Result<(), Error> {
     let (gate, file) = stage.gate().await?;
     let url = stage.serve(&stage.guard()?, Some(&gate)).await?;
-    let google = stage.client(&url, Sends::Google, "one").await?;
+    let google = stage.client(&url, Identity::Google, "one").await?;
     let changed = file.changed();
     stage.write_policy(&format!("serviceAccount:{ACCOUNT}"))?;
     changed.await;
@@ -60,12 +61,12 @@ pub(super) async fn both_gates(stage: &Stage<'_>) -> Result<(), Error> {
     stage.write_policy(&format!("serviceAccount:{ACCOUNT}"))?;
     let (gate, _file) = stage.gate().await?;
     let url = stage.serve(&stage.guard()?, Some(&gate)).await?;
-    let one = stage.client(&url, Sends::Google, "one").await?;
+    let one = stage.client(&url, Identity::Google, "one").await?;
     let text = "GET /private  guarded twice, with one token  ";
     stage
         .ask(&one, Path::Private, 401, "guarded_twice_one_token", text)
         .await;
-    let both = stage.client(&url, Sends::Both, "one").await?;
+    let both = stage.client(&url, Identity::Both, "one").await?;
     let text = "GET /private  guarded twice, with both tokens";
     stage
         .ask(&both, Path::Private, 200, "guarded_twice_both_tokens", text)
@@ -88,7 +89,7 @@ pub(super) async fn audiences(stage: &Stage<'_>) -> Result<(), Error> {
             "GET /private  a token for the second one     ",
         ),
     ] {
-        let client = stage.client(&url, Sends::Cluster, file).await?;
+        let client = stage.client(&url, Identity::Cluster, file).await?;
         stage.ask(&client, Path::Private, 200, event, text).await;
     }
     Ok(())
@@ -105,13 +106,13 @@ pub(super) async fn outage(stage: &Stage<'_>) -> Result<(), Error> {
         "is away: it answers nothing but 503",
     );
     let url = stage.serve(&knows, None).await?;
-    let client = stage.client(&url, Sends::Cluster, "one").await?;
+    let client = stage.client(&url, Identity::Cluster, "one").await?;
     let text = "GET /private  issuer away, its keys at hand  ";
     stage
         .ask(&client, Path::Private, 200, "issuer_away_keys_known", text)
         .await;
     let url = stage.serve(&knows_not, None).await?;
-    let client = stage.client(&url, Sends::Cluster, "one").await?;
+    let client = stage.client(&url, Identity::Cluster, "one").await?;
     let text = "GET /private  issuer away, no keys yet       ";
     stage
         .ask(&client, Path::Private, 503, "issuer_away_no_keys", text)

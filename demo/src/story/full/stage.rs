@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
-use reqwest_wi_auth::{BearerAuth, MetadataServer, ProjectedToken, TokenClientBuilder};
 use tower_oidc_guard::testing::TestIssuer;
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyFile};
 
 use super::super::ledger::Ledger;
-use crate::client::{Answer, Client, Path, SERVERLESS};
+use crate::client::settings::Identity;
+use crate::client::tokens::Tokens;
+use crate::client::{Answer, Client, Path};
 use crate::narrator::{Narrator, Who};
-use crate::server::{self, Gate};
+use crate::server::{self, Gate, google};
 use crate::{Error, chain};
 
 /// What the gate takes tokens for: the service's URL, as Cloud Run wants it.
@@ -31,15 +32,6 @@ pub(super) struct Stage<'s> {
     pub(super) narrator: &'s Narrator,
     ledger: &'s Arc<Ledger>,
     _folder: tempfile::TempDir,
-}
-
-/// Which tokens a client sends.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Sends {
-    Nothing,
-    Google,
-    Cluster,
-    Both,
 }
 
 impl<'s> Stage<'s> {
@@ -100,8 +92,7 @@ impl<'s> Stage<'s> {
     /// Google, whose keys are this stage's.
     fn google(&self) -> Issuer {
         let keys = format!("{}/openid/v1/jwks", self.google.url());
-        let google = Issuer::google().jwks_url(keys).insecure_loopback_http();
-        google.audience(GATE_AUDIENCE)
+        google(Some(&keys)).audience(GATE_AUDIENCE)
     }
 
     /// The application's own guard, for both audiences. It would take the gate's token, too, were that whole.
@@ -120,10 +111,8 @@ impl<'s> Stage<'s> {
         guard: &OidcGuard,
         gate: Option<&Gate>,
     ) -> Result<String, Error> {
-        let listener = server::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
-        let address = listener
-            .local_addr()
-            .map_err(Error::io("the server's address is unknown"))?;
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (listener, address) = server::listen(anywhere).await?;
         let routes = server::guarded(guard, |_| {});
         let routes = match gate {
             Some(gate) => gate.before(routes),
@@ -137,33 +126,18 @@ impl<'s> Stage<'s> {
     pub(super) async fn client(
         &self,
         url: &str,
-        sends: Sends,
+        sends: Identity,
         file: &str,
     ) -> Result<Client, Error> {
+        let tokens = Tokens {
+            projected: Some(self.file(file)),
+            metadata_host: Some(self.metadata.host().to_owned()),
+            google_audience: GATE_AUDIENCE.to_owned(),
+        };
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(10));
-        let cluster = async || {
-            let token = ProjectedToken::open(self.file(file)).await?;
-            Ok::<_, Error>(BearerAuth::for_origin(url, token)?)
-        };
-        let google = async || {
-            let server = MetadataServer::at(self.metadata.host())?;
-            Ok::<_, Error>(BearerAuth::for_origin(
-                url,
-                server.open(GATE_AUDIENCE).await?,
-            )?)
-        };
-        let http = TokenClientBuilder::new(http);
-        let http = match sends {
-            Sends::Nothing => http,
-            Sends::Google => http.authorization(google().await?),
-            Sends::Cluster => http.authorization(cluster().await?),
-            Sends::Both => http
-                .header(SERVERLESS, google().await?)
-                .authorization(cluster().await?),
-        };
-        Ok(Client::new(url, http.build()?))
+        tokens.client(url, http, sends).await
     }
 
     /// Asks, and holds the status against the expected one.

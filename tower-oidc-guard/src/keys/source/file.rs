@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest_wi_auth::WatchedFile;
+use reqwest_wi_auth::{FileError, WatchedFile};
 use tokio::sync::OnceCell;
 
 use super::{Loaded, Trust};
@@ -35,9 +35,10 @@ impl KeyFile {
     }
 
     pub(super) async fn load(&self, trust: &Trust) -> Result<Loaded, KeysError> {
-        let failed = |error: &dyn std::error::Error| KeysError::File {
+        // The text of such an error holds that of its cause.
+        let failed = |error: FileError| KeysError::File {
             path: self.path.clone(),
-            reason: chain(error),
+            reason: error.to_string(),
         };
         let content = match self.file.get() {
             Some(file) => file.reread().await,
@@ -47,7 +48,7 @@ impl KeyFile {
                 file.map(WatchedFile::current)
             }
         };
-        let content = content.map_err(|error| failed(&error))?;
+        let content = content.map_err(failed)?;
         *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(content.clone());
         let name = self.path.display().to_string();
         let loaded = trust.read(&name, &content)?;
@@ -76,10 +77,7 @@ impl KeyFile {
 }
 
 /// Content that holds no key is not taken: the last good one stays.
-async fn open(
-    path: &Path,
-    trust: Trust,
-) -> Result<WatchedFile<Vec<u8>>, reqwest_wi_auth::FileError> {
+async fn open(path: &Path, trust: Trust) -> Result<WatchedFile<Vec<u8>>, FileError> {
     let sound = move |content: &[u8]| match trust.read("it", content) {
         Ok(_) => Ok(content.to_vec()),
         Err(error) => Err(error.into()),
@@ -88,14 +86,4 @@ async fn open(
         .startup_limit(STARTUP_LIMIT)
         .open()
         .await
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
