@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../shared/allocations.rs"]
 mod allocations;
+#[path = "../shared/case.rs"]
 mod case;
 mod requests;
+#[path = "../shared/service.rs"]
+mod service;
 mod target;
 
 use std::process::ExitCode;
@@ -23,7 +27,7 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let issuer = runtime.block_on(TestIssuer::start()).unwrap();
     let rs256 = runtime.block_on(rs256(&issuer));
-    let es256 = es256(&rs256);
+    let (es256, _) = es256(&rs256);
     let _inside = runtime.enter();
     let (one, many) = (rs256.verifier(1, 1), rs256.verifier(1, 1000));
     let (keys, curve) = (rs256.verifier(100, 1), es256.verifier(1, 1));

@@ -1,74 +1,18 @@
 //! Whole requests through the layer, and what they leave behind.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::hint::black_box;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Response};
-use tower::{Layer as _, Service, ServiceExt as _};
+use tower::{Layer as _, ServiceExt as _};
 use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{Identity, OidcGuard, Policy};
+use tower_oidc_guard::{Identity, Policy};
 
 use crate::allocations::held;
 use crate::case::{Case, mint};
+use crate::service::{Bare, GKE_SA, call, guard, header};
 use crate::target::{best, ratio, target};
 
 const BATCH: u32 = 200;
-const GKE_SA: &str = "system:serviceaccount:id-namespace:gke-sa";
 /// Tokens that are kept while their size is taken.
 const KEPT: usize = 1000;
 const HOSTILE: usize = 100_000;
-
-/// Does nothing.
-#[derive(Clone)]
-struct Bare;
-
-impl Service<Request<()>> for Bare {
-    type Response = Response<http_body_util::Empty<bytes::Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<()>) -> Self::Future {
-        black_box(request);
-        ready(Ok(Response::new(http_body_util::Empty::new())))
-    }
-}
-
-/// One request with that header, from its making to its answer.
-fn call<S, B>(service: &S, authorization: &HeaderValue) -> http::StatusCode
-where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
-{
-    let mut request = Request::new(());
-    request
-        .headers_mut()
-        .insert(AUTHORIZATION, authorization.clone());
-    let mut service = service.clone();
-    let mut response = pin!(service.call(request));
-    match response
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-    {
-        Poll::Ready(Ok(response)) => black_box(response).status(),
-        _ => panic!("there is nothing to wait for"),
-    }
-}
-
-fn guard(case: &Case, policy: Policy, tokens: usize) -> OidcGuard {
-    let builder = case.settings(1, 1).policy(policy);
-    builder.cache(tokens, 64 << 20).build().unwrap()
-}
-
-fn header(token: &str) -> HeaderValue {
-    HeaderValue::try_from(format!("Bearer {token}")).unwrap()
-}
 
 /// Measures, prints, and says whether all targets are met.
 pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, case: &Case) -> bool {

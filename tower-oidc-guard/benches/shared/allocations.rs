@@ -1,9 +1,13 @@
-//! Counts the bytes that are held.
+//! Counts the bytes that are held, and how often memory is asked for.
+
+// Each bench uses a part.
+#![allow(dead_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
 
 static HELD: AtomicIsize = AtomicIsize::new(0);
+static COUNT: AtomicU64 = AtomicU64::new(0);
 
 struct Counting;
 
@@ -11,6 +15,7 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        COUNT.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promises are the same.
         unsafe { System.alloc(layout) }
     }
@@ -28,4 +33,9 @@ static ALLOCATOR: Counting = Counting;
 /// The bytes that are held now.
 pub(crate) fn held() -> isize {
     HELD.load(Ordering::Relaxed)
+}
+
+/// How many allocations were made so far.
+pub(crate) fn count() -> u64 {
+    COUNT.load(Ordering::Relaxed)
 }

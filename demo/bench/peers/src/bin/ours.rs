@@ -1,0 +1,23 @@
+//! axum with tower-oidc-guard; with `UNCACHED` in the environment, nothing that verified is kept.
+
+use bench_peers::{ACCOUNT, AUDIENCE, Anything, Settings};
+use tower_oidc_guard::{Issuer, OidcGuard, Policy};
+
+#[tokio::main]
+async fn main() -> Anything {
+    let settings = Settings::from_arguments()?;
+    let issuer = Issuer::kubernetes(&settings.issuer).audience(AUDIENCE);
+    let (namespace, name) = ACCOUNT;
+    let member = format!("system:serviceaccount:{namespace}:{name}");
+    let mut guard = OidcGuard::builder()
+        .issuer(issuer.insecure_loopback_http())
+        .policy(Policy::members([member]));
+    if std::env::var_os("UNCACHED").is_some() {
+        guard = guard.cache(0, 0);
+    }
+    let guard = guard.build()?;
+    guard.ready().await?;
+    settings
+        .serve(|routes| routes.route_layer(guard.layer()))
+        .await
+}

@@ -1,0 +1,59 @@
+//! One path, so many times, for a tool that counts instructions: `<path> <requests>`, where the path is `raw` (the bare
+//! check of the signature), `cold` (a whole verification), `bare` (a service without a guard), `uncached` or `cached`
+//! (the same service behind one).
+//!
+//! Only what happens in `measured` is to be counted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "shared/case.rs"]
+mod case;
+#[path = "shared/service.rs"]
+mod service;
+
+use tower::Layer as _;
+use tower_oidc_guard::Policy;
+use tower_oidc_guard::testing::TestIssuer;
+
+use crate::case::{rs256, verify};
+use crate::service::{Bare, GKE_SA, call, guard, header};
+
+#[inline(never)]
+fn measured(requests: u32, request: &dyn Fn()) {
+    (0..requests).for_each(|_| request());
+}
+
+fn main() {
+    let given: Vec<_> = std::env::args().skip(1).collect();
+    // `cargo bench` adds an argument of its own; without one's own there is nothing to do.
+    let [path, requests, ..] = given.as_slice() else {
+        return println!("<path> <requests>");
+    };
+    let requests = requests.parse().expect("a number of requests");
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    let issuer = runtime.block_on(TestIssuer::start()).unwrap();
+    let case = runtime.block_on(rs256(&issuer));
+    let _inside = runtime.enter();
+    let verifier = case.verifier(1, 1);
+    let sent = header(&case.token);
+    let behind = |tokens| {
+        let guard = guard(&case, Policy::members([GKE_SA]), tokens);
+        runtime
+            .block_on(guard.verifier().verify(&case.token))
+            .unwrap();
+        guard.layer().layer(Bare)
+    };
+    let (cached, uncached) = (behind(1000), behind(0));
+    runtime.block_on(verifier.verify(&case.token)).unwrap();
+    let request: &dyn Fn() = match path.as_str() {
+        "raw" => &|| case.raw(),
+        "cold" => &|| verify(&verifier, &case.token),
+        "bare" => &|| assert!(call(&Bare, &sent).is_success()),
+        "uncached" => &|| assert!(call(&uncached, &sent).is_success()),
+        "cached" => &|| assert!(call(&cached, &sent).is_success()),
+        other => panic!("no such path: {other}"),
+    };
+    request();
+    measured(requests, request);
+}

@@ -1,0 +1,65 @@
+//! A service that does nothing, behind a guard or without one.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response};
+use tower::Service;
+use tower_oidc_guard::{OidcGuard, Policy};
+
+use crate::case::Case;
+
+/// Whose token the case has.
+pub(crate) const GKE_SA: &str = "system:serviceaccount:id-namespace:gke-sa";
+
+/// Does nothing.
+#[derive(Clone)]
+pub(crate) struct Bare;
+
+impl Service<Request<()>> for Bare {
+    type Response = Response<http_body_util::Empty<bytes::Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        black_box(request);
+        ready(Ok(Response::new(http_body_util::Empty::new())))
+    }
+}
+
+/// One request with that header, from its making to its answer.
+pub(crate) fn call<S, B>(service: &S, authorization: &HeaderValue) -> http::StatusCode
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    let mut request = Request::new(());
+    request
+        .headers_mut()
+        .insert(AUTHORIZATION, authorization.clone());
+    let mut service = service.clone();
+    let mut response = pin!(service.call(request));
+    match response
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(Ok(response)) => black_box(response).status(),
+        _ => panic!("there is nothing to wait for"),
+    }
+}
+
+pub(crate) fn guard(case: &Case, policy: Policy, tokens: usize) -> OidcGuard {
+    let builder = case.settings(1, 1).policy(policy);
+    builder.cache(tokens, 64 << 20).build().unwrap()
+}
+
+pub(crate) fn header(token: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("Bearer {token}")).unwrap()
+}
