@@ -1,5 +1,7 @@
 //! Request headers in, the one token they carry out, or why not.
 
+use std::borrow::Cow;
+
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
@@ -24,16 +26,24 @@ impl Default for TokenHeaders {
     }
 }
 
-/// A token in a header. Cloning copies a pointer.
-#[derive(Clone)]
-pub(crate) struct Bearer {
-    value: HeaderValue,
+/// A token in a header.
+pub(crate) struct Bearer<'r> {
+    value: Cow<'r, HeaderValue>,
     /// Where the token starts in the value.
     start: usize,
     end: usize,
 }
 
-impl Bearer {
+impl Bearer<'_> {
+    /// The same beyond its request. Copies a pointer.
+    pub(crate) fn into_owned(self) -> Bearer<'static> {
+        Bearer {
+            value: Cow::Owned(self.value.into_owned()),
+            start: self.start,
+            end: self.end,
+        }
+    }
+
     pub(crate) fn token(&self) -> &[u8] {
         self.value
             .as_bytes()
@@ -47,7 +57,11 @@ impl TokenHeaders {
     ///
     /// A header of another scheme is no bearer token; a header that is repeated, or a second token in the query
     /// (section 2.3), makes the request malformed, since two readers could read two callers from it.
-    pub(crate) fn find(&self, headers: &HeaderMap, uri: &Uri) -> Result<Bearer, Rejection> {
+    pub(crate) fn find<'r>(
+        &self,
+        headers: &'r HeaderMap,
+        uri: &Uri,
+    ) -> Result<Bearer<'r>, Rejection> {
         let mut found = None;
         for name in &self.names {
             match read(name, headers) {
@@ -79,7 +93,7 @@ impl TokenHeaders {
     }
 }
 
-fn read(name: &HeaderName, headers: &HeaderMap) -> Result<Bearer, Rejection> {
+fn read<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Bearer<'r>, Rejection> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().ok_or(Rejection::MissingToken)?;
     if values.next().is_some() {
@@ -105,7 +119,7 @@ fn read(name: &HeaderName, headers: &HeaderMap) -> Result<Bearer, Rejection> {
     }
     let end = bytes.trim_ascii_end().len();
     Ok(Bearer {
-        value: value.clone(),
+        value: Cow::Borrowed(value),
         start: end - text.len(),
         end,
     })

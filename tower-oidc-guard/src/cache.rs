@@ -1,10 +1,11 @@
 //! Verdicts worth keeping: identities of tokens that have verified.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{Equivalent, Weighter};
 
 use crate::identity::Identity;
 
@@ -36,9 +37,48 @@ impl Default for CacheLimits {
 ///
 /// Nothing is kept but what has verified, so nobody fills it who cannot have tokens signed.
 pub(crate) struct VerdictCache {
-    verdicts: Cache<Box<[u8]>, Verdict, Weight>,
+    verdicts: Cache<Kept, Verdict, Weight>,
     /// By issuer, which key set the kept verdicts are of.
     generations: Vec<AtomicU64>,
+}
+
+/// So many characters of a token are hashed: the end of its signature.
+///
+/// Signatures that verify do not agree in 192 bits unless they are one, so that tokens that are kept are well apart;
+/// and a token made up around the end of a kept one meets that one, and is compared with it whole.
+const HASHED: usize = 32;
+
+/// A token that is kept.
+struct Kept(Box<[u8]>);
+
+/// A token that may be kept.
+struct Sought<'t>(&'t [u8]);
+
+impl Hash for Sought<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let start = self.0.len().saturating_sub(HASHED);
+        self.0.get(start..).hash(state);
+    }
+}
+
+impl Hash for Kept {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Sought(&self.0).hash(state);
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Kept {}
+
+impl Equivalent<Kept> for Sought<'_> {
+    fn equivalent(&self, kept: &Kept) -> bool {
+        *self.0 == *kept.0
+    }
 }
 
 /// What a token proved.
@@ -57,9 +97,9 @@ struct Weight {
     at_least: u64,
 }
 
-impl Weighter<Box<[u8]>, Verdict> for Weight {
-    fn weight(&self, token: &Box<[u8]>, verdict: &Verdict) -> u64 {
-        let bytes = token.len() + verdict.identity.bytes();
+impl Weighter<Kept, Verdict> for Weight {
+    fn weight(&self, token: &Kept, verdict: &Verdict) -> u64 {
+        let bytes = token.0.len() + verdict.identity.bytes();
         self.at_least.max(bytes as u64 + OVERHEAD)
     }
 }
@@ -82,12 +122,12 @@ impl VerdictCache {
     /// What the token proved, the last time that it was verified. Its time has to be looked at again, and its
     /// key set held against the current one.
     pub(crate) fn get(&self, token: &[u8]) -> Option<Verdict> {
-        self.verdicts.get(token)
+        self.verdicts.get(&Sought(token))
     }
 
     pub(crate) fn insert(&self, token: &[u8], verdict: Verdict) {
         self.forget_other_keys(verdict.issuer, verdict.generation);
-        self.verdicts.insert(token.into(), verdict);
+        self.verdicts.insert(Kept(token.into()), verdict);
     }
 
     /// Drops what was verified with another key set than this one: a key of it may have vanished.
@@ -105,7 +145,7 @@ impl VerdictCache {
     }
 
     pub(crate) fn remove(&self, token: &[u8]) {
-        self.verdicts.remove(token);
+        self.verdicts.remove(&Sought(token));
     }
 }
 
@@ -114,5 +154,24 @@ impl fmt::Debug for VerdictCache {
         f.debug_struct("VerdictCache")
             .field("tokens", &self.verdicts.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_that_ends_as_a_kept_one_is_not_that_one() {
+        let kept = Kept(Box::from(
+            &b"a.b.0123456789012345678901234567890123456789"[..],
+        ));
+        let other = Sought(b"a.c.0123456789012345678901234567890123456789");
+        let hasher = std::hash::RandomState::new();
+        assert_eq!(hasher.hash_one(&kept), hasher.hash_one(&other));
+        assert!(!other.equivalent(&kept));
+        assert!(Sought(&kept.0).equivalent(&kept));
     }
 }

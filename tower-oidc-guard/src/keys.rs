@@ -58,13 +58,23 @@ impl Keys {
     /// The current keys if they are there and not stale, at once. Keeps the driver going, and does its work
     /// where it does not get to it.
     pub(crate) fn current(&self) -> Option<Arc<Current>> {
+        self.look(Arc::clone)
+    }
+
+    /// Which key set that is.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.look(|current| current.generation)
+    }
+
+    fn look<R>(&self, take: impl FnOnce(&Arc<Current>) -> R) -> Option<R> {
         self.driver.keep_going(&self.shared);
         let now = Instant::now();
         if self.shared.is_overdue(now) {
             self.fetch_from_here(now);
         }
-        let current = self.shared.store.get();
-        current.filter(|current| self.shared.is_fresh(current, now))
+        let current = self.shared.store.look();
+        let current = current.as_ref()?;
+        self.shared.is_fresh(current, now).then(|| take(current))
     }
 
     /// The name under which the issuer's tokens go, where the keys came with it.

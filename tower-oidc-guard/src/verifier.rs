@@ -146,9 +146,9 @@ impl TokenVerifier {
             .filter(|_| token.len() <= MAX_TOKEN_BYTES)?;
         let verdict = cache.get(token)?;
         let issuer = self.0.issuers.get(verdict.issuer)?;
-        let current = issuer.keys.current()?;
-        if current.generation != verdict.generation {
-            cache.forget_other_keys(verdict.issuer, current.generation);
+        let generation = issuer.keys.generation()?;
+        if generation != verdict.generation {
+            cache.forget_other_keys(verdict.issuer, generation);
             return None;
         }
         if let Err(rejection) = issuer.rules.check_times(verdict.identity.times(), now) {

@@ -36,8 +36,16 @@ pin_project! {
     enum State<S, F, ReqBody> {
         Calling { #[pin] future: F, span: Span },
         Refused { response: Option<Response<Bytes>> },
-        Waiting { gate: Gate, verified: Verified, call: Option<(S, Request<ReqBody>)> },
+        Waiting { waiting: Box<Waiting<S, ReqBody>> },
     }
+}
+
+/// A request whose keys have to be waited for. It is seldom, and boxed, so that the others stay small: this future is
+/// moved once for each layer around it.
+struct Waiting<S, ReqBody> {
+    gate: Gate,
+    verified: Verified,
+    call: Option<(S, Request<ReqBody>)>,
 }
 
 impl<S, ReqBody> ResponseFuture<S, ReqBody>
@@ -60,16 +68,18 @@ where
 
     pub(super) fn waiting(
         gate: Gate,
-        bearer: Bearer,
+        bearer: Bearer<'static>,
         service: S,
         request: Request<ReqBody>,
     ) -> Self {
-        let verified = Box::pin(gate.clone().verify(bearer));
+        let waiting = Waiting {
+            verified: Box::pin(gate.clone().verify(bearer)),
+            gate,
+            call: Some((service, request)),
+        };
         Self {
             state: State::Waiting {
-                gate,
-                verified,
-                call: Some((service, request)),
+                waiting: Box::new(waiting),
             },
         }
     }
@@ -94,16 +104,12 @@ where
                     // Polled after it was ready: there is nothing more to come.
                     None => return Poll::Pending,
                 },
-                StateProj::Waiting {
-                    gate,
-                    verified,
-                    call,
-                } => {
-                    let verified = ready!(verified.as_mut().poll(cx));
-                    let Some((mut service, mut request)) = call.take() else {
+                StateProj::Waiting { waiting } => {
+                    let verified = ready!(waiting.verified.as_mut().poll(cx));
+                    let Some((mut service, mut request)) = waiting.call.take() else {
                         return Poll::Pending;
                     };
-                    match gate.decide(&mut request, verified) {
+                    match waiting.gate.decide(&mut request, verified) {
                         Verdict::Enter(span) => State::Calling {
                             future: span.in_scope(|| service.call(request)),
                             span,

@@ -27,7 +27,7 @@ pub(super) enum Verdict {
     /// It is answered here.
     Refuse(Response<Bytes>),
     /// The keys for its token have to be waited for.
-    Wait(Bearer),
+    Wait(Bearer<'static>),
 }
 
 impl Gate {
@@ -51,12 +51,12 @@ impl Gate {
         };
         match self.guard.verifier().verify_at_once(bearer.token()) {
             Some(verified) => self.decide(request, verified),
-            None => Verdict::Wait(bearer),
+            None => Verdict::Wait(bearer.into_owned()),
         }
     }
 
     /// Verifies a token whose keys are not at hand.
-    pub(super) async fn verify(self, bearer: Bearer) -> Result<Identity, Refusal> {
+    pub(super) async fn verify(self, bearer: Bearer<'static>) -> Result<Identity, Refusal> {
         self.guard.verifier().verify_waiting(bearer.token()).await
     }
 

@@ -31,7 +31,7 @@ impl Intake {
         }
     }
 
-    pub(super) fn token<B>(&self, request: &Request<B>) -> Result<Bearer, Rejection> {
+    pub(super) fn token<'r, B>(&self, request: &'r Request<B>) -> Result<Bearer<'r>, Rejection> {
         self.headers.find(request.headers(), request.uri())
     }
 

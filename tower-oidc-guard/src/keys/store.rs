@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use tokio::time::Instant;
 
 use crate::verify::key_set::KeySet;
@@ -27,6 +27,11 @@ pub(crate) struct Current {
 pub(crate) struct Store(ArcSwapOption<Current>);
 
 impl Store {
+    /// A look that leaves the count of owners alone, which all threads share.
+    pub(crate) fn look(&self) -> Guard<Option<Arc<Current>>> {
+        self.0.load()
+    }
+
     pub(crate) fn get(&self) -> Option<Arc<Current>> {
         self.0.load_full()
     }

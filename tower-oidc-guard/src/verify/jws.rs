@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use memchr::memchr;
 use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
@@ -35,15 +36,15 @@ impl<'t> Jws<'t> {
             return Err(Rejection::TooLong);
         }
         let parts = Rejection::Malformed("not three parts");
-        let header_end = token.iter().position(|&b| b == b'.').ok_or(parts)?;
+        let header_end = memchr(b'.', token).ok_or(parts)?;
         let rest = &token[header_end + 1..];
-        let payload_end = rest.iter().position(|&b| b == b'.').ok_or(parts)?;
+        let payload_end = memchr(b'.', rest).ok_or(parts)?;
         let (header, payload) = (&token[..header_end], &rest[..payload_end]);
         let signature = &rest[payload_end + 1..];
         if header.is_empty() || payload.is_empty() || signature.is_empty() {
             return Err(Rejection::Malformed("an empty part"));
         }
-        if signature.contains(&b'.') {
+        if memchr(b'.', signature).is_some() {
             return Err(parts);
         }
         if header.len() > MAX_HEADER_BYTES {
