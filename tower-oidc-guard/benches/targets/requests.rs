@@ -4,7 +4,7 @@ use tower::{Layer as _, ServiceExt as _};
 use tower_oidc_guard::testing::TestIssuer;
 use tower_oidc_guard::{Identity, Policy};
 
-use crate::allocations::held;
+use crate::allocations::{count, held};
 use crate::case::{Case, mint};
 use crate::service::{Bare, GKE_SA, call, guard, header};
 use crate::target::{best, ratio, target};
@@ -49,6 +49,18 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
         BATCH,
         [&|| assert!(call(&many, &sent).is_success()), &cached_call],
     );
+    let mut refused = case.token.clone();
+    let last = refused.pop();
+    refused.push(if last == Some('A') { 'Q' } else { 'A' });
+    let refused = header(&refused);
+    allocations("bare_service", &bare_call);
+    allocations("cached_guard", &cached_call);
+    allocations("uncached_guard", &|| {
+        assert!(call(&uncached, &sent).is_success());
+    });
+    allocations("guard_refusing_a_signature", &|| {
+        assert!(call(&uncached, &refused).is_client_error());
+    });
     let met = [
         target("cached_guard_over_bare_service", added, "us", 0.5),
         ratio(
@@ -61,6 +73,14 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
         hostile_bytes(runtime, case),
     ];
     met.into_iter().all(|met| met)
+}
+
+/// How often memory is asked for, by a request.
+fn allocations(name: &str, request: &dyn Fn()) {
+    let before = count();
+    (0..BATCH).for_each(|_| request());
+    let each = (count() - before) as f64 / f64::from(BATCH);
+    println!("allocations {name}: {each:.1} per request");
 }
 
 /// What a token takes that is kept.

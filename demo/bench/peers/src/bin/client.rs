@@ -1,7 +1,8 @@
 //! A loop of requests, one after the other on one connection.
 //!
-//! `client <way> <url> <token file> <requests>`, where the way is `reqwest`, `noop`, `bearer-auth`, `kube-rs` or
-//! `google-cloud-auth`; the last two do for each request what those do.
+//! `client <way> <url> <token file> <requests>`, where the way is `reqwest`, `noop`, `header` (a header value that
+//! stays as it is), `bearer-auth`, `bearer-auth-sent-once`, `kube-rs` or `google-cloud-auth`; the last two do for each
+//! request what those do.
 
 #[allow(dead_code)]
 #[path = "../../../../../reqwest-wi-auth/benches/targets/others.rs"]
@@ -9,7 +10,7 @@ mod others;
 
 use async_trait::async_trait;
 use bench_peers::{Anything, arguments};
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, HeaderValue};
 use reqwest::{Client, Request, Response};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use reqwest_wi_auth::{BearerAuth, ProjectedToken};
@@ -46,9 +47,20 @@ async fn main() -> Anything {
     let client = ClientBuilder::new(plain);
     let client = match way.as_str() {
         "noop" => client.with(Before(|_: &mut HeaderMap| {})),
+        "header" => {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
+            value.set_sensitive(true);
+            client.with(Before(move |headers: &mut HeaderMap| {
+                headers.insert("authorization", value.clone());
+            }))
+        }
         "bearer-auth" => {
             let token = ProjectedToken::open(&file).await?;
             client.with(BearerAuth::insecure_http(&url, token)?)
+        }
+        "bearer-auth-sent-once" => {
+            let token = ProjectedToken::open(&file).await?;
+            client.with(BearerAuth::insecure_http(&url, token)?.without_resend())
         }
         "kube-rs" => {
             let auth = KubeRs::new(&token);

@@ -20,7 +20,10 @@ async fn main() -> Anything {
     let [url, file, rate, seconds] = arguments("<url> <token file> <rate> <seconds>")?;
     let (rate, seconds): (usize, f64) = (rate.parse()?, seconds.parse()?);
     let text = std::fs::read_to_string(file)?;
-    let headers: Vec<_> = text.lines().map(|token| format!("Bearer {token}")).collect();
+    let headers: Vec<_> = text
+        .lines()
+        .map(|token| format!("Bearer {token}"))
+        .collect();
     let client = Client::builder().no_proxy().build()?;
     let answers = Arc::new(Mutex::new(BTreeMap::<String, u64>::new()));
     let (mut under_way, mut sent) = (JoinSet::new(), 0);
