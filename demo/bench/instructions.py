@@ -30,7 +30,7 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--bench", type=Path, required=True, help="the built bench `instructions`")
     arguments.add_argument("--profiles", type=Path, help="where to leave callgrind's profiles")
-    arguments.add_argument("--no-results", action="store_true", help="measure and print, and keep nothing")
+    arguments.add_argument("--smoke", action="store_true", help="keep nothing")
     arguments = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = arguments.profiles or Path(folder)
@@ -38,7 +38,7 @@ def main():
         counts = {path: count(arguments.bench, path, folder / f"{path}.callgrind") for path in PATHS}
     for path, instructions in counts.items():
         print(f"{path:10} {instructions:10.0f} instructions")
-    if not arguments.no_results:
+    if not arguments.smoke:
         keep("instructions", {"counts": counts})
 
 
