@@ -8,7 +8,7 @@ use http::HeaderValue;
 use tower::Layer as _;
 use tower_oidc_guard::Policy;
 
-use crate::allocations::held;
+use crate::allocations::{held, pause};
 use crate::case::{AUDIENCE, es256, verify};
 use crate::service::{Bare, GKE_SA, call, guard, header};
 use crate::{case, warm};
@@ -47,6 +47,7 @@ pub(crate) fn sizes(c: &mut Criterion) {
 
 /// A request with one known token, on so many threads at once: the time of each thread.
 pub(crate) fn threads(c: &mut Criterion) {
+    pause(true);
     let (runtime, _issuer, case) = case();
     let _inside = runtime.enter();
     for (name, tokens) in [
@@ -78,6 +79,7 @@ pub(crate) fn threads(c: &mut Criterion) {
         }
         group.finish();
     }
+    pause(false);
 }
 
 fn own(header: &HeaderValue) -> HeaderValue {
