@@ -6,12 +6,10 @@ with no requests, and for the instructions the difference of two loops counts.
 
 import argparse
 import os
-import re
-import subprocess
 import tempfile
 from pathlib import Path
 
-from machine import keep, output, spread
+from machine import count_instructions, keep, output, spread
 from programs import Server, cores, issuer, running
 
 WAYS = ("reqwest", "noop", "header", "bearer-auth", "bearer-auth-sent-once", "kube-rs", "google-cloud-auth")
@@ -32,10 +30,7 @@ def run(command):
 
 def instructions(command, requests):
     with tempfile.TemporaryDirectory() as folder:
-        profile = Path(folder) / "profile"
-        tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}"]
-        subprocess.run([str(part) for part in [*tool, *command, requests]], check=True, capture_output=True)
-        return int(re.search(r"^(?:summary|totals): (\d+)", profile.read_text(), re.MULTILINE)[1])
+        return count_instructions([*command, requests], Path(folder) / "profile")
 
 
 def measure(client, url, token, rounds, requests):

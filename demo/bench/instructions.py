@@ -2,28 +2,18 @@
 else the machine does."""
 
 import argparse
-import re
-import subprocess
 import tempfile
 from pathlib import Path
 
-from machine import keep
+from machine import count_instructions, keep
 
 PATHS = ("raw", "cold", "bare", "uncached", "cached")
 REQUESTS = 200
 
 
 def count(bench, path, profile):
-    subprocess.run(
-        [
-            "valgrind", "--tool=callgrind", "--toggle-collect=*measured*", f"--callgrind-out-file={profile}",
-            bench, path, str(REQUESTS),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    total = re.search(r"^(?:summary|totals): (\d+)", profile.read_text(), re.MULTILINE)
-    return int(total[1]) / REQUESTS
+    total = count_instructions([bench, path, REQUESTS], profile, "--toggle-collect=*measured*")
+    return total / REQUESTS
 
 
 def main():

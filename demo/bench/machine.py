@@ -53,3 +53,14 @@ def keep(name, figures):
     folder.mkdir(exist_ok=True)
     text = json.dumps({"machine": about(), **figures}, indent=1)
     (folder / f"{name}.json").write_text(text + "\n")
+
+
+def kept(name):
+    return json.loads((BENCH / "results" / f"{name}.json").read_text())
+
+
+def count_instructions(command, profile, *options):
+    """Those in user space, all in all; callgrind's profile stays where it is told to."""
+    tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", *options]
+    subprocess.run([str(part) for part in [*tool, *command]], check=True, capture_output=True)
+    return int(re.search(r"^(?:summary|totals): (\d+)", profile.read_text(), re.MULTILINE)[1])

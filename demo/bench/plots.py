@@ -1,22 +1,17 @@
 """Plots of the kept figures, each for a light page and for a dark one."""
 
-import json
-
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+from machine import kept
 from programs import BENCH
 
 SHADES = {
     "light": {"ink": "#1f2328", "faint": "#d1d9e0", "ours": "#0969da", "others": "#8c959f", "second": "#bc4c00"},
     "dark": {"ink": "#e6edf3", "faint": "#3d444d", "ours": "#4493f8", "others": "#768390", "second": "#f0883e"},
 }
-
-
-def kept(name):
-    return json.loads((BENCH / "results" / f"{name}.json").read_text())
 
 
 def style(axes, shade):

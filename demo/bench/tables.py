@@ -1,8 +1,8 @@
 """Writes the kept figures into the pages: each table between two comments that name it."""
 
-import json
 import re
 
+from machine import kept
 from programs import BENCH
 
 ROOT = BENCH.parent.parent
@@ -34,10 +34,6 @@ PATHS = {
     "uncached": "the same behind the guard, token unknown",
     "cached": "the same behind the guard, token known",
 }
-
-
-def kept(name):
-    return json.loads((BENCH / "results" / f"{name}.json").read_text())
 
 
 def table(head, rows):
