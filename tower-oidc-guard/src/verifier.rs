@@ -224,7 +224,7 @@ impl fmt::Debug for TokenVerifier {
     }
 }
 
-/// An issuer's keys could not be had. Asking goes on, with growing pauses of up to a minute.
+/// An issuer's keys could not be fetched. The guard keeps trying, with pauses that grow to 10 s.
 #[derive(Debug, thiserror::Error)]
 #[error("the keys of the issuer {issuer:?} could not be fetched")]
 pub struct NotReady {

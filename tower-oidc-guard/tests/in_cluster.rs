@@ -157,7 +157,7 @@ fn outside_a_cluster_the_error_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_missingvolume_is_named() {
+async fn a_missing_volume_is_named() {
     let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
     let missing = "/nowhere/to/be/found/token";
     let built = pod.build(pod.issuer().audience(AUDIENCE).api_token_file(missing));
@@ -204,7 +204,7 @@ async fn clusters_that_answer_discovery_to_all_and_keys_to_nobody_are_told_as_su
     let pod = Pod::with(NEW, "gke-sa-api-audience.jwt", "127.0.0.1:0", no_keys).await;
     let error = pod.guard().ready().await.unwrap_err();
     let text = error.reason().to_string();
-    assert!(text.contains("/openid/v1/jwks answered 403"), "{text}");
+    assert!(text.contains("/openid/v1/jwks returned 403"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

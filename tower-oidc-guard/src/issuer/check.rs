@@ -9,8 +9,9 @@ use url::Url;
 
 use super::{Issuer, KeysAt};
 use crate::error::BuildError;
+use crate::identity::Platform;
 use crate::keys::client::may_be_asked;
-use crate::keys::fetch::Fetcher;
+use crate::keys::fetch::{Fetcher, Publisher};
 use crate::keys::source::{ClusterApi, ClusterKeys, KeyFile, Origin, OwnToken, Trust, WebKeys};
 
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
@@ -72,7 +73,11 @@ impl Issuer {
     }
 
     fn origin(&self, client: ClientWithMiddleware, trust: &Trust) -> Result<Origin, BuildError> {
-        let fetcher = || Fetcher::new(client, self.loopback_http, self.limits);
+        let publisher = match self.platform {
+            Platform::Kubernetes => Publisher::Kubernetes,
+            _ => Publisher::Public,
+        };
+        let fetcher = || Fetcher::new(client, self.loopback_http, self.limits, publisher);
         Ok(match &self.keys_at {
             KeysAt::Discovery { elsewhere } => {
                 let below = || format!("{}{WELL_KNOWN}", self.url.trim_end_matches('/'));

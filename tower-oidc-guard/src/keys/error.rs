@@ -18,15 +18,28 @@ pub enum KeysError {
         #[source]
         source: reqwest_middleware::Error,
     },
-    /// The answer was not a 200.
-    #[error(
-        "{url} answered {status}; a Kubernetes API server answers 401 or 403 to who sends no token of its own audience"
-    )]
+    /// The response was not a 200.
+    #[error("GET {url} returned {status} (sent Accept: {accept}){}", hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
     Status {
-        /// What was asked.
+        /// The URL of the request.
         url: String,
-        /// What was answered.
+        /// The status of the response.
         status: StatusCode,
+        /// The `Accept` header of the request.
+        accept: &'static str,
+        /// What to do about this status, where that is known.
+        hint: Option<&'static str>,
+    },
+    /// A redirect led to another origin: whoever answers there is not the issuer. Only an HTTP client that the user
+    /// brings follows such a redirect at all.
+    #[error(
+        "GET {url} was redirected to another origin, {origin}: the answer is not used; name that URL directly if it is the right one"
+    )]
+    CrossOriginRedirect {
+        /// The URL of the request.
+        url: String,
+        /// The origin that answered.
+        origin: String,
     },
     /// The answer is longer than the limit.
     #[error("the answer of {url} is longer than {limit} bytes")]

@@ -1,4 +1,17 @@
-//! HTTP with limits: a slow, endless or wandering answer ends in an error, not in a guard that hangs.
+//! Fetches discovery documents and key sets over HTTP, within limits.
+//!
+//! Every request is a `GET` with these headers:
+//!
+//! | header | value |
+//! | --- | --- |
+//! | `Accept` | `application/json` for a discovery document; `application/jwk-set+json, application/json` for a key set |
+//! | `Authorization` | the pod's own token, and only to the API server of the cluster that the pod runs in |
+//! | `If-None-Match` | the `ETag` of the last answer, if it had one |
+//! | `User-Agent` | this crate's name and version, unless the user brings an HTTP client |
+//!
+//! A Kubernetes API server serves its key set as `application/jwk-set+json` only and answers 406 to a request that accepts
+//! nothing but `application/json`; other issuers serve theirs as `application/json`. The type of the answer itself
+//! is not checked: some issuers are files on a plain web server.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -30,13 +43,70 @@ impl Default for Limits {
     }
 }
 
-/// Asks for documents.
+/// The kinds of document that an issuer publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Document {
+    /// The discovery document (OpenID Connect Discovery 1.0, section 3).
+    Discovery,
+    /// The JSON Web Key Set (RFC 7517, section 5).
+    KeySet,
+}
+
+impl Document {
+    /// Returns the media types to ask for (RFC 9110, section 12.5.1).
+    fn accept(self) -> &'static str {
+        match self {
+            Self::Discovery => "application/json",
+            Self::KeySet => "application/jwk-set+json, application/json",
+        }
+    }
+}
+
+/// Who publishes the documents, as far as it matters to explain a refusal.
+#[derive(Debug, Clone)]
+pub(crate) enum Publisher {
+    /// A web server that answers anyone.
+    Public,
+    /// The API server of a Kubernetes cluster, or a mirror of its documents, asked without a token.
+    Kubernetes,
+    /// The API server of the cluster that this process runs in, asked with the pod's own token.
+    OwnApiServer {
+        /// The `Authorization` header of each request.
+        authorization: HeaderValue,
+    },
+}
+
+impl Publisher {
+    /// Returns what an operator can do about a status, where that is known.
+    fn hint(&self, status: StatusCode) -> Option<&'static str> {
+        match (self, status) {
+            (Self::OwnApiServer { .. }, StatusCode::UNAUTHORIZED) => Some(
+                "the API server did not accept this pod's token: it must be unexpired and for the API server's own audience, so the projected volume must not set `audience`",
+            ),
+            (Self::OwnApiServer { .. }, StatusCode::FORBIDDEN) => Some(
+                "this pod's service account may not read the document: bind the ClusterRole `system:service-account-issuer-discovery` to it",
+            ),
+            (Self::Kubernetes, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Some(
+                "this cluster does not publish its keys to anonymous clients: inside the cluster use `Issuer::in_cluster()`, outside it name a public copy with `discovery_url` or `jwks_url`",
+            ),
+            (Self::OwnApiServer { .. }, status) if status.is_redirection() => {
+                Some("redirects of an API server are not followed")
+            }
+            (_, status) if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
+                Some("redirects are followed within one origin only, and three at most")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Fetches documents.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     client: ClientWithMiddleware,
     loopback_http: bool,
     limits: Limits,
-    authorization: Option<HeaderValue>,
+    publisher: Publisher,
     /// Documents that were sent with an `ETag`, by their addresses.
     tagged: Mutex<HashMap<Url, Tagged>>,
 }
@@ -56,21 +126,19 @@ pub(crate) struct Answer {
 }
 
 impl Fetcher {
-    pub(crate) fn new(client: ClientWithMiddleware, loopback_http: bool, limits: Limits) -> Self {
+    /// Creates a fetcher; `loopback_http` allows plain http to this machine.
+    pub(crate) fn new(
+        client: ClientWithMiddleware,
+        loopback_http: bool,
+        limits: Limits,
+        publisher: Publisher,
+    ) -> Self {
         Self {
             client,
             loopback_http,
             limits,
-            authorization: None,
+            publisher,
             tagged: Mutex::default(),
-        }
-    }
-
-    /// Sends this with every request.
-    pub(crate) fn authorized(self, authorization: HeaderValue) -> Self {
-        Self {
-            authorization: Some(authorization),
-            ..self
         }
     }
 
@@ -78,10 +146,10 @@ impl Fetcher {
         may_be_asked(url, self.loopback_http)
     }
 
-    /// Asks for a document, within the limits.
-    pub(crate) async fn get(&self, url: &Url) -> Result<Answer, KeysError> {
+    /// Fetches a document, within the limits.
+    pub(crate) async fn get(&self, url: &Url, document: Document) -> Result<Answer, KeysError> {
         let limit = self.limits.time;
-        tokio::time::timeout(limit, self.get_unhurried(url))
+        tokio::time::timeout(limit, self.get_unlimited(url, document))
             .await
             .unwrap_or_else(|_| {
                 Err(KeysError::Timeout {
@@ -91,9 +159,9 @@ impl Fetcher {
             })
     }
 
-    async fn get_unhurried(&self, url: &Url) -> Result<Answer, KeysError> {
+    async fn get_unlimited(&self, url: &Url, document: Document) -> Result<Answer, KeysError> {
         let tagged = self.tagged(url);
-        let mut response = self.ask(url, tagged.as_ref()).await?;
+        let mut response = self.send(url, document, tagged.as_ref()).await?;
         let max_age = max_age(response.headers());
         if let (StatusCode::NOT_MODIFIED, Some(tagged)) = (response.status(), tagged) {
             let Answer { body, max_age: old } = tagged.answer;
@@ -101,7 +169,12 @@ impl Fetcher {
             return Ok(Answer { body, max_age });
         }
         if response.status() != StatusCode::OK {
-            return Err(status_error(url, response.status()));
+            return Err(KeysError::Status {
+                url: url.to_string(),
+                status: response.status(),
+                accept: document.accept(),
+                hint: self.publisher.hint(response.status()),
+            });
         }
         let tag = response.headers().get(ETAG).cloned();
         let body = self.body(url, &mut response).await?;
@@ -110,25 +183,29 @@ impl Fetcher {
         Ok(answer)
     }
 
-    async fn ask(
+    async fn send(
         &self,
         url: &Url,
+        document: Document,
         tagged: Option<&Tagged>,
     ) -> Result<reqwest::Response, KeysError> {
         let mut request = self
             .client
             .get(url.clone())
-            .header(ACCEPT, "application/json");
-        if let Some(authorization) = &self.authorization {
+            .header(ACCEPT, document.accept());
+        if let Publisher::OwnApiServer { authorization } = &self.publisher {
             request = request.header(AUTHORIZATION, authorization);
         }
         if let Some(tagged) = tagged {
             request = request.header(IF_NONE_MATCH, &tagged.tag);
         }
         let response = request.send().await.map_err(|source| failed(url, source))?;
-        // Without a redirect policy of ours, a client that the user brings may have left the origin.
+        // An HTTP client that the user brings may follow redirects to anywhere.
         if response.url().origin() != url.origin() {
-            return Err(status_error(url, StatusCode::FOUND));
+            return Err(KeysError::CrossOriginRedirect {
+                url: url.to_string(),
+                origin: response.url().origin().ascii_serialization(),
+            });
         }
         Ok(response)
     }
@@ -179,13 +256,6 @@ fn failed(url: &Url, source: reqwest_middleware::Error) -> KeysError {
     KeysError::Request {
         url: url.to_string(),
         source,
-    }
-}
-
-fn status_error(url: &Url, status: StatusCode) -> KeysError {
-    KeysError::Status {
-        url: url.to_string(),
-        status,
     }
 }
 

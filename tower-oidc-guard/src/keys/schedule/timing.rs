@@ -16,7 +16,8 @@ pub(crate) struct Timing {
     pub(crate) unknown_kid_jitter: Duration,
     /// The first pause after a failed fetch; doubled at each further one.
     pub(crate) backoff_min: Duration,
-    /// The longest pause after a failed fetch.
+    /// The longest pause after a failed fetch. Short, so that a server that started while its issuer was away is
+    /// ready within seconds of the issuer's return.
     pub(crate) backoff_max: Duration,
     /// Keys that could not be refreshed for so long are not used any more.
     pub(crate) stale_after: Duration,
@@ -30,7 +31,7 @@ impl Default for Timing {
             unknown_kid_interval: Duration::from_secs(5),
             unknown_kid_jitter: Duration::from_secs(2),
             backoff_min: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(60),
+            backoff_max: Duration::from_secs(10),
             stale_after: Duration::from_secs(24 * 3600),
         }
     }

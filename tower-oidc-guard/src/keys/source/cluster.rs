@@ -12,7 +12,7 @@ use super::{Loaded, OwnToken, Trust};
 use crate::keys::client::cluster_client;
 use crate::keys::discovery;
 use crate::keys::error::KeysError;
-use crate::keys::fetch::{Fetcher, Limits};
+use crate::keys::fetch::{Document, Fetcher, Limits, Publisher};
 
 const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 const KEYS_PATH: &str = "/openid/v1/jwks";
@@ -56,12 +56,14 @@ impl ClusterKeys {
         let unusable = |reason: &str| file_error(&self.api.token_file, reason);
         let own = OwnToken::read(&token).ok_or_else(|| unusable("it holds no token"))?;
         let value = [b"Bearer ", token.trim_ascii()].concat();
-        let mut value = HeaderValue::try_from(value).map_err(|_| unusable("it holds no token"))?;
-        value.set_sensitive(true);
-        let fetcher = Fetcher::new(client, false, self.limits).authorized(value);
+        let mut authorization =
+            HeaderValue::try_from(value).map_err(|_| unusable("it holds no token"))?;
+        authorization.set_sensitive(true);
+        let publisher = Publisher::OwnApiServer { authorization };
+        let fetcher = Fetcher::new(client, false, self.limits, publisher);
 
         let document = self.url(DISCOVERY_PATH);
-        let answer = fetcher.get(&document).await?;
+        let answer = fetcher.get(&document, Document::Discovery).await?;
         let discovered = discovery::read(&answer.body, &document)?;
         let issuer = own.issuer.unwrap_or(discovered.issuer);
         if self.audiences.contains(&issuer) {

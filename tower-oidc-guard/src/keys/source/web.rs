@@ -13,7 +13,7 @@ use url::Url;
 use super::{Loaded, Trust, hash};
 use crate::keys::discovery::{self, Discovered};
 use crate::keys::error::KeysError;
-use crate::keys::fetch::Fetcher;
+use crate::keys::fetch::{Document, Fetcher};
 use crate::verify::algorithm::Algorithms;
 use crate::verify::jwk::Jwk;
 use crate::verify::key_set::KeySet;
@@ -78,7 +78,7 @@ impl WebKeys {
         {
             return Ok(discovered.clone());
         }
-        let answer = self.fetcher.get(url).await?;
+        let answer = self.fetcher.get(url, Document::Discovery).await?;
         let discovered = discovery::read(&answer.body, url)?.of(issuer, url)?;
         if !self.fetcher.may_ask(&discovered.jwks_uri) {
             return Err(KeysError::KeysUrl {
@@ -141,7 +141,7 @@ impl<'c> AsyncHttpClient<'c> for KeySetClient<'_> {
 
     fn call(&'c self, _: HttpRequest) -> Self::Future {
         Box::pin(async {
-            let answer = self.fetcher.get(self.url).await?;
+            let answer = self.fetcher.get(self.url, Document::KeySet).await?;
             *self.answer.lock().unwrap_or_else(PoisonError::into_inner) =
                 (hash(&answer.body), answer.max_age);
             // No content type is handed on: some issuers are files on a plain web server.
