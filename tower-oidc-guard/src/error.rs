@@ -64,6 +64,12 @@ pub enum BuildError {
         /// The realm, as configured.
         realm: String,
     },
+    /// The limit on the length of a token is not one that can work.
+    #[error("max_token_bytes is {bytes}; expected 1024 (1 KiB) to 1048576 (1 MiB)")]
+    MaxTokenBytes {
+        /// The limit, as configured.
+        bytes: usize,
+    },
     /// The HTTP client for discovery and keys could not be made.
     #[error("the HTTP client could not be made")]
     HttpClient(#[source] reqwest::Error),

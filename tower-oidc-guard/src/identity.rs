@@ -76,7 +76,7 @@ impl Identity {
             configured,
             platform,
             subject: owned(&claims.subject),
-            audiences: claims.audiences.iter().map(owned).collect(),
+            audiences: claims.audiences.to_vec(),
             times: claims.times,
             token_id: claims.token_id.as_ref().map(owned),
             view,
@@ -92,6 +92,11 @@ impl Identity {
     /// The issuer, as the guard's configuration tells it: one of a fixed few.
     pub(crate) fn configured_issuer(&self) -> &Arc<str> {
         &self.0.configured
+    }
+
+    /// The claims as they stand in the token.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.0.payload
     }
 
     /// What it takes of memory, about.
@@ -162,11 +167,14 @@ impl Identity {
         }
     }
 
-    /// The claims as a type of your own.
+    /// Deserializes the claims into a type of your own.
+    ///
+    /// This is `serde_json::from_slice`, with the features of `serde_json` that your build enables and with its limit
+    /// of 128 nested levels.
     ///
     /// # Errors
     ///
-    /// Where the claims do not fit the type.
+    /// If the claims do not fit the type.
     pub fn claims<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.0.payload)
     }

@@ -6,7 +6,7 @@ use crate::keys::error::KeysError;
 use crate::rejection::Rejection;
 use crate::verify::algorithm::Algorithm;
 use crate::verify::key_set::{KeySet, Selection};
-use crate::verify::{MAX_TOKEN_BYTES, verify_jws};
+use crate::verify::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
 
 /// A JSON Web Key Set (RFC 7517, section 5) that checks signatures over any bytes.
 ///
@@ -53,14 +53,15 @@ impl JwkSet {
         self.0.passed_over()
     }
 
-    /// Checks a JWS in compact form (RFC 7515, section 7.1), and gives its payload, which may be anything.
-    /// At most 16 kB are taken.
+    /// Verifies a JWS in compact form (RFC 7515, section 7.1), and returns its payload, which may be anything.
+    ///
+    /// A JWS of more than 16 KiB (16,384 bytes) is refused with [`Rejection::TooLong`].
     ///
     /// # Errors
     ///
     /// The reason why it is not taken.
     pub fn verify_jws(&self, jws: impl AsRef<[u8]>) -> Result<Vec<u8>, Rejection> {
-        verify_jws(jws.as_ref(), MAX_TOKEN_BYTES, &self.0)
+        verify_jws(jws.as_ref(), DEFAULT_MAX_TOKEN_BYTES, &self.0)
     }
 
     /// Checks a signature over a message, with the key of that `kid`, or without one with the only key that

@@ -18,7 +18,8 @@ pub enum Rejection {
     /// place for it.
     #[error("malformed request: {0}")]
     MalformedRequest(&'static str),
-    /// The token is longer than the limit; nothing of it was looked at.
+    /// The token is longer than the limit; nothing of it was looked at. The limit is 16 KiB unless
+    /// [`max_token_bytes`](crate::OidcGuardBuilder::max_token_bytes) sets another.
     #[error("the token is too long")]
     TooLong,
     /// The token is not a JWT in compact form (RFC 7515, section 7.1), or what it says is not of the
@@ -43,6 +44,11 @@ pub enum Rejection {
     /// The token was issued for longer than is taken, or does not say when.
     #[error("the token lives too long")]
     LivesTooLong,
+    /// The token is bound to a key of its sender by a claim `cnf` (RFC 7800): by a TLS client certificate (RFC 8705) or
+    /// by DPoP (RFC 9449). Nothing here checks that the sender holds that key, so the token is not accepted as a plain
+    /// bearer token.
+    #[error("the token is bound to a key of its sender, which is not checked here")]
+    SenderConstrained,
     /// A claim that is asked for is missing, or has another value.
     #[error("a claim is not what is asked for")]
     UnmetClaim,
@@ -73,6 +79,21 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// Returns whether the same token may be accepted later: the issuer's keys are not available now. A queue worker keeps
+    /// the message and tries again after [`retry_after`](Self::KeysUnavailable::retry_after); with any other rejection,
+    /// trying again with the same token is of no use.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Rejection;
+    /// # use std::time::Duration;
+    /// let retry_after = Duration::from_secs(5);
+    /// assert!(Rejection::KeysUnavailable { retry_after }.is_transient());
+    /// assert!(!Rejection::Expired.is_transient());
+    /// ```
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::KeysUnavailable { .. })
+    }
+
     /// The HTTP status this rejection is answered with (RFC 6750, section 3.1).
     pub fn status(&self) -> StatusCode {
         match self {
@@ -116,6 +137,7 @@ impl Rejection {
             Self::UnknownIssuer => "unknown_issuer",
             Self::WrongAudience => "wrong_audience",
             Self::LivesTooLong => "lives_too_long",
+            Self::SenderConstrained => "sender_constrained",
             Self::UnmetClaim => "unmet_claim",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",

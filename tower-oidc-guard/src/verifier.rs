@@ -17,7 +17,7 @@ use crate::keys::health::IssuerHealth;
 use crate::policy::TrustedNames;
 use crate::rejection::Rejection;
 use crate::telemetry;
-use crate::verify::{Jws, MAX_TOKEN_BYTES, Unverified};
+use crate::verify::{Jws, Unverified};
 
 /// A key set that lacks the token's key is replaced so often at most before the token is refused.
 const MAX_ROUNDS: usize = 2;
@@ -49,11 +49,18 @@ struct Inner {
     /// Those whose names come with their keys.
     named_by_keys: Vec<usize>,
     cache: Option<VerdictCache>,
+    /// The length of the longest token that is accepted.
+    max_token_bytes: usize,
     clock: Clock,
 }
 
 impl TokenVerifier {
-    pub(crate) fn new(issuers: Vec<TrustedIssuer>, cache: CacheLimits, clock: Clock) -> Self {
+    pub(crate) fn new(
+        issuers: Vec<TrustedIssuer>,
+        cache: CacheLimits,
+        max_token_bytes: usize,
+        clock: Clock,
+    ) -> Self {
         let cache = VerdictCache::new(cache, issuers.len());
         let (mut by_name, mut named_by_keys) = (HashMap::new(), Vec::new());
         for (index, issuer) in issuers.iter().enumerate() {
@@ -68,6 +75,7 @@ impl TokenVerifier {
             by_name,
             named_by_keys,
             cache,
+            max_token_bytes,
             clock,
         }))
     }
@@ -118,7 +126,7 @@ impl TokenVerifier {
             return verdict.map(Attempt::Verified);
         }
         let _timed = telemetry::Verification::begin();
-        let jws = Jws::parse(token, MAX_TOKEN_BYTES)?;
+        let jws = Jws::parse(token, self.0.max_token_bytes)?;
         let unverified = Unverified::read(&jws)?;
         let index = self.issuer(unverified.issuer());
         let known = index.and_then(|index| Some((index, self.0.issuers.get(index)?)));
@@ -143,7 +151,7 @@ impl TokenVerifier {
             .0
             .cache
             .as_ref()
-            .filter(|_| token.len() <= MAX_TOKEN_BYTES)?;
+            .filter(|_| token.len() <= self.0.max_token_bytes)?;
         let verdict = cache.get(token)?;
         let issuer = self.0.issuers.get(verdict.issuer)?;
         let generation = issuer.keys.generation()?;

@@ -4,19 +4,18 @@ pub(crate) mod algorithm;
 pub(crate) mod claims;
 pub(crate) mod demands;
 mod ec;
-mod frugal;
+mod json;
 pub(crate) mod jwk;
 mod jws;
 pub(crate) mod key_set;
 pub(crate) mod pem;
 mod rsa;
 pub(crate) mod rules;
-mod unique;
 
 use std::time::Duration;
 
 use self::claims::Claims;
-pub(crate) use self::jws::{Jws, MAX_TOKEN_BYTES};
+pub(crate) use self::jws::{DEFAULT_MAX_TOKEN_BYTES, Jws};
 use self::key_set::{KeySet, Selection};
 use self::rules::Rules;
 use crate::rejection::Rejection;

@@ -65,7 +65,7 @@ fn expected(name: &str) -> Result<(), Rejection> {
         "gke-sa-api-audience" | "automounted-one-year" => Err(Rejection::WrongAudience),
         "bad-signature" => Err(Rejection::BadSignature),
         // Without `exp`, these are not claims that a guard can go by.
-        "automounted-legacy" => Err(Rejection::Malformed("the claims")),
+        "automounted-legacy" => Err(Rejection::Malformed("the claim `exp` is missing")),
         "non-canonical-base64" => Err(Rejection::Malformed("a part is not canonical base64url")),
         other => panic!("nobody says what {other} should come to"),
     }

@@ -1,5 +1,6 @@
 //! The guard's settings.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,8 +18,12 @@ use crate::error::BuildError;
 use crate::issuer::Issuer;
 use crate::policy::{Bound, Policy};
 use crate::verifier::TokenVerifier;
+use crate::verify::DEFAULT_MAX_TOKEN_BYTES;
 
 const DEFAULT_REALM: &str = "protected";
+/// What `max_token_bytes` may be: a shorter limit would refuse Kubernetes tokens, a longer one invites tokens that no
+/// server takes in a header.
+const MAX_TOKEN_BYTES: RangeInclusive<usize> = 1024..=1024 * 1024;
 
 /// Builds an [`OidcGuard`].
 ///
@@ -41,6 +46,7 @@ pub struct OidcGuardBuilder {
     http_client: Option<ClientWithMiddleware>,
     clock: Clock,
     cache: CacheLimits,
+    max_token_bytes: Option<usize>,
     pub(super) intake: Intake,
     pub(super) realm: Option<String>,
     pub(super) without_description: bool,
@@ -95,6 +101,25 @@ impl OidcGuardBuilder {
     /// ```
     pub fn cache(mut self, tokens: usize, bytes: u64) -> Self {
         self.cache = CacheLimits { tokens, bytes };
+        self
+    }
+
+    /// Sets the length of the longest token that is accepted, in bytes, as it stands in the header, without `Bearer`.
+    /// Default: 16 KiB (16,384 bytes); from 1 KiB to 1 MiB.
+    ///
+    /// A longer token is refused with [`Rejection::TooLong`](crate::Rejection::TooLong) before anything of it is read. This
+    /// is the only limit on a token: the number of members and audiences, the nesting and the escapes are bounded by it
+    /// alone. The time and the memory that a token takes before its signature is verified are proportional to its length.
+    ///
+    /// HTTP servers limit headers as well, and answer 431 themselves: hyper accepts 16 KiB of headers over HTTP/2 unless
+    /// `max_header_list_size` sets more.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().max_token_bytes(64 * 1024);
+    /// ```
+    pub fn max_token_bytes(mut self, bytes: usize) -> Self {
+        self.max_token_bytes = Some(bytes);
         self
     }
 
@@ -154,8 +179,14 @@ impl OidcGuardBuilder {
             resource: resource.transpose()?,
             render: self.render.map(|Render(render)| render),
         };
+        let max_token_bytes = self.max_token_bytes.unwrap_or(DEFAULT_MAX_TOKEN_BYTES);
+        if !MAX_TOKEN_BYTES.contains(&max_token_bytes) {
+            return Err(BuildError::MaxTokenBytes {
+                bytes: max_token_bytes,
+            });
+        }
         let issuers = trust(self.issuers, self.http_client, &self.clock)?;
-        let verifier = TokenVerifier::new(issuers, self.cache, self.clock);
+        let verifier = TokenVerifier::new(issuers, self.cache, max_token_bytes, self.clock);
         let policy = Bound::new(policy, &verifier.trusted_names())?;
         Ok(OidcGuard(Arc::new(Inner {
             verifier,

@@ -34,8 +34,12 @@ impl Issuer {
         self
     }
 
-    /// Takes tokens that have this claim with this value, and no others. Several may be named; all of them
-    /// are asked for.
+    /// Requires a claim to have this value; other tokens are refused with
+    /// [`Rejection::UnmetClaim`](crate::Rejection::UnmetClaim). If called several times, all of the claims are required.
+    ///
+    /// Objects are equal whatever the order of their members. Integers of up to 64 bits are compared exactly, other
+    /// numbers as `f64`: `1.50` equals `1.5`, and `1.0` does not equal `1`. The features of `serde_json` that a build
+    /// enables make no difference.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -46,8 +50,13 @@ impl Issuer {
         self
     }
 
-    /// Takes tokens whose claims this function is content with. It sees claims of verified tokens only.
-    /// Its verdict is kept with the token: what changes with time belongs into a [`Policy`](crate::Policy).
+    /// Requires this function to return `true` for the claims; other tokens are refused with
+    /// [`Rejection::UnmetClaim`](crate::Rejection::UnmetClaim). It is called for tokens with a valid signature only, and
+    /// its result is cached with the token: a condition that changes with time belongs into a
+    /// [`Policy`](crate::Policy).
+    ///
+    /// A token whose claims are nested more than 128 levels deep, or that has a number which `f64` cannot hold, is refused
+    /// as malformed if there is such a function.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;

@@ -1,17 +1,11 @@
-//! Claims that a policy asks for.
+//! Claims that a policy requires.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::identity::Identity;
+use crate::verify::demands::first_unmet;
 
-/// The first claim that the caller's token does not have with the value that is asked for.
+/// Returns the name of the first claim that the caller's token does not have with the required value.
 pub(super) fn missing<'c>(wanted: &'c [(String, Value)], caller: &Identity) -> Option<&'c str> {
-    let (first, _) = wanted.first()?;
-    let Ok(claims) = caller.claims::<Map<String, Value>>() else {
-        return Some(first);
-    };
-    let mut missing = wanted
-        .iter()
-        .filter(|(name, value)| claims.get(name) != Some(value));
-    missing.next().map(|(name, _)| name.as_str())
+    first_unmet(wanted, caller.payload())
 }

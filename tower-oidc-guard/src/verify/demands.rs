@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::Verified;
+use super::{Verified, json};
 use crate::rejection::Rejection;
 
 type Check = Arc<dyn Fn(&Map<String, Value>) -> bool + Send + Sync>;
@@ -29,20 +29,44 @@ impl Demands {
         self.checks.push(Arc::new(check));
     }
 
-    /// Reads the claims once more, whole, where anything is asked for.
+    /// Checks the claims of a verified token, which are read anew if anything is required of them.
     pub(crate) fn meets(&self, token: &Verified<'_>) -> Result<(), Rejection> {
-        if self.claims.is_empty() && self.checks.is_empty() {
+        if first_unmet(&self.claims, token.payload()).is_some() {
+            return Err(Rejection::UnmetClaim);
+        }
+        if self.checks.is_empty() {
             return Ok(());
         }
-        let claims: Map<String, Value> = serde_json::from_slice(token.payload())
-            .map_err(|_| Rejection::Malformed("the claims"))?;
-        let has = |(name, value): &(String, Value)| claims.get(name) == Some(value);
-        if self.claims.iter().all(has) && self.checks.iter().all(|check| check(&claims)) {
-            Ok(())
-        } else {
-            Err(Rejection::UnmetClaim)
+        let claims = json::to_map(token.payload()).map_err(|_| {
+            Rejection::Malformed(
+                "the claims are nested more than 128 levels deep, or have a number out of range",
+            )
+        })?;
+        match self.checks.iter().all(|check| check(&claims)) {
+            true => Ok(()),
+            false => Err(Rejection::UnmetClaim),
         }
     }
+}
+
+/// Returns the name of the first of the required claims that verified claims do not have with the required value.
+pub(crate) fn first_unmet<'r>(required: &'r [(String, Value)], payload: &[u8]) -> Option<&'r str> {
+    let (first, _) = required.first()?;
+    let mut are_met = vec![false; required.len()];
+    let read = str::from_utf8(payload).map(|payload| {
+        json::members(payload, |name, value| {
+            for (is_met, (required, expected)) in are_met.iter_mut().zip(required) {
+                if *required == name {
+                    *is_met = json::equals(value.get(), expected);
+                }
+            }
+        })
+    });
+    if !matches!(read, Ok(Ok(()))) {
+        return Some(first);
+    }
+    let mut unmet = are_met.iter().zip(required).filter(|(is_met, _)| !**is_met);
+    unmet.next().map(|(_, (name, _))| name.as_str())
 }
 
 impl fmt::Debug for Demands {

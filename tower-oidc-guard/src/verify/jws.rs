@@ -3,21 +3,14 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use memchr::memchr;
-use serde::Deserialize;
-use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::algorithm::Algorithm;
-use super::unique::{Names, Text};
+use super::json;
 use crate::rejection::Rejection;
 
-/// The longest token that is looked at by default, in bytes. A Kubernetes token has about 1 kB.
-pub(crate) const MAX_TOKEN_BYTES: usize = 16 * 1024;
-
-/// The longest header that is decoded, as it stands in the token. A Kubernetes header has 90 bytes.
-const MAX_HEADER_BYTES: usize = 8 * 1024;
-
-/// The longest `kid` or `typ` that is taken. A Kubernetes `kid` has 43 bytes.
-const MAX_TEXT_BYTES: usize = 1024;
+/// The length of the longest token that is accepted by default, in bytes. A Kubernetes token has about 1 kB.
+pub(crate) const DEFAULT_MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// A token taken apart. Nothing of it is verified.
 pub(crate) struct Jws<'t> {
@@ -47,9 +40,6 @@ impl<'t> Jws<'t> {
         if memchr(b'.', signature).is_some() {
             return Err(parts);
         }
-        if header.len() > MAX_HEADER_BYTES {
-            return Err(Rejection::Malformed("the header is too long"));
-        }
         let header = Header::parse(&decode(header)?)?;
         Ok(Self {
             algorithm: header.algorithm.ok_or(Rejection::UnsupportedAlgorithm)?,
@@ -69,9 +59,8 @@ fn decode(part: &[u8]) -> Result<Vec<u8>, Rejection> {
         .map_err(|_| Rejection::Malformed("a part is not canonical base64url"))
 }
 
-/// What is read of the header. `jku`, `x5u`, `jwk` and `x5c` are skipped like any unknown member: a
+/// The members of the header that are used. `jku`, `x5u`, `jwk` and `x5c` are skipped like any unknown member: a
 /// token does not say where its key is.
-#[derive(Default)]
 struct Header {
     algorithm: Option<Algorithm>,
     kid: Option<String>,
@@ -80,57 +69,34 @@ struct Header {
 
 impl Header {
     fn parse(json: &[u8]) -> Result<Self, Rejection> {
-        serde_json::from_slice(json).map_err(|_| Rejection::Malformed("the header"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
-    }
-}
-
-struct HeaderVisitor;
-
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JOSE header")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-        let mut header = Header::default();
-        let mut has_algorithm = false;
-        let mut names = Names::default();
-        while let Some(Text(name)) = map.next_key()? {
-            match name.as_ref() {
-                "alg" => {
-                    header.algorithm = Algorithm::from_name(&map.next_value::<Text<'_>>()?.0);
-                    has_algorithm = true;
-                }
-                "kid" => header.kid = Some(short(map.next_value()?)?),
-                "typ" => header.typ = Some(short(map.next_value()?)?),
-                // Section 4.1.11: what is critical must be understood, and nothing is; nor may it be empty.
-                "crit" => return Err(A::Error::custom("crit")),
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-            names.take(name).map_err(A::Error::custom)?;
+        const MALFORMED: Rejection = Rejection::Malformed("the header");
+        let (mut alg, mut kid, mut typ, mut has_crit) = (None, None, None, false);
+        json::read_object(json, |name, value| match name {
+            "alg" => alg = Some(value),
+            "kid" => kid = Some(value),
+            "typ" => typ = Some(value),
+            "crit" => has_crit = true,
+            _ => {}
+        })
+        .map_err(|_| MALFORMED)?;
+        // RFC 7515, section 4.1.11: extensions that are critical must be understood, and none is; nor may the list be
+        // empty.
+        if has_crit {
+            return Err(MALFORMED);
         }
-        if has_algorithm {
-            Ok(header)
-        } else {
-            Err(A::Error::custom("no alg"))
-        }
+        let string = |value: Option<&RawValue>| {
+            let string = value.map(json::string).transpose();
+            string
+                .map(|string| string.map(Into::into))
+                .map_err(|_| MALFORMED)
+        };
+        let alg: Option<String> = string(alg)?;
+        Ok(Self {
+            algorithm: Algorithm::from_name(&alg.ok_or(MALFORMED)?),
+            kid: string(kid)?,
+            typ: string(typ)?,
+        })
     }
-}
-
-/// A text of the length that identifiers and type names have; a longer one is not copied.
-fn short<E: serde::de::Error>(Text(text): Text<'_>) -> Result<String, E> {
-    if text.len() > MAX_TEXT_BYTES {
-        return Err(E::custom("too long"));
-    }
-    Ok(text.into_owned())
 }
 
 #[cfg(test)]
@@ -143,7 +109,7 @@ mod tests {
     }
 
     fn refused(token: &[u8]) -> Rejection {
-        Jws::parse(token, MAX_TOKEN_BYTES)
+        Jws::parse(token, DEFAULT_MAX_TOKEN_BYTES)
             .err()
             .expect("is refused")
     }
@@ -151,7 +117,7 @@ mod tests {
     #[test]
     fn a_token_is_taken_apart() {
         let token = token(r#"{"alg":"RS256","kid":"k1","typ":"JWT","x":{"y":[1]}}"#);
-        let jws = Jws::parse(&token, MAX_TOKEN_BYTES).expect("a sound token");
+        let jws = Jws::parse(&token, DEFAULT_MAX_TOKEN_BYTES).expect("a sound token");
         assert_eq!(jws.algorithm, Algorithm::RS256);
         assert_eq!(jws.kid.as_deref(), Some("k1"));
         assert_eq!(jws.typ.as_deref(), Some("JWT"));

@@ -26,12 +26,11 @@ impl Rules {
         if !self.takes_type(typ) {
             return Err(Rejection::WrongType);
         }
-        if !claims
-            .audiences
-            .iter()
-            .any(|audience| self.audiences.iter().any(|own| own == audience))
-        {
+        if !claims.audiences.has_any_of(&self.audiences) {
             return Err(Rejection::WrongAudience);
+        }
+        if claims.is_sender_constrained {
+            return Err(Rejection::SenderConstrained);
         }
         if let Some(most) = self.max_lifetime {
             let issued = claims.times.issued_at.ok_or(Rejection::LivesTooLong)?;
@@ -142,6 +141,21 @@ mod tests {
             let claims = claims(&format!(r#""iss":"i","sub":"s",{aud}"exp":200"#));
             let verdict = rules.check(None, &claims, Duration::from_secs(100));
             assert_eq!(verdict, Err(Rejection::WrongAudience), "{aud}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_bound_to_a_key_of_its_sender_is_refused() {
+        let rules = Rules {
+            audiences: vec!["a".into()],
+            leeway: Duration::ZERO,
+            types: Vec::new(),
+            max_lifetime: None,
+        };
+        for value in ["{}", "null", r#"{"x5t#S256":"x"}"#, "[]"] {
+            let claims = claims(&format!(r#"{SOUND},"cnf":{value}"#));
+            let verdict = rules.check(None, &claims, Duration::from_secs(150));
+            assert_eq!(verdict, Err(Rejection::SenderConstrained), "{value}");
         }
     }
 

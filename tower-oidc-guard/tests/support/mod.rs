@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use reqwest::ResponseBuilderExt as _;
 use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
-use tower_oidc_guard::{Identity, Issuer, OidcGuard, testing::TestIssuer};
+use tower_oidc_guard::{Identity, Issuer, OidcGuard, OidcGuardBuilder, testing::TestIssuer};
 
 pub const AUDIENCE: &str = "https://auth-server.example";
 
@@ -156,6 +156,21 @@ pub const NOW: u64 = 1_800_000_000;
 
 /// A guard of an issuer that publishes these keys, for [`AUDIENCE`], with a leeway of nothing.
 pub fn guard_of(keys: &[serde_json::Value]) -> OidcGuard {
+    settings_of(keys, forged())
+        .any_verified_caller()
+        .build()
+        .unwrap()
+}
+
+/// The issuer of forged tokens, for [`AUDIENCE`], with a leeway of nothing.
+pub fn forged() -> Issuer {
+    Issuer::discover(FORGED_ISSUER)
+        .audience(AUDIENCE)
+        .leeway(Duration::ZERO)
+}
+
+/// Settings of a guard of that issuer, which publishes these keys.
+pub fn settings_of(keys: &[serde_json::Value], issuer: Issuer) -> OidcGuardBuilder {
     let discovery = serde_json::json!({
         "issuer": FORGED_ISSUER,
         "jwks_uri": "https://keys.example/jwks",
@@ -172,16 +187,9 @@ pub fn guard_of(keys: &[serde_json::Value]) -> OidcGuard {
         ),
     ]);
     OidcGuard::builder()
-        .issuer(
-            Issuer::discover(FORGED_ISSUER)
-                .audience(AUDIENCE)
-                .leeway(Duration::ZERO),
-        )
-        .any_verified_caller()
+        .issuer(issuer)
         .http_client(canned(documents))
         .clock(|| seconds(NOW))
-        .build()
-        .unwrap()
 }
 
 /// A guard of that issuer, for [`AUDIENCE`], at the second at which forged tokens live.
