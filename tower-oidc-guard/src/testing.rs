@@ -1,5 +1,11 @@
 //! Fakes for the tests of those who use this crate (feature `testing`).
 //!
+//! - [`TestIssuer`]: an issuer on loopback, over plain http.
+//! - [`MemoryIssuer`]: an issuer that answers through an HTTP client, without a socket.
+//! - [`FakeApiServer`]: the API server of a Kubernetes cluster, over TLS, for [`Issuer::in_cluster_at`](crate::Issuer::in_cluster_at).
+//!
+//! Each is held against recorded responses of real API servers.
+//!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,13 +22,16 @@
 //! # }
 //! ```
 
+mod api_server;
 mod issuer;
+mod kubernetes_http;
 mod memory;
 mod server;
 mod signing_key;
 mod state;
 mod token;
 
+pub use api_server::{ApiServerRequest, FakeApiServer};
 pub use issuer::TestIssuer;
 pub use memory::MemoryIssuer;
 pub use token::TokenSpec;

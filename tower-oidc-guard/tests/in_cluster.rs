@@ -4,19 +4,21 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use support::api_server::{ApiServer, Ca, recorded};
-use support::pod::{ISSUER, NEW, OLD, Pod, folder, issued_at, token};
+use http::StatusCode;
+use support::pod::{ISSUER, NEW, OLD, Pod, issued_at, publish, publish_mapped, token};
 use support::{AUDIENCE, later, seconds};
+use tower_oidc_guard::testing::FakeApiServer;
 use tower_oidc_guard::{BuildError, Issuer, KeysError, OidcGuard, Platform};
 
 #[tokio::test]
 async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_has_the_keys() {
     let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
     let guard = pod.guard();
-    assert!(pod.api.asked().is_empty(), "nothing is asked by building");
+    assert!(pod.api.requests().is_empty(), "building fetches nothing");
     let identity = guard.verifier().verify(&pod.caller).await.unwrap();
     assert_eq!(identity.issuer(), ISSUER);
     assert_eq!(identity.platform(), Platform::Kubernetes);
@@ -26,15 +28,69 @@ async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_h
     );
     assert_eq!(guard.health()[0].issuer, ISSUER);
     let own = token(NEW, "gke-sa-api-audience.jwt");
-    for (_, sent) in pod.api.asked() {
-        assert_eq!(sent.as_ref(), Some(&own));
-    }
     // The advertised address of the keys is that of a node, where nothing listens.
-    let asked: Vec<_> = pod.api.asked().into_iter().map(|(path, _)| path).collect();
+    let own = Some(own);
     assert_eq!(
-        asked,
-        ["/.well-known/openid-configuration", "/openid/v1/jwks"]
+        pod.answered(),
+        [
+            ("/.well-known/openid-configuration".to_owned(), own.clone()),
+            ("/openid/v1/jwks".to_owned(), own),
+        ]
     );
+}
+
+#[tokio::test]
+async fn each_document_is_requested_by_its_own_media_type() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    pod.guard().ready().await.unwrap();
+    let accepted: Vec<_> = pod
+        .api
+        .requests()
+        .into_iter()
+        .map(|request| request.headers[http::header::ACCEPT].clone())
+        .collect();
+    assert_eq!(
+        accepted,
+        [
+            "application/json",
+            "application/jwk-set+json, application/json"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_refused_status_is_reported_with_its_request_and_a_hint_only_where_one_fits() {
+    const BEFORE: &str = "GET https://127.0.0.1:";
+    for (status, hint) in [
+        (StatusCode::NOT_ACCEPTABLE, None),
+        (StatusCode::INTERNAL_SERVER_ERROR, None),
+        (StatusCode::UNAUTHORIZED, Some("pod's token")),
+        (
+            StatusCode::FORBIDDEN,
+            Some("system:service-account-issuer-discovery"),
+        ),
+    ] {
+        let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+        pod.api.map_responses(move |request, mut response| {
+            if request.uri().path() == "/openid/v1/jwks" {
+                *response.status_mut() = status;
+            }
+            response
+        });
+        let error = pod.guard().ready().await.unwrap_err();
+        let text = error.reason().to_string();
+        let request = format!(
+            "/openid/v1/jwks returned {status} (sent Accept: application/jwk-set+json, application/json)"
+        );
+        assert!(
+            text.starts_with(BEFORE) && text.contains(&request),
+            "{text}"
+        );
+        match hint {
+            Some(hint) => assert!(text.contains(hint), "{text}"),
+            None => assert!(text.ends_with(')'), "{text}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -55,63 +111,40 @@ async fn with_a_token_of_the_legacy_kind_the_discovery_document_names_the_issuer
 
 #[tokio::test]
 async fn an_api_server_is_reached_over_ipv6() {
-    let pod = Pod::with(NEW, "gke-sa-api-audience.jwt", "[::1]:0", recorded).await;
+    let pod = Pod::at(NEW, "gke-sa-api-audience.jwt", Ipv6Addr::LOCALHOST.into()).await;
     assert!(pod.guard().verifier().verify(&pod.caller).await.is_ok());
 }
 
 #[tokio::test]
 async fn token_and_ca_are_read_afresh_when_they_rotate() {
-    let Pod {
-        api,
-        ca: _ca,
-        kubelet,
-        volume,
-        caller,
-    } = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
-    let at = api.address.to_string();
-    let pod = Pod {
-        api,
-        ca: Ca::new(),
-        kubelet,
-        volume,
-        caller,
-    };
+    let mut pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
     let guard = pod.guard();
     guard.ready().await.unwrap();
-    let Pod {
-        api,
-        ca,
-        kubelet,
-        caller,
-        ..
-    } = pod;
-    drop(api);
-    tokio::task::yield_now().await;
+    let before = pod.answered().len();
+    // A new CA and another own token; the old connections are gone.
+    pod.api.replace_ca().unwrap();
+    pod.api.stop().await;
+    pod.api.restart().await.unwrap();
     let own = token(NEW, "gke-sa-3600s.jwt");
-    let api = ApiServer::start(
-        &at,
-        &ca,
-        &folder("v1.36/after-key-rotation"),
-        &[&own],
-        recorded,
-    )
-    .await;
-    kubelet
-        .write([("token", own.as_str()), ("ca.crt", &ca.pem())])
+    pod.api.accept_token(own.as_str(), "id-namespace", "guard");
+    publish(&pod.api, "v1.36/after-key-rotation");
+    pod.kubelet
+        .write([("token", own.as_str()), ("ca.crt", &pod.api.ca_pem())])
         .unwrap();
     later(Duration::from_secs(3600)).await;
-    let asked = || api.asked().len();
     for _ in 0..1000 {
         assert!(
-            guard.verifier().verify(&caller).await.is_ok(),
+            guard.verifier().verify(&pod.caller).await.is_ok(),
             "a known key never fails"
         );
-        if asked() == 2 && guard.health()[0].last_error.is_none() {
+        if guard.health()[0].usable_keys == 2 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(guard.health()[0].usable_keys, 2, "{:?}", guard.health());
+    let after = pod.answered().split_off(before);
+    assert!(after.iter().all(|(_, sent)| sent.as_ref() == Some(&own)));
 }
 
 #[tokio::test]
@@ -128,15 +161,10 @@ async fn an_audience_of_the_api_server_s_own_does_not_build() {
 
 #[tokio::test]
 async fn an_audience_that_only_discovery_shows_to_be_the_api_server_s_gets_no_keys() {
-    fn renamed(folder: &Path, path: &str) -> (String, Vec<u8>) {
-        let (status, body) = recorded(folder, path);
-        let body = String::from_utf8(body).unwrap();
-        (
-            status,
-            body.replace(ISSUER, "https://issuer.example").into_bytes(),
-        )
-    }
-    let pod = Pod::with(OLD, "automounted-legacy.jwt", "127.0.0.1:0", renamed).await;
+    let pod = Pod::new(OLD, "automounted-legacy.jwt").await;
+    publish_mapped(&pod.api, OLD, |document| {
+        document.replace(ISSUER, "https://issuer.example")
+    });
     let guard = pod
         .build(pod.issuer().audience("https://issuer.example"))
         .unwrap();
@@ -167,13 +195,15 @@ async fn a_missing_volume_is_named() {
 
 #[tokio::test]
 async fn keycloak_50224_the_pod_s_token_follows_no_redirect() {
-    fn elsewhere(_: &Path, _: &str) -> (String, Vec<u8>) {
-        (
-            "302 Found\r\nlocation: https://127.0.0.1:1/".to_owned(),
-            Vec::new(),
-        )
-    }
-    let pod = Pod::with(NEW, "gke-sa-api-audience.jwt", "127.0.0.1:0", elsewhere).await;
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    pod.api.map_responses(|_, mut response| {
+        *response.status_mut() = StatusCode::FOUND;
+        let elsewhere = http::HeaderValue::from_static("https://127.0.0.1:1/");
+        response
+            .headers_mut()
+            .insert(http::header::LOCATION, elsewhere);
+        response
+    });
     let error = pod.guard().ready().await.unwrap_err();
     assert!(
         matches!(error.reason(), KeysError::Status { status, .. } if *status == 302),
@@ -184,24 +214,25 @@ async fn keycloak_50224_the_pod_s_token_follows_no_redirect() {
 #[tokio::test]
 async fn keycloak_50224_an_api_server_of_another_ca_gets_no_token() {
     let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
-    pod.kubelet.rotate("ca.crt", Ca::new().pem()).unwrap();
+    let other = FakeApiServer::start().await.unwrap();
+    pod.kubelet.rotate("ca.crt", other.ca_pem()).unwrap();
     let error = pod.guard().ready().await.unwrap_err();
     assert!(
         matches!(error.reason(), KeysError::Request { .. }),
         "{error:?}"
     );
-    assert!(pod.api.asked().is_empty());
+    assert!(pod.api.requests().is_empty());
 }
 
 #[tokio::test]
 async fn clusters_that_answer_discovery_to_all_and_keys_to_nobody_are_told_as_such() {
-    fn no_keys(folder: &Path, path: &str) -> (String, Vec<u8>) {
-        match path {
-            "/openid/v1/jwks" => ("403 Forbidden".to_owned(), Vec::new()),
-            _ => recorded(folder, path),
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    pod.api.map_responses(|request, mut response| {
+        if request.uri().path() == "/openid/v1/jwks" {
+            *response.status_mut() = StatusCode::FORBIDDEN;
         }
-    }
-    let pod = Pod::with(NEW, "gke-sa-api-audience.jwt", "127.0.0.1:0", no_keys).await;
+        response
+    });
     let error = pod.guard().ready().await.unwrap_err();
     let text = error.reason().to_string();
     assert!(text.contains("/openid/v1/jwks returned 403"), "{text}");
@@ -212,11 +243,8 @@ async fn in_the_environment_of_a_pod_nothing_else_has_to_be_said() {
     let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
     let mut test = std::process::Command::new(std::env::current_exe().unwrap());
     test.args(["--exact", "inside_a_pod", "--ignored", "--nocapture"])
-        .env("KUBERNETES_SERVICE_HOST", pod.api.address.ip().to_string())
-        .env(
-            "KUBERNETES_SERVICE_PORT",
-            pod.api.address.port().to_string(),
-        )
+        .env("KUBERNETES_SERVICE_HOST", pod.api.host())
+        .env("KUBERNETES_SERVICE_PORT", pod.api.port())
         // A proxy that is not there: whoever asked it would fail.
         .env("HTTPS_PROXY", "http://127.0.0.1:1")
         .env("VOLUME", pod.kubelet.path(""));

@@ -1,4 +1,4 @@
-//! An issuer of one's own.
+//! An issuer on loopback.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,15 +8,20 @@ use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::server::serve;
+use super::server::{Respond, serve};
 use super::state::State;
 use super::token::TokenSpec;
 use crate::verify::algorithm::Algorithm;
 
-/// An issuer on loopback that publishes what a Kubernetes API server publishes, and signs with RS256 at
-/// first.
+/// An issuer on loopback that publishes its documents to everyone, as a Kubernetes API server can be configured to, and
+/// signs with RS256 at first.
 ///
-/// It stops when dropped.
+/// It negotiates as strictly as a real API server: a key set requested as `application/json` alone gets 406, a method
+/// other than GET 405, an `Authorization` header 401, since it knows no such token. Its responses are held against
+/// recorded ones of Kubernetes 1.20 and 1.36, header by header, by this crate's `tests/fakes.rs`. The key set and the
+/// discovery document can be cached for an hour (`max-age=3600`) and have no `ETag`.
+///
+/// It stops when dropped; its connections are closed then.
 #[derive(Debug)]
 pub struct TestIssuer {
     state: Arc<State>,
@@ -36,7 +41,7 @@ impl TestIssuer {
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
         let state = Arc::new(State::new(url)?);
-        let server = tokio::spawn(serve(listener, state.clone()));
+        let server = tokio::spawn(serve(listener, || None, respond(&state)));
         Ok(Self {
             state,
             address,
@@ -44,7 +49,7 @@ impl TestIssuer {
         })
     }
 
-    /// Takes no more connections, as if it were gone, until it is [started again](Self::restart).
+    /// Closes its connections and its port, as if its process had ended, until it is [started again](Self::restart).
     pub async fn stop(&mut self) {
         self.server.abort();
         // An aborted task ends with an error, and with it the listener.
@@ -58,7 +63,7 @@ impl TestIssuer {
     /// If the port is taken by now.
     pub async fn restart(&mut self) -> io::Result<()> {
         let listener = TcpListener::bind(self.address).await?;
-        self.server = tokio::spawn(serve(listener, self.state.clone()));
+        self.server = tokio::spawn(serve(listener, || None, respond(&self.state)));
         Ok(())
     }
 
@@ -112,6 +117,13 @@ impl TestIssuer {
     pub fn key_fetches(&self) -> u64 {
         self.state.key_fetches()
     }
+}
+
+fn respond(state: &Arc<State>) -> Arc<Respond> {
+    let state = state.clone();
+    Arc::new(move |request| {
+        state.respond(request.method(), request.uri().path(), request.headers())
+    })
 }
 
 impl Drop for TestIssuer {

@@ -1,4 +1,6 @@
 //! An issuer without sockets.
+//!
+//! It answers as [`TestIssuer`](super::TestIssuer) does, and is held against the same recordings.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use http::{Extensions, Response, StatusCode};
 use reqwest::ResponseBuilderExt as _;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 
-use super::state::{Published, State};
+use super::state::State;
 use super::token::TokenSpec;
 use crate::verify::algorithm::Algorithm;
 
@@ -110,14 +112,18 @@ impl Middleware for Answering {
         _: &mut Extensions,
         _: Next<'_>,
     ) -> reqwest_middleware::Result<reqwest::Response> {
-        let response = Response::builder().url(request.url().clone());
-        let response = match self.0.publish(request.url().path()) {
-            Published::Document { content_type, body } => response
-                .header("content-type", content_type)
-                .header("cache-control", "public, max-age=3600")
-                .body(body),
-            Published::Failure(status) => response.status(status).body(String::new()),
-        };
+        let path = request.url().path();
+        let (parts, body) = self
+            .0
+            .respond(request.method(), path, request.headers())
+            .into_parts();
+        let mut response = Response::builder()
+            .status(parts.status)
+            .url(request.url().clone());
+        if let Some(headers) = response.headers_mut() {
+            headers.extend(parts.headers);
+        }
+        let response = response.body(body);
         let response = response.map_err(reqwest_middleware::Error::middleware)?;
         Ok(response.into())
     }

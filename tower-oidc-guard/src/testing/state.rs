@@ -3,16 +3,17 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::StatusCode;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::kubernetes_http::{
+    DISCOVERY_PATH, KEY_SET_PATH, document, document_type, negotiate, status, unauthorized,
+};
 use super::signing_key::SigningKey;
 use crate::verify::algorithm::Algorithm;
 
-const JWKS_PATH: &str = "/openid/v1/jwks";
-const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
-
-/// An issuer, as those who answer for it and its handle share it.
+/// An issuer's keys and documents, shared by its handle and by whoever answers for it.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) url: String,
@@ -26,15 +27,6 @@ struct Inner {
     old: Vec<Arc<SigningKey>>,
     failure: Option<StatusCode>,
     key_fetches: u64,
-}
-
-/// A document, or why there is none.
-pub(super) enum Published {
-    Document {
-        content_type: &'static str,
-        body: String,
-    },
-    Failure(StatusCode),
 }
 
 impl State {
@@ -52,7 +44,7 @@ impl State {
         self.inner().current.clone()
     }
 
-    /// Makes a new key the current one, and gives its `kid`.
+    /// Makes a new key the current one, and returns its `kid`.
     pub(super) fn rotate_key(&self, algorithm: Option<Algorithm>) -> io::Result<String> {
         let algorithm = algorithm.unwrap_or_else(|| self.current().algorithm());
         let key = Arc::new(SigningKey::generate(algorithm)?);
@@ -79,47 +71,63 @@ impl State {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is at that path, as the Kubernetes API server has it.
-    pub(super) fn publish(&self, path: &str) -> Published {
-        let mut inner = self.inner();
-        if path == JWKS_PATH {
-            inner.key_fetches += 1;
+    /// Returns the key set, newest key first, as Kubernetes publishes it.
+    pub(super) fn key_set(&self) -> Value {
+        let inner = self.inner();
+        json!({ "keys": inner.keys().map(|key| key.jwk()).collect::<Vec<_>>() })
+    }
+
+    /// Returns the discovery document of that issuer, whose keys are at that URL.
+    pub(super) fn discovery(&self, issuer: &str, jwks_uri: &str) -> Value {
+        let inner = self.inner();
+        let mut algorithms: Vec<_> = inner.keys().map(|key| key.algorithm().name()).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
+        json!({
+            "issuer": issuer,
+            "jwks_uri": jwks_uri,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": algorithms,
+        })
+    }
+
+    /// Answers a request as a Kubernetes API server does that publishes its documents to everyone.
+    ///
+    /// Such a server still looks at a token that is sent to it, and this one knows none.
+    pub(super) fn respond(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Response<String> {
+        if path == KEY_SET_PATH {
+            self.inner().key_fetches += 1;
         }
-        if let Some(status) = inner.failure {
-            return Published::Failure(status);
+        let failure = self.inner().failure;
+        if let Some(code) = failure {
+            return status(code, "Failure", "set to fail by the test", None);
         }
-        let (content_type, body) = match path {
-            DISCOVERY_PATH => ("application/json", inner.discovery(&self.url)),
-            JWKS_PATH => ("application/jwk-set+json", inner.key_set()),
-            _ => return Published::Failure(StatusCode::NOT_FOUND),
+        if headers.contains_key(AUTHORIZATION) {
+            return unauthorized();
+        }
+        let Some(media_type) = document_type(path) else {
+            let message = "the server could not find the requested resource";
+            return status(StatusCode::NOT_FOUND, "NotFound", message, Some(json!({})));
         };
-        Published::Document {
-            content_type,
-            body: body.to_string(),
+        if let Err(refusal) = negotiate(method, headers, media_type) {
+            return *refusal;
         }
+        let published = match path {
+            DISCOVERY_PATH => self.discovery(&self.url, &format!("{}{KEY_SET_PATH}", self.url)),
+            _ => self.key_set(),
+        };
+        document(media_type, &published)
     }
 }
 
 impl Inner {
     fn keys(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
         std::iter::once(&self.current).chain(&self.old)
-    }
-
-    /// Newest key first, as Kubernetes has it.
-    fn key_set(&self) -> Value {
-        json!({ "keys": self.keys().map(|key| key.jwk()).collect::<Vec<_>>() })
-    }
-
-    fn discovery(&self, url: &str) -> Value {
-        let mut algorithms: Vec<_> = self.keys().map(|key| key.algorithm().name()).collect();
-        algorithms.sort_unstable();
-        algorithms.dedup();
-        json!({
-            "issuer": url,
-            "jwks_uri": format!("{url}{JWKS_PATH}"),
-            "response_types_supported": ["id_token"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": algorithms,
-        })
     }
 }

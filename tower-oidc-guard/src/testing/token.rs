@@ -67,6 +67,19 @@ impl TokenSpec {
         self
     }
 
+    /// Sets the uid of the service account that it names.
+    pub(super) fn service_account_uid(mut self, uid: &str) -> Self {
+        if let Some(kubernetes) = self.claims.get_mut("kubernetes.io") {
+            kubernetes["serviceaccount"]["uid"] = uid.into();
+        }
+        self
+    }
+
+    /// Returns when it expires, as Kubernetes writes times (RFC 3339).
+    pub(super) fn expiration_timestamp(&self) -> String {
+        timestamp(self.issued_at + self.lifetime)
+    }
+
     /// How long it lives. Whole seconds count.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
@@ -149,8 +162,8 @@ impl TokenSpec {
     }
 }
 
-/// A uid of the usual form: always the same for the same object.
-fn uid(object: &str) -> String {
+/// Returns a uid of the usual form: always the same for the same text.
+pub(super) fn uid(object: &str) -> String {
     let hash = digest(&SHA256, object.as_bytes());
     let hex: String = hash.as_ref()[..16]
         .iter()
@@ -171,4 +184,58 @@ fn token_id(issuer: &str) -> String {
     static MINTED: AtomicU64 = AtomicU64::new(0);
     let count = MINTED.fetch_add(1, Ordering::Relaxed);
     uid(&format!("token {count} of {issuer} {}", std::process::id()))
+}
+
+/// Writes a time as RFC 3339 does, in whole seconds of UTC.
+fn timestamp(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Returns year, month and day of that many days after 1970-01-01.
+fn date(mut days: u64) -> (u64, u64, u64) {
+    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let mut year = 1970;
+    loop {
+        let length = if is_leap(year) { 366 } else { 365 };
+        if days < length {
+            break;
+        }
+        days -= length;
+        year += 1;
+    }
+    let february = if is_leap(year) { 29 } else { 28 };
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_written_in_utc() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_795_640_608, "2026-11-25T21:03:28Z"),
+        ] {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(timestamp(time), expected);
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! What several of the tests need.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-pub mod api_server;
 pub mod forge;
 #[cfg(unix)]
 pub mod pod;

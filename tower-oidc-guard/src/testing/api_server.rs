@@ -1,0 +1,640 @@
+//! The API server of a Kubernetes cluster, as far as a guard talks to it.
+
+mod accounts;
+mod authentication;
+mod tls;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use self::accounts::Accounts;
+use self::authentication::User;
+use self::tls::Certified;
+use super::kubernetes_http::{
+    DISCOVERY_PATH, KEY_SET_PATH, document, document_type, forbidden, healthy, negotiate, object,
+    status, unauthorized,
+};
+use super::server::serve;
+use super::state::State;
+use super::token::TokenSpec;
+use crate::verify::algorithm::Algorithm;
+
+const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+const HEALTH_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+
+type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String> + Send + Sync;
+
+/// A fake of a Kubernetes API server on loopback, over TLS with a CA of its own.
+///
+/// | request | response |
+/// | --- | --- |
+/// | `GET /.well-known/openid-configuration`, `GET /openid/v1/jwks` | the documents, negotiated as strictly as by a real server: 406 if `Accept` does not name their type, 405 for another method |
+/// | `POST /api/v1/namespaces/NS/serviceaccounts/NAME/token` | TokenRequest, by the administrator |
+/// | `POST /apis/authentication.k8s.io/v1/tokenreviews` | TokenReview, by the administrator and by accounts with the role `system:auth-delegator` |
+/// | `POST /api/v1/namespaces/NS/serviceaccounts`, `DELETE …/NAME` | service accounts, by the administrator |
+/// | `POST /apis/rbac.authorization.k8s.io/v1/clusterrolebindings` | grants `system:auth-delegator` to service accounts, by the administrator |
+/// | `GET /healthz`, `/livez`, `/readyz` | `ok` |
+///
+/// A caller is authenticated by its bearer token, whose signature, issuer, audience and times are verified and whose service
+/// account must exist: no token gets 403, a token that is not valid gets 401, a service account may read the two
+/// documents with `GET` alone (`HEAD` gets 403). As on a real server, a positive TokenReview may stand for 10 s after its
+/// service account was deleted; here it does not.
+///
+/// Its responses are held against recorded ones of Kubernetes 1.20 and 1.36, header by header, by this crate's
+/// `tests/fakes.rs`; and the contract tests of the repository run against it and against a real kube-apiserver alike. Like
+/// Kubernetes 1.22 and later, and unlike 1.20, it can have [several issuers](Self::set_issuers).
+///
+/// It stops when dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_oidc_guard::{Issuer, OidcGuard, testing::FakeApiServer};
+///
+/// let server = FakeApiServer::start().await?;
+/// let volume = tempfile::tempdir()?;
+/// std::fs::write(volume.path().join("ca.crt"), server.ca_pem())?;
+/// std::fs::write(volume.path().join("token"), server.pod_token("shop", "orders"))?;
+///
+/// let guard = OidcGuard::builder()
+///     .issuer(
+///         Issuer::in_cluster_at(&server.host(), &server.port())?
+///             .api_ca_file(volume.path().join("ca.crt"))
+///             .api_token_file(volume.path().join("token"))
+///             .audience("https://orders.example"),
+///     )
+///     .any_verified_caller()
+///     .build()?;
+/// let caller = server.token("shop", "web").audience("https://orders.example").mint();
+/// assert_eq!(guard.verifier().verify(caller).await?.subject(), "system:serviceaccount:shop:web");
+/// # Ok(())
+/// # }
+/// ```
+pub struct FakeApiServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    server: JoinHandle<()>,
+}
+
+struct Shared {
+    keys: State,
+    certified: ArcSwap<Certified>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    issuers: Vec<String>,
+    accounts: Accounts,
+    admin_token: String,
+    requests: Vec<ApiServerRequest>,
+    map_response: Option<Arc<MapResponse>>,
+}
+
+/// A request that a [`FakeApiServer`] has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApiServerRequest {
+    /// The method.
+    pub method: Method,
+    /// The path.
+    pub path: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The status of the response.
+    pub status: StatusCode,
+}
+
+impl ApiServerRequest {
+    /// Returns the bearer token that the request carried, if it did.
+    pub fn bearer_token(&self) -> Option<&str> {
+        authentication::bearer_token(&self.headers)
+    }
+}
+
+impl FakeApiServer {
+    /// Starts a server on 127.0.0.1, on a port of the system's choice, with one RS256 key. Spawns a task on the current
+    /// tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If no port can be had, or no key or certificate can be made.
+    pub async fn start() -> io::Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// Starts a server on that address, which must be one of this machine: `::1`, for example.
+    ///
+    /// # Errors
+    ///
+    /// If no port can be had, or no key or certificate can be made.
+    pub async fn start_at(address: IpAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            keys: State::new(DEFAULT_ISSUER.to_owned())?,
+            certified: ArcSwap::from_pointee(Certified::new()?),
+            inner: Mutex::new(Inner {
+                issuers: vec![DEFAULT_ISSUER.to_owned()],
+                accounts: Accounts::default(),
+                admin_token: super::token::uid(&format!("administrator {address}")),
+                requests: Vec::new(),
+                map_response: None,
+            }),
+        });
+        let server = spawn(listener, &shared);
+        Ok(Self {
+            shared,
+            address,
+            server,
+        })
+    }
+
+    /// Closes its connections and its port, as if its process had ended, until it is [started again](Self::restart).
+    pub async fn stop(&mut self) {
+        self.server.abort();
+        // An aborted task ends with an error, and with it the listener.
+        let _ = (&mut self.server).await;
+    }
+
+    /// Starts it again at its port, with its keys, accounts and certificate.
+    ///
+    /// # Errors
+    ///
+    /// If the port is taken by now.
+    pub async fn restart(&mut self) -> io::Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.server = spawn(listener, &self.shared);
+        Ok(())
+    }
+
+    /// Returns the host that `KUBERNETES_SERVICE_HOST` would name.
+    pub fn host(&self) -> String {
+        self.address.ip().to_string()
+    }
+
+    /// Returns the port that `KUBERNETES_SERVICE_PORT` would name.
+    pub fn port(&self) -> String {
+        self.address.port().to_string()
+    }
+
+    /// Returns the CA that signed the server's certificate, in PEM.
+    pub fn ca_pem(&self) -> String {
+        self.shared.certified.load().ca_pem.clone()
+    }
+
+    /// Makes a new CA and a certificate signed by it, for connections from now on.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be made.
+    pub fn replace_ca(&self) -> io::Result<()> {
+        self.shared.certified.store(Arc::new(Certified::new()?));
+        Ok(())
+    }
+
+    /// Returns a token to be minted for that service account, which is created if it does not exist. It is signed with the
+    /// current key and names the first issuer; it has no audience yet.
+    pub fn token(&self, namespace: &str, name: &str) -> TokenSpec {
+        let mut inner = self.shared.inner();
+        let uid = inner.accounts.ensure(namespace, name);
+        let issuer = inner.issuers.first().cloned().unwrap_or_default();
+        TokenSpec::new(self.shared.keys.current(), &issuer)
+            .service_account(namespace, name)
+            .service_account_uid(&uid)
+    }
+
+    /// Mints a token with the API server's own audience for that service account: the one that a pod's `kube-api-access`
+    /// volume holds.
+    pub fn pod_token(&self, namespace: &str, name: &str) -> String {
+        let audience = self.issuers().into_iter().next().unwrap_or_default();
+        self.token(namespace, name).audience(audience).mint()
+    }
+
+    /// Returns the administrator's bearer token, which may do everything.
+    pub fn admin_token(&self) -> String {
+        self.shared.inner().admin_token.clone()
+    }
+
+    /// Takes a token as that service account's from now on, whatever its signature and its times: for recorded tokens.
+    pub fn accept_token(&self, token: impl Into<String>, namespace: &str, name: &str) {
+        let mut inner = self.shared.inner();
+        inner.accounts.ensure(namespace, name);
+        inner.accounts.accept(token.into(), namespace, name);
+    }
+
+    /// Returns the issuers whose tokens are accepted (`--service-account-issuer`); the first one signs.
+    pub fn issuers(&self) -> Vec<String> {
+        self.shared.inner().issuers.clone()
+    }
+
+    /// Replaces the issuers: the first one signs and is named by the discovery document, all are accepted, and all are audiences
+    /// of the API server's own.
+    pub fn set_issuers<I: Into<String>>(&self, issuers: impl IntoIterator<Item = I>) {
+        self.shared.inner().issuers = issuers.into_iter().map(Into::into).collect();
+    }
+
+    /// Publishes a new key of the same algorithm and signs with it from now on; the old ones stay published. Returns the new
+    /// key's `kid`.
+    ///
+    /// # Errors
+    ///
+    /// If no key can be generated.
+    pub fn rotate_key(&self) -> io::Result<String> {
+        self.shared.keys.rotate_key(None)
+    }
+
+    /// Publishes a new key for that algorithm and signs with it from now on; the old ones stay published. Returns the new
+    /// key's `kid`.
+    ///
+    /// # Errors
+    ///
+    /// If no key can be generated.
+    pub fn rotate_key_to(&self, algorithm: Algorithm) -> io::Result<String> {
+        self.shared.keys.rotate_key(Some(algorithm))
+    }
+
+    /// Publishes nothing but the current key from now on.
+    pub fn withdraw_old_keys(&self) {
+        self.shared.keys.withdraw_old_keys();
+    }
+
+    /// Creates a service account; does nothing if it exists.
+    pub fn create_service_account(&self, namespace: &str, name: &str) {
+        self.shared.inner().accounts.ensure(namespace, name);
+    }
+
+    /// Deletes a service account: its tokens are not valid any more.
+    pub fn delete_service_account(&self, namespace: &str, name: &str) {
+        self.shared.inner().accounts.delete(namespace, name);
+    }
+
+    /// Grants the role `system:auth-delegator` to a service account: it may create TokenReviews.
+    pub fn grant_token_reviews(&self, namespace: &str, name: &str) {
+        self.shared.inner().accounts.grant_reviews(namespace, name);
+    }
+
+    /// Passes every response through this function before it is sent, to replace it by a fault: another status, another
+    /// document, a redirect. Replaces the function that was set before.
+    pub fn map_responses(
+        &self,
+        map: impl Fn(&Request<Bytes>, Response<String>) -> Response<String> + Send + Sync + 'static,
+    ) {
+        self.shared.inner().map_response = Some(Arc::new(map));
+    }
+
+    /// Returns the requests that have been answered, oldest first.
+    pub fn requests(&self) -> Vec<ApiServerRequest> {
+        self.shared.inner().requests.clone()
+    }
+}
+
+impl Drop for FakeApiServer {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl fmt::Debug for FakeApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeApiServer")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+fn spawn(listener: TcpListener, shared: &Arc<Shared>) -> JoinHandle<()> {
+    let (certified, shared) = (shared.clone(), shared.clone());
+    let acceptor = move || Some(TlsAcceptor::from(certified.certified.load().config.clone()));
+    let respond = move |request| shared.respond(&request);
+    tokio::spawn(serve(listener, acceptor, Arc::new(respond)))
+}
+
+impl Shared {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn respond(&self, request: &Request<Bytes>) -> Response<String> {
+        let response = self.respond_as_real(request);
+        let map = self.inner().map_response.clone();
+        let response = match map {
+            Some(map) => map(request, response),
+            None => response,
+        };
+        self.inner().requests.push(ApiServerRequest {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            headers: request.headers().clone(),
+            status: response.status(),
+        });
+        response
+    }
+
+    /// Authenticates, authorizes and answers, in this order.
+    fn respond_as_real(&self, request: &Request<Bytes>) -> Response<String> {
+        let Some(user) = self.authenticate(request.headers()) else {
+            return unauthorized();
+        };
+        let (method, path) = (request.method(), request.uri().path());
+        if HEALTH_PATHS.contains(&path) {
+            return healthy();
+        }
+        if let Some(media_type) = document_type(path) {
+            return self.document(&user, request, media_type);
+        }
+        let segments: Vec<_> = path.trim_matches('/').split('/').collect();
+        match (method, segments.as_slice()) {
+            (&Method::POST, ["apis", "authentication.k8s.io", "v1", "tokenreviews"]) => {
+                self.review(&user, request.body())
+            }
+            (
+                &Method::POST,
+                [
+                    "api",
+                    "v1",
+                    "namespaces",
+                    namespace,
+                    "serviceaccounts",
+                    name,
+                    "token",
+                ],
+            ) => self.request_token(&user, namespace, name, request.body()),
+            (&Method::POST, ["api", "v1", "namespaces", namespace, "serviceaccounts"]) => {
+                self.create_account(&user, namespace, request.body())
+            }
+            (
+                &Method::DELETE,
+                [
+                    "api",
+                    "v1",
+                    "namespaces",
+                    namespace,
+                    "serviceaccounts",
+                    name,
+                ],
+            ) => self.delete_account(&user, namespace, name),
+            (
+                &Method::POST,
+                [
+                    "apis",
+                    "rbac.authorization.k8s.io",
+                    "v1",
+                    "clusterrolebindings",
+                ],
+            ) => self.bind_role(&user, request.body()),
+            _ if user.is_admin() => {
+                let paths = json!({ "paths": [DISCOVERY_PATH, KEY_SET_PATH, "/apis", "/readyz"] });
+                object(StatusCode::NOT_FOUND, &paths)
+            }
+            _ => not_on_path(&user, method, path),
+        }
+    }
+
+    /// Anyone who is authenticated may `GET` the documents: the role `system:service-account-issuer-discovery` is bound to
+    /// all service accounts, and grants nothing but `get`.
+    fn document(
+        &self,
+        user: &User,
+        request: &Request<Bytes>,
+        media_type: &'static str,
+    ) -> Response<String> {
+        let (method, path) = (request.method(), request.uri().path());
+        let may_read = user.is_admin() || (user.is_service_account() && method == Method::GET);
+        if !may_read {
+            return not_on_path(user, method, path);
+        }
+        if let Err(refusal) = negotiate(method, request.headers(), media_type) {
+            return *refusal;
+        }
+        if path == KEY_SET_PATH {
+            return document(media_type, &self.keys.key_set());
+        }
+        let issuer = self.inner().issuers.first().cloned().unwrap_or_default();
+        // The advertised address is a node's, with nobody listening at that port: it is not for clients.
+        let jwks_uri = format!("https://127.0.0.1:1{KEY_SET_PATH}");
+        document(media_type, &self.keys.discovery(&issuer, &jwks_uri))
+    }
+
+    fn authenticate(&self, headers: &HeaderMap) -> Option<User> {
+        if !headers.contains_key(AUTHORIZATION) {
+            return Some(User::Anonymous);
+        }
+        let Some(token) = authentication::bearer_token(headers) else {
+            // Another scheme is not the API server's to judge.
+            return Some(User::Anonymous);
+        };
+        let inner = self.inner();
+        if token == inner.admin_token {
+            return Some(User::Admin);
+        }
+        inner.authenticate(&self.keys, token, &inner.issuers).ok()
+    }
+
+    fn review(&self, user: &User, body: &Bytes) -> Response<String> {
+        let inner = self.inner();
+        if !(user.is_admin() || inner.accounts.may_review(user)) {
+            return forbidden(
+                &format!(
+                    "tokenreviews.authentication.k8s.io is forbidden: User {:?} cannot create resource \"tokenreviews\" in API group \"authentication.k8s.io\" at the cluster scope",
+                    user.name()
+                ),
+                json!({ "group": "authentication.k8s.io", "kind": "tokenreviews" }),
+            );
+        }
+        let request: Value = serde_json::from_slice(body).unwrap_or_default();
+        let Some(token) = request["spec"]["token"]
+            .as_str()
+            .filter(|token| !token.is_empty())
+        else {
+            let message = "token is required for TokenReview in authentication";
+            return status(StatusCode::BAD_REQUEST, "BadRequest", message, None);
+        };
+        let asked: Vec<_> = strings(&request["spec"]["audiences"]);
+        let audiences = if asked.is_empty() {
+            inner.issuers.clone()
+        } else {
+            asked
+        };
+        let reviewed = match inner.review(&self.keys, token, &audiences) {
+            Ok(status) => status,
+            Err(error) => json!({ "user": {}, "error": error }),
+        };
+        object(
+            StatusCode::CREATED,
+            &json!({
+                "kind": "TokenReview",
+                "apiVersion": "authentication.k8s.io/v1",
+                "metadata": {},
+                "spec": request["spec"],
+                "status": reviewed,
+            }),
+        )
+    }
+
+    fn request_token(
+        &self,
+        user: &User,
+        namespace: &str,
+        name: &str,
+        body: &Bytes,
+    ) -> Response<String> {
+        if !user.is_admin() {
+            return forbidden(
+                &format!(
+                    "serviceaccounts {name:?} is forbidden: User {:?} cannot create resource \"serviceaccounts/token\" in API group \"\" in the namespace {namespace:?}",
+                    user.name()
+                ),
+                json!({ "name": name, "kind": "serviceaccounts" }),
+            );
+        }
+        let request: Value = serde_json::from_slice(body).unwrap_or_default();
+        let seconds = request["spec"]["expirationSeconds"]
+            .as_u64()
+            .unwrap_or(3600);
+        if seconds < 600 {
+            let message = format!(
+                "Invalid value: {seconds}: may not specify a duration less than 10 minutes"
+            );
+            return status(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Invalid",
+                &format!(
+                    "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: {message}"
+                ),
+                Some(json!({
+                    "group": "authentication.k8s.io",
+                    "kind": "TokenRequest",
+                    "causes": [{ "reason": "FieldValueInvalid", "message": message, "field": "spec.expirationSeconds" }],
+                })),
+            );
+        }
+        let inner = self.inner();
+        let Some(uid) = inner.accounts.uid(namespace, name) else {
+            return account_not_found(name);
+        };
+        let mut audiences = strings(&request["spec"]["audiences"]);
+        if audiences.is_empty() {
+            audiences.clone_from(&inner.issuers);
+        }
+        let issuer = inner.issuers.first().cloned().unwrap_or_default();
+        let spec = TokenSpec::new(self.keys.current(), &issuer)
+            .service_account(namespace, name)
+            .lifetime(std::time::Duration::from_secs(seconds))
+            .claim(
+                "kubernetes.io",
+                json!({ "namespace": namespace, "serviceaccount": { "name": name, "uid": uid } }),
+            );
+        let spec = audiences.iter().fold(spec, TokenSpec::audience);
+        object(
+            StatusCode::CREATED,
+            &json!({
+                "kind": "TokenRequest",
+                "apiVersion": "authentication.k8s.io/v1",
+                "metadata": {},
+                "spec": { "audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": null },
+                "status": { "token": spec.mint(), "expirationTimestamp": spec.expiration_timestamp() },
+            }),
+        )
+    }
+
+    fn create_account(&self, user: &User, namespace: &str, body: &Bytes) -> Response<String> {
+        let request: Value = serde_json::from_slice(body).unwrap_or_default();
+        let name = request["metadata"]["name"].as_str().unwrap_or_default();
+        if !user.is_admin() {
+            return not_on_accounts(user, "create", name, namespace);
+        }
+        let uid = self.inner().accounts.ensure(namespace, name);
+        object(StatusCode::CREATED, &account(namespace, name, &uid))
+    }
+
+    fn delete_account(&self, user: &User, namespace: &str, name: &str) -> Response<String> {
+        if !user.is_admin() {
+            return not_on_accounts(user, "delete", name, namespace);
+        }
+        match self.inner().accounts.delete(namespace, name) {
+            Some(uid) => object(StatusCode::OK, &account(namespace, name, &uid)),
+            None => account_not_found(name),
+        }
+    }
+
+    fn bind_role(&self, user: &User, body: &Bytes) -> Response<String> {
+        let mut binding: Value = serde_json::from_slice(body).unwrap_or_default();
+        if !user.is_admin() {
+            return forbidden(
+                &format!(
+                    "clusterrolebindings.rbac.authorization.k8s.io is forbidden: User {:?} cannot create resource \"clusterrolebindings\" in API group \"rbac.authorization.k8s.io\" at the cluster scope",
+                    user.name()
+                ),
+                json!({ "group": "rbac.authorization.k8s.io", "kind": "clusterrolebindings" }),
+            );
+        }
+        if binding["roleRef"]["name"] == "system:auth-delegator" {
+            let mut inner = self.inner();
+            for subject in binding["subjects"].as_array().into_iter().flatten() {
+                let text = |member: &str| subject[member].as_str().unwrap_or_default();
+                inner
+                    .accounts
+                    .grant_reviews(text("namespace"), text("name"));
+            }
+        }
+        binding["kind"] = "ClusterRoleBinding".into();
+        binding["apiVersion"] = "rbac.authorization.k8s.io/v1".into();
+        object(StatusCode::CREATED, &binding)
+    }
+}
+
+fn account(namespace: &str, name: &str, uid: &str) -> Value {
+    json!({
+        "kind": "ServiceAccount",
+        "apiVersion": "v1",
+        "metadata": { "name": name, "namespace": namespace, "uid": uid },
+    })
+}
+
+fn account_not_found(name: &str) -> Response<String> {
+    status(
+        StatusCode::NOT_FOUND,
+        "NotFound",
+        &format!("serviceaccounts {name:?} not found"),
+        Some(json!({ "name": name, "kind": "serviceaccounts" })),
+    )
+}
+
+fn not_on_accounts(user: &User, verb: &str, name: &str, namespace: &str) -> Response<String> {
+    forbidden(
+        &format!(
+            "serviceaccounts {name:?} is forbidden: User {:?} cannot {verb} resource \"serviceaccounts\" in API group \"\" in the namespace {namespace:?}",
+            user.name()
+        ),
+        json!({ "name": name, "kind": "serviceaccounts" }),
+    )
+}
+
+fn not_on_path(user: &User, method: &Method, path: &str) -> Response<String> {
+    let verb = method.as_str().to_ascii_lowercase();
+    forbidden(
+        &format!(
+            "forbidden: User {:?} cannot {verb} path {path:?}",
+            user.name()
+        ),
+        json!({}),
+    )
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    let texts = value.as_array().into_iter().flatten();
+    texts
+        .filter_map(|text| text.as_str().map(str::to_owned))
+        .collect()
+}

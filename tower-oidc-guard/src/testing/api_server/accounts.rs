@@ -1,0 +1,76 @@
+//! The service accounts of a cluster.
+
+use std::collections::{HashMap, HashSet};
+
+use super::authentication::User;
+use crate::testing::token::uid;
+
+/// A namespace and a name.
+type Key = (String, String);
+
+/// Service accounts, the roles bound to them, and tokens that are accepted as theirs.
+#[derive(Default)]
+pub(super) struct Accounts {
+    uids: HashMap<Key, String>,
+    /// Counts accounts made so far: one that is created again has another uid.
+    created: u64,
+    reviewers: HashSet<Key>,
+    accepted: HashMap<String, Key>,
+}
+
+fn key(namespace: &str, name: &str) -> Key {
+    (namespace.to_owned(), name.to_owned())
+}
+
+impl Accounts {
+    /// Creates an account unless it exists, and returns its uid.
+    pub(super) fn ensure(&mut self, namespace: &str, name: &str) -> String {
+        let created = &mut self.created;
+        let new = || {
+            *created += 1;
+            uid(&format!("account {created} {namespace} {name}"))
+        };
+        self.uids
+            .entry(key(namespace, name))
+            .or_insert_with(new)
+            .clone()
+    }
+
+    pub(super) fn uid(&self, namespace: &str, name: &str) -> Option<String> {
+        self.uids.get(&key(namespace, name)).cloned()
+    }
+
+    /// Deletes an account, and returns the uid that it had.
+    pub(super) fn delete(&mut self, namespace: &str, name: &str) -> Option<String> {
+        self.uids.remove(&key(namespace, name))
+    }
+
+    /// Accepts a token as that account's, whatever it says.
+    pub(super) fn accept(&mut self, token: String, namespace: &str, name: &str) {
+        self.accepted.insert(token, key(namespace, name));
+    }
+
+    /// Returns whose token was accepted by [`accept`](Self::accept).
+    pub(super) fn accepted(&self, token: &str) -> Option<User> {
+        let (namespace, name) = self.accepted.get(token)?.clone();
+        let uid = self.uid(&namespace, &name)?;
+        Some(User::ServiceAccount {
+            namespace,
+            name,
+            uid,
+        })
+    }
+
+    pub(super) fn grant_reviews(&mut self, namespace: &str, name: &str) {
+        self.reviewers.insert(key(namespace, name));
+    }
+
+    pub(super) fn may_review(&self, user: &User) -> bool {
+        match user {
+            User::ServiceAccount {
+                namespace, name, ..
+            } => self.reviewers.contains(&key(namespace, name)),
+            User::Anonymous | User::Admin => false,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Who a request or a token belongs to, as the API server decides it.
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use serde_json::{Value, json};
+
+use super::Inner;
+use crate::testing::state::State;
+use crate::verify::algorithm::{Algorithm, Algorithms};
+use crate::verify::key_set::KeySet;
+use crate::verify::{MAX_TOKEN_BYTES, verify_jws};
+
+/// A user of the API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum User {
+    Anonymous,
+    Admin,
+    ServiceAccount {
+        namespace: String,
+        name: String,
+        uid: String,
+    },
+}
+
+impl User {
+    pub(super) fn is_admin(&self) -> bool {
+        *self == Self::Admin
+    }
+
+    pub(super) fn is_service_account(&self) -> bool {
+        matches!(self, Self::ServiceAccount { .. })
+    }
+
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Anonymous => "system:anonymous".to_owned(),
+            Self::Admin => "admin".to_owned(),
+            Self::ServiceAccount {
+                namespace, name, ..
+            } => format!("system:serviceaccount:{namespace}:{name}"),
+        }
+    }
+}
+
+/// Returns the bearer token of the first `Authorization` header; the scheme is matched in any case.
+pub(super) fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+impl Inner {
+    /// Returns the user of a token that is for one of these audiences, or why the token is not valid.
+    pub(super) fn authenticate(
+        &self,
+        keys: &State,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<User, String> {
+        if let Some(user) = self.accounts.accepted(token) {
+            return Ok(user);
+        }
+        let claims = self.verified_claims(keys, token)?;
+        self.check(&claims, audiences)
+    }
+
+    /// Returns the `status` of a TokenReview.
+    pub(super) fn review(
+        &self,
+        keys: &State,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Value, String> {
+        let claims = self.verified_claims(keys, token)?;
+        let user = self.check(&claims, audiences)?;
+        let User::ServiceAccount { namespace, uid, .. } = &user else {
+            return Err("invalid bearer token".to_owned());
+        };
+        let held = token_audiences(&claims);
+        let both: Vec<_> = held.iter().filter(|one| audiences.contains(one)).collect();
+        let token_id = claims["jti"].as_str().unwrap_or_default();
+        Ok(json!({
+            "authenticated": true,
+            "user": {
+                "username": user.name(),
+                "uid": uid,
+                "groups": [
+                    "system:serviceaccounts",
+                    format!("system:serviceaccounts:{namespace}"),
+                    "system:authenticated",
+                ],
+                "extra": {
+                    "authentication.kubernetes.io/credential-id": [format!("JTI={token_id}")],
+                },
+            },
+            "audiences": both,
+        }))
+    }
+
+    /// Verifies the signature and reads the claims. A token that names no accepted issuer is not this authenticator's.
+    fn verified_claims(&self, keys: &State, token: &str) -> Result<Value, String> {
+        let unsigned = unverified_claims(token).ok_or("invalid bearer token")?;
+        let is_own = |issuer: &str| self.issuers.iter().any(|own| own == issuer);
+        if !unsigned["iss"].as_str().is_some_and(is_own) {
+            return Err("invalid bearer token".to_owned());
+        }
+        let algorithms: Algorithms = Algorithm::ALL.into_iter().collect();
+        let key_set = keys.key_set().to_string();
+        let key_set =
+            KeySet::from_json(key_set.as_bytes(), algorithms).map_err(|error| error.to_string())?;
+        verify_jws(token.as_bytes(), MAX_TOKEN_BYTES, &key_set).map_err(|_| {
+            "[invalid bearer token, go-jose/go-jose: error in cryptographic primitive]".to_owned()
+        })?;
+        Ok(unsigned)
+    }
+
+    fn check(&self, claims: &Value, audiences: &[String]) -> Result<User, String> {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_secs();
+        if claims["exp"].as_u64().is_none_or(|expiry| expiry <= now) {
+            return Err("[invalid bearer token, service account token has expired]".to_owned());
+        }
+        let held = token_audiences(claims);
+        if !held.iter().any(|one| audiences.contains(one)) {
+            return Err(format!(
+                "[invalid bearer token, token audiences {held:?} is invalid for the target audiences {audiences:?}]"
+            ));
+        }
+        let account = &claims["kubernetes.io"];
+        let namespace = account["namespace"].as_str().unwrap_or_default();
+        let name = account["serviceaccount"]["name"]
+            .as_str()
+            .unwrap_or_default();
+        let Some(uid) = self.accounts.uid(namespace, name) else {
+            return Err(format!(
+                "[invalid bearer token, serviceaccounts {name:?} not found]"
+            ));
+        };
+        if account["serviceaccount"]["uid"] != *uid {
+            return Err(
+                "[invalid bearer token, service account token has been invalidated]".to_owned(),
+            );
+        }
+        Ok(User::ServiceAccount {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid,
+        })
+    }
+}
+
+fn unverified_claims(token: &str) -> Option<Value> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice(&payload).ok()
+}
+
+fn token_audiences(claims: &Value) -> Vec<String> {
+    match &claims["aud"] {
+        Value::String(one) => vec![one.clone()],
+        many => super::strings(many),
+    }
+}

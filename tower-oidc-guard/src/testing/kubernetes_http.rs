@@ -1,0 +1,157 @@
+//! Responses as a Kubernetes API server gives them: content negotiation, headers, and errors as `Status` objects.
+//!
+//! Held against recorded responses of real API servers by `tests/fakes.rs`.
+
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+pub(super) const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
+pub(super) const KEY_SET_PATH: &str = "/openid/v1/jwks";
+
+const DISCOVERY_TYPE: &str = "application/json";
+const KEY_SET_TYPE: &str = "application/jwk-set+json";
+
+/// Says which flow-control rules a request fell under: on every response but those to a caller who is not authenticated.
+const FLOW_CONTROL: [(HeaderName, HeaderValue); 2] = [
+    (
+        HeaderName::from_static("x-kubernetes-pf-flowschema-uid"),
+        HeaderValue::from_static("0fb6a1a5-6b9b-4f7d-8f3f-f8b0f3f6b1a1"),
+    ),
+    (
+        HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"),
+        HeaderValue::from_static("7d2c9d0e-5c53-4c4f-9a55-2d7f3a5f7c02"),
+    ),
+];
+
+/// Returns the media type of the document at a path, or `None` if there is no document at that path.
+pub(super) fn document_type(path: &str) -> Option<&'static str> {
+    match path {
+        DISCOVERY_PATH => Some(DISCOVERY_TYPE),
+        KEY_SET_PATH => Some(KEY_SET_TYPE),
+        _ => None,
+    }
+}
+
+/// Refuses a request for a document of that media type by its method (405) or by its `Accept` header (406).
+pub(super) fn negotiate(
+    method: &Method,
+    headers: &HeaderMap,
+    media_type: &str,
+) -> Result<(), Box<Response<String>>> {
+    if method != Method::GET {
+        return Err(Box::new(method_not_allowed()));
+    }
+    // Only the first `Accept` header counts, a wildcard subtype matches nothing, and `q` is ignored.
+    let accept = headers.get(ACCEPT).map(HeaderValue::to_str);
+    let accept = match accept {
+        None | Some(Ok("")) => return Ok(()),
+        Some(accept) => accept.unwrap_or_default(),
+    };
+    let mut types = accept
+        .split(',')
+        .map(|range| range.split(';').next().unwrap_or_default().trim());
+    if types.any(|range| range == "*/*" || range == media_type) {
+        return Ok(());
+    }
+    Err(Box::new(status(
+        StatusCode::NOT_ACCEPTABLE,
+        "NotAcceptable",
+        "406: Not Acceptable",
+        Some(json!({})),
+    )))
+}
+
+/// Returns a published document.
+pub(super) fn document(media_type: &'static str, document: &Value) -> Response<String> {
+    let mut response = body(StatusCode::OK, media_type, document.to_string());
+    response.headers_mut().insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=3600"),
+    );
+    response
+}
+
+/// Returns an API object.
+pub(super) fn object(status: StatusCode, object: &Value) -> Response<String> {
+    body(status, "application/json", pretty(object))
+}
+
+/// Returns `ok`, as a health check does.
+pub(super) fn healthy() -> Response<String> {
+    let mut response = body(StatusCode::OK, "text/plain; charset=utf-8", "ok".to_owned());
+    response
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Refuses a caller whose credentials are not valid.
+pub(super) fn unauthorized() -> Response<String> {
+    let mut response = status(
+        StatusCode::UNAUTHORIZED,
+        "Unauthorized",
+        "Unauthorized",
+        None,
+    );
+    for (name, _) in &FLOW_CONTROL {
+        response.headers_mut().remove(name);
+    }
+    response
+}
+
+/// Refuses a caller who is known and may not do this.
+pub(super) fn forbidden(message: &str, details: Value) -> Response<String> {
+    let mut response = status(StatusCode::FORBIDDEN, "Forbidden", message, Some(details));
+    response
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Returns an error as a `Status` object.
+pub(super) fn status(
+    code: StatusCode,
+    reason: &str,
+    message: &str,
+    details: Option<Value>,
+) -> Response<String> {
+    let mut status = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": code.as_u16(),
+    });
+    if let Some(details) = details {
+        status["details"] = details;
+    }
+    object(code, &status)
+}
+
+fn method_not_allowed() -> Response<String> {
+    // There is no `Allow` header: the API server does not say which methods it allows.
+    status(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+        Some(json!({})),
+    )
+}
+
+fn body(status: StatusCode, content_type: &'static str, body: String) -> Response<String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.extend(FLOW_CONTROL);
+    response
+}
+
+fn pretty(value: &Value) -> String {
+    // A `Value` always has a JSON form.
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
