@@ -41,8 +41,14 @@ pub struct Program {
 
 impl Program {
     pub fn start(binary: &str, arguments: &[String]) -> Self {
+        Self::start_in(binary, arguments, &[])
+    }
+
+    /// Starts a program with these environment variables beside the test's own.
+    pub fn start_in(binary: &str, arguments: &[String], environment: &[(&str, String)]) -> Self {
         let mut process = Command::new(binary)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")
             .env("NO_PROXY", "127.0.0.1,localhost")
             .stdout(Stdio::piped())
@@ -124,6 +130,12 @@ pub fn strings(arguments: &[&str]) -> Vec<String> {
 pub async fn server(arguments: &[&str]) -> (Program, String) {
     let all = [&["--address", "127.0.0.1", "--port", "0"], arguments].concat();
     let server = Program::start(env!("CARGO_BIN_EXE_auth-server"), &strings(&all));
+    let address = listening(&server).await;
+    (server, address)
+}
+
+/// Waits until a server says where it listens.
+pub async fn listening(server: &Program) -> String {
     let line = server.line("listening").await;
     let address = line
         .split("address=")
@@ -132,7 +144,7 @@ pub async fn server(arguments: &[&str]) -> (Program, String) {
         .split(' ')
         .next()
         .unwrap();
-    (server, address.to_owned())
+    address.to_owned()
 }
 
 pub fn client(arguments: &[&str]) -> Program {

@@ -1,0 +1,304 @@
+//! An API server that the suite runs against: the fake, or a real one.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tower_oidc_guard::testing::FakeApiServer;
+
+pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// A signature algorithm of the cluster's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyType {
+    Rs256,
+    Es256,
+}
+
+pub enum Backend {
+    Fake(Box<FakeApiServer>),
+    Real(RealApiServer),
+}
+
+/// A response to a raw request.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+}
+
+impl Backend {
+    pub async fn fake() -> Self {
+        let server = FakeApiServer::start().await.unwrap();
+        for namespace in ["id-namespace", "other"] {
+            for name in ["gke-sa", "stranger", "guard"] {
+                server.create_service_account(namespace, name);
+            }
+        }
+        Self::Fake(Box::new(server))
+    }
+
+    /// Starts a real server by that program.
+    pub fn real(program: OsString) -> Self {
+        let mut server = RealApiServer::new(program);
+        server.up();
+        Self::Real(server)
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Fake(_) => "fake",
+            Self::Real(_) => "real",
+        }
+    }
+
+    pub fn host(&self) -> String {
+        match self {
+            Self::Fake(server) => server.host(),
+            Self::Real(server) => server.host.clone(),
+        }
+    }
+
+    pub fn port(&self) -> String {
+        match self {
+            Self::Fake(server) => server.port(),
+            Self::Real(server) => server.port.clone(),
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("https://{}:{}{path}", self.host(), self.port())
+    }
+
+    pub fn ca_pem(&self) -> String {
+        match self {
+            Self::Fake(server) => server.ca_pem(),
+            Self::Real(server) => server.run(&["ca"]),
+        }
+    }
+
+    /// Makes a token by TokenRequest, 600 s long; without an audience it is the API server's own.
+    pub async fn token(&self, namespace: &str, account: &str, audience: Option<&str>) -> String {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let audiences: Vec<_> = audience.into_iter().collect();
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": { "audiences": audiences, "expirationSeconds": 600 },
+        });
+        let answer = self.admin("POST", &path, Some(&request)).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()["status"]["token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// Sends a request as administrator.
+    pub async fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        match self {
+            Self::Fake(server) => {
+                let token = server.admin_token();
+                self.request(method, path, Some(&token), body).await
+            }
+            Self::Real(server) => server.curl(method, &self.url(path), body),
+        }
+    }
+
+    /// Sends a request with this token, or without any.
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> Answer {
+        let mut request = self
+            .http()
+            .request(method.parse().unwrap(), self.url(path))
+            .header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.body(body.to_string());
+        }
+        let response = request.send().await.unwrap();
+        Answer {
+            status: response.status().as_u16(),
+            body: response.text().await.unwrap(),
+        }
+    }
+
+    /// A client that trusts the server's CA alone.
+    pub fn http(&self) -> reqwest::Client {
+        let ca = reqwest::Certificate::from_pem(self.ca_pem().as_bytes()).unwrap();
+        let builder = reqwest::Client::builder().no_proxy().tls_certs_only([ca]);
+        builder.build().unwrap()
+    }
+
+    /// Signs with a new key from now on; the old ones stay published.
+    pub fn rotate_key(&mut self, to: KeyType) {
+        match self {
+            Self::Fake(server) => {
+                use tower_oidc_guard::Algorithm;
+                let algorithm = match to {
+                    KeyType::Rs256 => Algorithm::RS256,
+                    KeyType::Es256 => Algorithm::ES256,
+                };
+                server.rotate_key_to(algorithm).unwrap();
+            }
+            Self::Real(server) => server.rotate_key(to),
+        }
+    }
+
+    pub fn withdraw_old_keys(&mut self) {
+        match self {
+            Self::Fake(server) => server.withdraw_old_keys(),
+            Self::Real(server) => {
+                server.keys.truncate(1);
+                server.restart();
+            }
+        }
+    }
+
+    pub async fn stop(&mut self) {
+        match self {
+            Self::Fake(server) => server.stop().await,
+            Self::Real(server) => drop(server.run(&["down", "keep-etcd"])),
+        }
+    }
+
+    /// Starts it again, and returns when it is ready.
+    pub async fn restart(&mut self) {
+        match self {
+            Self::Fake(server) => server.restart().await.unwrap(),
+            Self::Real(server) => server.up(),
+        }
+    }
+
+    /// Whether the server accepts tokens of several issuers at once: Kubernetes 1.22 and later do.
+    pub fn takes_several_issuers(&self) -> bool {
+        match self {
+            Self::Fake(_) => true,
+            Self::Real(server) => server.takes_several_issuers(),
+        }
+    }
+
+    /// Signs under another issuer from now on, and goes on accepting the old one if it can.
+    pub fn put_issuer_in_front(&mut self, issuer: &str) {
+        match self {
+            Self::Fake(server) => server.set_issuers([issuer, ISSUER]),
+            Self::Real(server) => {
+                server.issuers = vec![issuer.to_owned(), ISSUER.to_owned()];
+                if !server.takes_several_issuers() {
+                    server.issuers.truncate(1);
+                }
+                server.restart();
+            }
+        }
+    }
+}
+
+/// A kube-apiserver that is started and stopped by a program with the commands of `demo/kubernetes/apiserver.sh`.
+pub struct RealApiServer {
+    program: OsString,
+    host: String,
+    port: String,
+    /// The signing key first, then those that are published beside it.
+    keys: Vec<&'static str>,
+    issuers: Vec<String>,
+}
+
+impl RealApiServer {
+    fn new(program: OsString) -> Self {
+        let mut server = Self {
+            program,
+            host: String::new(),
+            port: String::new(),
+            keys: vec!["rsa1"],
+            issuers: vec![ISSUER.to_owned()],
+        };
+        let address = server.run(&["address"]);
+        let (host, port) = address.trim().split_once(' ').unwrap();
+        (server.host, server.port) = (host.to_owned(), port.to_owned());
+        // What an interrupted run has left.
+        server.run(&["down"]);
+        server
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        // Tests run in the package's folder, while the program is named from the root of the repository.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut command = Command::new(root.join(&self.program));
+        command
+            .args(arguments)
+            .env("ISSUER", self.issuers.join(" "));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        let (text, errors) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        assert!(output.status.success(), "{arguments:?}: {text} {errors}");
+        text
+    }
+
+    fn curl(&self, method: &str, url: &str, body: Option<&Value>) -> Answer {
+        let body = body.map(Value::to_string);
+        let mut arguments = vec!["curl", "-X", method, "-w", "\n%{http_code}", url];
+        if let Some(body) = &body {
+            arguments.extend(["-H", "content-type: application/json", "-d", body]);
+        }
+        let text = self.run(&arguments);
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        Answer {
+            status: status.trim().parse().unwrap(),
+            body: body.to_owned(),
+        }
+    }
+
+    fn up(&mut self) {
+        let arguments = [&["up"], self.keys.as_slice()].concat();
+        self.run(&arguments);
+    }
+
+    fn restart(&mut self) {
+        self.run(&["down", "keep-etcd"]);
+        self.up();
+        // What was cached of the old server's decisions is its own; connections to it are gone.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    fn rotate_key(&mut self, to: KeyType) {
+        let fresh = match to {
+            KeyType::Rs256 => ["rsa1", "rsa2"],
+            KeyType::Es256 => ["ec1", "ec1"],
+        };
+        let unused = fresh.into_iter().find(|key| !self.keys.contains(key));
+        self.keys
+            .insert(0, unused.expect("a key that is not in use"));
+        self.restart();
+    }
+
+    fn takes_several_issuers(&self) -> bool {
+        self.run(&["several-issuers"]).trim() == "yes"
+    }
+}
+
+impl Drop for RealApiServer {
+    fn drop(&mut self) {
+        let _ = self.command(&["down"]).output();
+    }
+}
