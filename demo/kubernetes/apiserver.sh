@@ -4,10 +4,11 @@
 #
 #   apiserver.sh available           exits with 0 if a server is built, or can be built on this machine
 #   apiserver.sh build               installs packages and builds it, once; some three minutes on two cores
-#   apiserver.sh up KEY [KEY…]       starts etcd and the server; the first key signs, all are published. Keys are rsa1,
-#                                    rsa2, ec1. Creates the namespaces id-namespace and other, each with the service
-#                                    accounts gke-sa, stranger and guard
-#   apiserver.sh down [keep-etcd]    stops both, or the server alone
+#   apiserver.sh up KEY [KEY…]       starts etcd and the server; the first key signs, all are published. Keys are named
+#                                    rsa1, rsa2, …, ec1, ec2, … and made at their first use. Creates the namespaces
+#                                    id-namespace and other, each with the service accounts gke-sa, stranger and guard
+#   apiserver.sh down                stops both, and deletes all objects of the cluster
+#   apiserver.sh down keep-etcd      stops the server alone: `up` again goes on with its objects, under other keys if so told
 #   apiserver.sh token NAMESPACE ACCOUNT AUDIENCE [SECONDS]
 #                                    prints a token made by TokenRequest; the audience "" is the API server's own
 #   apiserver.sh curl …              curl with the administrator's certificate
@@ -39,6 +40,7 @@ is_built() { [ -x "$binary" ] && command -v etcd openssl curl python3 >/dev/null
 available() {
     is_built && return
     # Debian has the source package up to its release 12; elsewhere there is nothing to build from.
+    # shellcheck source=/dev/null
     [ "$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}")" = "debian 12" ] && [ "$(id -u)" = 0 ]
 }
 
@@ -65,7 +67,7 @@ build() {
 }
 
 compile() {
-    export GO111MODULE=off GOPROXY=off GOFLAGS= GOPATH=$cache/go GOCACHE=$cache/go-cache
+    export GO111MODULE=off GOPROXY=off GOFLAGS='' GOPATH=$cache/go GOCACHE=$cache/go-cache
     local tree=$GOPATH/src/k8s.io/kubernetes
     if [ ! -d "$tree" ]; then
         local download
@@ -100,8 +102,8 @@ marked_packages() {
         xargs -n 1 dirname | LC_ALL=C sort -u | sed 's|^|k8s.io/kubernetes/|' | paste -sd,
 }
 
-# Makes the CA, the server's and the administrator's certificate, and the keys for service accounts' tokens.
-certificates() {
+# Makes the CA, the server's and the administrator's certificate, and these keys for service accounts' tokens.
+certificates() { # KEY…
     local pki=$run/pki key
     mkdir -p "$pki"
     cd "$pki"
@@ -110,13 +112,14 @@ certificates() {
     certificate server /CN=kube-apiserver serverAuth \
         'subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local'
     certificate admin /O=system:masters/CN=admin clientAuth
-    for key in rsa1 rsa2 ec1; do
-        [ -f $key.pub ] && continue
+    for key in "$@"; do
+        [ -f "$key.pub" ] && continue
         case $key in
-            rsa*) openssl genrsa -out $key.key 2048 2>/dev/null ;;
-            ec*) openssl ecparam -name prime256v1 -genkey -noout -out $key.key ;;
+            rsa[0-9]*) openssl genrsa -out "$key.key" 2048 2>/dev/null ;;
+            ec[0-9]*) openssl ecparam -name prime256v1 -genkey -noout -out "$key.key" ;;
+            *) fail "up: $key is no key; they are named rsa1, rsa2, …, ec1, ec2, …" ;;
         esac
-        openssl pkey -in $key.key -pubout -out $key.pub
+        openssl pkey -in "$key.key" -pubout -out "$key.pub"
     done
 }
 
@@ -160,10 +163,10 @@ create() { # PATH OBJECT
 is_ready() { [ "$(as_admin "$url/readyz" 2>/dev/null)" = ok ]; }
 
 up() {
-    [ $# -gt 0 ] || fail "up: name the signing key: rsa1, rsa2 or ec1"
+    [ $# -gt 0 ] || fail "up: name the signing key, for example rsa1"
     is_built || build
     mkdir -p "$run"
-    certificates
+    certificates "$@"
     local keys=("--service-account-signing-key-file=$run/pki/$1.key") key namespace account
     for key in "$@"; do
         keys+=("--service-account-key-file=$run/pki/$key.pub")
@@ -208,7 +211,10 @@ case $command in
     up) up "$@" ;;
     down)
         stop apiserver
-        [ "${1:-}" = keep-etcd ] || stop etcd
+        if [ "${1:-}" != keep-etcd ]; then
+            stop etcd
+            rm -rf "$run/etcd"
+        fi
         ;;
     token) token "$@" ;;
     curl) as_admin "$@" ;;

@@ -48,9 +48,7 @@ impl Backend {
 
     /// Starts a real server by that program.
     pub fn real(program: OsString) -> Self {
-        let mut server = RealApiServer::new(program);
-        server.up();
-        Self::Real(server)
+        Self::Real(RealApiServer::start(program))
     }
 
     pub fn name(&self) -> &'static str {
@@ -214,24 +212,27 @@ pub struct RealApiServer {
     host: String,
     port: String,
     /// The signing key first, then those that are published beside it.
-    keys: Vec<&'static str>,
+    keys: Vec<String>,
+    keys_made: usize,
     issuers: Vec<String>,
 }
 
 impl RealApiServer {
-    fn new(program: OsString) -> Self {
+    fn start(program: OsString) -> Self {
         let mut server = Self {
             program,
             host: String::new(),
             port: String::new(),
-            keys: vec!["rsa1"],
+            keys: vec!["rsa1".to_owned()],
+            keys_made: 1,
             issuers: vec![ISSUER.to_owned()],
         };
+        // An interrupted run may have left a server with other keys and objects.
+        server.run(&["down"]);
+        server.up();
         let address = server.run(&["address"]);
         let (host, port) = address.trim().split_once(' ').unwrap();
         (server.host, server.port) = (host.to_owned(), port.to_owned());
-        // What an interrupted run has left.
-        server.run(&["down"]);
         server
     }
 
@@ -270,7 +271,8 @@ impl RealApiServer {
     }
 
     fn up(&mut self) {
-        let arguments = [&["up"], self.keys.as_slice()].concat();
+        let keys = self.keys.iter().map(String::as_str);
+        let arguments: Vec<_> = std::iter::once("up").chain(keys).collect();
         self.run(&arguments);
     }
 
@@ -282,13 +284,13 @@ impl RealApiServer {
     }
 
     fn rotate_key(&mut self, to: KeyType) {
-        let fresh = match to {
-            KeyType::Rs256 => ["rsa1", "rsa2"],
-            KeyType::Es256 => ["ec1", "ec1"],
+        self.keys_made += 1;
+        let number = self.keys_made;
+        let key = match to {
+            KeyType::Rs256 => format!("rsa{number}"),
+            KeyType::Es256 => format!("ec{number}"),
         };
-        let unused = fresh.into_iter().find(|key| !self.keys.contains(key));
-        self.keys
-            .insert(0, unused.expect("a key that is not in use"));
+        self.keys.insert(0, key);
         self.restart();
     }
 

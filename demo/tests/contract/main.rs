@@ -3,7 +3,7 @@
 //!
 //! The real half runs if `KUBE_APISERVER` names a program with the commands of `demo/kubernetes/apiserver.sh`.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod backend;
 mod pod;

@@ -33,7 +33,8 @@ async fn later(duration: Duration) {
 }
 
 pub async fn keys_and_issuer_come_from_the_api_server(server: &mut Backend) {
-    let guard = Pod::new(server).await.guard();
+    let pod = Pod::new(server).await;
+    let guard = pod.guard();
     guard.ready().await.unwrap();
     let health = guard.health().remove(0);
     assert!(health.is_ready && health.usable_keys == 1, "{health:?}");
@@ -47,7 +48,8 @@ pub async fn keys_and_issuer_come_from_the_api_server(server: &mut Backend) {
 }
 
 pub async fn only_tokens_for_our_audience_are_accepted(server: &mut Backend) {
-    let guard = Pod::new(server).await.guard();
+    let pod = Pod::new(server).await;
+    let guard = pod.guard();
     for audience in [Some("https://another.example"), None] {
         let token = server.token("id-namespace", "gke-sa", audience).await;
         let refused = verdict(&guard, &token).await;
@@ -56,7 +58,8 @@ pub async fn only_tokens_for_our_audience_are_accepted(server: &mut Backend) {
 }
 
 pub async fn a_stranger_is_verified_and_refused_by_the_policy(server: &mut Backend) {
-    let guard = Pod::new(server).await.guard();
+    let pod = Pod::new(server).await;
+    let guard = pod.guard();
     let token = server
         .token("id-namespace", "stranger", Some(AUDIENCE))
         .await;
@@ -70,12 +73,15 @@ pub async fn without_a_token_with_a_wrong_one_and_with_a_wrong_ca_there_are_no_k
     server: &mut Backend,
 ) {
     let ca = server.ca_pem();
-    let other_audience = server.token("other", "guard", Some(AUDIENCE)).await;
+    let other_audience = server
+        .token("other", "guard", Some("https://another.example"))
+        .await;
     let own = server.token("other", "guard", None).await;
     let (signed, signature) = own.rsplit_once('.').unwrap();
     let spoiled = format!("{signed}.{}", signature.chars().rev().collect::<String>());
     for token in [other_audience, spoiled] {
-        let guard = Pod::with(server, &token, &ca).guard();
+        let pod = Pod::with(server, &token, &ca);
+        let guard = pod.guard();
         let error = guard.ready().await.unwrap_err();
         let text = error.reason().to_string();
         assert!(
@@ -101,7 +107,8 @@ pub async fn without_a_token_with_a_wrong_one_and_with_a_wrong_ca_there_are_no_k
     );
 
     let own_ca = super::support::Ca::new().pem();
-    let guard = Pod::with(server, &own, &own_ca).guard();
+    let pod = Pod::with(server, &own, &own_ca);
+    let guard = pod.guard();
     let error = guard.ready().await.unwrap_err();
     assert!(
         matches!(error.reason(), KeysError::Request { .. }),
@@ -251,7 +258,8 @@ pub async fn auth_server_as_a_process_answers_by_the_caller(server: &mut Backend
 }
 
 pub async fn a_rotated_key_is_known_at_its_first_token_and_the_old_one_stays(server: &mut Backend) {
-    let guard = Pod::new(server).await.guard();
+    let pod = Pod::new(server).await;
+    let guard = pod.guard();
     let old = caller(server).await;
     assert!(verdict(&guard, &old).await.is_ok());
     server.rotate_key(KeyType::Rs256);
@@ -286,7 +294,8 @@ pub async fn a_withdrawn_key_is_out_of_use_after_the_next_refresh(server: &mut B
 }
 
 pub async fn another_algorithm_is_known_at_its_first_token(server: &mut Backend) {
-    let guard = Pod::new(server).await.guard();
+    let pod = Pod::new(server).await;
+    let guard = pod.guard();
     let old = caller(server).await;
     assert!(verdict(&guard, &old).await.is_ok());
     server.rotate_key(KeyType::Es256);
@@ -296,7 +305,8 @@ pub async fn another_algorithm_is_known_at_its_first_token(server: &mut Backend)
 }
 
 pub async fn keys_stay_in_use_while_the_api_server_is_away(server: &mut Backend) {
-    let guard = Pod::new(server).await.guard();
+    let pod = Pod::new(server).await;
+    let guard = pod.guard();
     let (one, two) = (caller(server).await, caller(server).await);
     assert!(verdict(&guard, &one).await.is_ok());
     server.stop().await;

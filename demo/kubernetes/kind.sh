@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# The commands of apiserver.sh for the API server of a kind cluster of its own: for contract tests on machines that cannot
+# build a kube-apiserver, and on newer versions of Kubernetes. Wants docker, kind, openssl, curl and python3.
+#
+#   kind.sh up KEY [KEY…]       creates the cluster if it does not exist, and starts its API server: the first key signs, all
+#                               are published; keys are named rsa1, rsa2, …, ec1, ec2, … and made at their first use
+#   kind.sh down                deletes the cluster
+#   kind.sh down keep-etcd      stops the API server alone
+#   kind.sh curl …              curl with the administrator's certificate
+#   kind.sh ca | address | several-issuers
+#
+# Environment:
+#   CLUSTER            the name of the cluster. Default: contract-tests
+#   KIND_IMAGE         the node image, for another version of Kubernetes. Default: kind's own
+#   ISSUER             --service-account-issuer, several with blanks between them; the first signs
+set -euo pipefail
+
+cluster=${CLUSTER:-contract-tests}
+node=$cluster-control-plane
+run=${XDG_CACHE_HOME:-$HOME/.cache}/workload-identity/kind-$cluster
+issuers=${ISSUER:-https://kubernetes.default.svc.cluster.local}
+manifest=/etc/kubernetes/manifests/kube-apiserver.yaml
+original=/etc/kubernetes/kube-apiserver.original.yaml
+
+fail() { echo "kind.sh: $1" >&2; exit 1; }
+
+exists() { kind get clusters 2>/dev/null | grep -qx "$cluster"; }
+
+# The cluster's CA and the administrator's certificate, from its kubeconfig.
+credentials() {
+    mkdir -p "$run"
+    kind get kubeconfig --name "$cluster" >"$run/kubeconfig"
+    python3 - "$run" <<'PYTHON'
+import base64, re, sys
+
+folder = sys.argv[1]
+text = open(f"{folder}/kubeconfig").read()
+
+def field(name):
+    return re.search(rf"{name}: (\S+)", text).group(1)
+
+for name, file in [("certificate-authority-data", "ca.crt"), ("client-certificate-data", "admin.crt"), ("client-key-data", "admin.key")]:
+    with open(f"{folder}/{file}", "wb") as out:
+        out.write(base64.b64decode(field(name)))
+with open(f"{folder}/address", "w") as out:
+    out.write(field("server").removeprefix("https://").replace(":", " ") + "\n")
+PYTHON
+}
+
+url() { echo "https://$(tr ' ' ':' <"$run/address")"; }
+
+as_admin() { curl -sS --cacert "$run/ca.crt" --cert "$run/admin.crt" --key "$run/admin.key" "$@"; }
+
+is_ready() { [ "$(as_admin "$(url)/readyz" 2>/dev/null)" = ok ]; }
+
+wait_until() { # SECONDS WHAT COMMAND…
+    local seconds=$1 what=$2
+    shift 2
+    for _ in $(seq $((seconds * 4))); do
+        if "$@"; then return; fi
+        sleep 0.25
+    done
+    docker logs "$node" 2>&1 | tail -n 20 >&2
+    fail "$what did not come true within $seconds s"
+}
+
+is_away() { ! as_admin "$(url)/readyz" >/dev/null 2>&1; }
+
+create() { # PATH OBJECT
+    as_admin -o /dev/null -H 'content-type: application/json' -d "$2" "$(url)$1"
+}
+
+# Puts the keys where the API server's pod sees them: its folder of certificates is the node's.
+keys() { # KEY…
+    local key
+    for key in "$@"; do
+        docker exec "$node" test -f "/etc/kubernetes/pki/$key.pub" && continue
+        case $key in
+            rsa[0-9]*) openssl genrsa -out "$run/$key.key" 2048 2>/dev/null ;;
+            ec[0-9]*) openssl ecparam -name prime256v1 -genkey -noout -out "$run/$key.key" ;;
+            *) fail "up: $key is no key; they are named rsa1, rsa2, …, ec1, ec2, …" ;;
+        esac
+        openssl pkey -in "$run/$key.key" -pubout -out "$run/$key.pub"
+        docker cp "$run/$key.key" "$node:/etc/kubernetes/pki/$key.key"
+        docker cp "$run/$key.pub" "$node:/etc/kubernetes/pki/$key.pub"
+    done
+}
+
+up() {
+    [ $# -gt 0 ] || fail "up: name the signing key, for example rsa1"
+    if ! exists; then
+        kind create cluster --name "$cluster" ${KIND_IMAGE:+--image "$KIND_IMAGE"} --wait 120s >&2
+        credentials
+        docker exec "$node" cp "$manifest" "$original"
+        # The API server runs with kind's own keys so far.
+        down_server
+    fi
+    keys "$@"
+    local flags=(--service-account-signing-key-file=/etc/kubernetes/pki/"$1".key) name namespace account
+    for name in "$@"; do flags+=(--service-account-key-file=/etc/kubernetes/pki/"$name".pub); done
+    for name in $issuers; do flags+=(--service-account-issuer="$name"); done
+    # The kubelet starts what it finds in the folder of manifests; a rename shows it the whole file at once.
+    docker exec "$node" cat "$original" | python3 -c '
+import sys
+for line in sys.stdin:
+    if "--service-account-" in line:
+        continue
+    print(line, end="")
+    if line.strip() == "- kube-apiserver":
+        for flag in sys.argv[1:]:
+            print(line.replace("kube-apiserver", flag), end="")
+' "${flags[@]}" | docker exec -i "$node" sh -c "cat >/etc/kubernetes/new.yaml && mv /etc/kubernetes/new.yaml $manifest"
+    wait_until 120 "the API server's readiness" is_ready
+    for namespace in id-namespace other; do
+        create /api/v1/namespaces "{\"metadata\":{\"name\":\"$namespace\"}}"
+        for account in gke-sa stranger guard; do
+            create "/api/v1/namespaces/$namespace/serviceaccounts" "{\"metadata\":{\"name\":\"$account\"}}"
+        done
+    done
+    url
+}
+
+down_server() {
+    docker exec "$node" rm -f "$manifest"
+    wait_until 120 "the API server's end" is_away
+}
+
+command=${1:-}
+shift || true
+case $command in
+    up) up "$@" ;;
+    down)
+        if ! exists; then exit 0; fi
+        if [ "${1:-}" = keep-etcd ]; then
+            down_server
+        else
+            kind delete cluster --name "$cluster" >&2
+            rm -rf "$run"
+        fi
+        ;;
+    curl) as_admin "$@" ;;
+    ca) cat "$run/ca.crt" ;;
+    address) cat "$run/address" ;;
+    several-issuers) echo yes ;;
+    *) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
+esac
