@@ -10,7 +10,7 @@ use super::Inner;
 use crate::testing::state::State;
 use crate::verify::algorithm::{Algorithm, Algorithms};
 use crate::verify::key_set::KeySet;
-use crate::verify::{MAX_TOKEN_BYTES, verify_jws};
+use crate::verify::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
 
 /// A user of the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Inner {
         let key_set = keys.key_set().to_string();
         let key_set =
             KeySet::from_json(key_set.as_bytes(), algorithms).map_err(|error| error.to_string())?;
-        verify_jws(token.as_bytes(), MAX_TOKEN_BYTES, &key_set).map_err(|_| {
+        verify_jws(token.as_bytes(), DEFAULT_MAX_TOKEN_BYTES, &key_set).map_err(|_| {
             "[invalid bearer token, go-jose/go-jose: error in cryptographic primitive]".to_owned()
         })?;
         Ok(unsigned)
