@@ -1,4 +1,4 @@
-//! What can be wrong with a guard's configuration.
+//! Errors in a guard's configuration.
 
 /// Why a guard does not build.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +26,9 @@ pub enum BuildError {
         "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT do not name an API server, so this does not run in a Kubernetes cluster; outside one, name the issuer with `Issuer::kubernetes(url)`"
     )]
     NotInCluster,
-    /// An audience is the API server's own.
+    /// An audience of a Kubernetes issuer is the API server's own.
     #[error(
-        "the audience {audience:?} is the API server's own: every pod of the cluster has a token for it, so every pod could call; name one of this service's"
+        "the audience {audience:?} is the Kubernetes API server's own: every pod of the cluster has a token for it, so every pod could call; have callers mount a token for an audience of this service's, or accept that with `dangerous_accept_api_server_audience`"
     )]
     ApiAudience {
         /// The audience.
@@ -39,6 +39,22 @@ pub enum BuildError {
     SameIssuer {
         /// The issuer, as configured.
         issuer: String,
+    },
+    /// Two settings contradict each other: one would silently replace the other.
+    #[error("`{second}` conflicts with `{first}`, which was set before: {advice}")]
+    Conflict {
+        /// The setting that was made first.
+        first: &'static str,
+        /// The setting that was made second.
+        second: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The headers for tokens are not ones that a token could come in.
+    #[error("the headers of `token_from` or `token_from_exactly_one_of` cannot be used: {reason}")]
+    TokenHeaders {
+        /// What is wrong.
+        reason: String,
     },
     /// The policy cannot be used.
     #[error("the policy cannot be used")]

@@ -1,5 +1,6 @@
-//! What is trusted: an issuer, the audiences it may name, and how its keys are reached.
+//! The settings of a trusted issuer: its name, the audiences of its tokens, and where its keys are.
 
+mod api_audience;
 mod check;
 mod demands;
 mod in_cluster;
@@ -32,7 +33,7 @@ const DEFAULT_MAX_KEYS: usize = 200;
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Issuer {
-    /// As its tokens name it; empty where that is to be found out in the cluster.
+    /// The value of `iss` in its tokens; empty if that is to be found out in the cluster.
     pub(crate) url: String,
     /// Other names that its tokens bear.
     pub(crate) aliases: Vec<String>,
@@ -48,12 +49,24 @@ pub struct Issuer {
     pub(crate) limits: Limits,
     pub(crate) max_keys: usize,
     pub(crate) loopback_http: bool,
+    /// Whether an audience of the API server's own is accepted.
+    accepts_api_audience: bool,
+    /// The setting that has said where the keys are.
+    keys_set_by: Option<&'static str>,
+    /// The first setting that conflicts with an earlier one, or has no meaning for this issuer; reported at building.
+    conflict: Option<String>,
 }
 
 impl Issuer {
-    /// An issuer that publishes a discovery document below its URL (OpenID Connect Discovery 1.0).
+    /// Creates the settings of an issuer that publishes a discovery document below its URL (OpenID Connect Discovery 1.0).
     ///
-    /// The URL is compared to the letter with the `iss` of tokens, a slash at its end included.
+    /// The URL has to equal the `iss` of tokens to the letter, a slash at its end included. It is that of the issuer, without
+    /// `/.well-known/openid-configuration`.
+    ///
+    /// If nothing is fetched from below that URL, because [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem),
+    /// [`keys_file`](Self::keys_file), [`jwks_url`](Self::jwks_url) or [`discovery_url`](Self::discovery_url) says where the keys
+    /// are, the issuer may have any name that `iss` can have (StringOrURI; RFC 7519, section 2): any text without a colon, such
+    /// as `kubernetes.default.svc`, or any URI without a fragment.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -75,13 +88,20 @@ impl Issuer {
             limits: Limits::default(),
             max_keys: DEFAULT_MAX_KEYS,
             loopback_http: false,
+            accepts_api_audience: false,
+            keys_set_by: None,
+            conflict: None,
         }
     }
 
-    /// A Kubernetes cluster whose discovery document can be had at its issuer URL: that of the API
-    /// server's flag `--service-account-issuer`.
+    /// Creates the settings of a Kubernetes cluster whose discovery document can be fetched from below its issuer URL: that
+    /// of the API server's flag `--service-account-issuer`.
     ///
     /// Only such an issuer's identities have a [`kubernetes`](crate::Identity::kubernetes) side.
+    ///
+    /// An audience that is the API server's own does not build, because the token that Kubernetes mounts into every pod is for
+    /// it: the issuer URL itself, `https://kubernetes.default.svc` and its other forms. See
+    /// [`dangerous_accept_api_server_audience`](Self::dangerous_accept_api_server_audience).
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -95,8 +115,8 @@ impl Issuer {
         }
     }
 
-    /// Takes tokens for this audience; more than one may be named. An issuer without any does not
-    /// build.
+    /// Accepts tokens for this audience (`aud`). Required; if called several times, one of the audiences is enough. One that is
+    /// empty, repeated or contains white space does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -107,20 +127,23 @@ impl Issuer {
         self
     }
 
-    /// Takes these signature algorithms only. Default: the asymmetric ones that the issuer's discovery
-    /// document lists, or RS256 where it lists none.
+    /// Accepts these signature algorithms only. Default: the asymmetric ones that the issuer's discovery document lists, or
+    /// RS256 if it lists none. An empty list, or a second call, does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::{Algorithm, Issuer};
     /// let issuer = Issuer::discover("https://id.example").audience("me").algorithms([Algorithm::ES256]);
     /// ```
     pub fn algorithms(mut self, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
+        if self.algorithms.is_some() {
+            self.conflicts("`algorithms` is set twice; name all of them in one call");
+        }
         self.algorithms = Some(algorithms.into_iter().collect());
         self
     }
 
-    /// How far the issuer's clock may differ from this machine's: `exp`, `nbf` and `iat` are taken so
-    /// much more leniently. Default: 60 s; more than 300 s does not build.
+    /// Allows the issuer's clock to differ from this machine's by this much: `exp`, `nbf` and `iat` are checked that much more
+    /// leniently. Default: 60 s; more than 300 s does not build. If called again, the last value counts.
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
@@ -131,8 +154,8 @@ impl Issuer {
         self
     }
 
-    /// Allows plain http to this issuer, on loopback only: for tests and demonstrations. Whoever can
-    /// listen on this machine's ports could pose as the issuer.
+    /// Allows plain http to this issuer, on loopback only: for tests and demonstrations. Any process that can listen on this
+    /// machine's ports could pose as the issuer.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -141,5 +164,33 @@ impl Issuer {
     pub fn insecure_loopback_http(mut self) -> Self {
         self.loopback_http = true;
         self
+    }
+
+    /// Accepts an audience that is the API server's own, for a Kubernetes issuer.
+    ///
+    /// This gives up that a token was meant for this service: every pod has a token for the API server, so every pod of the
+    /// cluster can call. It also lets this service use its callers' tokens against the API server. Meant for the time in which
+    /// callers move to a token of their own, from a projected volume with this service's `audience`. For an issuer that is
+    /// not a Kubernetes one it does not build.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::kubernetes("https://cluster.example")
+    ///     .audience("https://kubernetes.default.svc")
+    ///     .dangerous_accept_api_server_audience();
+    /// ```
+    pub fn dangerous_accept_api_server_audience(mut self) -> Self {
+        if self.platform != Platform::Kubernetes {
+            self.conflicts(
+                "`dangerous_accept_api_server_audience` is for Kubernetes issuers, and this is none",
+            );
+        }
+        self.accepts_api_audience = true;
+        self
+    }
+
+    /// Notes a setting that cannot stand; the first one is reported when the guard is built.
+    fn conflicts(&mut self, reason: impl Into<String>) {
+        self.conflict.get_or_insert_with(|| reason.into());
     }
 }

@@ -19,6 +19,7 @@ mod rejection;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod text;
 mod verifier;
 mod verify;
 

@@ -1,7 +1,7 @@
 //! Who may call.
 
 mod bound;
-mod claims;
+pub(crate) mod claims;
 mod decision;
 mod error;
 #[cfg(feature = "policy-file")]

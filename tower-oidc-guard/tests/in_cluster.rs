@@ -160,6 +160,20 @@ async fn an_audience_of_the_api_server_s_own_does_not_build() {
 }
 
 #[tokio::test]
+async fn an_audience_of_the_api_server_s_own_is_accepted_by_a_name_that_says_so() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    let issuer = pod.issuer().audience(ISSUER);
+    let guard = pod.build(issuer.dangerous_accept_api_server_audience());
+    let guard = guard.unwrap();
+    let own = token(NEW, "gke-sa-api-audience.jwt");
+    assert!(guard.ready().await.is_ok());
+    assert_ne!(
+        guard.verifier().verify(&own).await.err(),
+        Some(tower_oidc_guard::Rejection::WrongAudience)
+    );
+}
+
+#[tokio::test]
 async fn an_audience_that_only_discovery_shows_to_be_the_api_server_s_gets_no_keys() {
     let pod = Pod::new(OLD, "automounted-legacy.jwt").await;
     publish_mapped(&pod.api, OLD, |document| {

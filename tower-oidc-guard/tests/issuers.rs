@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::forge::Forge;
 use support::{AUDIENCE, FORGED_ISSUER, HEADER, NOW, canned, claims, seconds};
 use tower_oidc_guard::{
-    Algorithm, BuildError, Issuer, OidcGuard, Platform, Rejection, TokenVerifier,
+    Algorithm, BuildError, Issuer, OidcGuard, Platform, Policy, Rejection, TokenVerifier,
 };
 
 /// A verifier of that issuer, to whom these documents are served, and nothing else.
@@ -78,17 +78,25 @@ fn keys_that_are_none_do_not_build() {
 #[tokio::test]
 async fn keys_at_a_url_of_their_own_need_no_discovery() {
     let forge = Forge::new();
-    let issuer = || {
+    let issuer = |url: &str| {
         let issuer = Issuer::discover(FORGED_ISSUER).algorithms([Algorithm::ES256]);
-        issuer.jwks_url("https://elsewhere.example/keys")
+        issuer.jwks_url(url)
     };
     let documents = [("https://elsewhere.example/keys", keys(&forge))];
     let token = forge.sign(HEADER, &claims(json!({})));
-    assert!(verifier(issuer(), &documents).verify(&token).await.is_ok());
-    assert!(matches!(
-        build(issuer().jwks_url("http://elsewhere.example/keys"), &[]),
-        Err(BuildError::Issuer { .. })
-    ));
+    let verifier = verifier(issuer("https://elsewhere.example/keys"), &documents);
+    assert!(verifier.verify(&token).await.is_ok());
+    for url in [
+        "http://elsewhere.example/keys",
+        "https://elsewhere.example/ke ys",
+        " https://elsewhere.example/keys",
+        "https://u:p@elsewhere.example/keys",
+        "elsewhere.example",
+        "",
+    ] {
+        let built = build(issuer(url), &[]);
+        assert!(matches!(built, Err(BuildError::Issuer { .. })), "{url:?}");
+    }
 }
 
 #[tokio::test]
@@ -267,4 +275,268 @@ fn an_issuer_named_twice_does_not_build_by_any_of_its_names() {
     };
     let error = twice(Issuer::google(), Issuer::google()).unwrap_err();
     assert!(matches!(error, BuildError::SameIssuer { .. }));
+}
+
+#[tokio::test]
+async fn an_issuer_from_which_nothing_is_fetched_may_have_any_name_that_iss_can_have() {
+    let forge = Forge::new();
+    for name in [
+        "kubernetes.default.svc",
+        "kubernetes/serviceaccount",
+        "my issuer",
+        "urn:example:issuer",
+        "kubernetes:default",
+        "http://internal.example",
+        "https://id.example/?tenant=1",
+        "https://id.example/",
+    ] {
+        for platform in [Issuer::discover, Issuer::kubernetes] {
+            let issuer = || platform(name.to_owned()).algorithms([Algorithm::ES256]);
+            let given = issuer().keys_json(keys(&forge).to_string());
+            let subject = "system:serviceaccount:shop:web";
+            let token = forge.sign(HEADER, &claims(json!({ "iss": name, "sub": subject })));
+            let guard = build(given, &[]).unwrap();
+            let caller = guard.verifier().verify(&token).await.unwrap();
+            assert_eq!(caller.issuer(), name);
+            let principal = format!("principal:{name}#{subject}");
+            for (policy, expected) in [
+                (Policy::members([principal.clone()]), true),
+                (Policy::members([format!("principal:{name}#other")]), false),
+                (Policy::members_of(name, ["allAuthenticatedUsers"]), true),
+                (Policy::any_verified_caller().deny([principal]), false),
+            ] {
+                assert!(
+                    guard.layer_with(policy.clone()).is_ok(),
+                    "{name} {policy:?}"
+                );
+                assert_eq!(policy.explain(&caller).is_allowed(), expected, "{policy:?}");
+            }
+            let elsewhere = "https://mirror.example/x";
+            for issuer in [
+                issuer().jwks_url(elsewhere),
+                issuer().discovery_url(elsewhere),
+                issuer().keys_file("/etc/keys/jwks.json"),
+            ] {
+                assert!(build(issuer, &[]).is_ok(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_issuer_whose_documents_are_fetched_needs_a_url_and_the_error_says_what_else_would_do() {
+    for name in ["kubernetes.default.svc", "my-issuer"] {
+        let text = build(Issuer::discover(name), &[]).unwrap_err().to_string();
+        assert!(
+            text.contains("not a URL") && text.contains("keys_json"),
+            "{text}"
+        );
+    }
+    for name in [
+        "urn:example:issuer",
+        "http://id.example",
+        "https://id.example/?tenant=1",
+        "ftp://id.example",
+    ] {
+        let built = build(Issuer::discover(name), &[]);
+        assert!(matches!(built, Err(BuildError::Issuer { .. })), "{name}");
+    }
+}
+
+#[test]
+fn names_that_no_issuer_can_have_do_not_build_whatever_its_keys() {
+    let forge = Forge::new();
+    for name in [
+        "",
+        " ",
+        " https://id.example",
+        "https://id.example ",
+        "https://id.example\n",
+        "https://id .example",
+        "https://id.example/a b",
+        "https://id.example/\u{200b}",
+        "https://id.example/\u{e9}",
+        "\thttps://id.example",
+        "kubernetes.default.svc ",
+        "\u{feff}kubernetes.default.svc",
+        "a: b",
+        "1:a",
+        ":",
+        "https:id.example",
+        "https:/id.example",
+        "https:\\\\id.example",
+        "https://user@id.example",
+        "https://user:password@id.example",
+        "https://id.example/#x",
+        "https://id.example/.well-known/openid-configuration",
+        "https://id.example/.well-known/openid-configuration/",
+        "https://id.example/tenant/.well-known/openid-configuration",
+        "https://id.example/.well-known/oauth-authorization-server",
+        "https://id.example/.well-known/openid-configuration/tenant",
+        "https://id.example/.Well-Known/jwks.json",
+        "https://id.example/.well-known",
+    ] {
+        for issuer in [
+            Issuer::discover(name),
+            Issuer::kubernetes(name),
+            Issuer::discover(name).keys_json(keys(&forge).to_string()),
+            Issuer::discover(name).jwks_url("https://keys.example/jwks"),
+        ] {
+            let built = build(issuer, &[]);
+            assert!(
+                matches!(built, Err(BuildError::Issuer { .. })),
+                "{name:?}: {built:?}"
+            );
+        }
+    }
+    let document = "https://id.example/tenant/.well-known/openid-configuration";
+    let text = build(Issuer::discover(document), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("\"https://id.example/tenant\""), "{text}");
+}
+
+#[test]
+fn audiences_that_are_empty_repeated_or_contain_white_space_do_not_build() {
+    for audience in ["", " ", "a b", " a", "a\n", "a\u{a0}", "\u{200b}", AUDIENCE] {
+        // `build` adds AUDIENCE.
+        let built = build(Issuer::discover(FORGED_ISSUER).audience(audience), &[]);
+        assert!(
+            matches!(built, Err(BuildError::Issuer { .. })),
+            "{audience:?}"
+        );
+    }
+}
+
+#[test]
+fn settings_of_an_issuer_that_lift_a_restriction_or_mean_nothing_do_not_build() {
+    let issuer = || Issuer::discover(FORGED_ISSUER);
+    let hour = Duration::from_secs(3600);
+    for (issuer, said) in [
+        (issuer().algorithms([]), "no algorithm"),
+        (
+            issuer()
+                .algorithms([Algorithm::ES256])
+                .algorithms([Algorithm::RS256]),
+            "`algorithms` is set twice",
+        ),
+        (issuer().token_types([""; 0]), "names no type"),
+        (issuer().token_types([""]), "empty"),
+        (issuer().token_types(["at+jwt "]), "white space"),
+        (
+            issuer().token_types(["at+jwt"]).token_types(["JWT"]),
+            "`token_types` is set twice",
+        ),
+        (issuer().max_lifetime(Duration::ZERO), "zero"),
+        (
+            issuer().max_lifetime(hour).max_lifetime(24 * hour),
+            "`max_lifetime` is set twice",
+        ),
+        (issuer().require_claim("tenant", Value::Null), "null"),
+        (issuer().require_claim("", "x"), "empty"),
+        (issuer().keys_file(""), "keys_file"),
+        (
+            issuer().api_token_file("/token"),
+            "`api_token_file` is for `in_cluster`",
+        ),
+        (
+            Issuer::kubernetes(FORGED_ISSUER).api_ca_file("/ca.crt"),
+            "`api_ca_file` is for `in_cluster`",
+        ),
+        (
+            Issuer::google().dangerous_accept_api_server_audience(),
+            "for Kubernetes issuers",
+        ),
+    ] {
+        match build(issuer, &[]) {
+            Err(error @ BuildError::Issuer { .. }) => {
+                assert!(error.to_string().contains(said), "{error}");
+            }
+            other => panic!("{said}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn keys_of_two_places_do_not_build() {
+    type Setting = (&'static str, fn(Issuer) -> Issuer);
+    let settings: [Setting; 5] = [
+        ("keys_json", |issuer| issuer.keys_json("{}")),
+        ("keys_pem", |issuer| issuer.keys_pem("-----BEGIN")),
+        ("keys_file", |issuer| issuer.keys_file("/k")),
+        ("jwks_url", |issuer| issuer.jwks_url("https://x.example/k")),
+        ("discovery_url", |issuer| {
+            issuer.discovery_url("https://x.example/d")
+        }),
+    ];
+    let text = |issuer: Issuer| build(issuer, &[]).unwrap_err().to_string();
+    for (first, set_first) in settings {
+        for (second, set_second) in settings {
+            let text = text(set_second(set_first(Issuer::discover(FORGED_ISSUER))));
+            assert!(
+                text.contains(&format!("`{second}` would replace what `{first}` says")),
+                "{text}"
+            );
+        }
+        let cluster = Issuer::in_cluster_at("10.0.0.1", "443").unwrap();
+        let text = text(set_first(cluster));
+        assert!(
+            text.contains(first) && text.contains("in_cluster"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_api_server_s_own_audience_does_not_build_for_any_kubernetes_issuer() {
+    let clusters: [(Issuer, &str); 5] = [
+        (
+            Issuer::gke("p", "l", "c"),
+            "https://container.googleapis.com/v1/projects/p/locations/l/clusters/c",
+        ),
+        (
+            Issuer::eks("r", "i"),
+            "https://oidc.eks.r.amazonaws.com/id/i",
+        ),
+        (
+            Issuer::aks("r", "t", "i"),
+            "https://r.oic.prod-aks.azure.com/t/i",
+        ),
+        (
+            Issuer::kubernetes("https://c.example"),
+            "https://c.example/",
+        ),
+        (
+            Issuer::kubernetes("kubernetes.default.svc").jwks_url("https://c.example/keys"),
+            "kubernetes.default.svc",
+        ),
+    ];
+    for (issuer, name) in clusters {
+        for audience in [
+            name,
+            "https://kubernetes.default.svc",
+            "kubernetes.default.svc",
+            "https://kubernetes.default.svc.cluster.local/",
+            "https://kubernetes.default.svc.corp.example:443",
+            "https://kubernetes.default",
+            "https://kubernetes",
+        ] {
+            let issuer = issuer.clone().audience(audience);
+            match build(issuer.clone(), &[]) {
+                Err(error @ BuildError::ApiAudience { .. }) => {
+                    let text = error.to_string();
+                    assert!(
+                        text.contains("dangerous_accept_api_server_audience"),
+                        "{text}"
+                    );
+                }
+                other => panic!("{audience}: {other:?}"),
+            }
+            let accepting = issuer.dangerous_accept_api_server_audience();
+            assert!(build(accepting, &[]).is_ok(), "{audience}");
+        }
+    }
+    // For another issuer it is an audience like any other.
+    let other = Issuer::discover(FORGED_ISSUER).audience("https://kubernetes.default.svc");
+    assert!(build(other, &[]).is_ok());
 }

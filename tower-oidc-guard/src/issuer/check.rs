@@ -1,4 +1,4 @@
-//! What can be said of an issuer's settings without asking anybody.
+//! Checks an issuer's settings, as far as that is possible without fetching anything.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,40 +7,33 @@ use openidconnect::IssuerUrl;
 use reqwest_middleware::ClientWithMiddleware;
 use url::Url;
 
+use super::api_audience::is_api_audience;
 use super::{Issuer, KeysAt};
 use crate::error::BuildError;
 use crate::identity::Platform;
 use crate::keys::client::may_be_asked;
 use crate::keys::fetch::{Fetcher, Publisher};
 use crate::keys::source::{ClusterApi, ClusterKeys, KeyFile, Origin, OwnToken, Trust, WebKeys};
+use crate::text::{self, Escaped, audience_fault, is_invisible};
 
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
-/// What API servers go by in their own tokens (kubeadm's default, and that of Kubernetes' documentation).
-const API_AUDIENCES: [&str; 2] = [
-    "https://kubernetes.default.svc",
-    "https://kubernetes.default.svc.cluster.local",
-];
 
 /// An issuer whose settings can work.
 pub(crate) struct Checked {
-    /// As its tokens name it; nothing where only the cluster's API server can say it.
+    /// The `iss` of its tokens; `None` if only the cluster's API server can say it.
     pub(crate) name: Option<String>,
     pub(crate) origin: Origin,
     pub(crate) trust: Trust,
 }
 
 impl Issuer {
-    /// Checks what can be checked without asking, and says how to get the keys.
+    /// Checks the settings, and returns where the keys come from.
     pub(crate) fn check(&self, client: ClientWithMiddleware) -> Result<Checked, BuildError> {
-        if self.audiences.is_empty() {
-            return Err(BuildError::NoAudience {
-                issuer: self.url.clone(),
-            });
+        if let Some(conflict) = &self.conflict {
+            return Err(self.wrong(conflict));
         }
-        if self.audiences.iter().any(String::is_empty) {
-            return Err(self.wrong("an audience is empty"));
-        }
+        self.check_audiences()?;
         if self.algorithms.as_ref().is_some_and(Vec::is_empty) {
             return Err(self.wrong("no algorithm is allowed"));
         }
@@ -56,6 +49,7 @@ impl Issuer {
             KeysAt::Cluster(api) => self.name_in_cluster(api)?,
             _ => Some(self.name()?),
         };
+        self.check_api_audience(name.as_deref(), &[])?;
         Ok(Checked {
             name,
             origin: self.origin(client, &trust)?,
@@ -63,13 +57,100 @@ impl Issuer {
         })
     }
 
-    /// The name that was given, if it can be an issuer's.
-    fn name(&self) -> Result<String, BuildError> {
-        let issuer = self.askable(&self.url)?;
-        if issuer.query().is_some() || issuer.fragment().is_some() {
-            return Err(self.wrong("a query or a fragment has no place in it"));
+    fn check_audiences(&self) -> Result<(), BuildError> {
+        if self.audiences.is_empty() {
+            return Err(BuildError::NoAudience {
+                issuer: self.url.clone(),
+            });
         }
-        Ok(self.url.clone())
+        for (index, audience) in self.audiences.iter().enumerate() {
+            if let Some(reason) = audience_fault(audience) {
+                let audience = Escaped(audience);
+                return Err(self.wrong(format!("the audience {audience} cannot be used: {reason}")));
+            }
+            if self
+                .audiences
+                .iter()
+                .take(index)
+                .any(|earlier| earlier == audience)
+            {
+                let audience = Escaped(audience);
+                return Err(self.wrong(format!("the audience {audience} is named twice")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an audience of the API server's own; `api_audiences` are the ones that are known beside the usual.
+    fn check_api_audience(
+        &self,
+        name: Option<&str>,
+        api_audiences: &[String],
+    ) -> Result<(), BuildError> {
+        if self.platform != Platform::Kubernetes || self.accepts_api_audience {
+            return Ok(());
+        }
+        let issuers = || {
+            name.into_iter()
+                .chain(self.aliases.iter().map(String::as_str))
+        };
+        let is_of_api = |audience: &&String| {
+            api_audiences.contains(audience) || is_api_audience(audience, issuers())
+        };
+        match self.audiences.iter().find(is_of_api) {
+            None => Ok(()),
+            Some(audience) => Err(BuildError::ApiAudience {
+                audience: audience.clone(),
+            }),
+        }
+    }
+
+    /// The name that was given, if an issuer can have it.
+    fn name(&self) -> Result<String, BuildError> {
+        let name = &self.url;
+        if let Some(reason) = text::fault(name) {
+            return Err(self.wrong(format!("its name cannot be the `iss` of a token: {reason}")));
+        }
+        // StringOrURI (RFC 7519, section 2): with a colon it is a URI.
+        if name.contains(':') {
+            self.check_uri(name)?;
+        }
+        // Policies separate the issuer from the subject with it.
+        if name.contains('#') {
+            return Err(self.wrong("a fragment has no place in it"));
+        }
+        if matches!(self.keys_at, KeysAt::Discovery { elsewhere: None }) {
+            let issuer = self.fetchable(name)?;
+            if issuer.query().is_some() {
+                return Err(self.wrong("a query or a fragment has no place in it"));
+            }
+        }
+        Ok(name.clone())
+    }
+
+    fn check_uri(&self, name: &str) -> Result<(), BuildError> {
+        // RFC 3986, section 2. A parser for browsers would take, and silently change, others too.
+        let is_allowed =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&byte);
+        let url = match Url::parse(name) {
+            Ok(url) if name.bytes().all(is_allowed) => url,
+            _ => return Err(self.wrong("it is not a URL; without a colon it may be any text")),
+        };
+        if matches!(url.scheme(), "http" | "https") && !name.contains("://") {
+            return Err(self.wrong("it is not a URL: `//` is missing after the scheme"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(self.wrong("a user has no place in it"));
+        }
+        let is_well_known = |part: &str| part.eq_ignore_ascii_case(".well-known");
+        if let Some(start) = name.split('/').position(is_well_known) {
+            let issuer: Vec<_> = name.split('/').take(start).collect();
+            return Err(self.wrong(format!(
+                "it is the URL of a document; the issuer is the `issuer` in that document, usually {}",
+                Escaped(&issuer.join("/"))
+            )));
+        }
+        Ok(())
     }
 
     fn origin(&self, client: ClientWithMiddleware, trust: &Trust) -> Result<Origin, BuildError> {
@@ -82,9 +163,12 @@ impl Issuer {
             KeysAt::Discovery { elsewhere } => {
                 let below = || format!("{}{WELL_KNOWN}", self.url.trim_end_matches('/'));
                 let document = elsewhere.clone().unwrap_or_else(below);
-                Origin::Web(WebKeys::discovered(self.askable(&document)?, fetcher()))
+                Origin::Web(WebKeys::discovered(self.fetchable(&document)?, fetcher()))
             }
-            KeysAt::Jwks { url } => Origin::Web(WebKeys::at(self.askable(url)?, fetcher())),
+            KeysAt::Jwks { url } => Origin::Web(WebKeys::at(self.fetchable(url)?, fetcher())),
+            KeysAt::File { path } if path.as_os_str().is_empty() => {
+                return Err(self.wrong("the path of its `keys_file` is empty"));
+            }
             KeysAt::File { path } => Origin::File(KeyFile::new(path.clone())),
             KeysAt::Given { text } => {
                 let read = trust.read("the given keys", text);
@@ -92,7 +176,11 @@ impl Issuer {
                 Origin::Given(text.clone())
             }
             KeysAt::Cluster(api) => {
-                let audiences = self.audiences.clone();
+                // Those that it would refuse if the API server turns out to be their owner.
+                let audiences = match self.accepts_api_audience {
+                    true => Vec::new(),
+                    false => self.audiences.clone(),
+                };
                 Origin::Cluster(ClusterKeys::new(api.clone(), self.limits, audiences))
             }
         })
@@ -104,16 +192,7 @@ impl Issuer {
         self.mounted(&api.ca_file)?;
         let own = OwnToken::read(&token)
             .ok_or_else(|| self.wrong(format!("{} holds no token", api.token_file.display())))?;
-        let is_of_api = |audience: &&String| {
-            own.audiences.contains(audience)
-                || own.issuer.as_ref() == Some(audience)
-                || API_AUDIENCES.contains(&audience.as_str())
-        };
-        if let Some(audience) = self.audiences.iter().find(is_of_api) {
-            return Err(BuildError::ApiAudience {
-                audience: audience.clone(),
-            });
-        }
+        self.check_api_audience(own.issuer.as_deref(), &own.audiences)?;
         Ok(own.issuer)
     }
 
@@ -139,18 +218,29 @@ impl Issuer {
         }
     }
 
-    /// A URL that may be asked.
-    fn askable(&self, url: &str) -> Result<Url, BuildError> {
-        let url = IssuerUrl::new(url.to_owned()).map_err(|_| self.wrong("it is not a URL"))?;
-        let url = url.url().clone();
-        if !may_be_asked(&url, self.loopback_http) {
+    /// Parses a URL that something is fetched from.
+    fn fetchable(&self, url: &str) -> Result<Url, BuildError> {
+        if url.contains(is_invisible) {
+            let url = Escaped(url);
+            return Err(self.wrong(format!(
+                "the URL {url} contains white space or an invisible character"
+            )));
+        }
+        let parsed = IssuerUrl::new(url.to_owned()).map_err(|_| {
+            self.wrong(format!(
+                "{} is not a URL, and something has to be fetched from it; an issuer that is not a URL needs `keys_json`, `keys_pem`, `keys_file`, `jwks_url` or `discovery_url`",
+                Escaped(url)
+            ))
+        })?;
+        let parsed = parsed.url().clone();
+        if !may_be_asked(&parsed, self.loopback_http) {
             return Err(self.wrong(
                 "it is not an https URL (http is for loopback, by `insecure_loopback_http`)",
             ));
         }
-        if !url.username().is_empty() || url.password().is_some() {
+        if !parsed.username().is_empty() || parsed.password().is_some() {
             return Err(self.wrong("a user has no place in it"));
         }
-        Ok(url)
+        Ok(parsed)
     }
 }

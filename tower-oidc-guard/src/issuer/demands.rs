@@ -1,27 +1,38 @@
-//! What an issuer's tokens must say beyond the audience and the times.
+//! Requirements on an issuer's tokens beyond the audience and the times.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::Issuer;
+use crate::policy::claims::fault;
+use crate::text::audience_fault;
 
 impl Issuer {
-    /// Takes tokens whose header names one of these types (`typ`; RFC 8725, section 3.11), in any case,
-    /// and no others; `application/` before a type counts for nothing (RFC 7515, section 4.1.9). Default:
-    /// `JWT`, or none.
+    /// Accepts tokens whose header names one of these types (`typ`; RFC 8725, section 3.11), in any case, and no others;
+    /// `application/` before a type does not matter (RFC 7515, section 4.1.9). Default: `JWT`, or none. An empty list, an empty
+    /// type or a second call does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
     /// let issuer = Issuer::discover("https://id.example").audience("me").token_types(["at+jwt"]);
     /// ```
     pub fn token_types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        if !self.types.is_empty() {
+            self.conflicts("`token_types` is set twice; name all of them in one call");
+        }
         self.types = types.into_iter().map(Into::into).collect();
+        if self.types.is_empty() {
+            self.conflicts("`token_types` names no type; name one, or leave the setting out");
+        }
+        if self.types.iter().any(|typ| audience_fault(typ).is_some()) {
+            self.conflicts("a type in `token_types` is empty or contains white space");
+        }
         self
     }
 
-    /// Refuses tokens that were issued for longer than this: whose `exp` lies further behind their `iat`, or
-    /// that have no `iat`. Default: no limit.
+    /// Refuses tokens that were issued for longer than this: their `exp` is further behind their `iat`, or they have no
+    /// `iat`. Default: no limit. Zero, or a second call, does not build.
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
@@ -30,12 +41,19 @@ impl Issuer {
     ///     .max_lifetime(Duration::from_secs(3600));
     /// ```
     pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        if self.max_lifetime.is_some() {
+            self.conflicts("`max_lifetime` is set twice; set it once");
+        }
+        if lifetime.is_zero() {
+            self.conflicts("`max_lifetime` is zero, so no token would be accepted");
+        }
         self.max_lifetime = Some(lifetime);
         self
     }
 
     /// Requires a claim to have this value; other tokens are refused with
-    /// [`Rejection::UnmetClaim`](crate::Rejection::UnmetClaim). If called several times, all of the claims are required.
+    /// [`Rejection::UnmetClaim`](crate::Rejection::UnmetClaim). If called several times, all of the claims are required. A
+    /// null value does not build.
     ///
     /// Objects are equal whatever the order of their members. Integers of up to 64 bits are compared exactly, other
     /// numbers as `f64`: `1.50` equals `1.5`, and `1.0` does not equal `1`. The features of `serde_json` that a build
@@ -46,7 +64,11 @@ impl Issuer {
     /// let issuer = Issuer::github_actions().audience("me").require_claim("ref", "refs/heads/main");
     /// ```
     pub fn require_claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.demands.claim(name.into(), value.into());
+        let (name, value) = (name.into(), value.into());
+        if let Some(reason) = fault(&name, &value) {
+            self.conflicts(format!("the claim {name:?} cannot be required: {reason}"));
+        }
+        self.demands.claim(name, value);
         self
     }
 

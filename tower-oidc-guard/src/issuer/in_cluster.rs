@@ -24,7 +24,8 @@ impl Issuer {
     /// read afresh each time and sent nowhere else. The client is this library's own, without proxy and
     /// redirects, whatever [`http_client`](crate::OidcGuardBuilder::http_client) says.
     ///
-    /// An audience that is the API server's own does not build: every pod has a token for it.
+    /// An audience that is the API server's own does not build, because every pod has a token for it; see
+    /// [`dangerous_accept_api_server_audience`](Self::dangerous_accept_api_server_audience).
     ///
     /// # Errors
     ///
@@ -73,8 +74,9 @@ impl Issuer {
         })
     }
 
-    /// For [`in_cluster`](Self::in_cluster): the file of the pod's token for the API server. Default:
-    /// `/var/run/secrets/kubernetes.io/serviceaccount/token`. No other issuer heeds it.
+    /// Sets the file of the pod's token for the API server, for [`in_cluster`](Self::in_cluster). Default:
+    /// `/var/run/secrets/kubernetes.io/serviceaccount/token`. If called again, the last path counts. For any other issuer it
+    /// does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::{BuildError, Issuer};
@@ -87,14 +89,16 @@ impl Issuer {
     /// # }
     /// ```
     pub fn api_token_file(mut self, path: impl Into<PathBuf>) -> Self {
-        if let KeysAt::Cluster(api) = &mut self.keys_at {
-            api.token_file = path.into();
+        match &mut self.keys_at {
+            KeysAt::Cluster(api) => api.token_file = path.into(),
+            _ => self.conflicts("`api_token_file` is for `in_cluster` only"),
         }
         self
     }
 
-    /// For [`in_cluster`](Self::in_cluster): the file of the CA that signed the API server's certificate, in
-    /// PEM. Default: `/var/run/secrets/kubernetes.io/serviceaccount/ca.crt`. No other issuer heeds it.
+    /// Sets the file of the CA that signed the API server's certificate, in PEM, for [`in_cluster`](Self::in_cluster). Default:
+    /// `/var/run/secrets/kubernetes.io/serviceaccount/ca.crt`. If called again, the last path counts. For any other issuer it
+    /// does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::{BuildError, Issuer};
@@ -104,8 +108,9 @@ impl Issuer {
     /// # }
     /// ```
     pub fn api_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
-        if let KeysAt::Cluster(api) = &mut self.keys_at {
-            api.ca_file = path.into();
+        match &mut self.keys_at {
+            KeysAt::Cluster(api) => api.ca_file = path.into(),
+            _ => self.conflicts("`api_ca_file` is for `in_cluster` only"),
         }
         self
     }

@@ -21,8 +21,11 @@ pub(crate) enum KeysAt {
 }
 
 impl Issuer {
-    /// Takes the discovery document from this URL instead of from below the issuer's. The `issuer` in it
-    /// must be the configured one all the same.
+    /// Fetches the discovery document from this URL instead of from below the issuer's. The `issuer` in it has to be the
+    /// configured one all the same.
+    ///
+    /// Only one of `discovery_url`, [`jwks_url`](Self::jwks_url), [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and
+    /// [`keys_file`](Self::keys_file) may be set, and none for [`in_cluster`](Self::in_cluster); anything else does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -30,14 +33,13 @@ impl Issuer {
     ///     .discovery_url("https://mirror.example/openid-configuration")
     ///     .audience("me");
     /// ```
-    pub fn discovery_url(mut self, url: impl Into<String>) -> Self {
-        self.keys_at = KeysAt::Discovery {
-            elsewhere: Some(url.into()),
-        };
-        self
+    pub fn discovery_url(self, url: impl Into<String>) -> Self {
+        let elsewhere = Some(url.into());
+        self.keys_at("discovery_url", KeysAt::Discovery { elsewhere })
     }
 
-    /// Takes the keys from this URL, without discovery.
+    /// Fetches the keys from this URL, without discovery. Excludes the settings that
+    /// [`discovery_url`](Self::discovery_url) names.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -45,26 +47,26 @@ impl Issuer {
     ///     .jwks_url("https://keys.example/jwks.json")
     ///     .audience("me");
     /// ```
-    pub fn jwks_url(mut self, url: impl Into<String>) -> Self {
-        self.keys_at = KeysAt::Jwks { url: url.into() };
-        self
+    pub fn jwks_url(self, url: impl Into<String>) -> Self {
+        self.keys_at("jwks_url", KeysAt::Jwks { url: url.into() })
     }
 
-    /// Takes the keys from this JSON Web Key Set (RFC 7517, section 5), and asks nobody. They never change.
+    /// Uses the keys of this JSON Web Key Set (RFC 7517, section 5), and fetches nothing. They never change. Excludes the
+    /// settings that [`discovery_url`](Self::discovery_url) names.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
     /// # let jwks = "";
     /// let issuer = Issuer::discover("https://id.example").keys_json(jwks).audience("me");
     /// ```
-    pub fn keys_json(mut self, jwks: impl Into<Vec<u8>>) -> Self {
-        self.keys_at = KeysAt::Given { text: jwks.into() };
-        self
+    pub fn keys_json(self, jwks: impl Into<Vec<u8>>) -> Self {
+        self.keys_at("keys_json", KeysAt::Given { text: jwks.into() })
     }
 
-    /// Takes the keys from this text of one or several `PUBLIC KEY` blocks in PEM (RFC 7468, section 13), and
-    /// asks nobody. They never change. A single key is used for any `kid`; several are named as Kubernetes names
-    /// its keys, by a hash, so the public halves of an API server's `--service-account-key-file` do.
+    /// Uses the keys of this text of one or several `PUBLIC KEY` blocks in PEM (RFC 7468, section 13), and fetches nothing.
+    /// They never change. A single key is used for any `kid`; several are named as Kubernetes names its keys, by a hash, so
+    /// the public halves of an API server's `--service-account-key-file` do. Excludes the settings that
+    /// [`discovery_url`](Self::discovery_url) names.
     ///
     /// ```
     /// # use tower_oidc_guard::{Algorithm, Issuer};
@@ -74,21 +76,36 @@ impl Issuer {
     ///     .algorithms([Algorithm::ES256])
     ///     .audience("me");
     /// ```
-    pub fn keys_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.keys_at = KeysAt::Given { text: pem.into() };
-        self
+    pub fn keys_pem(self, pem: impl Into<Vec<u8>>) -> Self {
+        self.keys_at("keys_pem", KeysAt::Given { text: pem.into() })
     }
 
-    /// Takes the keys from this file, and follows it: a JSON Web Key Set or PEM, as
-    /// [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem) have them. It may be a plain file or one
-    /// of a mounted ConfigMap or Secret. A new content without a usable key is told, and changes nothing.
+    /// Uses the keys of this file, and follows it: a JSON Web Key Set or PEM, in the form of [`keys_json`](Self::keys_json) or
+    /// [`keys_pem`](Self::keys_pem). It may be a plain file or one of a mounted ConfigMap or Secret. A new content without a
+    /// usable key is logged and changes nothing. Excludes the settings that [`discovery_url`](Self::discovery_url) names.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
     /// let issuer = Issuer::discover("https://id.example").keys_file("/etc/keys/jwks.json").audience("me");
     /// ```
-    pub fn keys_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.keys_at = KeysAt::File { path: path.into() };
+    pub fn keys_file(self, path: impl Into<PathBuf>) -> Self {
+        self.keys_at("keys_file", KeysAt::File { path: path.into() })
+    }
+
+    /// Sets where the keys are, if nothing else has.
+    fn keys_at(mut self, setting: &'static str, keys_at: KeysAt) -> Self {
+        match (self.keys_set_by, &self.keys_at) {
+            (Some(first), _) => self.conflicts(format!(
+                "`{setting}` would replace what `{first}` says about its keys; set one of them, once"
+            )),
+            (None, KeysAt::Cluster(_)) => self.conflicts(format!(
+                "`{setting}` is not for `in_cluster`, which gets the keys from the API server"
+            )),
+            (None, _) => {
+                self.keys_set_by = Some(setting);
+                self.keys_at = keys_at;
+            }
+        }
         self
     }
 }

@@ -6,6 +6,17 @@ use crate::identity::Identity;
 use crate::verify::demands::first_unmet;
 
 /// Returns the name of the first claim that the caller's token does not have with the required value.
-pub(super) fn missing<'c>(wanted: &'c [(String, Value)], caller: &Identity) -> Option<&'c str> {
-    first_unmet(wanted, caller.payload())
+pub(super) fn missing<'c>(required: &'c [(String, Value)], caller: &Identity) -> Option<&'c str> {
+    first_unmet(required, caller.payload())
+}
+
+/// Returns why a claim cannot be required with that value, if so.
+pub(crate) fn fault(name: &str, value: &Value) -> Option<&'static str> {
+    if name.is_empty() {
+        return Some("its name is empty");
+    }
+    match value {
+        Value::Null => Some("its required value is null; name a value, or leave the claim out"),
+        _ => None,
+    }
 }

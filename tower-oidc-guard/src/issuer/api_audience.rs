@@ -1,0 +1,103 @@
+//! Recognizes the audiences of Kubernetes API servers.
+//!
+//! The token that Kubernetes mounts into every pod is for the API server. A guard that accepts that audience accepts every
+//! pod, and can itself use its callers' tokens against the API server.
+
+/// Audiences that distributions give their API servers beside the usual ones.
+const OF_DISTRIBUTIONS: [&str; 2] = ["k3s", "rke2"];
+
+/// Returns whether an audience is one that API servers have, or that of the API server with one of these issuers: by
+/// default, the API server's only audience is its issuer.
+pub(super) fn is_api_audience<'i>(
+    audience: &str,
+    issuers: impl IntoIterator<Item = &'i str>,
+) -> bool {
+    let without_slash = |text: &'i str| text.trim_end_matches('/');
+    let mut issuers = issuers.into_iter().map(without_slash);
+    let own = audience.trim_end_matches('/');
+    issuers.any(|issuer| !issuer.is_empty() && issuer == own)
+        || OF_DISTRIBUTIONS.contains(&audience)
+        || is_api_host(host(own))
+}
+
+/// What is left of an audience without scheme and port, in lower case.
+fn host(audience: &str) -> String {
+    let lower = audience.to_ascii_lowercase();
+    let authority = lower
+        .strip_prefix("https://")
+        .or_else(|| lower.strip_prefix("http://"))
+        .unwrap_or(&lower);
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    host.trim_end_matches('.').to_owned()
+}
+
+/// Returns whether a host is the service `kubernetes` of the namespace `default`, by any of its names and with any cluster
+/// domain, or an API server of AKS.
+fn is_api_host(host: String) -> bool {
+    let is_service = match host.strip_prefix("kubernetes") {
+        Some("" | ".default" | ".default.svc") => true,
+        Some(rest) => rest.starts_with(".default.svc.") && !rest.contains('/'),
+        None => false,
+    };
+    is_service || host.ends_with(".azmk8s.io")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_servers_are_recognized_by_every_form_of_their_names() {
+        for audience in [
+            "kubernetes",
+            "https://kubernetes",
+            "https://kubernetes.default",
+            "kubernetes.default.svc",
+            "https://kubernetes.default.svc",
+            "https://kubernetes.default.svc/",
+            "https://kubernetes.default.svc:443",
+            "https://kubernetes.default.svc:443/",
+            "kubernetes.default.svc:6443",
+            "HTTPS://Kubernetes.Default.Svc",
+            "http://kubernetes.default.svc",
+            "https://kubernetes.default.svc.cluster.local",
+            "https://kubernetes.default.svc.cluster.local.",
+            "https://kubernetes.default.svc.corp.example:6443/",
+            "k3s",
+            "https://c-dns-1.hcp.westeurope.azmk8s.io:443",
+            "https://id.example",
+            "https://id.example/",
+            "https://other.example",
+        ] {
+            let issuers = ["https://id.example", "https://other.example/", ""];
+            assert!(is_api_audience(audience, issuers), "{audience}");
+        }
+    }
+
+    #[test]
+    fn audiences_of_other_services_are_not_those_of_an_api_server() {
+        for audience in [
+            "https://auth-server.example",
+            "https://kubernetes.example",
+            "https://kubernetes.default.example",
+            "https://kubernetes.default.svcs",
+            "https://kubernetes.shop.svc",
+            "https://auth.default.svc.cluster.local",
+            "https://kubernetes.default.svc/shop",
+            "https://kubernetes.default.svc.cluster.local/shop",
+            "https://id.example/shop",
+            "kubernetes-shop",
+            "api://AzureADTokenExchange",
+            "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+            "sts.amazonaws.com",
+        ] {
+            assert!(
+                !is_api_audience(audience, ["https://id.example"]),
+                "{audience}"
+            );
+        }
+    }
+}
