@@ -59,12 +59,12 @@ impl OidcGuard {
         OidcGuardLayer::new(Gate::new(self.clone(), None))
     }
 
-    /// The layer that guards a service with a policy of its own instead of the guard's: for routes that other callers
-    /// may call, or for another audience.
+    /// Returns a layer that guards a service with a policy of its own instead of the guard's: for routes that other callers
+    /// may call, or for another audience. It may be called any number of times, also with the policy of a file.
     ///
     /// # Errors
     ///
-    /// Where the policy names members that no trusted issuer speaks for.
+    /// If the policy names members or audiences that belong to no trusted issuer, or cannot be used otherwise.
     ///
     /// ```
     /// # use tower_oidc_guard::{OidcGuard, Policy, PolicyError};

@@ -37,9 +37,7 @@ pub enum Platform {
 pub struct Identity(Arc<Inner>);
 
 struct Inner {
-    issuer: Arc<str>,
-    /// The issuer as it is told.
-    configured: Arc<str>,
+    issuer: IssuerNames,
     platform: Platform,
     subject: String,
     audiences: Vec<String>,
@@ -50,6 +48,16 @@ struct Inner {
     payload: Box<[u8]>,
 }
 
+/// The names of an issuer.
+pub(crate) struct IssuerNames {
+    /// The one that identities show.
+    pub(crate) issuer: Arc<str>,
+    /// Others that its tokens may bear, and that policies may call it by.
+    pub(crate) aliases: Arc<[String]>,
+    /// The one for logs and metrics.
+    pub(crate) configured: Arc<str>,
+}
+
 /// What the platform's tokens say beyond the standard.
 enum View {
     Kubernetes(Option<KubernetesIdentity>),
@@ -58,12 +66,7 @@ enum View {
 }
 
 impl Identity {
-    pub(crate) fn new(
-        issuer: Arc<str>,
-        configured: Arc<str>,
-        platform: Platform,
-        verified: &Verified<'_>,
-    ) -> Self {
+    pub(crate) fn new(issuer: IssuerNames, platform: Platform, verified: &Verified<'_>) -> Self {
         let claims = verified.claims();
         let view = match platform {
             Platform::Kubernetes => View::Kubernetes(KubernetesIdentity::read(claims)),
@@ -73,7 +76,6 @@ impl Identity {
         let owned = |text: &Cow<'_, str>| text.clone().into_owned();
         Self(Arc::new(Inner {
             issuer,
-            configured,
             platform,
             subject: owned(&claims.subject),
             audiences: claims.audiences.to_vec(),
@@ -91,7 +93,7 @@ impl Identity {
 
     /// The issuer, as the guard's configuration tells it: one of a fixed few.
     pub(crate) fn configured_issuer(&self) -> &Arc<str> {
-        &self.0.configured
+        &self.0.issuer.configured
     }
 
     /// The claims as they stand in the token.
@@ -111,7 +113,13 @@ impl Identity {
 
     /// The issuer (`iss`), as the guard's configuration spells it.
     pub fn issuer(&self) -> &str {
-        &self.0.issuer
+        &self.0.issuer.issuer
+    }
+
+    /// The names that a policy may call the issuer by.
+    pub(crate) fn issuer_names(&self) -> impl Iterator<Item = &str> {
+        let aliases = self.0.issuer.aliases.iter().map(String::as_str);
+        std::iter::once(self.issuer()).chain(aliases)
     }
 
     /// The platform of the issuer, as the guard's configuration has it.

@@ -1,13 +1,13 @@
-//! Who may call.
+//! Decides who may call.
 
 mod bound;
 pub(crate) mod claims;
-mod decision;
 mod error;
 #[cfg(feature = "policy-file")]
 mod file;
 mod member;
 mod members;
+mod outcome;
 mod rule;
 
 use std::fmt;
@@ -15,17 +15,17 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub(crate) use self::bound::{Bound, TrustedNames};
-pub use self::decision::Decision;
+pub(crate) use self::bound::{Bound, TrustedName, TrustedNames};
 pub use self::error::PolicyError;
-#[cfg(feature = "policy-file")]
 #[cfg(feature = "policy-file")]
 pub use self::file::{PolicyFile, PolicyHealth};
 use self::members::Members;
+pub use self::outcome::Decision;
+use self::outcome::{Outcome, Reason};
 use self::rule::Rule;
 use crate::identity::Identity;
 
-/// Who may call: callers whom it names, and no others.
+/// Which callers are allowed: those that it names, and no others.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,18 +42,37 @@ use crate::identity::Identity;
 /// | member | who that is | issuer |
 /// | --- | --- | --- |
 /// | `system:serviceaccount:<namespace>:<name>` | a service account | a Kubernetes one |
-/// | `system:serviceaccounts:<namespace>` | all of a namespace | a Kubernetes one |
-/// | `system:serviceaccounts` | all of the cluster | a Kubernetes one |
-/// | `system:authenticated` | whoever has a token of the cluster | a Kubernetes one |
+/// | `system:serviceaccounts:<namespace>` | all service accounts of a namespace | a Kubernetes one |
+/// | `system:serviceaccounts` | all service accounts of the cluster | a Kubernetes one |
+/// | `system:authenticated` | everyone with a token of the cluster | a Kubernetes one |
 /// | `serviceAccount:<email>`, `user:<email>` | an account whose email Google has verified | Google |
 /// | `principal:<issuer>#<subject>` | a subject of an issuer | that one |
-/// | `allAuthenticatedUsers` | whoever has a valid token of any trusted issuer; with Google among them, the whole internet | any |
-/// | `allUsers` | anyone, without a token too | none |
+/// | `allAuthenticatedUsers` | everyone with a valid token of any trusted issuer; with Google among them, the whole internet | any |
+/// | `allUsers` | anyone, with or without a token | none |
 ///
-/// Where two issuers of one platform are trusted, say which is meant: with [`members_of`](Self::members_of), or with
-/// `principal:`. Groups of Google's (`group:`, `domain:`) cannot be checked with a token alone, and are an error.
+/// If two issuers of one platform are trusted, say which is meant, with [`members_of`](Self::members_of) or `principal:`.
+/// Google's groups (`group:`, `domain:`) cannot be checked with a token alone, and are an error.
 ///
-/// What is wrong with a member is told when the guard is built.
+/// Namespaces are DNS-1123 labels and service account names are DNS-1123 subdomains, as Kubernetes requires; `<email>` is an
+/// address such as `jane@example.com`, compared without regard to case. There are no wildcards. A member that its
+/// platform cannot have is an error, because in a deny list it would keep nobody out.
+///
+/// # Deny lists
+///
+/// A caller that any part of a policy denies is refused, whatever the other parts allow. So is a caller whose token
+/// does not show whether it is denied:
+///
+/// - a caller of Google without a verified `email`, if the deny list names accounts by email. Google adds that claim only on
+///   request, so a deny list could otherwise be evaded by leaving it out;
+/// - a caller of a Kubernetes issuer whose subject is not that of a service account, if the deny list names service
+///   accounts or namespaces;
+/// - a request without a token, where `allUsers` would let it pass: a denied caller can always leave its token out.
+///
+/// Only callers of the issuer that a denied member belongs to are affected.
+///
+/// # Errors
+///
+/// What is wrong with a policy is reported when the guard is built.
 #[derive(Clone)]
 #[must_use]
 pub struct Policy(pub(crate) Arc<Node>);
@@ -63,14 +82,16 @@ pub(crate) enum Node {
     Rule(Box<Rule>),
     Any(Vec<Policy>),
     All(Vec<Policy>),
-    /// What is wrong with it is told at building.
+    /// A policy, and what else is required or denied: the allow list of the rule is everyone.
+    Narrowed(Policy, Box<Rule>),
+    /// The error is reported when a guard is built with it.
     Unsound(PolicyError),
     #[cfg(feature = "policy-file")]
     File(PolicyFile),
 }
 
 impl Policy {
-    /// These members may call. With nobody named, nobody may.
+    /// Allows these members. An empty list allows nobody.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -80,7 +101,11 @@ impl Policy {
         Self::allowing(Members::parse(None, members))
     }
 
-    /// These members of that issuer may call, where another issuer of its platform is trusted too.
+    /// Allows these members of one issuer, and nobody of any other. Required for members in the words of a platform of
+    /// which two issuers are trusted.
+    ///
+    /// `allAuthenticatedUsers` means everyone with a valid token of this issuer. `allUsers`, and a `principal:` of another
+    /// issuer, are errors.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -94,8 +119,8 @@ impl Policy {
         Self::allowing(Members::parse(Some(issuer.into()), members))
     }
 
-    /// Whoever has a valid token of a trusted issuer for one of its audiences may call. For a Kubernetes issuer
-    /// that is every pod that asks for such a token, for Google it is everybody.
+    /// Allows everyone with a valid token of a trusted issuer for one of its audiences. For a Kubernetes issuer that is
+    /// every pod that asks for such a token, for Google it is everybody.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -105,7 +130,8 @@ impl Policy {
         Self::members(["allAuthenticatedUsers"])
     }
 
-    /// Whoever one at least of these policies lets in may call.
+    /// Allows callers that at least one of these policies allows; without any policy, nobody. A caller that one of them
+    /// [denies](Self::deny) is refused, whatever the others allow.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -118,7 +144,7 @@ impl Policy {
         Self(Arc::new(Node::Any(policies.into_iter().collect())))
     }
 
-    /// Whoever each of these policies lets in may call; with no policy at all, nobody.
+    /// Allows callers that each of these policies allows; without any policy, nobody.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -131,7 +157,9 @@ impl Policy {
         Self(Arc::new(Node::All(policies.into_iter().collect())))
     }
 
-    /// These members may not call, whatever else is said.
+    /// Denies these members: they are refused whatever else this policy, or a policy that it becomes part of, allows.
+    ///
+    /// A caller whose token does not show whether it is one of them is refused, too; see [Deny lists](Self#deny-lists).
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -144,8 +172,8 @@ impl Policy {
         }
     }
 
-    /// The caller's token must have this claim with this value as well. Several may be named; all of them are
-    /// asked for.
+    /// Also requires the token to have this claim with this value. If called several times, all claims are required.
+    /// A null value is an error.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -156,8 +184,8 @@ impl Policy {
         self.narrowed(|rule| rule.claims.push(claim))
     }
 
-    /// The caller's token must be for one of these audiences as well: for a route that wants one of its own. The
-    /// issuer must take it too.
+    /// Also requires the token to be for this audience. If called several times, one of the audiences is enough. An
+    /// audience for which no trusted issuer's tokens are accepted is an error.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -168,7 +196,7 @@ impl Policy {
         self.narrowed(|rule| rule.audiences.push(audience))
     }
 
-    /// This function must be content with the caller as well.
+    /// Also requires `check(caller)` to return true. If called several times, all have to.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -179,65 +207,110 @@ impl Policy {
         self.narrowed(|rule| rule.checks.push(Arc::new(check)))
     }
 
-    /// Says for the operator whether that caller may call, and by which rule. Not to be shown to callers.
+    /// Explains to the operator whether a caller is allowed, and by which rule. Not to be shown to callers.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{Identity, OidcGuard};
+    /// # fn example(guard: &OidcGuard, caller: &Identity) {
+    /// // "refused: system:serviceaccount:shop:legacy is denied"
+    /// println!("{}", guard.policy().explain(caller));
+    /// # }
+    /// ```
     pub fn explain(&self, caller: &Identity) -> Decision {
+        self.decide::<String>(Some(caller)).into()
+    }
+
+    /// Decides on a caller; `None` is a request without a token.
+    ///
+    /// A deny list counts wherever it stands, so each part is asked at least for that. The content of a policy file is
+    /// read once for allowing and denying, so that a decision never mixes two of its versions.
+    fn decide<R: Reason>(&self, caller: Option<&Identity>) -> Outcome<R> {
         match &*self.0 {
-            Node::Rule(rule) => rule.explain(caller),
+            Node::Rule(rule) => rule.decide(caller),
             Node::Any(policies) => {
-                let mut refused = Vec::new();
+                let (mut allowed, mut not_allowed) = (None, Vec::new());
                 for policy in policies {
-                    match policy.explain(caller) {
-                        decision if decision.is_allowed() => return decision,
-                        decision => refused.push(decision.into_reason()),
+                    match policy.decide_unless(allowed.is_some(), caller) {
+                        Some(Outcome::Denied(reason)) => return Outcome::Denied(reason),
+                        Some(Outcome::Allowed(reason)) => allowed = Some(reason),
+                        Some(Outcome::NotAllowed(reason)) => not_allowed.push(reason),
+                        None => {}
                     }
                 }
-                Decision::refused(match refused.is_empty() {
-                    true => "no policy is named".to_owned(),
-                    false => refused.join("; "),
-                })
+                match allowed {
+                    Some(reason) => Outcome::Allowed(reason),
+                    None => Outcome::NotAllowed(R::join(not_allowed)),
+                }
             }
             Node::All(policies) => {
-                let mut reasons = Vec::new();
+                let (mut allowed, mut not_allowed) = (Vec::new(), None);
                 for policy in policies {
-                    match policy.explain(caller) {
-                        decision if decision.is_allowed() => reasons.push(decision.into_reason()),
-                        decision => return decision,
+                    match policy.decide_unless(not_allowed.is_some(), caller) {
+                        Some(Outcome::Denied(reason)) => return Outcome::Denied(reason),
+                        Some(Outcome::Allowed(reason)) => allowed.push(reason),
+                        Some(Outcome::NotAllowed(reason)) => not_allowed = Some(reason),
+                        None => {}
                     }
                 }
-                match reasons.is_empty() {
-                    true => Decision::refused("no policy is named".to_owned()),
-                    false => Decision::allowed(reasons.join("; ")),
+                match not_allowed {
+                    Some(reason) => Outcome::NotAllowed(reason),
+                    None if policies.is_empty() => Outcome::NotAllowed(R::join(allowed)),
+                    None => Outcome::Allowed(R::join(allowed)),
                 }
             }
-            Node::Unsound(error) => Decision::refused(error.to_string()),
+            Node::Narrowed(policy, rule) => {
+                let outcome = policy.decide(caller);
+                if matches!(outcome, Outcome::Denied(_)) {
+                    return outcome;
+                }
+                match (rule.decide(caller), outcome) {
+                    (Outcome::Denied(reason), _) => Outcome::Denied(reason),
+                    (Outcome::NotAllowed(reason), Outcome::Allowed(_)) => {
+                        Outcome::NotAllowed(reason)
+                    }
+                    (_, outcome) => outcome,
+                }
+            }
+            Node::Unsound(error) => Outcome::denied(|| error.to_string()),
             #[cfg(feature = "policy-file")]
-            Node::File(file) => file.with(|rule| rule.explain(caller)),
+            Node::File(file) => file.with(|rule| rule.decide(caller)),
         }
     }
 
-    /// The same without the words.
-    pub(crate) fn allows(&self, caller: &Identity) -> bool {
-        match &*self.0 {
-            Node::Rule(rule) => rule.allows(caller),
-            Node::Any(policies) => policies.iter().any(|policy| policy.allows(caller)),
-            Node::All(policies) => {
-                !policies.is_empty() && policies.iter().all(|policy| policy.allows(caller))
-            }
-            Node::Unsound(_) => false,
-            #[cfg(feature = "policy-file")]
-            Node::File(file) => file.with(|rule| rule.allows(caller)),
+    /// Decides on a caller; if the rest of the policy has settled whether it is allowed, returns only whether it is denied.
+    fn decide_unless<R: Reason>(
+        &self,
+        is_settled: bool,
+        caller: Option<&Identity>,
+    ) -> Option<Outcome<R>> {
+        match is_settled && !self.denies(caller) {
+            true => None,
+            false => Some(self.decide(caller)),
         }
     }
 
-    /// Whether a request without a token may pass.
-    pub(crate) fn allows_anyone(&self) -> bool {
+    fn denies(&self, caller: Option<&Identity>) -> bool {
         match &*self.0 {
-            Node::Rule(rule) => rule.allows_anyone(),
-            Node::Any(policies) => policies.iter().any(Self::allows_anyone),
-            Node::All(policies) => !policies.is_empty() && policies.iter().all(Self::allows_anyone),
+            Node::Rule(rule) => rule.denies(caller),
+            Node::Any(policies) | Node::All(policies) => {
+                policies.iter().any(|policy| policy.denies(caller))
+            }
+            Node::Narrowed(policy, rule) => policy.denies(caller) || rule.denies(caller),
+            Node::Unsound(_) => true,
+            #[cfg(feature = "policy-file")]
+            Node::File(file) => file.with(|rule| rule.denies(caller)),
+        }
+    }
+
+    /// Returns whether a part of it allows `allUsers`.
+    fn names_anyone(&self) -> bool {
+        match &*self.0 {
+            Node::Rule(rule) => rule.allowed.has_anyone(),
+            Node::Any(policies) | Node::All(policies) => policies.iter().any(Self::names_anyone),
+            Node::Narrowed(policy, _) => policy.names_anyone(),
             Node::Unsound(_) => false,
             #[cfg(feature = "policy-file")]
-            Node::File(file) => file.with(Rule::allows_anyone),
+            Node::File(file) => file.with(|rule| rule.allowed.has_anyone()),
         }
     }
 
@@ -249,6 +322,7 @@ impl Policy {
             Node::Any(policies) | Node::All(policies) => {
                 policies.iter().flat_map(Self::files).collect()
             }
+            Node::Narrowed(policy, _) => policy.files(),
             Node::Rule(_) | Node::Unsound(_) => Vec::new(),
         }
     }
@@ -264,23 +338,27 @@ impl Policy {
         Self(Arc::new(Node::Unsound(error)))
     }
 
-    /// The same policy and one thing more. What is not a single rule is taken together with one that says it.
+    /// Adds a requirement or a denial. A policy that is not a single rule is combined with a rule that has it.
     fn narrowed(self, narrow: impl FnOnce(&mut Rule)) -> Self {
-        match Arc::try_unwrap(self.0) {
-            Ok(Node::Rule(mut rule)) => {
+        let node = match &*self.0 {
+            Node::Rule(rule) => {
+                let mut rule = rule.clone();
                 narrow(&mut rule);
-                Self(Arc::new(Node::Rule(rule)))
+                Node::Rule(rule)
             }
-            Ok(Node::Unsound(error)) => Self::unsound(error),
-            Ok(node) => Self::all_of([Self(Arc::new(node)), Self::one_more(narrow)]),
-            Err(shared) => Self::all_of([Self(shared), Self::one_more(narrow)]),
-        }
-    }
-
-    fn one_more(narrow: impl FnOnce(&mut Rule)) -> Self {
-        let mut rule = Rule::allowing(Members::anyone());
-        narrow(&mut rule);
-        Self(Arc::new(Node::Rule(Box::new(rule))))
+            Node::Narrowed(policy, rule) => {
+                let mut rule = rule.clone();
+                narrow(&mut rule);
+                Node::Narrowed(policy.clone(), rule)
+            }
+            Node::Unsound(_) => return self,
+            _ => {
+                let mut rule = Box::new(Rule::allowing(Members::anyone()));
+                narrow(&mut rule);
+                Node::Narrowed(self, rule)
+            }
+        };
+        Self(Arc::new(node))
     }
 }
 
@@ -290,6 +368,9 @@ impl fmt::Debug for Policy {
             Node::Rule(rule) => rule.fmt(f),
             Node::Any(policies) => f.debug_tuple("Any").field(policies).finish(),
             Node::All(policies) => f.debug_tuple("All").field(policies).finish(),
+            Node::Narrowed(policy, rule) => {
+                f.debug_tuple("Narrowed").field(policy).field(rule).finish()
+            }
             Node::Unsound(error) => f.debug_tuple("Unsound").field(error).finish(),
             #[cfg(feature = "policy-file")]
             Node::File(file) => file.fmt(f),

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::keys::error::KeysError;
 use crate::keys::health::IssuerHealth;
-use crate::policy::TrustedNames;
+use crate::policy::{TrustedName, TrustedNames};
 use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::verify::{Jws, Unverified};
@@ -181,16 +181,23 @@ impl TokenVerifier {
 
     /// The issuers as policies name them.
     pub(crate) fn trusted_names(&self) -> TrustedNames {
-        let names = |issuer: &TrustedIssuer| match &issuer.named {
-            Named::BySettings => Some(issuer.name.to_string()),
-            Named::ByItsKeys { until_then } => until_then.as_ref().map(ToString::to_string),
+        let trusted = |issuer: &TrustedIssuer| {
+            let name = match &issuer.named {
+                Named::BySettings => Some(issuer.name.to_string()),
+                Named::ByItsKeys { until_then } => until_then.as_ref().map(ToString::to_string),
+            };
+            TrustedName {
+                may_be_renamed: name.is_none(),
+                names: name
+                    .into_iter()
+                    .chain(issuer.aliases.iter().cloned())
+                    .collect(),
+                platform: issuer.platform,
+                audiences: issuer.rules.audiences.clone(),
+            }
         };
-        let issuers = self.0.issuers.iter();
-        TrustedNames {
-            issuers: issuers
-                .map(|issuer| (names(issuer), issuer.platform))
-                .collect(),
-        }
+        let issuers = self.0.issuers.iter().map(trusted).collect();
+        TrustedNames { issuers }
     }
 
     /// The issuers' names, as far as they are known.

@@ -146,7 +146,7 @@ async fn policy_is_never_kept() {
     let cluster = cluster();
     let (guard, token) = (guard(&cluster), spec(&cluster).mint());
     assert_eq!(answer(guard.layer(), bearer(&token)).await.status(), 200);
-    let narrow = guard.layer_with(Policy::any_verified_caller().audience("https://admin.example"));
+    let narrow = guard.layer_with(Policy::any_verified_caller().require_claim("sub", "other"));
     assert_eq!(answer(narrow.unwrap(), bearer(&token)).await.status(), 403);
     let closed = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let asks = closed.clone();

@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::stage::{GKE_SA, answer, cluster, error, identity, settings, spec, status};
+use support::stage::{CLUSTER, GKE_SA, answer, cluster, error, identity, settings, spec, status};
 use support::{AUDIENCE, bearer, request};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy, PolicyError};
@@ -37,12 +37,94 @@ async fn claims_audiences_and_functions_narrow_a_policy() {
     assert_eq!(status(all().require_claim("sub", GKE_SA)).await, 200);
     assert_eq!(status(all().require_claim("sub", "other")).await, 403);
     assert_eq!(status(all().audience(AUDIENCE)).await, 200);
-    assert_eq!(status(all().audience("https://admin.example")).await, 403);
     assert_eq!(
         status(all().check(|caller| caller.kubernetes().is_some())).await,
         200
     );
     assert_eq!(status(all().check(|_| false)).await, 403);
+}
+
+#[tokio::test]
+async fn a_policy_s_audience_is_one_of_several_that_the_issuer_s_tokens_are_accepted_for() {
+    const ADMIN: &str = "https://admin.example";
+    let cluster = cluster();
+    let issuer = Issuer::kubernetes(cluster.url());
+    let guard = OidcGuard::builder()
+        .issuer(issuer.audience(AUDIENCE).audience(ADMIN))
+        .http_client(cluster.client())
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let both = cluster.token().audience(AUDIENCE).audience(ADMIN);
+    let any = Policy::any_verified_caller;
+    let composite = || Policy::any_of([any()]);
+    for (policy, own, admin) in [
+        (any().audience(AUDIENCE), 200, 403),
+        (any().audience(ADMIN), 403, 200),
+        (any().audience(ADMIN).audience(AUDIENCE), 200, 200),
+        (composite().audience(ADMIN), 403, 200),
+        // One of the audiences is enough for a composition, too, and for a policy that is in use elsewhere.
+        (composite().audience(ADMIN).audience(AUDIENCE), 200, 200),
+        (any().audience(ADMIN).clone().audience(AUDIENCE), 200, 200),
+    ] {
+        let layer = guard.layer_with(policy.clone()).unwrap();
+        for (token, expected) in [
+            (cluster.token().audience(AUDIENCE), own),
+            (cluster.token().audience(ADMIN), admin),
+            (both.clone(), 200),
+        ] {
+            let response = answer(layer.clone(), bearer(&token.mint())).await;
+            assert_eq!(response.status(), expected, "{policy:?} {token:?}");
+        }
+    }
+}
+
+#[test]
+fn an_audience_that_no_issuer_accepts_does_not_build() {
+    let cluster = cluster();
+    let any = Policy::any_verified_caller;
+    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    for audience in [
+        "https://admin.example",
+        "https://auth-server.example/",
+        CLUSTER,
+    ] {
+        for policy in [
+            any().audience(audience),
+            any().audience(AUDIENCE).audience(audience),
+            Policy::members([GKE_SA]).audience(audience),
+            Policy::any_of([any(), any().audience(audience)]),
+            Policy::all_of([any(), Policy::any_of([any()]).audience(audience)]),
+        ] {
+            let unknown = PolicyError::UnknownAudience {
+                audience: audience.to_owned(),
+            };
+            assert_eq!(
+                guard.layer_with(policy.clone()).err(),
+                Some(unknown.clone())
+            );
+        }
+    }
+    for audience in ["", " ", " https://auth-server.example", "a b", "a\u{200b}"] {
+        let error = error(any().audience(audience));
+        assert!(
+            matches!(error, PolicyError::InvalidAudience { .. }),
+            "{audience:?}: {error}"
+        );
+    }
+}
+
+#[test]
+fn claims_that_cannot_be_required_do_not_build() {
+    let any = Policy::any_verified_caller;
+    for policy in [
+        any().require_claim("", "x"),
+        any().require_claim("hd", serde_json::Value::Null),
+        any().require_claim("hd", None::<String>),
+        Policy::any_of([any()]).require_claim("hd", serde_json::Value::Null),
+    ] {
+        assert!(matches!(error(policy), PolicyError::InvalidClaim { .. }));
+    }
 }
 
 #[tokio::test]

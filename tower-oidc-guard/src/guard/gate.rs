@@ -67,7 +67,7 @@ impl Gate {
         verified: Result<Identity, Refusal>,
     ) -> Verdict {
         match verified {
-            Ok(identity) if self.policy().policy().allows(&identity) => {
+            Ok(identity) if self.policy().allows(&identity) => {
                 let span = telemetry::allowed(&identity);
                 self.guard.0.intake.finish(request, Some(identity));
                 Verdict::Enter(span)
@@ -92,7 +92,7 @@ impl Gate {
     }
 
     fn lets_anonymous_in(&self) -> bool {
-        self.guard.0.intake.optional || self.policy().policy().allows_anyone()
+        self.guard.0.intake.optional || self.policy().allows_anonymous()
     }
 
     fn enter_without_identity<B>(&self, request: &mut Request<B>) -> Verdict {

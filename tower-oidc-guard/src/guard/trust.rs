@@ -70,7 +70,7 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
     TrustedIssuer {
         name: told,
         named,
-        aliases: issuer.aliases,
+        aliases: issuer.aliases.into(),
         platform: issuer.platform,
         rules: Rules {
             audiences: issuer.audiences,

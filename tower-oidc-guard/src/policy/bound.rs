@@ -1,78 +1,148 @@
-//! A policy and the issuers that speak for its members.
+//! Checks a policy against the issuers that a guard trusts.
 
+use std::sync::Arc;
+
+use super::outcome::Outcome;
 use super::{Node, Policy, PolicyError};
-use crate::identity::Platform;
+use crate::identity::{Identity, Platform};
+use crate::text::is_invisible;
 
 /// The issuers that a guard trusts, as policies name them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TrustedNames {
-    /// Each with its name; none where its API server says it later.
-    pub(crate) issuers: Vec<(Option<String>, Platform)>,
+    pub(crate) issuers: Vec<TrustedName>,
+}
+
+/// An issuer that a guard trusts, as policies name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TrustedName {
+    /// All names that a policy may call it by.
+    pub(crate) names: Vec<String>,
+    /// Whether it may have another name, which its API server says later.
+    pub(crate) may_be_renamed: bool,
+    pub(crate) platform: Platform,
+    pub(crate) audiences: Vec<String>,
 }
 
 impl TrustedNames {
-    /// Whether an issuer of that name is trusted.
-    pub(super) fn check_name(&self, name: &str) -> Result<Option<Platform>, PolicyError> {
-        let is_named = |(own, _): &&(Option<String>, Platform)| own.as_deref() == Some(name);
-        let mut named = self.issuers.iter().filter(is_named);
-        if let Some((_, platform)) = named.next() {
-            return Ok(Some(*platform));
-        }
-        // The cluster that this runs in may bear any name: it is held against each token's.
-        match self.issuers.iter().any(|(own, _)| own.is_none()) {
-            true => Ok(None),
-            false => Err(PolicyError::UntrustedIssuer {
+    /// Returns the platform of the issuer of that name.
+    pub(super) fn check_name(&self, name: &str) -> Result<Platform, PolicyError> {
+        let has_name = |issuer: &&TrustedName| issuer.names.iter().any(|own| own == name);
+        let named = self.issuers.iter().find(has_name);
+        // The cluster that this runs in may have any name until its API server has told it: then the name is compared
+        // with that of each caller.
+        let may_be_named = || self.issuers.iter().find(|issuer| issuer.may_be_renamed);
+        match named.or_else(may_be_named) {
+            Some(issuer) => Ok(issuer.platform),
+            None => Err(PolicyError::UntrustedIssuer {
                 issuer: name.to_owned(),
+                suggestion: self.close_to(name),
             }),
         }
     }
 
-    /// Whether exactly one issuer speaks for members of that platform.
+    /// The trusted issuer that differs in its case, a slash at its end or white space only.
+    fn close_to(&self, name: &str) -> Option<String> {
+        let plain = |name: &str| {
+            let visible: String = name.chars().filter(|c| !is_invisible(*c)).collect();
+            visible.trim_end_matches('/').to_lowercase()
+        };
+        let mut all = self.issuers.iter().flat_map(|issuer| &issuer.names);
+        all.find(|own| plain(own) == plain(name)).cloned()
+    }
+
+    /// Checks that exactly one issuer speaks for members of that platform; `label` is the platform in words.
     pub(super) fn check(
         &self,
         name: Option<&str>,
         platform: Platform,
-        told: &'static str,
+        label: &'static str,
     ) -> Result<(), PolicyError> {
         if let Some(name) = name {
-            return match self.check_name(name)? {
-                Some(other) if other != platform => Err(PolicyError::OtherPlatform {
+            return match self.check_name(name)? == platform {
+                true => Ok(()),
+                false => Err(PolicyError::OtherPlatform {
                     issuer: name.to_owned(),
-                    platform: told,
+                    platform: label,
                 }),
-                _ => Ok(()),
             };
         }
-        let speakers = self.issuers.iter().filter(|(_, own)| *own == platform);
+        let speakers = self.issuers.iter().filter(|own| own.platform == platform);
         match speakers.count() {
-            0 => Err(PolicyError::NoSuchIssuer { platform: told }),
+            0 => Err(PolicyError::NoSuchIssuer { platform: label }),
             1 => Ok(()),
-            _ => Err(PolicyError::WhichIssuer { platform: told }),
+            _ => Err(PolicyError::WhichIssuer { platform: label }),
         }
     }
 
-    fn has_google(&self) -> bool {
-        self.issuers.iter().any(|(_, own)| *own == Platform::Google)
+    /// Returns whether an issuer's tokens are accepted for that audience.
+    pub(super) fn accepts_audience(&self, audience: &str) -> bool {
+        let mut all = self.issuers.iter().flat_map(|issuer| &issuer.audiences);
+        all.any(|own| own == audience)
+    }
+
+    /// Returns whether the issuer of that name is Google; with `None`, whether any is.
+    fn is_google(&self, name: Option<&str>) -> bool {
+        self.issuers.iter().any(|issuer| {
+            issuer.platform == Platform::Google
+                && name.is_none_or(|name| issuer.names.iter().any(|own| own == name))
+        })
     }
 }
 
-/// A policy whose every member can be spoken for.
+/// Keeps a policy file from taking a content that the guard of this policy could not use; ends when it is dropped.
+#[cfg(feature = "policy-file")]
+pub(super) type Registration = Arc<TrustedNames>;
+
+/// A policy whose every member and audience belongs to an issuer that the guard trusts.
 #[derive(Debug, Clone)]
-pub(crate) struct Bound(Policy);
+pub(crate) struct Bound(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    policy: Policy,
+    /// With the files that the policy comes from.
+    #[cfg(feature = "policy-file")]
+    _registrations: Vec<Registration>,
+}
 
 impl Bound {
+    /// Checks a policy.
     pub(crate) fn new(policy: Policy, trusted: &TrustedNames) -> Result<Self, PolicyError> {
+        #[cfg(feature = "policy-file")]
+        let registrations = {
+            let mut registrations = Vec::new();
+            // From here on no file takes a content that does not fit these issuers.
+            for file in policy.files() {
+                registrations.push(file.bind(trusted)?);
+            }
+            registrations
+        };
         check(&policy, trusted)?;
-        if trusted.has_google() && lets_all_in(&policy) {
-            tracing::warn!(
-                "the policy lets in allAuthenticatedUsers, and Google is among the trusted issuers: anyone on the internet can get such a token"
-            );
-        }
-        Ok(Self(policy))
+        warn(&policy, trusted);
+        Ok(Self(Arc::new(Inner {
+            policy,
+            #[cfg(feature = "policy-file")]
+            _registrations: registrations,
+        })))
     }
 
+    /// The policy.
     pub(crate) fn policy(&self) -> &Policy {
-        &self.0
+        &self.0.policy
+    }
+
+    /// Returns whether a caller may call.
+    pub(crate) fn allows(&self, caller: &Identity) -> bool {
+        matches!(
+            self.0.policy.decide::<()>(Some(caller)),
+            Outcome::Allowed(())
+        )
+    }
+
+    /// Returns whether a request without a token may pass.
+    pub(crate) fn allows_anonymous(&self) -> bool {
+        matches!(self.0.policy.decide::<()>(None), Outcome::Allowed(()))
     }
 }
 
@@ -82,19 +152,46 @@ fn check(policy: &Policy, trusted: &TrustedNames) -> Result<(), PolicyError> {
         Node::Any(policies) | Node::All(policies) => policies
             .iter()
             .try_for_each(|policy| check(policy, trusted)),
+        Node::Narrowed(policy, rule) => {
+            check(policy, trusted)?;
+            rule.check(trusted)
+        }
         Node::Unsound(error) => Err(error.clone()),
+        // Its content was checked by `bind`.
         #[cfg(feature = "policy-file")]
-        Node::File(file) => file.bind(trusted),
+        Node::File(_) => Ok(()),
     }
 }
 
-fn lets_all_in(policy: &Policy) -> bool {
+fn warn(policy: &Policy, trusted: &TrustedNames) {
+    if allows_all_of_google(policy, trusted) {
+        tracing::warn!(
+            "the policy allows allAuthenticatedUsers, and Google is among the trusted issuers: anyone on the internet can get such a token"
+        );
+    }
+    if policy.names_anyone() && policy.denies(None) {
+        tracing::warn!(
+            "the policy allows allUsers and has a deny list; a request without a token may be from a denied caller, so requests without a token are refused"
+        );
+    }
+}
+
+fn allows_all_of_google(policy: &Policy, trusted: &TrustedNames) -> bool {
+    let is_google = |name: Option<&str>| trusted.is_google(name);
     match &*policy.0 {
-        Node::Rule(rule) => rule.lets_all_verified_in(),
-        Node::Any(policies) => policies.iter().any(lets_all_in),
-        Node::All(policies) => !policies.is_empty() && policies.iter().all(lets_all_in),
+        Node::Rule(rule) => rule.allows_all_of(is_google),
+        Node::Any(policies) => policies
+            .iter()
+            .any(|policy| allows_all_of_google(policy, trusted)),
+        Node::All(policies) => {
+            let mut all = policies.iter();
+            !policies.is_empty() && all.all(|policy| allows_all_of_google(policy, trusted))
+        }
+        Node::Narrowed(policy, rule) => {
+            rule.requires_nothing() && allows_all_of_google(policy, trusted)
+        }
         Node::Unsound(_) => false,
         #[cfg(feature = "policy-file")]
-        Node::File(file) => file.with(super::Rule::lets_all_verified_in),
+        Node::File(file) => file.with(|rule| rule.allows_all_of(is_google)),
     }
 }

@@ -4,13 +4,15 @@ pub(crate) mod document;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
-use reqwest_wi_auth::{FileError, WatchedFile};
+use arc_swap::ArcSwap;
+use reqwest_wi_auth::{FileError, WatchedFile, WatchedFileBuilder};
 
 use self::document::GuardDocument;
-use super::bound::TrustedNames;
+use super::bound::{Registration, TrustedNames};
+use super::members::Members;
 use super::rule::Rule;
 use super::{Node, Policy, PolicyError};
 use crate::error::BuildError;
@@ -29,15 +31,25 @@ use crate::issuer::Issuer;
 /// claims: { hd: example.com }
 /// ```
 ///
-/// All but `allow` may be left out. The file can hold the issuers' settings, too: see
-/// [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file). A new content that is not sound is told (in the log, in
-/// [`health`](Self::health), and with the feature `metrics` by a counter), and the old policy stays. A first content
-/// that is not sound does not open. Unknown fields are errors, told with line and column.
+/// | field | meaning | if left out |
+/// | --- | --- | --- |
+/// | `allow` | the allowed [members](Policy#members), by themselves or below their `issuer`; `[]` allows nobody | error |
+/// | `deny` | the denied members, in the same form; see [Deny lists](Policy#deny-lists) | nobody is denied |
+/// | `audiences` | one of these has to be among the token's | any that the issuer's tokens are accepted for |
+/// | `claims` | claims that the token must have, with their values | none |
+/// | `issuers` | see [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file) | the guard's own settings |
+///
+/// A field that is null or empty is an error (`allow: []` excepted), since it would lift a restriction without a word; a
+/// field without a value is left out instead. Unknown and repeated fields are errors, too.
+///
+/// A new content is put in force only if it fits every guard that uses the file. If it does not, the old policy stays in
+/// force, and the error is logged, reported by [`health`](Self::health), and counted with the feature `metrics`, with line
+/// and column.
 #[derive(Clone)]
 pub struct PolicyFile {
+    /// Reads and parses the file. Its value is not used: what is in force is in `state`.
     file: WatchedFile<Arc<Content>>,
-    /// Whom the guards trust that use it.
-    trusted: Arc<Mutex<Vec<TrustedNames>>>,
+    state: Arc<State>,
 }
 
 /// What a sound file says.
@@ -47,7 +59,16 @@ pub(crate) struct Content {
     document: GuardDocument,
 }
 
-/// How a policy file fares.
+/// The content that is in force, and the guards that it has been checked against.
+///
+/// Both change under the lock only, so the content always fits every registered guard. Decisions read it without the lock.
+struct State {
+    content: ArcSwap<Content>,
+    /// What the guards trust that use the file, each for as long as one of them lives.
+    registered: Mutex<Vec<Weak<TrustedNames>>>,
+}
+
+/// The status of a policy file.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PolicyHealth {
@@ -67,23 +88,30 @@ impl PolicyFile {
     ///
     /// If there is no sound content within 5 s.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
-        let trusted: Arc<Mutex<Vec<TrustedNames>>> = Arc::default();
-        let known = trusted.clone();
-        let read = move |content: &[u8]| {
-            let read = Content::read(content, &known);
-            count(read.is_ok());
-            read.map(Arc::new)
-        };
-        let file = WatchedFile::open(path, read).await?;
-        Ok(Self { file, trusted })
+        Self::open_with(path.into(), |builder| builder).await
     }
 
-    /// The policy that the file holds, whatever that is at the moment.
+    async fn open_with(
+        path: PathBuf,
+        settings: impl FnOnce(WatchedFileBuilder<Arc<Content>>) -> WatchedFileBuilder<Arc<Content>>,
+    ) -> Result<Self, FileError> {
+        let state = Arc::new(State::default());
+        let checking = state.clone();
+        let read = move |bytes: &[u8]| {
+            let read = Content::read(bytes).and_then(|content| Ok(checking.accept(content)?));
+            count(read.is_ok());
+            read
+        };
+        let file = settings(WatchedFile::builder(path, read)).open().await?;
+        Ok(Self { file, state })
+    }
+
+    /// Returns the policy that the file holds, whatever that is at the moment.
     pub fn policy(&self) -> Policy {
         Policy(Arc::new(Node::File(self.clone())))
     }
 
-    /// How the file fares.
+    /// Returns the status of the file.
     pub fn health(&self) -> PolicyHealth {
         let health = self.file.health();
         PolicyHealth {
@@ -93,13 +121,13 @@ impl PolicyFile {
         }
     }
 
-    /// The file's path, made absolute.
+    /// Returns the file's path, made absolute.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Waits for another policy than the one that was in force at the call; false where the file is followed no
-    /// more.
+    /// Waits for a policy other than the one that was in force at the call. Returns false if the file is not followed
+    /// any more.
     pub fn changed(&self) -> impl Future<Output = bool> + Send + use<> {
         let mut changes = self.file.subscribe();
         async move { changes.next().await.is_some() }
@@ -107,32 +135,79 @@ impl PolicyFile {
 
     /// The issuers that it says are to be trusted.
     pub(crate) fn issuers(&self) -> Result<Vec<Issuer>, BuildError> {
-        self.file.current().document.issuers()
+        self.state.content.load().document.issuers()
     }
 
     pub(super) fn with<R>(&self, look: impl FnOnce(&Rule) -> R) -> R {
-        self.file.with(|content| look(&content.rule))
+        look(&self.state.content.load().rule)
     }
 
-    /// Holds what is in the file, now and later, against a guard's issuers.
-    pub(super) fn bind(&self, trusted: &TrustedNames) -> Result<(), PolicyError> {
-        let mut known = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-        known.push(trusted.clone());
-        drop(known);
-        self.with(|rule| rule.check(trusted))
+    /// Checks the content against the issuers that a guard trusts, now and at each change while the registration is kept.
+    pub(super) fn bind(&self, trusted: &TrustedNames) -> Result<Registration, PolicyError> {
+        self.state.bind(trusted)
+    }
+}
+
+impl State {
+    /// Puts a content in force if it fits all registered guards.
+    fn accept(&self, content: Content) -> Result<Arc<Content>, PolicyError> {
+        let mut registered = self
+            .registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for trusted in live(&mut registered) {
+            content.rule.check(&trusted)?;
+        }
+        let current = self.content.load_full();
+        if *current == content {
+            return Ok(current);
+        }
+        let content = Arc::new(content);
+        self.content.store(content.clone());
+        Ok(content)
+    }
+
+    /// Registers a guard if the content that is in force fits it. Guards that trust the same issuers share a registration.
+    fn bind(&self, trusted: &TrustedNames) -> Result<Registration, PolicyError> {
+        let mut registered = self
+            .registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut live = live(&mut registered).into_iter();
+        if let Some(same) = live.find(|own| **own == *trusted) {
+            return Ok(same);
+        }
+        self.content.load().rule.check(trusted)?;
+        let registration = Arc::new(trusted.clone());
+        registered.push(Arc::downgrade(&registration));
+        Ok(registration)
+    }
+}
+
+/// Removes the registrations that have ended, and returns the others.
+fn live(registered: &mut Vec<Weak<TrustedNames>>) -> Vec<Registration> {
+    registered.retain(|trusted| trusted.strong_count() > 0);
+    registered.iter().filter_map(Weak::upgrade).collect()
+}
+
+impl Default for State {
+    /// Nobody is allowed until a content is accepted.
+    fn default() -> Self {
+        Self {
+            content: ArcSwap::from_pointee(Content {
+                rule: Rule::allowing(Members::default()),
+                document: GuardDocument::default(),
+            }),
+            registered: Mutex::default(),
+        }
     }
 }
 
 impl Content {
-    fn read(
-        content: &[u8],
-        trusted: &Mutex<Vec<TrustedNames>>,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let document = GuardDocument::read(content)?;
+    fn read(bytes: &[u8]) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let document = GuardDocument::read(bytes)?;
         let rule = document.rule()?;
-        let trusted = trusted.lock().unwrap_or_else(PoisonError::into_inner);
-        trusted.iter().try_for_each(|trusted| rule.check(trusted))?;
-        drop(trusted);
+        rule.check_syntax()?;
         Ok(Self { rule, document })
     }
 }
@@ -150,5 +225,123 @@ impl fmt::Debug for PolicyFile {
         f.debug_struct("PolicyFile")
             .field("path", &self.file.path())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::TrustedName;
+    use super::*;
+    use crate::identity::Platform;
+
+    const OF_KUBERNETES: &str = "allow: [\"system:serviceaccounts\"]\n";
+    const OF_GOOGLE: &str = "allow: [\"user:jane@example.com\"]\n";
+
+    fn trusted(platform: Platform) -> TrustedNames {
+        TrustedNames {
+            issuers: vec![TrustedName {
+                names: vec!["https://id.example".to_owned()],
+                may_be_renamed: false,
+                platform,
+                audiences: vec!["me".to_owned()],
+            }],
+        }
+    }
+
+    fn content(text: &str) -> Content {
+        Content::read(text.as_bytes()).unwrap()
+    }
+
+    /// A state that has accepted this content.
+    fn state(text: &str) -> State {
+        let state = State::default();
+        state.accept(content(text)).unwrap();
+        state
+    }
+
+    #[tokio::test]
+    async fn a_content_that_changes_while_a_guard_is_built_never_escapes_the_check_against_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = Arc::new(Mutex::new(OF_KUBERNETES));
+        let is_read = Arc::new(AtomicBool::new(false));
+        type Race = Box<dyn FnOnce() + Send>;
+        let race: Arc<Mutex<Option<Race>>> = Arc::default();
+        let (served, was_read) = (text.clone(), is_read.clone());
+        let reader = move |_: &Path| {
+            was_read.store(true, Ordering::SeqCst);
+            Ok(served.lock().unwrap().as_bytes().to_vec())
+        };
+        // The clock is asked after a new content has been parsed, and before it becomes the value of the watched file.
+        let runs = race.clone();
+        let clock = move || {
+            if is_read.swap(false, Ordering::SeqCst)
+                && let Some(race) = runs.lock().unwrap().take()
+            {
+                race();
+            }
+            SystemTime::now()
+        };
+        let file = PolicyFile::open_with(folder.path().join("policy.yaml"), |builder| {
+            builder.reader(reader).clock(clock)
+        });
+        let file = file.await.unwrap();
+        let bound = Arc::new(Mutex::new(None));
+        let (result, racing) = (bound.clone(), file.clone());
+        *race.lock().unwrap() = Some(Box::new(move || {
+            *result.lock().unwrap() = Some(racing.bind(&trusted(Platform::Kubernetes)));
+        }));
+        *text.lock().unwrap() = OF_GOOGLE;
+        file.file.reread().await.unwrap();
+        let bound = bound
+            .lock()
+            .unwrap()
+            .take()
+            .expect("the race has taken place");
+        let fits = file.with(|rule| rule.check(&trusted(Platform::Kubernetes)).is_ok());
+        assert!(
+            bound.is_err() || fits,
+            "a guard runs with a policy that was not checked"
+        );
+    }
+
+    #[test]
+    fn a_content_is_refused_if_it_does_not_fit_a_registered_guard() {
+        let state = state(OF_KUBERNETES);
+        let registration = state.bind(&trusted(Platform::Kubernetes)).unwrap();
+        assert!(state.accept(content(OF_GOOGLE)).is_err());
+        assert!(*state.content.load_full() == content(OF_KUBERNETES));
+        drop(registration);
+        assert!(
+            state.accept(content(OF_GOOGLE)).is_ok(),
+            "the guard is gone"
+        );
+        assert!(*state.content.load_full() == content(OF_GOOGLE));
+    }
+
+    #[test]
+    fn a_guard_that_does_not_build_leaves_nothing_behind() {
+        let state = state(OF_KUBERNETES);
+        assert!(state.bind(&trusted(Platform::Google)).is_err());
+        let more = "allow: [\"system:serviceaccounts\"]\ndeny: [\"system:authenticated\"]\n";
+        assert!(state.accept(content(more)).is_ok());
+    }
+
+    #[test]
+    fn registrations_are_shared_and_end_with_their_guards() {
+        let state = state(OF_KUBERNETES);
+        let count = || state.registered.lock().unwrap().len();
+        let one: Vec<_> = (0..1000)
+            .map(|_| state.bind(&trusted(Platform::Kubernetes)).unwrap())
+            .collect();
+        assert_eq!(count(), 1);
+        drop(one);
+        for _ in 0..1000 {
+            drop(state.bind(&trusted(Platform::Kubernetes)).unwrap());
+        }
+        assert_eq!(count(), 1);
+        state.accept(content(OF_GOOGLE)).unwrap();
+        assert_eq!(count(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Many members, found at once.
+//! Sets of members, in which a caller is found in the same time among few and among many.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -6,47 +6,62 @@ use std::fmt;
 
 use super::PolicyError;
 use super::bound::TrustedNames;
-use super::member::Member;
+use super::member::{Member, is_email, service_account};
 use crate::identity::{Identity, Platform};
+use crate::text;
 
-const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
-
-/// Members, sorted so that a caller is found in the same time among few and among many.
+/// A set of members: an allow list or a deny list.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Members {
+    /// `allUsers`.
     anyone: bool,
+    /// `allAuthenticatedUsers`, of any trusted issuer.
     any_verified: bool,
-    /// By issuer: that which is named, or the only one of its platform.
-    of_platforms: HashMap<Option<String>, OfPlatforms>,
+    /// Members in the words of a platform: of the issuer that is named, or of the only one of the platform.
+    of_issuers: HashMap<Option<String>, IssuerMembers>,
     /// Subjects by issuer.
     principals: HashMap<String, HashSet<String>>,
     count: usize,
 }
 
-/// The members of one issuer that its platform has words for.
+/// The members of one issuer.
 #[derive(Clone, Default, PartialEq, Eq)]
-struct OfPlatforms {
+struct IssuerMembers {
+    /// `allAuthenticatedUsers`, of this issuer.
+    any_verified: bool,
+    /// `system:authenticated`.
     cluster_users: bool,
+    /// `system:serviceaccounts`.
     service_accounts: bool,
     namespaces: HashSet<String>,
+    /// Subjects of service accounts.
     subjects: HashSet<String>,
+    /// In lower case.
     emails: HashSet<String>,
 }
 
 impl Members {
-    /// Reads members, of an issuer that is named or of the only one of their platform.
+    /// Parses members: of an issuer that is named, or of the only one of their platform.
     pub(super) fn parse<M: AsRef<str>>(
         issuer: Option<String>,
         members: impl IntoIterator<Item = M>,
     ) -> Result<Self, PolicyError> {
+        if let Some(name) = &issuer
+            && let Some(reason) = text::fault(name)
+        {
+            return Err(PolicyError::InvalidIssuer {
+                issuer: name.clone(),
+                reason,
+            });
+        }
         let mut all = Self::default();
         for member in members {
-            all.insert(&issuer, Member::parse(member.as_ref())?);
+            all.insert(&issuer, member.as_ref())?;
         }
         Ok(all)
     }
 
-    /// Everyone, without a token too.
+    /// Creates the set of everyone, callers without a token included.
     pub(super) fn anyone() -> Self {
         Self {
             anyone: true,
@@ -55,32 +70,49 @@ impl Members {
         }
     }
 
-    fn insert(&mut self, issuer: &Option<String>, member: Member<'_>) {
+    fn insert(&mut self, issuer: &Option<String>, member: &str) -> Result<(), PolicyError> {
+        let not_of = |issuer: &String| PolicyError::NotOfIssuer {
+            member: member.to_owned(),
+            issuer: issuer.clone(),
+        };
         self.count += 1;
-        match member {
-            Member::Anyone => self.anyone = true,
-            Member::AnyVerified => self.any_verified = true,
-            Member::Principal { issuer, subject } => {
-                let subjects = self.principals.entry(issuer.to_owned()).or_default();
+        match (Member::parse(member)?, issuer) {
+            // Who sends no token is of no issuer.
+            (Member::Anyone, Some(issuer)) => return Err(not_of(issuer)),
+            (Member::Anyone, None) => self.anyone = true,
+            (Member::AnyVerified, Some(_)) => self.of(issuer).any_verified = true,
+            (Member::AnyVerified, None) => self.any_verified = true,
+            (Member::Principal { issuer: own, .. }, Some(issuer)) if own != issuer => {
+                return Err(not_of(issuer));
+            }
+            (
+                Member::Principal {
+                    issuer: own,
+                    subject,
+                },
+                _,
+            ) => {
+                let subjects = self.principals.entry(own.to_owned()).or_default();
                 subjects.insert(subject.to_owned());
             }
-            Member::ClusterUsers => self.of(issuer).cluster_users = true,
-            Member::ServiceAccounts => self.of(issuer).service_accounts = true,
-            Member::Namespace(namespace) => {
+            (Member::ClusterUsers, _) => self.of(issuer).cluster_users = true,
+            (Member::ServiceAccounts, _) => self.of(issuer).service_accounts = true,
+            (Member::Namespace(namespace), _) => {
                 self.of(issuer).namespaces.insert(namespace.to_owned());
             }
-            Member::ServiceAccount(subject) => {
+            (Member::ServiceAccount(subject), _) => {
                 self.of(issuer).subjects.insert(subject.to_owned());
             }
-            Member::Email(email) => {
+            (Member::Email(email), _) => {
                 self.of(issuer).emails.insert(email.to_ascii_lowercase());
             }
         }
+        Ok(())
     }
 
     /// The members of that issuer, to add to.
-    fn of(&mut self, issuer: &Option<String>) -> &mut OfPlatforms {
-        self.of_platforms.entry(issuer.clone()).or_default()
+    fn of(&mut self, issuer: &Option<String>) -> &mut IssuerMembers {
+        self.of_issuers.entry(issuer.clone()).or_default()
     }
 
     /// Adds other members to these.
@@ -91,8 +123,9 @@ impl Members {
         for (issuer, subjects) in other.principals {
             self.principals.entry(issuer).or_default().extend(subjects);
         }
-        for (issuer, more) in other.of_platforms {
-            let of = self.of_platforms.entry(issuer).or_default();
+        for (issuer, more) in other.of_issuers {
+            let of = self.of_issuers.entry(issuer).or_default();
+            of.any_verified |= more.any_verified;
             of.cluster_users |= more.cluster_users;
             of.service_accounts |= more.service_accounts;
             of.namespaces.extend(more.namespaces);
@@ -101,15 +134,41 @@ impl Members {
         }
     }
 
+    /// Returns whether no member is named.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Returns whether `allUsers` is named.
     pub(super) fn has_anyone(&self) -> bool {
         self.anyone
     }
 
-    pub(super) fn has_any_verified(&self) -> bool {
-        self.any_verified
+    /// Returns whether everyone is a member whose token is from an issuer that `is_meant` returns true for; `None`
+    /// stands for every issuer.
+    pub(super) fn has_any_verified(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
+        let mut named = self.of_issuers.iter().filter(|(_, of)| of.any_verified);
+        (self.any_verified && is_meant(None))
+            || named.any(|(issuer, _)| is_meant(issuer.as_deref()))
     }
 
-    /// The member that the caller is, if it is one.
+    /// As an allow list: returns whether the caller is certainly a member.
+    pub(super) fn contains(&self, caller: &Identity) -> bool {
+        self.anyone
+            || self.any_verified
+            || self.has_principal(caller)
+            || self.of_issuer(caller).any(|of| of.contains(caller))
+    }
+
+    /// As a deny list: returns whether the caller is a member, or may be one that its token does not show to be.
+    pub(super) fn denies(&self, caller: &Identity) -> bool {
+        self.anyone
+            || self.any_verified
+            || self.has_principal(caller)
+            || self.of_issuer(caller).any(|of| of.denies(caller))
+    }
+
+    /// Returns the member that the caller is, in words.
     pub(super) fn find(&self, caller: &Identity) -> Option<Cow<'static, str>> {
         if self.anyone {
             return Some("allUsers".into());
@@ -124,37 +183,70 @@ impl Members {
         self.of_issuer(caller).find_map(|of| of.find(caller))
     }
 
-    /// The same without its name, and so without a copy.
-    pub(super) fn contains(&self, caller: &Identity) -> bool {
-        self.anyone
-            || self.any_verified
-            || self.has_principal(caller)
-            || self.of_issuer(caller).any(|of| of.contains(caller))
+    /// Returns why this deny list keeps the caller out, in words.
+    pub(super) fn denial(&self, caller: &Identity) -> String {
+        let unknown = || {
+            let (subject, issuer) = (caller.subject(), caller.issuer());
+            let reason = match caller.platform() {
+                Platform::Google => unverified_email(caller),
+                _ => "its subject is not that of a service account".to_owned(),
+            };
+            let key = match caller.platform() {
+                Platform::Google => "e-mail address",
+                _ => "service account or namespace",
+            };
+            format!(
+                "{subject} of {issuer} may be denied: the deny list names callers of that issuer by their {key}, and {reason}"
+            )
+        };
+        match self.find(caller) {
+            Some(member) => format!("{member} is denied"),
+            None => unknown(),
+        }
     }
 
     fn has_principal(&self, caller: &Identity) -> bool {
-        let subjects = self.principals.get(caller.issuer());
-        subjects.is_some_and(|subjects| subjects.contains(caller.subject()))
+        !self.principals.is_empty()
+            && caller.issuer_names().any(|name| {
+                let subjects = self.principals.get(name);
+                subjects.is_some_and(|subjects| subjects.contains(caller.subject()))
+            })
     }
 
-    /// The members that the caller's issuer may speak for. Where no issuer is named there is only one of the
-    /// platform: that was seen to at building.
-    fn of_issuer(&self, caller: &Identity) -> impl Iterator<Item = &OfPlatforms> {
+    /// The members that the caller's issuer may speak for. If no issuer is named there is only one of the
+    /// platform, which is checked when a guard is built.
+    fn of_issuer<'m>(&'m self, caller: &Identity) -> impl Iterator<Item = &'m IssuerMembers> {
         let is_meant = |issuer: &Option<String>| {
-            let named = issuer.as_ref();
-            named.is_none_or(|name| name == caller.issuer())
+            issuer
+                .as_deref()
+                .is_none_or(|named| caller.issuer_names().any(|name| name == named))
         };
-        let all = self.of_platforms.iter();
+        let all = self.of_issuers.iter();
         all.filter(move |(issuer, _)| is_meant(issuer))
             .map(|(_, of)| of)
     }
 
-    /// Whether each member has the one issuer that can speak for it.
+    /// Checks that each member has one issuer that can speak for it.
     pub(super) fn check(&self, trusted: &TrustedNames) -> Result<(), PolicyError> {
-        for issuer in self.principals.keys() {
-            trusted.check_name(issuer)?;
+        for (issuer, subjects) in &self.principals {
+            let platform = trusted.check_name(issuer)?;
+            let address = subjects.iter().find(|subject| subject.contains('@'));
+            if let (Platform::Google, Some(address)) = (platform, address) {
+                let kind = match address.ends_with("gserviceaccount.com") {
+                    true => "serviceAccount",
+                    false => "user",
+                };
+                return Err(PolicyError::InvalidMember {
+                    member: format!("principal:{issuer}#{address}"),
+                    reason: "subjects of Google are numbers, not e-mail addresses".to_owned(),
+                    suggestion: Some(format!("{kind}:{address}")),
+                });
+            }
         }
-        for (issuer, of) in &self.of_platforms {
+        for (issuer, of) in &self.of_issuers {
+            if let Some(issuer) = issuer {
+                trusted.check_name(issuer)?;
+            }
             if of.is_kubernetes() {
                 trusted.check(issuer.as_deref(), Platform::Kubernetes, "Kubernetes")?;
             }
@@ -166,33 +258,54 @@ impl Members {
     }
 }
 
-impl OfPlatforms {
+impl IssuerMembers {
     fn is_kubernetes(&self) -> bool {
-        self.cluster_users
-            || self.service_accounts
-            || !self.namespaces.is_empty()
-            || !self.subjects.is_empty()
+        self.cluster_users || self.names_service_accounts()
+    }
+
+    fn names_service_accounts(&self) -> bool {
+        self.service_accounts || !self.namespaces.is_empty() || !self.subjects.is_empty()
     }
 
     fn contains(&self, caller: &Identity) -> bool {
-        match caller.platform() {
-            Platform::Kubernetes => {
-                self.cluster_users
-                    || self.subjects.contains(caller.subject())
-                    || namespace(caller).is_some_and(|namespace| {
-                        self.service_accounts || self.namespaces.contains(namespace)
-                    })
+        self.any_verified
+            || match caller.platform() {
+                Platform::Kubernetes => {
+                    self.cluster_users
+                        || self.subjects.contains(caller.subject())
+                        || service_account(caller.subject()).is_some_and(|(namespace, _)| {
+                            self.service_accounts || self.namespaces.contains(namespace)
+                        })
+                }
+                Platform::Google => {
+                    verified_email(caller).is_some_and(|email| self.emails.contains(&*email))
+                }
+                Platform::Other => false,
             }
-            Platform::Google => email(caller).is_some_and(|email| self.emails.contains(&*email)),
+    }
+
+    /// A caller whose token does not show whether it is a member counts as one.
+    fn denies(&self, caller: &Identity) -> bool {
+        let is_undecided = match caller.platform() {
+            Platform::Kubernetes => {
+                self.names_service_accounts() && service_account(caller.subject()).is_none()
+            }
+            Platform::Google => !self.emails.is_empty() && verified_email(caller).is_none(),
             Platform::Other => false,
-        }
+        };
+        is_undecided || self.contains(caller)
     }
 
     fn find(&self, caller: &Identity) -> Option<Cow<'static, str>> {
         if !self.contains(caller) {
             return None;
         }
-        Some(match (email(caller), namespace(caller)) {
+        if self.any_verified {
+            return Some(format!("allAuthenticatedUsers of {}", caller.issuer()).into());
+        }
+        let email = verified_email(caller).filter(|email| self.emails.contains(&**email));
+        let namespace = service_account(caller.subject()).map(|(namespace, _)| namespace);
+        Some(match (email, namespace) {
             (Some(email), _) => format!("account {email}").into(),
             _ if self.subjects.contains(caller.subject()) => caller.subject().to_owned().into(),
             (_, Some(namespace)) if self.namespaces.contains(namespace) => {
@@ -204,20 +317,27 @@ impl OfPlatforms {
     }
 }
 
-/// The namespace of a service account.
-fn namespace(caller: &Identity) -> Option<&str> {
-    let account = caller.subject().strip_prefix(SERVICE_ACCOUNT)?;
-    account.split_once(':').map(|(namespace, _)| namespace)
-}
-
-/// The email that Google has verified, in small letters.
-fn email(caller: &Identity) -> Option<Cow<'_, str>> {
+/// The email that Google has verified, in lower case.
+fn verified_email(caller: &Identity) -> Option<Cow<'_, str>> {
     let google = caller.google()?;
     let email = google.email().filter(|_| google.email_verified())?;
-    Some(match email.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => email.to_ascii_lowercase().into(),
-        false => email.into(),
-    })
+    is_email(email).then(
+        || match email.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => email.to_ascii_lowercase().into(),
+            false => email.into(),
+        },
+    )
+}
+
+/// Why a caller of Google has no verified email, in words.
+fn unverified_email(caller: &Identity) -> String {
+    match caller.google().and_then(|google| google.email()) {
+        None => "its token has no claim `email` that can be read".to_owned(),
+        Some(email) if is_email(email) => {
+            format!("its address {email} is not marked as verified (`email_verified`)")
+        }
+        Some(_) => "the claim `email` of its token is not an e-mail address".to_owned(),
+    }
 }
 
 impl fmt::Debug for Members {

@@ -1,4 +1,4 @@
-//! One rule: who may, who may not, and what else is asked.
+//! One rule: an allow list, a deny list, and what else a token must say.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,16 +7,20 @@ use serde_json::Value;
 
 use super::bound::TrustedNames;
 use super::members::Members;
-use super::{Decision, PolicyError, claims};
+use super::outcome::{Outcome, Reason};
+use super::{PolicyError, claims};
 use crate::identity::Identity;
+use crate::text;
 
 type Check = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
 
-/// Lets in whom it allows, and does not deny, and who has all that is asked for.
+/// Allows callers that are on the allow list and meet all requirements; denies those on the deny list.
+#[derive(Clone)]
 pub(crate) struct Rule {
     pub(super) allowed: Members,
     pub(super) denied: Members,
     pub(super) claims: Vec<(String, Value)>,
+    /// One of these has to be among the token's; none named means that any will do.
     pub(super) audiences: Vec<String>,
     pub(super) checks: Vec<Check>,
 }
@@ -32,51 +36,105 @@ impl Rule {
         }
     }
 
-    pub(super) fn allows(&self, caller: &Identity) -> bool {
-        self.allowed.contains(caller)
-            && !self.denied.contains(caller)
-            && self.has_audience(caller)
-            && claims::missing(&self.claims, caller).is_none()
-            && self.checks.iter().all(|check| check(caller))
+    /// Decides on a caller; `None` is a request without a token.
+    pub(super) fn decide<R: Reason>(&self, caller: Option<&Identity>) -> Outcome<R> {
+        if self.denies(caller) {
+            return Outcome::denied(|| match caller {
+                Some(caller) => self.denied.denial(caller),
+                None => "a request without a token may be from a caller that is denied".to_owned(),
+            });
+        }
+        match caller {
+            Some(caller) => self.decide_verified(caller),
+            None => self.decide_anonymous(),
+        }
     }
 
-    /// The same in words.
-    pub(super) fn explain(&self, caller: &Identity) -> Decision {
-        if let Some(member) = self.denied.find(caller) {
-            return Decision::refused(format!("{member} is denied"));
+    fn decide_verified<R: Reason>(&self, caller: &Identity) -> Outcome<R> {
+        if !self.allowed.contains(caller) {
+            return Outcome::not_allowed(|| {
+                let (subject, issuer) = (caller.subject(), caller.issuer());
+                format!("{subject} of {issuer} is no allowed member")
+            });
         }
-        let Some(member) = self.allowed.find(caller) else {
-            let (subject, issuer) = (caller.subject(), caller.issuer());
-            return Decision::refused(format!("{subject} of {issuer} is no allowed member"));
-        };
         if !self.has_audience(caller) {
-            let wanted = self.audiences.join(", ");
-            return Decision::refused(format!("the token is for none of the audiences {wanted}"));
+            return Outcome::not_allowed(|| {
+                let required = self.audiences.join(", ");
+                format!("the token is for none of the audiences {required}")
+            });
         }
         if let Some(claim) = claims::missing(&self.claims, caller) {
-            return Decision::refused(format!("the claim {claim} is not what is asked for"));
+            return Outcome::not_allowed(|| {
+                format!("the token does not have the required value of the claim {claim}")
+            });
         }
         match self.checks.iter().position(|check| !check(caller)) {
-            Some(index) => Decision::refused(format!("check {} is not content", index + 1)),
-            None => Decision::allowed(format!("{member} is an allowed member")),
+            Some(index) => Outcome::not_allowed(|| format!("check {} returned false", index + 1)),
+            None => Outcome::Allowed(R::from_text(|| {
+                let member = self.allowed.find(caller).unwrap_or_default();
+                format!("{member} is an allowed member")
+            })),
         }
     }
 
-    /// Whether a request without a token may pass: nothing is asked that only a token can say.
-    pub(super) fn allows_anyone(&self) -> bool {
-        self.allowed.has_anyone()
-            && !self.denied.has_anyone()
-            && self.claims.is_empty()
-            && self.audiences.is_empty()
-            && self.checks.is_empty()
+    /// Anyone without a token is allowed only if nothing is required that a token would have to say.
+    fn decide_anonymous<R: Reason>(&self) -> Outcome<R> {
+        let requires_nothing = self.requires_nothing() && self.audiences.is_empty();
+        match self.allowed.has_anyone() && requires_nothing {
+            true => Outcome::Allowed(R::from_text(|| "allUsers is an allowed member".to_owned())),
+            false => Outcome::not_allowed(|| "a token is required".to_owned()),
+        }
     }
 
-    pub(super) fn lets_all_verified_in(&self) -> bool {
-        let asks_nothing = self.claims.is_empty() && self.checks.is_empty();
-        self.allowed.has_any_verified() && asks_nothing
+    /// Returns whether the deny list keeps a caller out. Whoever sends no token may be any of the denied.
+    pub(super) fn denies(&self, caller: Option<&Identity>) -> bool {
+        match caller {
+            Some(caller) => self.denied.denies(caller),
+            None => !self.denied.is_empty(),
+        }
     }
 
+    /// Returns whether everyone is allowed who has a valid token of an issuer that `is_meant` returns true for; `None`
+    /// stands for every issuer.
+    pub(super) fn allows_all_of(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
+        self.requires_nothing() && self.allowed.has_any_verified(is_meant)
+    }
+
+    /// Returns whether it requires no claim and no check.
+    pub(super) fn requires_nothing(&self) -> bool {
+        self.claims.is_empty() && self.checks.is_empty()
+    }
+
+    /// Checks what can be checked without knowing any issuer.
+    pub(super) fn check_syntax(&self) -> Result<(), PolicyError> {
+        for audience in &self.audiences {
+            if let Some(reason) = text::audience_fault(audience) {
+                return Err(PolicyError::InvalidAudience {
+                    audience: audience.clone(),
+                    reason,
+                });
+            }
+        }
+        for (name, value) in &self.claims {
+            if let Some(reason) = claims::fault(name, value) {
+                return Err(PolicyError::InvalidClaim {
+                    claim: name.clone(),
+                    reason: reason.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the rule against the issuers that a guard trusts.
     pub(super) fn check(&self, trusted: &TrustedNames) -> Result<(), PolicyError> {
+        self.check_syntax()?;
+        let mut audiences = self.audiences.iter();
+        if let Some(audience) = audiences.find(|audience| !trusted.accepts_audience(audience)) {
+            return Err(PolicyError::UnknownAudience {
+                audience: audience.clone(),
+            });
+        }
         self.allowed.check(trusted)?;
         self.denied.check(trusted)
     }
@@ -87,7 +145,7 @@ impl Rule {
     }
 }
 
-/// Functions cannot be compared: two rules with any differ.
+/// Functions cannot be compared, so two rules with any differ.
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
         self.allowed == other.allowed

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Refusal;
-use crate::identity::{Identity, Platform};
+use crate::identity::{Identity, IssuerNames, Platform};
 use crate::keys::store::Current;
 use crate::keys::{Keys, NoNewer};
 use crate::rejection::Rejection;
@@ -17,7 +17,7 @@ pub(crate) struct TrustedIssuer {
     /// As it is told.
     pub(crate) name: Arc<str>,
     pub(crate) named: Named,
-    pub(crate) aliases: Vec<String>,
+    pub(crate) aliases: Arc<[String]>,
     pub(crate) demands: Demands,
     pub(crate) platform: Platform,
     pub(crate) rules: Rules,
@@ -75,7 +75,12 @@ impl TrustedIssuer {
         let configured = self.name.clone();
         let name = seen.and_then(|current| current.issuer.clone());
         let name = name.unwrap_or_else(|| configured.clone());
-        let identity = Identity::new(name, configured, self.platform, &verified);
+        let names = IssuerNames {
+            issuer: name,
+            aliases: self.aliases.clone(),
+            configured,
+        };
+        let identity = Identity::new(names, self.platform, &verified);
         Ok((Attempt::Verified(identity), generation))
     }
 
