@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderName;
 use reqwest_middleware::ClientWithMiddleware;
 
 use super::answer::Answers;
@@ -42,12 +43,17 @@ const MAX_TOKEN_BYTES: RangeInclusive<usize> = 1024..=1024 * 1024;
 #[must_use]
 pub struct OidcGuardBuilder {
     issuers: Vec<Issuer>,
-    policy: Option<Policy>,
+    /// With the setting that it comes from.
+    policy: Option<(&'static str, Policy)>,
     http_client: Option<ClientWithMiddleware>,
+    /// The first setting that would have replaced an earlier one; reported by `build`.
+    conflict: Option<BuildError>,
     clock: Clock,
     cache: CacheLimits,
     max_token_bytes: Option<usize>,
     pub(super) intake: Intake,
+    /// The setting that the headers of `intake` come from.
+    pub(super) headers_set_by: Option<&'static str>,
     pub(super) realm: Option<String>,
     pub(super) without_description: bool,
     pub(super) resource: Option<String>,
@@ -67,32 +73,58 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Who may call. Without it, [`any_verified_caller`](Self::any_verified_caller) has to be said.
+    /// Sets which callers are allowed. This or [`any_verified_caller`](Self::any_verified_caller) is required; both, or one
+    /// of them twice, does not build. Combine policies with [`Policy::any_of`] or [`Policy::all_of`].
     ///
     /// ```
     /// # use tower_oidc_guard::{OidcGuard, Policy};
     /// let builder = OidcGuard::builder().policy(Policy::members(["system:serviceaccount:shop:orders"]));
     /// ```
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = Some(policy);
-        self
+    pub fn policy(self, policy: Policy) -> Self {
+        self.policy_by("policy", policy)
     }
 
-    /// Lets in whoever has a valid token of a trusted issuer for one of its audiences. For a Kubernetes
-    /// issuer that is every pod that asks for such a token, for Google it is everybody: the service behind has to
-    /// look at the [`Identity`](crate::Identity) itself.
+    /// Allows everyone with a valid token of a trusted issuer for one of its audiences. For a Kubernetes issuer that is
+    /// every pod that asks for such a token, for Google it is everybody: the service behind has to look at the
+    /// [`Identity`](crate::Identity) itself. A guard that has a [`policy`](Self::policy) as well does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
     /// let builder = OidcGuard::builder().any_verified_caller();
     /// ```
     pub fn any_verified_caller(self) -> Self {
-        self.policy(Policy::any_verified_caller())
+        self.policy_by("any_verified_caller", Policy::any_verified_caller())
+    }
+
+    pub(super) fn policy_by(mut self, setting: &'static str, policy: Policy) -> Self {
+        match &self.policy {
+            None => self.policy = Some((setting, policy)),
+            Some((first, _)) => {
+                let advice = "a guard has one policy; leave one out, or combine them with `Policy::any_of` or `Policy::all_of`";
+                self.conflicts(first, setting, advice);
+            }
+        }
+        self
+    }
+
+    /// Notes a setting that would replace an earlier one; the first such is reported by `build`.
+    pub(super) fn conflicts(
+        &mut self,
+        first: &'static str,
+        second: &'static str,
+        advice: &'static str,
+    ) {
+        self.conflict.get_or_insert(BuildError::Conflict {
+            first,
+            second,
+            advice,
+        });
     }
 
     /// How many verified tokens are kept, and how many bytes they may take, so that the next request with one needs
     /// no signature checked. Default: 4,096 tokens and 16 MiB; none of either switches it off. What is kept is a
-    /// verdict on the token, never the policy's; it goes when its time is up or its issuer's keys change.
+    /// verdict on the token, never the policy's; it goes when its time is up or its issuer's keys change. If called again, the
+    /// last limits count.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -127,7 +159,7 @@ impl OidcGuardBuilder {
     /// tracing. Default: one of this library's, with the system's roots, that stays within the origin
     /// it asks, connects within 5 s and is done within 10 s.
     ///
-    /// A client that follows redirects away from the origin is of no use: such answers are refused.
+    /// A client that follows redirects away from the origin is of no use: such answers are refused. Two clients do not build.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -135,12 +167,17 @@ impl OidcGuardBuilder {
     /// let builder = OidcGuard::builder().http_client(client);
     /// ```
     pub fn http_client(mut self, client: ClientWithMiddleware) -> Self {
+        if self.http_client.is_some() {
+            let advice =
+                "a guard has one HTTP client, which may be composed of several middlewares";
+            self.conflicts("http_client", "http_client", advice);
+        }
         self.http_client = Some(client);
         self
     }
 
     /// Takes the time of day from here instead of from the system: for tests, and for replaying tokens
-    /// of another day.
+    /// of another day. If called again, the last clock counts.
     ///
     /// ```
     /// # use {std::time::{Duration, SystemTime}, tower_oidc_guard::OidcGuard};
@@ -156,13 +193,17 @@ impl OidcGuardBuilder {
     ///
     /// # Errors
     ///
-    /// Where the settings would not make a guard: no issuer, an issuer without an audience or with a
-    /// URL that is not https, or nothing said about who may call.
+    /// If the settings do not make a guard: no issuer, an issuer without an audience or with a URL that is not https, no
+    /// policy, a policy that does not fit the issuers, or settings of which one would replace another.
     pub fn build(self) -> Result<OidcGuard, BuildError> {
+        if let Some(conflict) = self.conflict {
+            return Err(conflict);
+        }
         if self.issuers.is_empty() {
             return Err(BuildError::NoIssuer);
         }
-        let policy = self.policy.ok_or(BuildError::NoPolicy)?;
+        let (_, policy) = self.policy.ok_or(BuildError::NoPolicy)?;
+        check_headers(&self.intake.headers.names)?;
         let realm = self.realm.unwrap_or_else(|| DEFAULT_REALM.to_owned());
         if !realm
             .chars()
@@ -195,4 +236,17 @@ impl OidcGuardBuilder {
             answers,
         })))
     }
+}
+
+fn check_headers(names: &[HeaderName]) -> Result<(), BuildError> {
+    let wrong = |reason: String| Err(BuildError::TokenHeaders { reason });
+    if names.is_empty() {
+        return wrong("no header is named, so no request could carry a token".to_owned());
+    }
+    for (index, name) in names.iter().enumerate() {
+        if names.iter().take(index).any(|earlier| earlier == name) {
+            return wrong(format!("the header `{name}` is named twice"));
+        }
+    }
+    Ok(())
 }

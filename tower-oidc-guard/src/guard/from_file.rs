@@ -7,8 +7,8 @@ use crate::error::BuildError;
 use crate::policy::{PolicyFile, PolicyHealth};
 
 impl OidcGuardBuilder {
-    /// Takes issuers and policy from a YAML or JSON file. The policy is followed, as [`PolicyFile`] has it; the issuers
-    /// are those of the start.
+    /// Creates a builder with the issuers and the policy of a YAML or JSON file. The policy is followed (see [`PolicyFile`]);
+    /// the issuers are those of the start. Further issuers and settings can be added, but no other policy.
     ///
     /// ```yaml
     /// issuers:
@@ -22,6 +22,7 @@ impl OidcGuardBuilder {
     ///     token_types: [at+jwt]
     ///     claims: { tenant: shop }
     ///     jwks_url: https://id.example/keys  # or discovery_url, or keys_file
+    ///     # dangerous_accept_api_server_audience: true, for a Kubernetes issuer
     /// allow:
     ///   - system:serviceaccount:id-namespace:gke-sa
     /// ```
@@ -40,7 +41,7 @@ impl OidcGuardBuilder {
     /// ```
     pub async fn from_file(path: impl Into<PathBuf>) -> Result<Self, BuildError> {
         let file = PolicyFile::open(path).await?;
-        let builder = Self::default().policy(file.policy());
+        let builder = Self::default().policy_by("from_file", file.policy());
         Ok(file.issuers()?.into_iter().fold(builder, Self::issuer))
     }
 }

@@ -26,27 +26,45 @@ impl OidcGuardBuilder {
     /// `Authorization` and `Proxy-Authorization` have it behind the scheme `Bearer`; headers that platforms have made
     /// for tokens (`X-Serverless-Authorization`, `X-Goog-IAP-JWT-Assertion`) may have it with or without.
     ///
+    /// An empty list, a repeated header, or a second call of this or of
+    /// [`token_from_exactly_one_of`](Self::token_from_exactly_one_of) does not build.
+    ///
     /// ```
     /// # use {http::{HeaderName, header::AUTHORIZATION}, tower_oidc_guard::OidcGuard};
     /// const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
     /// let builder = OidcGuard::builder().token_from([SERVERLESS, AUTHORIZATION]);
     /// ```
-    pub fn token_from(mut self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.intake.headers.names = headers.into_iter().collect();
-        self.intake.headers.exactly_one = false;
-        self
+    pub fn token_from(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.headers_by("token_from", headers, false)
     }
 
-    /// The same, but a request with a token in more than one of the headers is malformed (400).
+    /// Takes the token from one of these headers; a request with a token in more than one of them is malformed (400).
+    ///
+    /// An empty list, a repeated header, or a second call of this or of [`token_from`](Self::token_from) does not build.
     ///
     /// ```
     /// # use {http::header::{AUTHORIZATION, PROXY_AUTHORIZATION}, tower_oidc_guard::OidcGuard};
     /// let builder = OidcGuard::builder().token_from_exactly_one_of([PROXY_AUTHORIZATION, AUTHORIZATION]);
     /// ```
     pub fn token_from_exactly_one_of(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
-        let mut builder = self.token_from(headers);
-        builder.intake.headers.exactly_one = true;
-        builder
+        self.headers_by("token_from_exactly_one_of", headers, true)
+    }
+
+    fn headers_by(
+        mut self,
+        setting: &'static str,
+        headers: impl IntoIterator<Item = HeaderName>,
+        exactly_one: bool,
+    ) -> Self {
+        match self.headers_set_by {
+            Some(first) => self.conflicts(first, setting, "name all headers in one call"),
+            None => {
+                self.headers_set_by = Some(setting);
+                self.intake.headers.names = headers.into_iter().collect();
+                self.intake.headers.exactly_one = exactly_one;
+            }
+        }
+        self
     }
 
     /// Takes the token's headers off the request before the service sees it.
@@ -60,8 +78,8 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Lets requests without a token pass, without an identity. One with a token that is refused is refused all the
-    /// same.
+    /// Lets requests without a token pass, without an identity: no policy is asked about them, so the service behind has to
+    /// look whether there is an [`Identity`](crate::Identity). A request with a token that is refused is refused all the same.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -86,7 +104,7 @@ impl OidcGuardBuilder {
 
     /// Puts the identity into a slot of that name, in [`Identities`](crate::Identities), instead of as
     /// [`Identity`](crate::Identity) into the request's extensions: for two guards, one behind the other. Each clears
-    /// its own slot first, and leaves the other's alone.
+    /// its own slot first, and leaves the other's alone. A second call does not build.
     ///
     /// ```
     /// # use {http::HeaderName, tower_oidc_guard::OidcGuard};
@@ -94,11 +112,15 @@ impl OidcGuardBuilder {
     /// let gate = OidcGuard::builder().token_from([SERVERLESS]).slot("gate");
     /// ```
     pub fn slot(mut self, name: &'static str) -> Self {
+        if self.intake.slot != Slot::Default {
+            self.conflicts("slot", "slot", "a guard puts the identity into one slot");
+        }
         self.intake.slot = Slot::Named(name);
         self
     }
 
-    /// The realm of challenges (RFC 9110, section 11.5): printable ASCII. Default: `protected`.
+    /// Sets the realm of challenges (RFC 9110, section 11.5): printable ASCII. Default: `protected`. If called again, the last
+    /// realm counts.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -121,19 +143,23 @@ impl OidcGuardBuilder {
     }
 
     /// Names the protected resource (RFC 9728), an https URL: challenges then say where its metadata are, and
-    /// [`OidcGuard::resource_metadata`](crate::OidcGuard::resource_metadata) answers there.
+    /// [`OidcGuard::resource_metadata`](crate::OidcGuard::resource_metadata) answers there. A second call does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
     /// let builder = OidcGuard::builder().protected_resource("https://orders.example");
     /// ```
     pub fn protected_resource(mut self, resource: impl Into<String>) -> Self {
+        if self.resource.is_some() {
+            let advice = "a guard protects one resource";
+            self.conflicts("protected_resource", "protected_resource", advice);
+        }
         self.resource = Some(resource.into());
         self
     }
 
     /// Makes the answers to refusals: of the reason, and of the answer that would be given. gRPC requests get theirs
-    /// all the same.
+    /// all the same. A second call does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -143,6 +169,9 @@ impl OidcGuardBuilder {
         mut self,
         render: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
+        if self.render.is_some() {
+            self.conflicts("answers", "answers", "make the answers in one function");
+        }
         self.render = Some(Render(Arc::new(render)));
         self
     }
