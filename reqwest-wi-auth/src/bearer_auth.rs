@@ -4,13 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
-use http::{Extensions, HeaderMap, HeaderName};
+use http::{Extensions, HeaderMap, HeaderName, Method};
 use reqwest::Url;
 
 use crate::error::Error;
 use crate::options::{SkipToken, UseSource};
-use crate::origins::{Origins, PlainHttp, Target};
+use crate::origins::{Origin, Origins, PlainHttp, Target};
 use crate::source::TokenSource;
+use crate::telemetry;
 use crate::token::Token;
 
 /// Puts the current token on requests to the origins it was made for, and on no others.
@@ -189,7 +190,11 @@ impl BearerAuth {
                 reason: "it is not a URL",
             }
         })?;
-        let source = Target::of_url(&parsed).and_then(|target| self.origins.source(target));
+        let target = Target::of_url(&parsed);
+        let source = target.and_then(|target| self.origins.source(target));
+        if source.is_none() {
+            telemetry::not_attached(target);
+        }
         source.map(|source| source.current()).transpose()
     }
 
@@ -203,23 +208,45 @@ impl BearerAuth {
         self.resend
     }
 
-    /// The source of the token for a request, if it goes where tokens are sent to.
+    /// Returns the source of the token that a request to this target carries.
+    ///
+    /// `None` if the request passes untouched: its target is not an origin that tokens are sent to, its `Host` header
+    /// names another host, it is a `CONNECT` (which is read by a proxy), the caller has set the header, or its
+    /// extensions say so.
     #[inline]
-    pub(crate) fn source<'s>(
+    pub(crate) fn source_for<'s>(
         &'s self,
         target: Option<Target<'_>>,
+        method: &Method,
+        headers: &HeaderMap,
         options: &'s Extensions,
     ) -> Option<&'s Arc<dyn TokenSource>> {
-        self.chosen(self.origins.source(target?)?, options)
+        let named = target.and_then(|target| Some((target, self.origins.source(target)?)));
+        let Some((target, source)) = named else {
+            telemetry::not_attached(target);
+            return None;
+        };
+        self.allowed(target, source, method, headers, options)
     }
 
-    /// The same for an origin whose source is known.
+    /// Returns the source of the token that a request carries whose target is known to be sent tokens of `source`.
     #[inline]
-    pub(crate) fn chosen<'s>(
+    pub(crate) fn allowed<'s>(
         &self,
+        target: Target<'_>,
         source: &'s Arc<dyn TokenSource>,
+        method: &Method,
+        headers: &HeaderMap,
         options: &'s Extensions,
     ) -> Option<&'s Arc<dyn TokenSource>> {
+        // A header that the caller has set stays.
+        if headers.contains_key(&self.header) {
+            return None;
+        }
+        if *method == Method::CONNECT || !target.agrees_with_host(headers) {
+            telemetry::not_attached(Some(target));
+            return None;
+        }
         if options.is_empty() {
             return Some(source);
         }
@@ -232,13 +259,17 @@ impl BearerAuth {
         Some(chosen.unwrap_or(source))
     }
 
-    /// Whether the caller has set the header: then it stays.
-    #[inline]
-    pub(crate) fn is_set(&self, headers: &HeaderMap) -> bool {
-        headers.contains_key(&self.header)
+    /// Returns the origin that a URL names, with its source, if tokens are sent to it.
+    pub(crate) fn origin_of(&self, url: &str) -> Option<(Origin, &Arc<dyn TokenSource>)> {
+        let url = Url::parse(url).ok()?;
+        self.origins.find(Target::of_url(&url)?)
     }
 
-    /// Puts a token on.
+    pub(crate) fn header(&self) -> &HeaderName {
+        &self.header
+    }
+
+    /// Sets the header to a token.
     #[inline]
     pub(crate) fn put(&self, token: Token, headers: &mut HeaderMap) {
         headers.insert(&self.header, token.into_header());

@@ -110,7 +110,60 @@ pub enum MetadataError {
 }
 
 impl Error {
-    /// Whether trying again later can help, with nothing changed in configuration or code.
+    /// Finds this crate's error in an error of a reqwest client with middleware, beneath whatever other middleware has
+    /// wrapped it in.
+    ///
+    /// `None` if the request failed for another reason. `reqwest-retry` takes every error of a middleware for a permanent
+    /// one. This strategy retries those that are [transient](Self::is_transient):
+    ///
+    /// ```
+    /// use reqwest_middleware::ClientBuilder;
+    /// use reqwest_retry::policies::ExponentialBackoff;
+    /// use reqwest_retry::{DefaultRetryableStrategy, Retryable, RetryableStrategy, RetryTransientMiddleware};
+    /// use reqwest_wi_auth::{BearerAuth, Error};
+    ///
+    /// struct RetryTokens;
+    ///
+    /// impl RetryableStrategy for RetryTokens {
+    ///     fn handle(
+    ///         &self,
+    ///         result: &Result<reqwest::Response, reqwest_middleware::Error>,
+    ///     ) -> Option<Retryable> {
+    ///         match result {
+    ///             Err(error) if Error::find(error).is_some_and(Error::is_transient) => Some(Retryable::Transient),
+    ///             other => DefaultRetryableStrategy.handle(other),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # fn example(auth: BearerAuth) {
+    /// let policy = ExponentialBackoff::builder().build_with_max_retries(3);
+    /// let client = ClientBuilder::new(reqwest::Client::new())
+    ///     .with(RetryTransientMiddleware::new_with_policy_and_strategy(policy, RetryTokens))
+    ///     .with(auth)
+    ///     .build();
+    /// # }
+    /// ```
+    pub fn find(error: &reqwest_middleware::Error) -> Option<&Self> {
+        let reqwest_middleware::Error::Middleware(error) = error else {
+            return None;
+        };
+        error.downcast_ref::<Self>().or_else(|| {
+            error.chain().find_map(|cause| {
+                let wrapped = cause.downcast_ref::<reqwest_middleware::Error>();
+                let direct = cause.downcast_ref::<Self>();
+                direct.or_else(|| wrapped.and_then(Self::find))
+            })
+        })
+    }
+
+    /// The error of a middleware, with this error as its source.
+    pub(crate) fn into_middleware_error(self) -> reqwest_middleware::Error {
+        let message = format!("the request was not sent: {self}");
+        reqwest_middleware::Error::Middleware(anyhow::Error::new(self).context(message))
+    }
+
+    /// Returns whether trying again later can help, with nothing changed in configuration or code.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Metadata(error) => !matches!(error, MetadataError::Flavor { .. }),

@@ -21,7 +21,7 @@ pub use bearer_auth::BearerAuth;
 pub use client::TokenClientBuilder;
 pub use error::{Error, MetadataError};
 pub use health::TokenHealth;
-pub use layer::{BearerAuthLayer, BearerAuthService, ResponseFuture, SendError};
+pub use layer::{BearerAuthLayer, BearerAuthService, BoxError, ResponseFuture, SendError};
 pub use options::{SkipToken, UseSource};
 pub use source::TokenSource;
 pub use source::command::CommandToken;

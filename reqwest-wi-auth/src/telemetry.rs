@@ -6,7 +6,10 @@
 
 use std::path::Path;
 
+use reqwest::Url;
+
 use crate::error::MetadataError;
+use crate::origins::Target;
 use crate::watched_file::error::FileError;
 
 macro_rules! count {
@@ -42,7 +45,23 @@ pub(crate) fn metadata_failed(audience: &str, error: &MetadataError) {
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
 }
 
-pub(crate) fn resent() {
-    tracing::debug!("sending again with another token after a 401");
+/// A request passes without a token. `None`: its URL names no origin.
+#[inline]
+pub(crate) fn not_attached(target: Option<Target<'_>>) {
+    match target {
+        Some(origin) => {
+            tracing::debug!(%origin, "no token attached: tokens are not sent to this origin")
+        }
+        None => tracing::debug!("no token attached: the request's URL does not name an origin"),
+    }
+}
+
+pub(crate) fn resent(url: &Url) {
+    tracing::debug!(origin = %url.origin().ascii_serialization(), "sending the request again with a newer token after a 401");
     count!("reqwest_wi_auth_resends_total");
+}
+
+/// A 401 is handed to the caller, since no source had a newer token.
+pub(crate) fn not_resent(url: &Url) {
+    tracing::debug!(origin = %url.origin().ascii_serialization(), "request rejected with 401, and there is no newer token");
 }

@@ -1,4 +1,4 @@
-//! The response to a request with a token, under way.
+//! The future of a response to a request with a token.
 
 use std::fmt;
 use std::future::Future;
@@ -10,17 +10,13 @@ use http::Request;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::SendError;
-use crate::bearer_auth::BearerAuth;
+use super::waiting::Waiting;
+use super::{BoxError, SendError};
 use crate::error::Error;
-use crate::source::TokenSource;
-use crate::token::Token;
-
-type Refresh = Pin<Box<dyn Future<Output = Result<Token, Error>> + Send>>;
 
 pin_project! {
-    /// The future of [`BearerAuthService`](super::BearerAuthService). Nothing is boxed but where a token
-    /// has to be waited for.
+    /// The future of [`BearerAuthService`](super::BearerAuthService). Nothing is boxed unless a token has to be waited
+    /// for.
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
@@ -32,9 +28,27 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, F, B> {
+    enum State<S, F, B>
+    where
+        S: Service<Request<B>>,
+    {
         Calling { #[pin] future: F },
-        Waiting { refresh: Refresh, auth: Arc<BearerAuth>, call: Option<(S, Request<B>)> },
+        Waiting { waiting: Handle<S, B>, is_grpc: bool },
+        Failed { error: Option<SendError> },
+    }
+}
+
+/// The response's reference to a waiting request, which gives the request up when it is dropped.
+struct Handle<S, B>(Arc<Waiting<S, B>>)
+where
+    S: Service<Request<B>>;
+
+impl<S, B> Drop for Handle<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 
@@ -48,19 +62,18 @@ where
         }
     }
 
-    pub(super) fn waiting(
-        auth: Arc<BearerAuth>,
-        source: Arc<dyn TokenSource>,
-        service: S,
-        request: Request<B>,
-    ) -> Self {
-        let refresh: Refresh = Box::pin(async move { source.refresh(None).await });
+    pub(super) fn waiting(waiting: Arc<Waiting<S, B>>, is_grpc: bool) -> Self {
         Self {
             state: State::Waiting {
-                refresh,
-                auth,
-                call: Some((service, request)),
+                waiting: Handle(waiting),
+                is_grpc,
             },
+        }
+    }
+
+    pub(super) fn failed(error: SendError) -> Self {
+        Self {
+            state: State::Failed { error: Some(error) },
         }
     }
 }
@@ -68,32 +81,51 @@ where
 impl<S, B> Future for ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
+    S::Error: Into<BoxError>,
+    S::Response: 'static,
 {
-    type Output = Result<S::Response, SendError<S::Error>>;
+    type Output = Result<S::Response, SendError>;
 
+    /// # Panics
+    ///
+    /// Panics if it is polled again after it has completed with an error.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Calling { future } => return future.poll(cx).map_err(SendError::Client),
-                StateProj::Waiting {
-                    refresh,
-                    auth,
-                    call,
-                } => {
-                    let token = ready!(refresh.as_mut().poll(cx)).map_err(SendError::Token)?;
-                    // Polled after it was ready: there is nothing more to come.
-                    let Some((mut service, mut request)) = call.take() else {
-                        return Poll::Pending;
-                    };
-                    auth.put(token, request.headers_mut());
-                    State::Calling {
-                        future: service.call(request),
+                StateProj::Calling { future } => return future.poll(cx).map_err(SendError::client),
+                StateProj::Waiting { waiting, is_grpc } => match ready!(waiting.0.poll_call(cx)) {
+                    Some(Ok(future)) => State::Calling { future },
+                    Some(Err(error)) => {
+                        if let Some(response) = refusal(&error, *is_grpc) {
+                            return Poll::Ready(Ok(response));
+                        }
+                        State::Failed {
+                            error: Some(SendError::Token(error)),
+                        }
                     }
-                }
+                    None => State::Failed {
+                        error: Some(super::lost()),
+                    },
+                },
+                StateProj::Failed { error } => match error.take() {
+                    Some(error) => return Poll::Ready(Err(error)),
+                    None => panic!("polled after completion"),
+                },
             };
             state.set(next);
         }
+    }
+}
+
+/// Returns the response to a gRPC call that has no token.
+fn refusal<R: 'static>(error: &Error, is_grpc: bool) -> Option<R> {
+    #[cfg(feature = "tonic")]
+    return is_grpc.then(|| super::grpc::response(error)).flatten();
+    #[cfg(not(feature = "tonic"))]
+    {
+        let _ = (error, is_grpc);
+        None
     }
 }
 
