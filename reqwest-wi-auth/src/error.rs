@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
+use crate::token::TokenFault;
 use crate::watched_file::error::FileError;
 
 /// Why there is no token to send, or why a middleware could not be made.
@@ -19,8 +20,8 @@ pub enum Error {
     /// The metadata server gave no token.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    /// The command gave no token.
-    #[error("the command {program:?} gave no token: {reason}")]
+    /// The command provided no token.
+    #[error("the command {program:?} provided no token: {reason}")]
     Command {
         /// The program, without its arguments.
         program: String,
@@ -33,11 +34,11 @@ pub enum Error {
         /// Where the token is to come from.
         origin: String,
     },
-    /// The bytes are no token.
+    /// The bytes are not a token.
     #[error("not a token: {reason}")]
     Token {
         /// What is wrong with them.
-        reason: &'static str,
+        reason: TokenFault,
     },
     /// The newest token has expired, so it is not sent.
     #[error("the token of {origin} expired {} s ago and was not replaced: {state}", ago(.since))]
@@ -99,14 +100,44 @@ pub enum MetadataError {
         /// The host that was asked.
         host: String,
     },
-    /// The answer is no token.
-    #[error("the answer of the metadata server {host} is no token: {reason}")]
+    /// The source was to be opened outside a tokio runtime.
+    #[error(
+        "tokens of the metadata server {host} cannot be fetched outside a tokio runtime; open the source in one"
+    )]
+    NoRuntime {
+        /// The host that was to be asked.
+        host: String,
+    },
+    /// The response is not a token.
+    #[error("the response of the metadata server {host} is not a token: {reason}")]
     Answer {
         /// The host that was asked.
         host: String,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: String,
     },
+    /// The token is for another audience than the one that was asked for.
+    #[error(
+        "the metadata server {host} returned a token for {found}, expected the audience {expected:?}"
+    )]
+    Audience {
+        /// The host that was asked.
+        host: String,
+        /// The audience that was asked for.
+        expected: String,
+        /// What the token is for, in words.
+        found: String,
+    },
+}
+
+impl MetadataError {
+    /// Whether it is the same kind of error as another.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Status { status, .. }, Self::Status { status: other, .. }) => status == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
 }
 
 impl Error {
@@ -166,7 +197,11 @@ impl Error {
     /// Returns whether trying again later can help, with nothing changed in configuration or code.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Metadata(error) => !matches!(error, MetadataError::Flavor { .. }),
+            Self::Metadata(error) => !matches!(
+                error,
+                MetadataError::Flavor { .. } | MetadataError::NoRuntime { .. }
+            ),
+            Self::File(FileError::NoRuntime { .. } | FileError::Closed { .. }) => false,
             Self::File(_) | Self::Expired { .. } | Self::NotFetched { .. } => true,
             Self::Command { .. } => true,
             Self::Token { .. } | Self::Origin { .. } | Self::Client(_) => false,

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
 
+mod background;
 mod bearer_auth;
 mod client;
 mod error;
@@ -28,7 +29,7 @@ pub use source::command::CommandToken;
 pub use source::fixed::FixedToken;
 pub use source::metadata::{IdentityToken, MetadataServer};
 pub use source::projected::{ProjectedToken, ProjectedTokenBuilder};
-pub use token::Token;
+pub use token::{Token, TokenFault};
 pub use watched_file::{
     Changes, FileError, FileHealth, ParseError, WatchedFile, WatchedFileBuilder,
 };

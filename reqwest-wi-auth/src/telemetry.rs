@@ -24,13 +24,13 @@ pub(crate) fn file_changed(path: &Path) {
     count!("reqwest_wi_auth_file_changes_total");
 }
 
-/// `first`: since the last good read. The others are told to those who look closely only.
-pub(crate) fn file_failed(path: &Path, error: &FileError, first: bool) {
+/// `is_first`: since the last good read.
+pub(crate) fn file_failed(path: &Path, error: &FileError, is_first: bool) {
     let path = path.display();
-    if first {
-        tracing::warn!(%path, %error, "the last good content stays in use");
+    if is_first {
+        tracing::warn!(%path, %error, "file could not be read or is not valid; the last good content stays in use");
     } else {
-        tracing::debug!(%path, %error, "still not readable");
+        tracing::debug!(%path, %error, "file still could not be read or is not valid");
     }
     count!("reqwest_wi_auth_file_failures_total");
 }
@@ -40,8 +40,13 @@ pub(crate) fn metadata_fetched(audience: &str) {
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "ok");
 }
 
-pub(crate) fn metadata_failed(audience: &str, error: &MetadataError) {
-    tracing::warn!(audience, %error, "identity token not fetched; trying again");
+/// `is_first`: since the last token was fetched, or since the error has changed.
+pub(crate) fn metadata_failed(audience: &str, error: &MetadataError, is_first: bool) {
+    if is_first {
+        tracing::warn!(audience, %error, "identity token could not be fetched; retrying");
+    } else {
+        tracing::debug!(audience, %error, "identity token still could not be fetched; retrying");
+    }
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
 }
 

@@ -1,6 +1,6 @@
 //! A bearer token: the header value, built once, and the times it says of itself.
 
-mod times;
+pub(crate) mod jwt;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use self::times::Times;
+pub use self::jwt::TokenFault;
+use self::jwt::{Claims, Times};
 use crate::error::Error;
 
 const SCHEME: &[u8] = b"Bearer ";
@@ -34,38 +35,43 @@ pub struct Token {
 }
 
 impl Token {
-    /// A JWT in compact form (RFC 7519), with white space around it taken off. Its times are read; its
-    /// signature is not checked: that is up to who receives it.
+    /// Creates a token from a JWT in compact form (RFC 7519), without the white space around it.
+    ///
+    /// Its three parts have to be base64url, its header and payload JSON objects, and its signature as long as the
+    /// header's `alg` implies. Its signature is not verified: that is up to the recipient.
     ///
     /// # Errors
     ///
-    /// [`Error::Token`] if it is empty, cannot stand in a header, or is not a JWT.
+    /// Returns [`Error::Token`] if it is not a JWT.
     pub fn new(token: impl AsRef<[u8]>) -> Result<Self, Error> {
-        let token = checked(token.as_ref())?;
-        let times = Times::of_jwt(token).map_err(|reason| Error::Token { reason })?;
-        Self::build(token, times)
+        Ok(Self::with_audiences(token.as_ref())?.0)
     }
 
-    /// A token of any kind (RFC 6750, section 2.1), with white space around it taken off. Where it is a
-    /// JWT, its times are read; otherwise it has none.
+    /// Creates a token from a JWT, and returns its audiences (`aud`).
+    pub(crate) fn with_audiences(token: &[u8]) -> Result<(Self, Vec<String>), Error> {
+        let token = jwt::trim(token, jwt::is_jwt_byte).map_err(fault)?;
+        let claims = Claims::parse(token).map_err(fault)?;
+        Ok((Self::build(token, claims.times)?, claims.audiences))
+    }
+
+    /// Creates a token of any kind (RFC 6750, section 2.1), without the white space around it. If it is a JWT, its times
+    /// are read; otherwise it has none.
     ///
     /// # Errors
     ///
-    /// [`Error::Token`] if it is empty or cannot stand in a header.
+    /// Returns [`Error::Token`] if it is empty, or has characters other than visible ASCII, or quotes.
     pub fn opaque(token: impl AsRef<[u8]>) -> Result<Self, Error> {
-        let token = checked(token.as_ref())?;
-        Self::build(token, Times::of_jwt(token).unwrap_or_default())
+        let token = jwt::trim(token.as_ref(), jwt::is_opaque_byte).map_err(fault)?;
+        let times = Claims::parse(token).unwrap_or_default().times;
+        Self::build(token, times)
     }
 
     fn build(token: &[u8], times: Times) -> Result<Self, Error> {
         let mut header = Zeroizing::new(Vec::with_capacity(SCHEME.len() + token.len()));
         header.extend_from_slice(SCHEME);
         header.extend_from_slice(token);
-        let mut header =
-            HeaderValue::from_maybe_shared(Bytes::from_owner(header)).map_err(|_| {
-                let reason = "it cannot stand in a header";
-                Error::Token { reason }
-            })?;
+        let header = HeaderValue::from_maybe_shared(Bytes::from_owner(header));
+        let mut header = header.map_err(|_| fault(TokenFault::Header))?;
         header.set_sensitive(true);
         Ok(Self { header, times })
     }
@@ -96,7 +102,22 @@ impl Token {
         self.times.warn_after
     }
 
-    /// Whether the token has expired by then.
+    /// Returns the token with this expiry, unless it expires before by itself.
+    pub(crate) fn expiring_by(mut self, time: SystemTime) -> Self {
+        let expiry = self.times.expires_at;
+        self.times.expires_at = Some(expiry.map_or(time, |expiry| expiry.min(time)));
+        self
+    }
+
+    /// Returns whether this token expires before another one. One that does not say when it expires never does.
+    pub(crate) fn expires_before(&self, other: &Self) -> bool {
+        match (self.expires_at(), other.expires_at()) {
+            (Some(this), Some(other)) => this < other,
+            _ => false,
+        }
+    }
+
+    /// Returns whether the token has expired by then.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.expires_at().is_some_and(|expiry| expiry <= now)
     }
@@ -132,17 +153,8 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Without the white space around it; visible ASCII without white space in it.
-fn checked(token: &[u8]) -> Result<&[u8], Error> {
-    let token = token.trim_ascii();
-    let wrong = |reason| Err(Error::Token { reason });
-    if token.is_empty() {
-        return wrong("it is empty");
-    }
-    if !token.iter().all(u8::is_ascii_graphic) {
-        return wrong("it has characters that a token does not have");
-    }
-    Ok(token)
+fn fault(reason: TokenFault) -> Error {
+    Error::Token { reason }
 }
 
 /// Seconds since the epoch as a time; nothing for what no calendar has.
@@ -159,8 +171,153 @@ mod tests {
 
     fn jwt(claims: &str) -> String {
         use base64::Engine as _;
-        let encode = |json: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json);
-        format!("{}.{}.c2ln", encode(r#"{"alg":"RS256"}"#), encode(claims))
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+        let header = encode(br#"{"alg":"RS256"}"#);
+        format!(
+            "{header}.{}.{}",
+            encode(claims.as_bytes()),
+            encode(&[0xa5; 256])
+        )
+    }
+
+    fn signed(alg: &str, length: usize) -> String {
+        use base64::Engine as _;
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+        let header = encode(format!(r#"{{"alg":"{alg}"}}"#).as_bytes());
+        format!("{header}.e30.{}", encode(&vec![0xa5; length]))
+    }
+
+    fn fault_of(text: impl AsRef<[u8]>) -> Option<TokenFault> {
+        match Token::new(text) {
+            Ok(_) => None,
+            Err(Error::Token { reason }) => Some(reason),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_character_that_a_token_cannot_have_is_named_with_its_position() {
+        let good = jwt(CLAIMS);
+        let cases: [(Vec<u8>, &str, usize); 15] = [
+            (format!("\u{feff}{good}").into(), "BOM", 1),
+            ([b"\xff\xfe", good.as_bytes()].concat(), "UTF-16", 1),
+            (format!("\"{good}\"").into(), "double quote", 1),
+            (format!("  \"{good}\"\n").into(), "double quote", 3),
+            (format!("'{good}'").into(), "single quote", 1),
+            (format!("{good}\"").into(), "double quote", good.len() + 1),
+            (format!("{good}\r\n{good}").into(), "CR", good.len() + 1),
+            (format!("{good}\n{good}").into(), "LF", good.len() + 1),
+            (format!("Bearer {good}").into(), "space", 7),
+            (format!("{good}\t{good}").into(), "tab", good.len() + 1),
+            (format!("{good}\0").into(), "NUL", good.len() + 1),
+            (format!("{good}=").into(), "padding", good.len() + 1),
+            (format!("+{good}").into(), "base64", 1),
+            (format!("ä{good}").into(), "U+00E4", 1),
+            ([b"\x80", good.as_bytes()].concat(), "0x80", 1),
+        ];
+        for (bytes, name, position) in cases {
+            let Some(TokenFault::Character {
+                character,
+                position: found,
+            }) = fault_of(&bytes)
+            else {
+                panic!("{name}: {:?}", fault_of(&bytes));
+            };
+            assert!(character.contains(name), "{character}");
+            assert_eq!(found, position, "{character}");
+            let text = Token::new(&bytes).unwrap_err().to_string();
+            for part in good.split('.') {
+                assert!(!text.contains(part), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_three_parts_are_checked() {
+        let good = jwt(CLAIMS);
+        let [header, payload, signature] = good.split('.').collect::<Vec<_>>()[..] else {
+            panic!("three parts");
+        };
+        let sum = |parts: &[&str]| fault_of(parts.join("."));
+        for found in [1, 2, 4, 5] {
+            let parts = vec![header; found];
+            assert_eq!(sum(&parts), Some(TokenFault::Parts { found }));
+        }
+        let empty = |part| Some(TokenFault::EmptyPart { part });
+        assert_eq!(sum(&["", payload, signature]), empty("header"));
+        assert_eq!(sum(&[header, "", signature]), empty("payload"));
+        assert_eq!(sum(&[header, payload, ""]), empty("signature"));
+        // A length that base64 cannot have, and bits beyond the last byte.
+        let base64 = |part| Some(TokenFault::Base64 { part });
+        for broken in ["a", "abcde", "e31"] {
+            assert_eq!(sum(&[broken, payload, signature]), base64("header"));
+            assert_eq!(sum(&[header, broken, signature]), base64("payload"));
+            assert_eq!(sum(&[header, payload, broken]), base64("signature"));
+        }
+        let json = |part| Some(TokenFault::Json { part });
+        // `[]`, `"a"`, `null`, half an object, two objects, bytes.
+        for broken in ["W10", "ImEi", "bnVsbA", "eyJh", "e317fQ", "gICA"] {
+            assert_eq!(
+                sum(&[broken, payload, signature]),
+                json("header"),
+                "{broken}"
+            );
+            assert_eq!(
+                sum(&[header, broken, signature]),
+                json("payload"),
+                "{broken}"
+            );
+        }
+        assert_eq!(sum(&[header, payload, signature]), None);
+    }
+
+    #[test]
+    fn a_signature_has_the_length_that_its_algorithm_implies() {
+        let cases: [(&str, &[usize]); 13] = [
+            ("RS256", &[256, 384, 512, 1024]),
+            ("RS384", &[256, 512]),
+            ("RS512", &[256, 512]),
+            ("PS256", &[256, 384]),
+            ("PS384", &[256]),
+            ("PS512", &[256, 512]),
+            ("ES256", &[64]),
+            ("ES384", &[96]),
+            ("ES512", &[132]),
+            ("EdDSA", &[64, 114]),
+            ("Ed25519", &[64]),
+            ("Ed448", &[114]),
+            ("HS256", &[32]),
+        ];
+        for (alg, lengths) in cases {
+            for &length in lengths {
+                assert_eq!(fault_of(signed(alg, length)), None, "{alg} {length}");
+                // Cut off anywhere, or with more behind it.
+                for other in [1, 9, length / 2, length - 1, length + 1, 2048] {
+                    if lengths.contains(&other) {
+                        continue;
+                    }
+                    let fault = fault_of(signed(alg, other));
+                    let is_length = matches!(
+                        fault,
+                        Some(TokenFault::SignatureLength { found, .. }) if found == other
+                    );
+                    assert!(is_length, "{alg} {other}: {fault:?}");
+                }
+            }
+        }
+        assert_eq!(fault_of(signed("of-the-future", 3)), None);
+    }
+
+    #[test]
+    fn an_opaque_token_in_quotes_is_refused() {
+        for text in [
+            "\"s3cr3t\"",
+            "'s3cr3t'",
+            "s3cr3t\r\ns3cr3t",
+            "\u{feff}s3cr3t",
+        ] {
+            assert!(Token::opaque(text).is_err(), "{text:?}");
+        }
     }
 
     fn at(seconds: f64) -> SystemTime {

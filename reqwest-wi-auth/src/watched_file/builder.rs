@@ -3,20 +3,26 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::follower::{Follower, read_file};
-use super::functions::{Now, Parse, Read, Renewal};
+use super::functions::{Now, Parse, Read, Renewal, Replace};
 use super::health::HealthCell;
+use super::hub::ChangeSignal;
+use super::reader::{READ_LIMIT, Reader, Sink};
 use super::timing::Timing;
-use super::worker::Worker;
+use super::worker::ensure_followed;
 use super::{FileError, ParseError, Shared, WatchedFile, mount};
+use crate::background::Background;
 
 const DEFAULT_STARTUP_LIMIT: Duration = Duration::from_secs(5);
+
+/// However little time is left, a read that does not block has enough.
+const MIN_READ_LIMIT: Duration = Duration::from_millis(50);
 
 /// Settings of a [`WatchedFile`].
 #[must_use]
@@ -25,6 +31,7 @@ pub struct WatchedFileBuilder<T> {
     parse: Parse<T>,
     read: Read,
     renewal: Renewal<T>,
+    replace: Replace<T>,
     now: Now,
     startup_limit: Duration,
     timing: Timing,
@@ -40,13 +47,15 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
             parse: Arc::new(parse),
             read: Arc::new(read_file),
             renewal: Arc::new(|_, _| None),
+            replace: Arc::new(|_, _| Ok(())),
             now: Arc::new(SystemTime::now),
             startup_limit: DEFAULT_STARTUP_LIMIT,
             timing: Timing::default(),
         }
     }
 
-    /// How long [`open`](Self::open) waits for sound content. Default: 5 s.
+    /// Sets how long [`open`](Self::open) waits for valid content. Default: 5 s. Content that appears within it is found
+    /// at once, if the system reports changes.
     ///
     /// ```
     /// # use {std::time::Duration, reqwest_wi_auth::WatchedFile};
@@ -99,8 +108,18 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
         self
     }
 
-    /// Reads the file by this function instead of [`std::fs::read`]: for tests of what happens when it
-    /// fails. It may block.
+    /// Decides whether a new value may replace the current one. The error says why it may not.
+    pub(crate) fn replacing(
+        mut self,
+        replace: impl Fn(&T, &T) -> Result<(), ParseError> + Send + Sync + 'static,
+    ) -> Self {
+        self.replace = Arc::new(replace);
+        self
+    }
+
+    /// Reads the file by this function, on a thread that may block. Default: regular files of up to 16 MB are read; a
+    /// directory, FIFO, device or socket is an error. A read that takes more than 5 s is an error either way, and no other
+    /// one is started until it returns. For tests of what happens when reading fails.
     ///
     /// ```
     /// # use {std::io, reqwest_wi_auth::WatchedFile};
@@ -127,60 +146,100 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
         self
     }
 
-    /// Waits for the first sound content, and starts to follow the file: spawns one task on the current
-    /// tokio runtime. Dropping the future before it is done leaves nothing behind.
+    /// Waits for the first valid content, and starts to follow the file: spawns a task on the current tokio runtime. If
+    /// that runtime ends, the next use of the file in another one follows it from there.
+    ///
+    /// Dropping the future before it is done leaves nothing behind.
     ///
     /// # Errors
     ///
-    /// [`FileError::NotInTime`] if there is no sound content within the
-    /// [`startup_limit`](Self::startup_limit).
+    /// Returns [`FileError::NotInTime`] if there is no valid content within the
+    /// [`startup_limit`](Self::startup_limit), and [`FileError::NoRuntime`] outside a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the runtime's timer is not enabled.
     pub async fn open(self) -> Result<WatchedFile<T>, FileError> {
-        let read_error = |path: PathBuf, error| FileError::Read {
-            path,
-            source: Arc::new(error),
-        };
-        let path = std::path::absolute(&self.path).map_err(|error| read_error(self.path, error))?;
-        let deadline = Instant::now() + self.startup_limit;
-        let mut follower = Follower::new(path.clone(), self.read, self.parse);
-        let mut failures = 0;
-        let first = loop {
-            let (after, read) = follower.read().await;
-            follower = after;
-            let error = match read {
-                Ok(value) => break value,
-                Err(error) => error,
-            };
-            let pause = self.timing.after_failure(failures);
-            failures += 1;
-            if Instant::now() + pause >= deadline {
-                let (limit, source) = (self.startup_limit, Box::new(error));
-                return Err(FileError::NotInTime {
-                    path,
-                    limit,
-                    source,
+        let path = match std::path::absolute(&self.path) {
+            Ok(path) => path,
+            Err(error) => {
+                return Err(FileError::Read {
+                    path: self.path,
+                    source: Arc::new(error),
                 });
             }
-            follower.changed_within(pause).await;
+        };
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(FileError::NoRuntime { path });
+        }
+        let deadline = Instant::now() + self.startup_limit;
+        let signal = Arc::<ChangeSignal>::default();
+        let follower = Follower::new(path.clone(), self.read, self.parse, signal.clone());
+        let latest = Arc::new(Latest(Mutex::new(None)));
+        let sink: Arc<dyn Sink<T>> = latest.clone();
+        let reader = Reader::new(
+            path.clone(),
+            signal.clone(),
+            follower,
+            Arc::downgrade(&sink),
+        );
+        let mut failures = 0;
+        let (first, is_watching) = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            reader.read(left.clamp(MIN_READ_LIMIT, READ_LIMIT)).await;
+            let error = match latest.take() {
+                Some((Ok(first), is_watching)) => break (first, is_watching),
+                Some((Err(error), _)) => Some(error),
+                None => None,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let limit = self.startup_limit;
+                let unread = || FileError::Closed { path: path.clone() };
+                return Err(FileError::NotInTime {
+                    limit,
+                    source: Box::new(error.unwrap_or_else(unread)),
+                    path,
+                });
+            }
+            let pause = self.timing.after_failure(failures).min(left);
+            failures += 1;
+            let _ = timeout(pause, signal.changed()).await;
         };
         if mount::is_mount_point(&path) {
             tracing::warn!(path = %path.display(), "the file is mounted by itself (subPath): it will never be replaced; mount the whole volume");
         }
         let shared = Arc::new(Shared {
-            health: HealthCell::new(follower.is_watching(), (self.now)()),
+            health: HealthCell::new(is_watching, (self.now)()),
             value: ArcSwap::from_pointee(first),
+            background: Background::new(format!("following {}", path.display())),
             path,
+            reader: reader.clone(),
+            signal,
+            timing: self.timing,
+            renewal: self.renewal,
+            replace: self.replace,
+            now: self.now,
         });
-        let worker = Worker::spawn(
-            shared.clone(),
-            follower,
-            self.timing,
-            self.renewal,
-            self.now,
-        );
-        Ok(WatchedFile {
-            shared,
-            worker: Arc::new(worker),
-        })
+        let sink: Arc<dyn Sink<T>> = shared.clone();
+        reader.set_sink(Arc::downgrade(&sink));
+        ensure_followed(&shared, true);
+        Ok(WatchedFile::new(shared))
+    }
+}
+
+/// Keeps the result of the last read while the file is being opened.
+struct Latest<T>(Mutex<Option<(Result<T, FileError>, bool)>>);
+
+impl<T> Latest<T> {
+    fn take(&self) -> Option<(Result<T, FileError>, bool)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl<T: Send> Sink<T> for Latest<T> {
+    fn publish(&self, read: Result<T, FileError>, is_watching: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((read, is_watching));
     }
 }
 

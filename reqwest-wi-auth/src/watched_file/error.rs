@@ -38,9 +38,15 @@ pub enum FileError {
         /// What was wrong at the last look.
         source: Box<FileError>,
     },
-    /// It is followed no more: it was shut down, or the runtime ended.
-    #[error("{} is followed no more", path.display())]
+    /// It is not followed any more, since it was shut down.
+    #[error("{} is not followed any more, since it was shut down", path.display())]
     Closed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It was to be opened outside a tokio runtime.
+    #[error("{} cannot be followed outside a tokio runtime; open it in one", path.display())]
+    NoRuntime {
         /// The file.
         path: PathBuf,
     },

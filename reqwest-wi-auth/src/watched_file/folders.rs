@@ -8,16 +8,24 @@ use std::path::{Component, Path, PathBuf};
 /// More symbolic links than this on one path lead in a circle (Linux has the same limit).
 const MAX_LINKS: usize = 40;
 
-/// What makes a folder another one of the same name: device and inode, where there are such.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FolderId(u64, u64);
+/// A folder on the way of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Folder {
+    id: FolderId,
+    /// The entries that the path goes through.
+    pub(super) entries: Vec<OsString>,
+}
 
-/// The folder of each symbolic link on the way of an absolute path, and the folder of the file itself.
-/// Where the way ends early, the folder in which its next entry is missing.
+/// Tells folders of the same name apart: device and inode, on systems that have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FolderId(u64, u64);
+
+/// Returns the folder of each symbolic link on the way of an absolute path, and the folder of the file itself. If the way
+/// ends early, the folder in which its next entry is missing.
 ///
 /// For a projected token that is the volume's root, where `..data` is swapped, however deep below it the
 /// token lies, and the folder that `..data` leads to.
-pub(super) fn on_the_way(path: &Path) -> BTreeMap<PathBuf, FolderId> {
+pub(super) fn on_the_way(path: &Path) -> BTreeMap<PathBuf, Folder> {
     let mut folders = BTreeMap::new();
     let mut here = PathBuf::new();
     let mut rest: VecDeque<OsString> = parts(path);
@@ -29,12 +37,12 @@ pub(super) fn on_the_way(path: &Path) -> BTreeMap<PathBuf, FolderId> {
         }
         let next = here.join(&part);
         let Ok(metadata) = fs::symlink_metadata(&next) else {
-            note(&mut folders, &here);
+            note(&mut folders, &here, part);
             break;
         };
         if metadata.is_symlink() && links < MAX_LINKS {
             links += 1;
-            note(&mut folders, &here);
+            note(&mut folders, &here, part);
             let Ok(target) = fs::read_link(&next) else {
                 break;
             };
@@ -42,7 +50,7 @@ pub(super) fn on_the_way(path: &Path) -> BTreeMap<PathBuf, FolderId> {
                 rest.push_front(part);
             }
         } else if rest.is_empty() {
-            note(&mut folders, &here);
+            note(&mut folders, &here, part);
         } else {
             here = next;
         }
@@ -58,9 +66,15 @@ fn parts(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-fn note(folders: &mut BTreeMap<PathBuf, FolderId>, folder: &Path) {
-    if let Ok(metadata) = fs::metadata(folder) {
-        folders.insert(folder.to_owned(), id(&metadata));
+fn note(folders: &mut BTreeMap<PathBuf, Folder>, folder: &Path, entry: OsString) {
+    if let Some(known) = folders.get_mut(folder) {
+        known.entries.push(entry);
+    } else if let Ok(metadata) = fs::metadata(folder) {
+        let folder_on_the_way = Folder {
+            id: id(&metadata),
+            entries: vec![entry],
+        };
+        folders.insert(folder.to_owned(), folder_on_the_way);
     }
 }
 
@@ -102,6 +116,14 @@ mod tests {
     fn a_projected_token_depends_on_the_volume_s_root_and_the_folder_behind() {
         let (_folder, root) = volume();
         assert_eq!(names(&root.join("token")), [root.clone(), root.join("..1")]);
+    }
+
+    #[test]
+    fn each_folder_knows_the_entries_that_the_path_goes_through() {
+        let (_folder, root) = volume();
+        let folders = on_the_way(&root.join("token"));
+        assert_eq!(folders[&root].entries, ["token", "..data"]);
+        assert_eq!(folders[&root.join("..1")].entries, ["token"]);
     }
 
     #[test]

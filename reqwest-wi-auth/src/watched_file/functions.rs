@@ -15,3 +15,5 @@ pub(super) type Read = Arc<dyn Fn(&Path) -> io::Result<Vec<u8>> + Send + Sync>;
 pub(super) type Renewal<T> = Arc<dyn Fn(&T, SystemTime) -> Option<SystemTime> + Send + Sync>;
 /// Tells the time of day.
 pub(super) type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+/// Says why a new value may not replace the current one, if it may not.
+pub(super) type Replace<T> = Arc<dyn Fn(&T, &T) -> Result<(), ParseError> + Send + Sync>;

@@ -1,42 +1,58 @@
-//! How the following of a file goes.
+//! The state of the following of a file.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::FileError;
 
-/// How the following of a [`WatchedFile`](super::WatchedFile) goes.
+/// The state of the following of a [`WatchedFile`](super::WatchedFile).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FileHealth {
-    /// Whether the system reports changes; otherwise there is only the timer, which then runs faster.
+    /// Whether a task follows the file. False after [`shutdown`](super::WatchedFile::shutdown), and from the end of the
+    /// task's runtime to the next use of the file in another one.
+    pub following: bool,
+    /// Whether a task follows the file and the system reports changes to it. If only the timer is left, it runs faster.
     pub watching: bool,
-    /// When the current value was read first.
+    /// When the current value was first read.
     pub last_change: SystemTime,
-    /// What was wrong at the last look, if anything. The value is the last sound one all the same.
+    /// What was wrong at the last read, if anything. The value is the last valid one all the same.
     pub last_error: Option<FileError>,
 }
 
-/// Holds the current state.
-pub(super) struct HealthCell(Mutex<FileHealth>);
+/// What reads have shown so far.
+pub(super) struct HealthCell(Mutex<Readings>);
+
+#[derive(Clone)]
+pub(super) struct Readings {
+    pub(super) is_watching: bool,
+    pub(super) last_change: SystemTime,
+    pub(super) last_error: Option<FileError>,
+    /// Failed reads since the last good one.
+    pub(super) failures: u32,
+    /// What is to be logged and counted by the next async caller.
+    pub(super) reports: Vec<Report>,
+}
+
+/// Something to be logged and counted.
+#[derive(Clone)]
+pub(super) enum Report {
+    Changed,
+    Failed { error: FileError, is_first: bool },
+}
 
 impl HealthCell {
-    pub(super) fn new(watching: bool, last_change: SystemTime) -> Self {
-        Self(Mutex::new(FileHealth {
-            watching,
+    pub(super) fn new(is_watching: bool, last_change: SystemTime) -> Self {
+        Self(Mutex::new(Readings {
+            is_watching,
             last_change,
             last_error: None,
+            failures: 0,
+            reports: Vec::new(),
         }))
     }
 
-    pub(super) fn get(&self) -> FileHealth {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(super) fn update(&self, change: impl FnOnce(&mut FileHealth)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn lock(&self) -> MutexGuard<'_, Readings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

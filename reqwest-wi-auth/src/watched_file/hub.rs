@@ -1,151 +1,154 @@
-//! The one watcher that all followed files of a process share: the system grants few of them.
+//! The one watcher of the system that all followed files of a process share: the system grants few of them.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "hub/inotify.rs"]
+mod backend;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[path = "hub/notify.rs"]
+mod backend;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-/// The hub of this process, while somebody uses it.
+use self::backend::Backend;
+
+/// The hub of this process, while any file is followed.
 static HUB: Mutex<Weak<Hub>> = Mutex::new(Weak::new());
 
-/// The watcher, and who wants to know of which folder.
-///
-/// The interests have a lock of their own, since the watcher's thread takes it while another thread,
-/// holding the watcher's lock, waits for that thread.
-struct Hub {
-    watcher: Mutex<RecommendedWatcher>,
-    interests: Arc<Mutex<Interests>>,
+/// The system's watcher. It stays open while anyone holds the hub, whether or not a folder is watched: a watcher that is
+/// closed may not be granted again.
+pub(super) struct Hub {
+    backend: Backend,
 }
 
-type Interests = HashMap<PathBuf, Vec<Arc<Bell>>>;
-
-/// Rung at each change in a folder.
+/// Notifies one follower of changes.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
-    changed: Notify,
-    lost: AtomicBool,
-}
+pub(super) struct ChangeSignal(Notify);
 
-/// Keeps a folder watched.
-pub(super) struct Interest {
+/// Keeps a folder watched for one follower.
+pub(super) struct Watch {
     hub: Arc<Hub>,
-    folder: PathBuf,
-    bell: Arc<Bell>,
+    key: backend::Key,
+    observer: Arc<Observer>,
 }
 
-impl Bell {
-    /// Waits for a change. One that came since the last call counts. Cancel-safe.
-    pub(super) async fn rung(&self) {
-        self.changed.notified().await;
-    }
-
-    pub(super) fn ring(&self) {
-        self.changed.notify_one();
-    }
-
-    /// Whether a watch may have been lost since the last call, so that it has to be set again.
-    pub(super) fn take_lost(&self) -> bool {
-        self.lost.swap(false, Ordering::AcqRel)
-    }
-
-    fn ring_lost(&self) {
-        self.lost.store(true, Ordering::Release);
-        self.ring();
-    }
+/// One follower's interest in one folder.
+struct Observer {
+    signal: Arc<ChangeSignal>,
+    /// The entries of the folder that the followed path goes through.
+    entries: Vec<OsString>,
+    /// The system has ended the watch, because the folder is gone.
+    is_lost: AtomicBool,
 }
 
-impl Interest {
-    /// Has a bell rung at changes in a folder, until dropped. Blocks for a moment.
-    pub(super) fn watch(folder: &Path, bell: &Arc<Bell>) -> notify::Result<Self> {
-        let hub = Hub::shared()?;
-        let mut watcher = lock(&hub.watcher);
-        // Set again even where it is watched already: the folder may be another one of the same name.
-        watcher.watch(folder, RecursiveMode::NonRecursive)?;
-        lock(&hub.interests)
-            .entry(folder.to_owned())
-            .or_default()
-            .push(bell.clone());
-        drop(watcher);
-        Ok(Self {
-            hub,
-            folder: folder.to_owned(),
-            bell: bell.clone(),
-        })
-    }
+/// What has happened in a folder.
+enum Change<'e> {
+    /// The folder itself was removed, moved or touched.
+    Folder,
+    /// An entry was created, removed or renamed.
+    Entries,
+    /// The content or mode of an entry has changed.
+    Content(&'e OsStr),
 }
 
-impl Drop for Interest {
-    fn drop(&mut self) {
-        let mut watcher = lock(&self.hub.watcher);
-        let mut interests = lock(&self.hub.interests);
-        let Some(bells) = interests.get_mut(&self.folder) else {
-            return;
-        };
-        if let Some(index) = bells.iter().position(|bell| Arc::ptr_eq(bell, &self.bell)) {
-            bells.swap_remove(index);
-        }
-        if bells.is_empty() {
-            interests.remove(&self.folder);
-            drop(interests);
-            // A folder that is gone has taken its watch along.
-            let _ = watcher.unwatch(&self.folder);
-        }
+impl ChangeSignal {
+    /// Waits for a change. A change since the last call counts. Cancel-safe.
+    pub(super) async fn changed(&self) {
+        self.0.notified().await;
+    }
+
+    pub(super) fn notify(&self) {
+        self.0.notify_one();
     }
 }
 
 impl Hub {
-    fn shared() -> notify::Result<Arc<Self>> {
+    /// Returns the hub of this process, and opens the system's watcher if it is not open.
+    pub(super) fn shared() -> io::Result<Arc<Self>> {
         let mut shared = lock(&HUB);
-        if let Some(hub) = shared.upgrade() {
+        if let Some(hub) = shared.upgrade()
+            && !hub.has_failed()
+        {
             return Ok(hub);
         }
-        let interests = Arc::<Mutex<Interests>>::default();
-        let told = interests.clone();
-        let watcher = notify::recommended_watcher(move |event| tell(&told, event))?;
         let hub = Arc::new(Self {
-            watcher: Mutex::new(watcher),
-            interests,
+            backend: Backend::open()?,
         });
         *shared = Arc::downgrade(&hub);
         Ok(hub)
     }
-}
 
-/// Runs on the watcher's thread.
-fn tell(interests: &Mutex<Interests>, event: notify::Result<Event>) {
-    let interests = lock(interests);
-    match event {
-        Ok(event) if is_mere_access(&event.kind) => {}
-        Ok(event) if !event.need_rescan() && !event.paths.is_empty() => {
-            let removed = matches!(event.kind, EventKind::Remove(_));
-            for path in &event.paths {
-                for bell in interests.get(path).into_iter().flatten() {
-                    if removed {
-                        bell.ring_lost()
-                    } else {
-                        bell.ring()
-                    }
-                }
-                let parent = path.parent().and_then(|parent| interests.get(parent));
-                parent.into_iter().flatten().for_each(|bell| bell.ring());
-            }
-        }
-        // Events were dropped, or the watcher failed: everyone looks, and watches anew.
-        _ => interests
-            .values()
-            .flatten()
-            .for_each(|bell| bell.ring_lost()),
+    /// Returns whether the system's watcher has failed for good.
+    pub(super) fn has_failed(&self) -> bool {
+        self.backend.has_failed()
+    }
+
+    /// Watches a folder until the [`Watch`] is dropped. May block while the path is resolved.
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        folder: &Path,
+        entries: &[OsString],
+        signal: &Arc<ChangeSignal>,
+    ) -> io::Result<Watch> {
+        let observer = Arc::new(Observer {
+            signal: signal.clone(),
+            entries: entries.to_vec(),
+            is_lost: AtomicBool::new(false),
+        });
+        let key = self.backend.watch(folder, observer.clone())?;
+        Ok(Watch {
+            hub: self.clone(),
+            key,
+            observer,
+        })
     }
 }
 
-/// Reading excites the watcher too; only the end of writing says something new.
-fn is_mere_access(kind: &EventKind) -> bool {
-    let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-    kind.is_access() && *kind != written
+impl Watch {
+    /// Returns whether the system has ended the watch.
+    pub(super) fn is_lost(&self) -> bool {
+        self.observer.is_lost()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.hub.backend.unwatch(&self.key, &self.observer);
+    }
+}
+
+impl Observer {
+    fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
+    fn lose(&self) {
+        self.is_lost.store(true, Ordering::Release);
+        self.signal.notify();
+    }
+
+    /// Changes of an entry's content matter only for entries on the followed path: a log file in the same folder may
+    /// change all the time.
+    fn observe(&self, change: &Change<'_>) {
+        let is_relevant = match change {
+            Change::Folder | Change::Entries => true,
+            Change::Content(name) => self.entries.iter().any(|entry| entry == name),
+        };
+        if is_relevant {
+            self.signal.notify();
+        }
+    }
+}
+
+/// Removes one observer from those of a folder. Returns whether any is left.
+fn remove(observers: &mut Vec<Arc<Observer>>, observer: &Arc<Observer>) -> bool {
+    observers.retain(|other| !Arc::ptr_eq(other, observer));
+    !observers.is_empty()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

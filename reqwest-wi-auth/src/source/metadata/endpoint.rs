@@ -1,5 +1,6 @@
 //! One request to the metadata server.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, MetadataError};
 use crate::token::Token;
+use crate::token::jwt::Audiences;
 
 pub(super) const DEFAULT_HOST: &str = "metadata.google.internal";
 const PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/identity";
@@ -34,7 +36,11 @@ impl Endpoint {
             url: host.to_owned(),
             reason,
         };
-        let url = format!("http://{host}{PATH}");
+        // An IPv6 address may come without brackets.
+        let url = match host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("http://[{address}]{PATH}"),
+            Err(_) => format!("http://{host}{PATH}"),
+        };
         let url = Url::parse(&url).map_err(|_| none("it is not a host"))?;
         if url.path() != PATH || !url.username().is_empty() || url.password().is_some() {
             return Err(none("it is not a host, with or without a port"));
@@ -44,6 +50,8 @@ impl Endpoint {
             .redirect(Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
+            // A connection would not outlive the runtime of the task that made it.
+            .pool_max_idle_per_host(0)
             .build();
         Ok(Self {
             client: client.map_err(|error| Error::Client(Arc::new(error)))?,
@@ -66,7 +74,7 @@ impl Endpoint {
         let request = self.client.get(url).header(FLAVOR, GOOGLE);
         let response = request.send().await.map_err(|error| self.failed(error))?;
         let (host, status) = (self.host(), response.status());
-        // Another server's 404 is no reason to wait for this one.
+        // Only a success or a redirect shows that another server is there.
         if response.headers().get(FLAVOR) != Some(&GOOGLE) {
             return Err(if status.is_success() || status.is_redirection() {
                 MetadataError::Flavor { host }
@@ -78,22 +86,32 @@ impl Endpoint {
             return Err(MetadataError::Status { host, status });
         }
         let body = self.body(response).await?;
-        let answer = |reason| MetadataError::Answer {
+        let token = Token::with_audiences(&body);
+        let (token, audiences) = token.map_err(|error| MetadataError::Answer {
             host: host.clone(),
-            reason,
-        };
-        Token::new(&*body).map_err(|error| match error {
-            Error::Token { reason } => answer(reason),
-            _ => answer("it cannot be read"),
-        })
+            reason: match error {
+                Error::Token { reason } => reason.to_string(),
+                other => other.to_string(),
+            },
+        })?;
+        if !audiences.iter().any(|found| found == audience) {
+            return Err(MetadataError::Audience {
+                host,
+                expected: audience.to_owned(),
+                found: Audiences(&audiences).to_string(),
+            });
+        }
+        Ok(token)
     }
 
     async fn body(&self, mut response: Response) -> Result<Zeroizing<Vec<u8>>, MetadataError> {
         let mut body = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(error))? {
             if body.len() + chunk.len() > MAX_BYTES {
-                let (host, reason) = (self.host(), "it is longer than 64 kB");
-                return Err(MetadataError::Answer { host, reason });
+                return Err(MetadataError::Answer {
+                    host: self.host(),
+                    reason: "it is longer than 64 kB".to_owned(),
+                });
             }
             body.extend_from_slice(&chunk);
         }

@@ -3,19 +3,21 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::{EXPIRED_INTERVAL, Inner, Now, ProjectedToken};
 use crate::error::Error;
 use crate::token::Token;
-use crate::watched_file::{WatchedFile, WatchedFileBuilder};
+use crate::token::jwt::Audiences;
+use crate::watched_file::{ParseError, WatchedFile, WatchedFileBuilder};
 
 /// Settings of a [`ProjectedToken`].
 #[must_use]
 pub struct ProjectedTokenBuilder {
     path: PathBuf,
     file: Box<dyn FnOnce(WatchedFileBuilder<Token>) -> WatchedFileBuilder<Token> + Send>,
+    audience: Option<String>,
     opaque: bool,
     send_expired: bool,
     now: Now,
@@ -27,6 +29,7 @@ impl ProjectedTokenBuilder {
         Self {
             path,
             file: Box::new(|file| file),
+            audience: None,
             opaque: false,
             send_expired: false,
             now,
@@ -50,6 +53,18 @@ impl ProjectedTokenBuilder {
     /// ```
     pub fn startup_limit(self, limit: Duration) -> Self {
         self.file(move |file| file.startup_limit(limit))
+    }
+
+    /// Requires the token to be for this audience: one of its `aud` claim's values has to equal it. A token for others is
+    /// an error, and does not replace the one in use. Default: the audience is not checked.
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::ProjectedToken;
+    /// let token = ProjectedToken::builder("/run/token").audience("https://auth-server.example");
+    /// ```
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = Some(audience.into());
+        self
     }
 
     /// Takes tokens that are no JWTs too. They have no expiry, so the file's changes are all there is.
@@ -76,7 +91,7 @@ impl ProjectedTokenBuilder {
         self
     }
 
-    /// Reads the file by this function instead of [`std::fs::read`]: for tests.
+    /// Reads the file by this function, on a thread that may block: for tests. Default: regular files of up to 16 MB.
     ///
     /// ```
     /// # use reqwest_wi_auth::ProjectedToken;
@@ -100,28 +115,65 @@ impl ProjectedTokenBuilder {
         self
     }
 
-    /// Waits for the token and starts to follow its file: spawns one task on the current tokio runtime.
-    /// Dropping the future before it is done leaves nothing behind.
+    /// Waits for the token and starts to follow its file: spawns a task on the current tokio runtime. Dropping the future
+    /// before it is done leaves nothing behind.
     ///
     /// # Errors
     ///
-    /// [`Error::File`], which names the path, if there is no token in time.
+    /// Returns [`Error::File`], which names the path, if there is no valid token in time, or outside a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the runtime's timer is not enabled.
     pub async fn open(self) -> Result<ProjectedToken, Error> {
         let (opaque, now) = (self.opaque, self.now.clone());
-        let parse = move |bytes: &[u8]| match opaque {
-            true => Ok(Token::opaque(bytes)?),
-            false => Ok(Token::new(bytes)?),
+        let audience = self.audience;
+        let parse = move |bytes: &[u8]| {
+            let (token, audiences) = match opaque {
+                true => (
+                    Token::opaque(bytes)?,
+                    Token::with_audiences(bytes)
+                        .map_or_else(|_| Vec::new(), |(_, audiences)| audiences),
+                ),
+                false => Token::with_audiences(bytes)?,
+            };
+            match &audience {
+                Some(audience) if !audiences.contains(audience) => Err(format!(
+                    "the token is for {}, expected the audience {audience:?}",
+                    Audiences(&audiences)
+                )
+                .into()),
+                _ => Ok(token),
+            }
         };
+        let rejected = Arc::<Mutex<Option<Token>>>::default();
         let file = WatchedFile::builder(self.path, parse)
             .renewal(renewal)
-            .clock(move || now());
+            .clock(move || now())
+            .replacing(replaces(rejected.clone()));
         let file = (self.file)(file).open().await?;
         Ok(ProjectedToken(Arc::new(Inner {
             file,
             send_expired: self.send_expired,
             now: self.now,
-            last_refresh: Mutex::default(),
+            rejected,
+            last_refresh: tokio::sync::Mutex::default(),
+            last_read_on_the_spot: Mutex::default(),
         })))
+    }
+}
+
+/// A token that expires earlier than the one in use is an old one, such as from a backup, and does not replace it unless a
+/// server has rejected the one in use.
+fn replaces(
+    rejected: Arc<Mutex<Option<Token>>>,
+) -> impl Fn(&Token, &Token) -> Result<(), ParseError> + Send + Sync + 'static {
+    move |current, new| {
+        let rejected = rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        if new.expires_before(current) && rejected.as_ref() != Some(current) {
+            return Err("the token expires earlier than the one in use".into());
+        }
+        Ok(())
     }
 }
 
