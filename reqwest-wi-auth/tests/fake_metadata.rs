@@ -50,11 +50,20 @@ fn header<'r>(response: &'r Response, name: &str) -> &'r str {
     value.map_or("", |value| value.to_str().unwrap())
 }
 
+/// A method, a path, headers, and the status and content type of the response.
+type Case = (
+    Method,
+    String,
+    &'static [(&'static str, &'static str)],
+    u16,
+    &'static str,
+);
+
 #[tokio::test]
 async fn each_request_is_answered_with_the_status_and_headers_of_the_real_server() {
     let fake = FakeMetadataServer::start().await.unwrap();
     let identity = |query: &str| format!("{IDENTITY}?{query}");
-    let cases: Vec<(Method, String, &[(&str, &str)], u16, &str)> = vec![
+    let cases: Vec<Case> = vec![
         // The flavor header, both ways.
         (
             Method::GET,

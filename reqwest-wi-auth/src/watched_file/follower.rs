@@ -219,7 +219,8 @@ fn file_type(file_type: std::fs::FileType) -> &'static str {
     }
 }
 
-#[cfg(all(test, unix, feature = "testing"))]
+#[cfg(all(unix, feature = "testing"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::Kubelet;
