@@ -19,10 +19,12 @@ type Body = http_body_util::Empty<bytes::Bytes>;
 
 const ORIGIN: &str = "https://auth-server.example";
 
+type Seen = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
 /// A client that records the URI and token of each request, and redirects by path.
 #[derive(Clone, Default)]
 struct Recorder {
-    seen: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    seen: Seen,
     redirects: HashMap<&'static str, &'static str>,
 }
 
@@ -122,7 +124,7 @@ async fn a_layer_at_an_origin_sends_its_token_to_that_origin_only() {
                 let request = request(method.clone(), uri, hosts);
                 service.oneshot(request).await.unwrap();
                 let what = format!("{method} {uri} {hosts:?}");
-                assert_eq!(recorder.tokens(), [expected.clone()], "{what}");
+                assert_eq!(recorder.tokens(), std::slice::from_ref(&expected), "{what}");
             }
         }
     }
