@@ -49,6 +49,8 @@ struct State {
     /// The number of the current task. A task with another number has been replaced.
     number: u64,
     task: Option<AbortHandle>,
+    /// The task is being spawned. If it ends meanwhile, the runtime takes no more tasks.
+    is_starting: bool,
     /// When the task does something next, at the latest.
     due: Option<Instant>,
     last_panic: Option<Instant>,
@@ -58,7 +60,6 @@ struct State {
 pub(crate) struct TaskGuard {
     background: Arc<Background>,
     number: u64,
-    has_run: bool,
 }
 
 impl Background {
@@ -109,11 +110,11 @@ impl Background {
         let guard = TaskGuard {
             background: self.clone(),
             number,
-            has_run: false,
         };
         // A runtime that is shutting down drops the task here, and with it the guard.
         let handle = runtime.spawn(task(guard)).abort_handle();
         let mut state = self.state();
+        state.is_starting = false;
         if state.number == number && !state.is_closed {
             state.task = Some(handle);
         } else {
@@ -167,6 +168,7 @@ impl Background {
             }
         }
         state.number += 1;
+        state.is_starting = true;
         state.due = Some(Instant::now());
         self.has_task.store(true, Ordering::Release);
         Some(state.number)
@@ -190,8 +192,7 @@ impl State {
 impl TaskGuard {
     /// Notes that the task does something again after the pause, at the latest. Returns false if the task is to end, since
     /// it was replaced or closed.
-    pub(crate) fn continues(&mut self, pause: Duration) -> bool {
-        self.has_run = true;
+    pub(crate) fn continues(&self, pause: Duration) -> bool {
         let mut state = self.background.state();
         if state.number != self.number || state.is_closed {
             return false;
@@ -213,12 +214,12 @@ impl Drop for TaskGuard {
             state.last_panic = Some(Instant::now());
         }
         self.background.has_task.store(false, Ordering::Release);
-        let is_closed = state.is_closed;
+        let is_expected = state.is_closed || state.is_starting;
         drop(state);
         self.background
             .events
             .send_modify(|events| events.ends += 1);
-        if is_closed || !self.has_run {
+        if is_expected {
             return;
         }
         self.background.warn(match has_panicked {
@@ -240,7 +241,7 @@ mod tests {
     }
 
     /// A task that does nothing for a long time.
-    async fn idle(mut guard: TaskGuard) {
+    async fn idle(guard: TaskGuard) {
         while guard.continues(Duration::from_secs(3600)) {
             tokio::time::sleep(Duration::from_secs(3600)).await;
         }

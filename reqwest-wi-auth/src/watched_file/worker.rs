@@ -24,7 +24,7 @@ where
     shared.background.ensure_running(task);
 }
 
-async fn follow<T>(shared: Arc<Shared<T>>, mut guard: TaskGuard, mut is_read: bool)
+async fn follow<T>(shared: Arc<Shared<T>>, guard: TaskGuard, mut is_read: bool)
 where
     T: PartialEq + Send + Sync + 'static,
 {

@@ -91,17 +91,14 @@ impl Worker {
         });
     }
 
-    async fn run(self: Arc<Self>, mut guard: TaskGuard) {
+    async fn run(self: Arc<Self>, guard: TaskGuard) {
         let mut wants = self.wanted.subscribe();
         // A task before this one may have fetched a token already.
         if let Some(token) = self.token.load_full()
             && !token.is_expired(SystemTime::now())
         {
             let pause = self.until_renewal(&token);
-            if !self
-                .pause(&mut guard, &mut wants, Instant::now(), pause)
-                .await
-            {
+            if !self.pause(&guard, &mut wants, Instant::now(), pause).await {
                 return;
             }
         }
@@ -109,7 +106,7 @@ impl Worker {
             let began = Instant::now();
             let fetched = self.endpoint.fetch(&self.audience).await;
             let pause = self.take(fetched, began);
-            if !self.pause(&mut guard, &mut wants, began, pause).await {
+            if !self.pause(&guard, &mut wants, began, pause).await {
                 return;
             }
         }
@@ -118,7 +115,7 @@ impl Worker {
     /// Waits until the server is to be asked again. Returns false if the task is to end.
     async fn pause(
         &self,
-        guard: &mut TaskGuard,
+        guard: &TaskGuard,
         wants: &mut watch::Receiver<u64>,
         began: Instant,
         pause: Duration,
