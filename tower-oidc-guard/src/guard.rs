@@ -98,17 +98,22 @@ impl OidcGuard {
         ResourceMetadata::new(self.clone())
     }
 
-    /// Waits until the keys of every issuer are there. Not needed: the first request does the same.
+    /// Waits until there are usable keys of every issuer. Not required: the first request does the same.
     ///
     /// # Errors
     ///
-    /// When an issuer's keys cannot be fetched. The guard goes on asking all the same, so call this
-    /// again to wait for the next attempt.
+    /// If an issuer's keys cannot be fetched, or none of them is usable. The guard keeps trying all the same, so call
+    /// this again to wait for the next attempt. Outside a tokio runtime, unless all keys are there already, the error is
+    /// [`KeysError::NoRuntime`](crate::KeysError::NoRuntime).
+    ///
+    /// # Panics
+    ///
+    /// If it has to wait in a tokio runtime without timers (`enable_time`).
     pub async fn ready(&self) -> Result<(), NotReady> {
         self.0.verifier.ready().await
     }
 
-    /// How the keys of each issuer fare. Starts the first fetch, as a request does.
+    /// Returns the key status of each issuer. Starts the first fetch, as a request does.
     pub fn health(&self) -> Vec<IssuerHealth> {
         self.0.verifier.health()
     }

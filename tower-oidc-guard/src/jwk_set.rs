@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crate::keys::error::KeysError;
+use crate::keys::error::{KeysError, excerpt};
 use crate::rejection::Rejection;
 use crate::verify::algorithm::Algorithm;
-use crate::verify::key_set::{KeySet, Selection};
+use crate::verify::key_set::KeySet;
 use crate::verify::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
 
 /// A JSON Web Key Set (RFC 7517, section 5) that checks signatures over any bytes.
@@ -44,13 +44,13 @@ impl JwkSet {
         let keys = KeySet::from_json(json.as_ref(), algorithms.into_iter().collect());
         keys.map(Self).map_err(|error| KeysError::KeySet {
             url: "the given text".to_owned(),
-            reason: error.to_string(),
+            reason: excerpt(&error.to_string()),
         })
     }
 
     /// Why keys are passed over, a reason for each.
     pub fn passed_over(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.0.passed_over()
+        self.0.skipped()
     }
 
     /// Verifies a JWS in compact form (RFC 7515, section 7.1), and returns its payload, which may be anything.
@@ -64,12 +64,14 @@ impl JwkSet {
         verify_jws(jws.as_ref(), DEFAULT_MAX_TOKEN_BYTES, &self.0)
     }
 
-    /// Checks a signature over a message, with the key of that `kid`, or without one with the only key that
-    /// fits the algorithm. An ECDSA signature is `r` and `s` side by side (RFC 7518, section 3.4).
+    /// Verifies a signature over a message with the key of that `kid`, or without a `kid` with the only key that
+    /// fits the algorithm. If several different keys have that `kid`, four of them at most are tried. An ECDSA signature
+    /// is `r` and `s` side by side (RFC 7518, section 3.4).
     ///
     /// # Errors
     ///
-    /// The reason why it is not taken.
+    /// [`AlgorithmNotAllowed`](Rejection::AlgorithmNotAllowed), [`UnknownKey`](Rejection::UnknownKey) or
+    /// [`BadSignature`](Rejection::BadSignature).
     pub fn verify_signature(
         &self,
         kid: Option<&str>,
@@ -77,13 +79,7 @@ impl JwkSet {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), Rejection> {
-        if !self.0.algorithms.contains(algorithm) {
-            return Err(Rejection::AlgorithmNotAllowed);
-        }
-        match self.0.select(kid, algorithm) {
-            Selection::Key(key) => KeySet::verify(key, algorithm, message, signature),
-            Selection::Unfit | Selection::Absent => Err(Rejection::UnknownKey),
-        }
+        self.0.verify(kid, algorithm, message, signature)
     }
 }
 

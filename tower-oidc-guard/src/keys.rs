@@ -1,5 +1,5 @@
-//! The life of one issuer's keys: fetched when first needed, refreshed ahead of need, kept through an
-//! outage of the issuer.
+//! The life of one issuer's keys: fetched when first needed, refreshed ahead of need, and kept through an outage of the
+//! issuer.
 
 pub(crate) mod client;
 pub(crate) mod discovery;
@@ -16,21 +16,22 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use self::driver::Driver;
 use self::error::KeysError;
-use self::health::IssuerHealth;
+use self::health::{IssuerHealth, warnings};
 use self::schedule::{Ask, Timing};
-use self::shared::{Shared, Waiting, dice};
+use self::shared::{Shared, Waiting, jitter};
 use self::source::KeySource;
 use self::store::Current;
 use crate::clock::Clock;
+use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::verify::key_set::KeySet;
 
-/// How long a request waits for keys before it is told to come back.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+/// How often [`Keys::ready`] looks whether the fetch that it waits for has to be started again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// One issuer's keys. Nothing is fetched before the first use.
 pub(crate) struct Keys {
@@ -38,84 +39,143 @@ pub(crate) struct Keys {
     driver: Driver,
 }
 
-/// Why there is no newer key set.
-pub(crate) enum NoNewer {
-    /// The last fetch is too recent for another one.
-    TooSoon { retry_after: Duration },
-    /// The fetch failed, or took too long.
-    Failed { retry_after: Duration },
+/// What a request found when it looked for keys.
+pub(crate) struct Seen {
+    /// The keys, unless there are none or they are stale.
+    pub(crate) current: Option<Arc<Current>>,
+    /// How many fetches were started before.
+    fetches: u64,
+}
+
+/// There are no newer keys, and waiting for them is of no use.
+pub(crate) struct NoNewerKeys {
+    /// Whether there are usable keys, which the request has seen.
+    pub(crate) has_usable: bool,
+    /// When the next fetch may bring others.
+    pub(crate) retry_after: Duration,
 }
 
 impl Keys {
     pub(crate) fn new(source: KeySource, timing: Timing, clock: Clock) -> Self {
         let shared = Arc::new(Shared::new(source, timing, clock));
+        shared.load_given();
         Self {
             shared,
             driver: Driver::default(),
         }
     }
 
-    /// The current keys if they are there and not stale, at once. Keeps the driver going, and does its work
-    /// where it does not get to it.
-    pub(crate) fn current(&self) -> Option<Arc<Current>> {
-        self.look(Arc::clone)
-    }
-
-    /// Which key set that is.
-    pub(crate) fn generation(&self) -> Option<u64> {
-        self.look(|current| current.generation)
-    }
-
-    fn look<R>(&self, take: impl FnOnce(&Arc<Current>) -> R) -> Option<R> {
-        self.driver.keep_going(&self.shared);
-        let now = Instant::now();
-        if self.shared.is_overdue(now) {
-            self.fetch_from_here(now);
+    /// Returns the current keys, without waiting. Keeps the driver running, and starts a fetch that it has neglected.
+    pub(crate) fn look(&self) -> Seen {
+        // A fetch that is started from here on is one that this request has seen start.
+        let fetches = self.shared.fetches();
+        Seen {
+            current: self.peek(Arc::clone),
+            fetches,
         }
-        let current = self.shared.store.look();
+    }
+
+    /// Returns the number of the current key set, which changes with it.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.peek(|current| current.generation)
+    }
+
+    fn peek<R>(&self, take: impl FnOnce(&Arc<Current>) -> R) -> Option<R> {
+        let now = Instant::now();
+        if self.shared.source.may_change() {
+            self.driver.keep_going(&self.shared);
+            if self.shared.is_overdue(now) {
+                self.fetch_from_here(now);
+            }
+        }
+        let current = self.shared.store.peek();
         let current = current.as_ref()?;
         self.shared.is_fresh(current, now).then(|| take(current))
     }
 
-    /// The name under which the issuer's tokens go, where the keys came with it.
+    /// Returns the issuer's name, if it came with the keys.
     pub(crate) fn issuer(&self) -> Option<Arc<str>> {
         self.shared.store.get()?.issuer.clone()
     }
 
-    /// Keys newer than those seen, for a request that finds none or not its own. Waits a bounded time
-    /// for a fetch; never has one made that the schedule forbids.
+    /// Returns whether newer keys may cure this fault of a token.
+    pub(crate) fn may_cure(&self, rejection: &Rejection) -> bool {
+        let source = &self.shared.source;
+        match rejection {
+            Rejection::UnknownKey | Rejection::BadSignature => source.may_change(),
+            Rejection::AlgorithmNotAllowed => source.lists_algorithms(),
+            _ => false,
+        }
+    }
+
+    /// Waits until `deadline` for keys other than those that a request has seen last.
+    ///
+    /// A request is served by at most one fetch that is started after it came, so `came` is what it found when it came.
+    /// The fetch is made as soon as the schedule permits. A request that finds usable keys waits for that; one that
+    /// finds none does not, so that requests do not pile up while the issuer is away.
+    ///
+    /// # Panics
+    ///
+    /// In a tokio runtime without timers.
     pub(crate) async fn newer_than(
         &self,
         seen: Option<&Arc<Current>>,
-    ) -> Result<Arc<Current>, NoNewer> {
+        came: &Seen,
+        deadline: Instant,
+    ) -> Result<Arc<Current>, NoNewerKeys> {
         let mut outcome = self.shared.outcome.subscribe();
-        if let Some(current) = self.shared.newer_than(seen) {
-            return Ok(current);
-        }
-        let Some(_waiting) = Waiting::begin(&self.shared) else {
-            return Err(NoNewer::Failed {
-                retry_after: self.shared.timing.backoff_min,
-            });
-        };
-        let now = Instant::now();
-        match self.shared.schedule(|schedule| schedule.ask(now, dice())) {
-            Ask::NotBefore(time) => {
-                let retry_after = time - now;
-                return Err(NoNewer::TooSoon { retry_after });
+        let mut place = None;
+        loop {
+            let now = Instant::now();
+            let current = self.shared.store.get();
+            let current = current.filter(|current| self.shared.is_fresh(current, now));
+            let has_usable = current
+                .as_ref()
+                .is_some_and(|current| current.keys.usable() > 0);
+            let give_up = |retry_after| NoNewerKeys {
+                has_usable,
+                retry_after,
+            };
+            if let Some(current) = current {
+                if !seen.is_some_and(|seen| Arc::ptr_eq(seen, &current)) {
+                    return Ok(current);
+                }
+                if current.fetch > came.fetches {
+                    return Err(give_up(self.shared.until_next()));
+                }
             }
-            Ask::Fetch(at) => self.fetch_from_here(at),
-            Ask::Join => {}
+            if place.is_none() {
+                place = Waiting::begin(&self.shared);
+            }
+            if place.is_none() || now >= deadline || Handle::try_current().is_err() {
+                return Err(give_up(self.shared.until_next()));
+            }
+            let latest = if has_usable { deadline } else { now };
+            let ask = |schedule: &mut schedule::Schedule| schedule.ask(now, latest, jitter());
+            match self.shared.schedule(ask) {
+                Ask::NotBefore(time) => return Err(give_up(time - now)),
+                Ask::Fetch(at) => self.fetch_from_here(at),
+                Ask::Join => {}
+            }
+            if timeout_at(deadline, outcome.changed()).await.is_err() {
+                return Err(give_up(self.shared.until_next()));
+            }
+            let finished = outcome.borrow_and_update();
+            let is_answer = finished.fetch > came.fetches && !finished.is_cut_off();
+            if finished.error.is_some() && is_answer && !self.has_newer_than(seen) {
+                drop(finished);
+                return Err(give_up(self.shared.until_next()));
+            }
         }
-        // Past the wait, or after a fetch that failed, what the store holds says all there is to say.
-        let _ = tokio::time::timeout(MAX_WAIT, outcome.changed()).await;
-        let newer = self.shared.newer_than(seen);
-        newer.ok_or_else(|| NoNewer::Failed {
-            retry_after: self.shared.until_next(),
-        })
     }
 
-    /// Has the fetch started on the runtime of this request: that one runs for certain, while the driver's
-    /// may be throttled, or never be polled again.
+    fn has_newer_than(&self, seen: Option<&Arc<Current>>) -> bool {
+        let current = self.shared.store.get();
+        current.is_some_and(|current| !seen.is_some_and(|seen| Arc::ptr_eq(seen, &current)))
+    }
+
+    /// Has the fetch started on the runtime of this request. That one runs for certain, while the driver's may be
+    /// throttled, or never be polled again.
     fn fetch_from_here(&self, at: Instant) {
         let Ok(runtime) = Handle::try_current() else {
             return;
@@ -128,20 +188,23 @@ impl Keys {
         });
     }
 
-    /// How the keys fare. Keeps the driver going.
+    /// Returns the status of the keys. Keeps the driver running.
     pub(crate) fn health(&self, issuer: &str) -> IssuerHealth {
-        let is_ready = self.current().is_some();
+        let is_fresh = self.generation().is_some();
         let current = self.shared.store.get();
         let keys = current.as_ref().map(|current| &current.keys);
         if let Some(current) = &current {
             telemetry::keys_age(&self.shared.source.name, current.fetched.elapsed());
         }
         let due = self.shared.schedule(|schedule| schedule.next());
+        let due = due.filter(|_| self.shared.source.may_change());
+        let usable_keys = keys.map_or(0, KeySet::usable);
         IssuerHealth {
             issuer: issuer.to_owned(),
-            is_ready,
-            usable_keys: keys.map_or(0, KeySet::usable),
-            passed_over: keys.map_or(Vec::new(), |keys| keys.passed_over().collect()),
+            is_ready: is_fresh && usable_keys > 0,
+            usable_keys,
+            passed_over: keys.map_or(Vec::new(), |keys| keys.skipped().collect()),
+            warnings: keys.map_or(Vec::new(), warnings),
             key_set_hash: current.as_ref().map(|current| current.hash.clone()),
             last_success: current.map(|current| SystemTime::UNIX_EPOCH + current.fetched_wall),
             last_error: self.shared.outcome.borrow().error.clone(),
@@ -149,18 +212,27 @@ impl Keys {
         }
     }
 
-    /// Waits for the keys, or for the next fetch to fail.
+    /// Waits until there are usable keys, or the next fetch has failed or brought none.
+    ///
+    /// # Panics
+    ///
+    /// In a tokio runtime without timers.
     pub(crate) async fn ready(&self) -> Result<(), Arc<KeysError>> {
         let mut outcome = self.shared.outcome.subscribe();
-        if self.current().is_some() {
-            return Ok(());
-        }
-        // The sender lives as long as `self` does.
-        let ended = outcome.changed().await.is_err();
-        match outcome.borrow().error.clone() {
-            Some(error) => Err(error),
-            None if ended => Err(Arc::new(KeysError::CutOff)),
-            None => Ok(()),
+        loop {
+            let current = self.look().current;
+            if current.is_some_and(|current| current.keys.usable() > 0) {
+                return Ok(());
+            }
+            if Handle::try_current().is_err() {
+                return Err(Arc::new(KeysError::NoRuntime));
+            }
+            // The sender lives as long as `self` does.
+            if let Ok(Ok(())) = timeout(LOOK_AGAIN, outcome.changed()).await
+                && let Some(error) = outcome.borrow_and_update().error.clone()
+            {
+                return Err(error);
+            }
         }
     }
 }

@@ -7,20 +7,22 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::trusted::Attempt;
-pub(crate) use self::trusted::{Named, TrustedIssuer};
+use tokio::time::Instant;
+
+pub(crate) use self::trusted::{Attempt, Named, NeedsNewerKeys, TrustedIssuer};
 use crate::cache::{CacheLimits, Verdict, VerdictCache};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::keys::error::KeysError;
 use crate::keys::health::IssuerHealth;
+use crate::keys::store::Current;
 use crate::policy::{TrustedName, TrustedNames};
 use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::verify::{Jws, Unverified};
 
-/// A key set that lacks the token's key is replaced so often at most before the token is refused.
-const MAX_ROUNDS: usize = 2;
+/// How long a token waits for newer keys in all.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Verifies tokens of trusted issuers, wherever they come from: requests, queues, sockets.
 ///
@@ -82,45 +84,63 @@ impl TokenVerifier {
 
     /// Verifies a token: its form, issuer, audience, times, algorithm and signature.
     ///
-    /// A key that is at hand is used at once. For one that is not, the issuer is asked, and the call
-    /// waits for the answer, 5 s at most; it has to run in a tokio runtime. Dropping the future stops
-    /// nothing that others wait for.
+    /// A token that the current keys verify does not wait for anything. For any other that is acceptable except for its
+    /// signature, the issuer is asked once for newer keys, as soon as the limits permit, and the call waits for the
+    /// answer: 5 s at most in all. Dropping the future stops nothing that others wait for.
     ///
     /// # Errors
     ///
-    /// The reason why the token is not taken.
+    /// The reason why the token is refused. It is [`Rejection::KeysUnavailable`] only if there are no usable keys, such as
+    /// before they have been fetched. Outside a tokio runtime no keys can be fetched, so it is that then too.
+    ///
+    /// # Panics
+    ///
+    /// If it has to wait in a tokio runtime without timers (`enable_time`).
     pub async fn verify(&self, token: impl AsRef<[u8]>) -> Result<Identity, Rejection> {
-        let verdict = self.verify_waiting(token.as_ref()).await;
-        verdict.map_err(|refusal| refusal.rejection)
+        let token = token.as_ref();
+        let verified = match self.try_verify(token) {
+            Ok(Attempt::Verified(identity)) => return Ok(identity),
+            Ok(Attempt::NeedsNewerKeys(needs)) => self.verify_with_newer_keys(token, needs).await,
+            Err(refusal) => Err(refusal),
+        };
+        verified.map_err(|refusal| refusal.rejection)
     }
 
-    pub(crate) async fn verify_waiting(&self, token: &[u8]) -> Result<Identity, Refusal> {
-        let mut rounds = 0;
+    /// Verifies a token that the current keys have not verified, as soon as there are newer ones.
+    pub(crate) async fn verify_with_newer_keys(
+        &self,
+        token: &[u8],
+        needs: NeedsNewerKeys,
+    ) -> Result<Identity, Refusal> {
+        let deadline = Instant::now() + MAX_WAIT;
+        let NeedsNewerKeys {
+            issuer: index,
+            seen: came,
+            mut rejection,
+        } = needs;
+        let mut seen = came.current.clone();
         loop {
-            let absent = match self.attempt(token)? {
+            let issuer = self.0.issuers.get(index);
+            let issuer = issuer.ok_or(Rejection::UnknownIssuer)?;
+            let newer = issuer.keys.newer_than(seen.as_ref(), &came, deadline).await;
+            let newer = newer.map_err(|none| issuer.refusal(none.rejection(rejection)))?;
+            let generation = |current: &Arc<Current>| current.generation;
+            if seen.as_ref().map(generation) == Some(newer.generation) {
+                // The same keys again: they would say the same of the token.
+                seen = Some(newer);
+                continue;
+            }
+            match self.try_verify(token)? {
                 Attempt::Verified(identity) => return Ok(identity),
-                Attempt::KeyAbsent(absent) => absent,
-            };
-            let issuer = Some(absent.issuer.name.clone());
-            rounds += 1;
-            let newer = match rounds > MAX_ROUNDS {
-                true => Err(Rejection::UnknownKey),
-                false => absent.newer_keys().await,
-            };
-            newer.map_err(|rejection| Refusal { rejection, issuer })?;
+                Attempt::NeedsNewerKeys(needs) => {
+                    (seen, rejection) = (needs.seen.current, needs.rejection);
+                }
+            }
         }
     }
 
-    /// The same without waiting; nothing where waiting for keys may help.
-    pub(crate) fn verify_at_once(&self, token: &[u8]) -> Option<Result<Identity, Refusal>> {
-        match self.attempt(token) {
-            Ok(Attempt::Verified(identity)) => Some(Ok(identity)),
-            Ok(Attempt::KeyAbsent(_)) => None,
-            Err(refusal) => Some(Err(refusal)),
-        }
-    }
-
-    fn attempt(&self, token: &[u8]) -> Result<Attempt<'_>, Refusal> {
+    /// Verifies a token with what is at hand, without waiting.
+    pub(crate) fn try_verify(&self, token: &[u8]) -> Result<Attempt, Refusal> {
         let now = self.0.clock.since_epoch();
         if let Some(verdict) = self.cached(token, now) {
             return verdict.map(Attempt::Verified);
@@ -131,7 +151,7 @@ impl TokenVerifier {
         let index = self.issuer(unverified.issuer());
         let known = index.and_then(|index| Some((index, self.0.issuers.get(index)?)));
         let (index, issuer) = known.ok_or(Rejection::UnknownIssuer)?;
-        let attempt = issuer.attempt(unverified, now);
+        let attempt = issuer.attempt(index, unverified, now);
         let (verified, generation) = attempt.map_err(|rejection| issuer.refusal(rejection))?;
         if let (Attempt::Verified(identity), Some(cache)) = (&verified, &self.0.cache) {
             let verdict = Verdict {
@@ -218,7 +238,7 @@ impl TokenVerifier {
     pub(crate) async fn ready(&self) -> Result<(), NotReady> {
         // The first look has the fetches of all begin, so that they run side by side.
         for issuer in &self.0.issuers {
-            let _ = issuer.keys.current();
+            let _ = issuer.keys.look();
         }
         for issuer in &self.0.issuers {
             let failed = |source| NotReady {
@@ -239,9 +259,9 @@ impl fmt::Debug for TokenVerifier {
     }
 }
 
-/// An issuer's keys could not be fetched. The guard keeps trying, with pauses that grow to 10 s.
+/// There are no usable keys of an issuer. The guard keeps trying, with pauses that grow to 10 s.
 #[derive(Debug, thiserror::Error)]
-#[error("the keys of the issuer {issuer:?} could not be fetched")]
+#[error("there are no usable keys of the issuer {issuer:?}")]
 pub struct NotReady {
     issuer: String,
     #[source]

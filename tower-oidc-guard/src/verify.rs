@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use self::claims::Claims;
 pub(crate) use self::jws::{DEFAULT_MAX_TOKEN_BYTES, Jws};
-use self::key_set::{KeySet, Selection};
+use self::key_set::KeySet;
 use self::rules::Rules;
 use crate::rejection::Rejection;
 
@@ -62,42 +62,29 @@ pub(crate) fn verify_jws(
     keys: &KeySet,
 ) -> Result<Vec<u8>, Rejection> {
     let jws = Jws::parse(jws, max_bytes)?;
-    match jws.verify(keys)? {
-        true => Ok(jws.payload),
-        false => Err(Rejection::UnknownKey),
-    }
+    jws.verify(keys)?;
+    Ok(jws.payload)
 }
 
 impl Jws<'_> {
-    /// Checks algorithm and signature. False where the set does not have the key.
-    fn verify(&self, keys: &KeySet) -> Result<bool, Rejection> {
-        if !keys.algorithms.contains(self.algorithm) {
-            return Err(Rejection::AlgorithmNotAllowed);
-        }
-        match keys.select(self.kid.as_deref(), self.algorithm) {
-            Selection::Key(key) => {
-                KeySet::verify(key, self.algorithm, self.signing_input, &self.signature)?;
-                Ok(true)
-            }
-            Selection::Unfit => Err(Rejection::UnknownKey),
-            Selection::Absent => Ok(false),
-        }
+    /// Verifies algorithm and signature.
+    fn verify(&self, keys: &KeySet) -> Result<(), Rejection> {
+        let kid = self.kid.as_deref();
+        keys.verify(kid, self.algorithm, self.signing_input, &self.signature)
     }
 }
 
 impl<'t> Acceptable<'t> {
-    /// When the token says it was issued, counted from the Unix epoch.
-    pub(crate) fn issued_at(&self) -> Option<Duration> {
-        self.0.claims.times.issued_at
-    }
-
-    /// Checks algorithm and signature. Nothing comes of it where the set does not have the token's
-    /// key: a newer set may.
-    pub(crate) fn verify(self, keys: &KeySet) -> Result<Option<Verified<'t>>, Rejection> {
+    /// Verifies algorithm and signature.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`KeySet::verify`], each of which may be cured by newer keys.
+    pub(crate) fn verify(self, keys: &KeySet) -> Result<Verified<'t>, Rejection> {
         let Unverified { jws, claims } = self.0;
+        jws.verify(keys)?;
         let payload = jws.payload.as_slice();
-        let verified = jws.verify(keys)?;
-        Ok(verified.then_some(Verified { claims, payload }))
+        Ok(Verified { claims, payload })
     }
 }
 

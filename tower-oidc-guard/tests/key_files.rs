@@ -131,7 +131,7 @@ async fn a_bad_new_file_changes_nothing_and_is_told() {
     let guard = guard(issuer().keys_file(&path));
     let token = || forge.sign(HEADER, &claims(json!({})));
     assert_eq!(verdict(&guard, token()).await, Ok(()));
-    std::fs::write(&path, r#"{"keys":[]}"#).unwrap();
+    std::fs::write(&path, r#"{"keys":null}"#).unwrap();
     for _ in 0..1000 {
         later(std::time::Duration::from_secs(61)).await;
         assert_eq!(verdict(&guard, token()).await, Ok(()));
@@ -147,6 +147,45 @@ async fn a_bad_new_file_changes_nothing_and_is_told() {
         "{error}"
     );
     assert!(health.is_ready);
+}
+
+#[tokio::test]
+async fn an_operator_who_empties_the_file_withdraws_all_keys() {
+    for emptied in [r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AA"}]}"#] {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, forge) = (folder.path().join("jwks.json"), Forge::new());
+        std::fs::write(&path, jwks(&forge)).unwrap();
+        let guard = guard(
+            issuer()
+                .keys_file(&path)
+                .unknown_key_jitter(std::time::Duration::ZERO),
+        );
+        let token = || forge.sign(HEADER, &claims(json!({})));
+        assert_eq!(verdict(&guard, token()).await, Ok(()));
+        std::fs::write(&path, emptied).unwrap();
+        for _ in 0..1000 {
+            if !guard.health()[0].is_ready {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let health = guard.health().remove(0);
+        assert_eq!((health.is_ready, health.usable_keys), (false, 0));
+        let error = health.last_error.unwrap();
+        assert!(matches!(&*error, KeysError::NoUsableKey { .. }), "{error}");
+        assert!(matches!(
+            verdict(&guard, token()).await,
+            Err(Rejection::KeysUnavailable { .. })
+        ));
+        std::fs::write(&path, jwks(&forge)).unwrap();
+        for _ in 0..1000 {
+            if guard.health()[0].is_ready {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(verdict(&guard, token()).await, Ok(()), "it is filled again");
+    }
 }
 
 #[tokio::test]

@@ -193,18 +193,16 @@ async fn aws_jwt_verify_a_hostile_kid_keeps_a_real_rotation_out() {
     guard.ready().await.unwrap();
     let forged = forger.token().audience(AUDIENCE).claim("iss", issuer.url());
     issuer.rotate_key().unwrap();
-    for second in 0..6 {
-        // The flood takes the one fetch in five seconds, and brings the new key along.
-        for _ in 0..50 {
-            assert!(guard.verifier().verify(forged.mint()).await.is_err());
-        }
-        if guard.verifier().verify(token(&issuer)).await.is_ok() {
-            assert!(issuer.key_fetches() <= 2);
-            return;
-        }
-        assert!(second < 5, "not within five seconds");
-        later(Duration::from_secs(1)).await;
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let forged = forged.clone().header("kid", number.to_string()).mint();
+        let verifier = guard.verifier().clone();
+        flood.spawn(async move { verifier.verify(forged).await.is_err() });
     }
+    // The flood takes the fetch that is due, and brings the new key along.
+    assert!(flood.join_all().await.into_iter().all(|refused| refused));
+    assert!(guard.verifier().verify(token(&issuer)).await.is_ok());
+    assert!(issuer.key_fetches() <= 2);
 }
 
 /// spring-security #19068, jwt-authorizer: requests whose key is known wait for a fetch.

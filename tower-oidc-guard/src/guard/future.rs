@@ -15,7 +15,7 @@ use super::ResponseBody;
 use super::gate::{Gate, Verdict};
 use crate::bearer::Bearer;
 use crate::identity::Identity;
-use crate::verifier::Refusal;
+use crate::verifier::{NeedsNewerKeys, Refusal};
 
 type Verified = Pin<Box<dyn Future<Output = Result<Identity, Refusal>> + Send>>;
 
@@ -69,11 +69,12 @@ where
     pub(super) fn waiting(
         gate: Gate,
         bearer: Bearer<'static>,
+        needs: NeedsNewerKeys,
         service: S,
         request: Request<ReqBody>,
     ) -> Self {
         let waiting = Waiting {
-            verified: Box::pin(gate.clone().verify(bearer)),
+            verified: Box::pin(gate.clone().verify(bearer, needs)),
             gate,
             call: Some((service, request)),
         };
@@ -118,7 +119,7 @@ where
                             response: Some(response),
                         },
                         // A decision is never put off twice.
-                        Verdict::Wait(_) => return Poll::Pending,
+                        Verdict::Wait(..) => return Poll::Pending,
                     }
                 }
             };

@@ -10,7 +10,7 @@ use crate::identity::Identity;
 use crate::policy::Bound;
 use crate::rejection::Rejection;
 use crate::telemetry;
-use crate::verifier::Refusal;
+use crate::verifier::{Attempt, NeedsNewerKeys, Refusal};
 
 /// A guard, and the policy of the routes behind it.
 #[derive(Debug, Clone)]
@@ -26,8 +26,8 @@ pub(super) enum Verdict {
     Enter(Span),
     /// It is answered here.
     Refuse(Response<Bytes>),
-    /// The keys for its token have to be waited for.
-    Wait(Bearer<'static>),
+    /// Newer keys for its token have to be waited for.
+    Wait(Bearer<'static>, NeedsNewerKeys),
 }
 
 impl Gate {
@@ -49,15 +49,21 @@ impl Gate {
             }
             Err(rejection) => return self.refuse(request, rejection.into()),
         };
-        match self.guard.verifier().verify_at_once(bearer.token()) {
-            Some(verified) => self.decide(request, verified),
-            None => Verdict::Wait(bearer.into_owned()),
+        match self.guard.verifier().try_verify(bearer.token()) {
+            Ok(Attempt::Verified(identity)) => self.decide(request, Ok(identity)),
+            Ok(Attempt::NeedsNewerKeys(needs)) => Verdict::Wait(bearer.into_owned(), needs),
+            Err(refusal) => self.decide(request, Err(refusal)),
         }
     }
 
-    /// Verifies a token whose keys are not at hand.
-    pub(super) async fn verify(self, bearer: Bearer<'static>) -> Result<Identity, Refusal> {
-        self.guard.verifier().verify_waiting(bearer.token()).await
+    /// Verifies a token that the current keys do not verify.
+    pub(super) async fn verify(
+        self,
+        bearer: Bearer<'static>,
+        needs: NeedsNewerKeys,
+    ) -> Result<Identity, Refusal> {
+        let verifier = self.guard.verifier();
+        verifier.verify_with_newer_keys(bearer.token(), needs).await
     }
 
     /// Judges a request by what its token has come to.

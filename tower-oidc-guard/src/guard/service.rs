@@ -41,11 +41,11 @@ where
                 ResponseFuture::calling(future, span)
             }
             Verdict::Refuse(response) => ResponseFuture::refused(response),
-            Verdict::Wait(bearer) => {
+            Verdict::Wait(bearer, needs) => {
                 // The service that was polled ready is the one to call later; its clone is not ready yet.
                 let clone = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, clone);
-                ResponseFuture::waiting(self.gate.clone(), bearer, ready, request)
+                ResponseFuture::waiting(self.gate.clone(), bearer, needs, ready, request)
             }
         }
     }

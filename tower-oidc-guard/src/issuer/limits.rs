@@ -5,9 +5,8 @@ use std::time::Duration;
 use super::Issuer;
 
 impl Issuer {
-    /// How long keys stay in use while the issuer cannot be reached; after that, its tokens are answered
-    /// with 503. Who can cut the issuer off keeps keys that it has withdrawn alive for that long. Default:
-    /// 24 hours.
+    /// Sets how long keys stay in use while the issuer cannot be reached; after that, its tokens are answered with 503.
+    /// Whoever can cut the issuer off keeps keys that it has withdrawn alive for that long. Default: 24 hours.
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
@@ -20,10 +19,10 @@ impl Issuer {
         self
     }
 
-    /// A fetch for a key that is not known is put off by a random part of this, so that the replicas of a
-    /// service that meet a new key in the same moment do not all ask in the same moment: the issuer sees about
-    /// their number divided by this time, a second. Requests with the new key wait as long. Default: 2 s; at
-    /// most 3 s, since a request waits 5 s in all.
+    /// Sets the longest random delay of a fetch that a request causes, because the current keys do not verify its token.
+    /// It spreads the fetches of replicas that meet a new key in the same moment: the issuer sees about their number
+    /// divided by this time, a second. Requests with the new key wait as long. Default: 2 s; at most 3 s, since a request
+    /// waits 5 s in all.
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
@@ -32,7 +31,7 @@ impl Issuer {
     ///     .audience("me");
     /// ```
     pub fn unknown_key_jitter(mut self, time: Duration) -> Self {
-        self.timing.unknown_kid_jitter = time.min(Duration::from_secs(3));
+        self.timing.on_demand_jitter = time.min(Duration::from_secs(3));
         self
     }
 

@@ -1,7 +1,7 @@
 //! The task that fetches when the schedule says so.
 //!
-//! It is spawned by the first use, not by a constructor, and ends with the last handle. Each use looks
-//! whether it still runs: a runtime that ended took it along.
+//! It is spawned by the first use, not by a constructor, and ends with the last handle. Each use checks whether it still
+//! runs: it ends with the runtime that it was spawned on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Spawns the task unless it runs. Outside a tokio runtime there is nowhere to spawn it.
+    /// Spawns the task unless it runs. Does nothing outside a tokio runtime.
     pub(super) fn keep_going(&self, shared: &Arc<Shared>) {
         if self.running.load(Ordering::Relaxed) {
             return;

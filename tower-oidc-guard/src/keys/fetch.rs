@@ -6,7 +6,8 @@
 //! | --- | --- |
 //! | `Accept` | `application/json` for a discovery document; `application/jwk-set+json, application/json` for a key set |
 //! | `Authorization` | the pod's own token, and only to the API server of the cluster that the pod runs in |
-//! | `If-None-Match` | the `ETag` of the last answer, if it had one |
+//! | `Cache-Control` | `no-cache`, if the fetch is made because a token was not verified by the keys at hand |
+//! | `If-None-Match` | the `ETag` of the last answer that was accepted, if it had one |
 //! | `User-Agent` | this crate's name and version, unless the user brings an HTTP client |
 //!
 //! A Kubernetes API server serves its key set as `application/jwk-set+json` only and answers 406 to a request that accepts
@@ -17,13 +18,13 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use http::header::{ACCEPT, AGE, AUTHORIZATION, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest_middleware::ClientWithMiddleware;
 use url::Url;
 
 use super::client::may_be_asked;
-use super::error::KeysError;
+use super::error::{KeysError, excerpt};
 
 /// How much of an answer is read, and how long.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +61,15 @@ impl Document {
             Self::KeySet => "application/jwk-set+json, application/json",
         }
     }
+}
+
+/// Whether caches between here and the issuer may answer a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// They may.
+    MayBeCached,
+    /// They have to ask the issuer (RFC 9111, section 5.2.1.4): what they hold may lack the key that is looked for.
+    Revalidate,
 }
 
 /// Who publishes the documents, as far as it matters to explain a refusal.
@@ -111,18 +121,29 @@ pub(crate) struct Fetcher {
     tagged: Mutex<HashMap<Url, Tagged>>,
 }
 
-/// A document that can be asked for by its tag (RFC 9110, section 13.1.2).
+/// An answer that was accepted and can be asked for by its tag (RFC 9110, section 13.1.2).
 #[derive(Debug, Clone)]
 struct Tagged {
     tag: HeaderValue,
-    answer: Answer,
+    body: Vec<u8>,
+    lifetime: Option<Duration>,
 }
 
-/// A document, and how long its sender says it may be kept.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) body: Vec<u8>,
+/// What a document says, and how long its sender says that it may be kept.
+#[derive(Debug)]
+pub(crate) struct Fetched<T> {
+    pub(crate) content: T,
     pub(crate) max_age: Option<Duration>,
+}
+
+/// An answer whose body is not judged yet.
+struct Answer {
+    body: Vec<u8>,
+    tag: Option<HeaderValue>,
+    /// How long the answer may be kept, counted from when the issuer made it.
+    lifetime: Option<Duration>,
+    /// How long ago the issuer made it.
+    age: Duration,
 }
 
 impl Fetcher {
@@ -142,31 +163,58 @@ impl Fetcher {
         }
     }
 
+    /// Returns the limits of each request.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     pub(crate) fn may_ask(&self, url: &Url) -> bool {
         may_be_asked(url, self.loopback_http)
     }
 
-    /// Fetches a document, within the limits.
-    pub(crate) async fn get(&self, url: &Url, document: Document) -> Result<Answer, KeysError> {
+    /// Fetches a document within the limits, and returns what `accept` makes of its body.
+    ///
+    /// An answer that `accept` refuses leaves nothing behind: its `ETag` is not used, so a later 304 cannot bring it
+    /// back.
+    pub(crate) async fn fetch<T>(
+        &self,
+        url: &Url,
+        document: Document,
+        freshness: Freshness,
+        accept: impl FnOnce(&[u8]) -> Result<T, KeysError>,
+    ) -> Result<Fetched<T>, KeysError> {
         let limit = self.limits.time;
-        tokio::time::timeout(limit, self.get_unlimited(url, document))
-            .await
-            .unwrap_or_else(|_| {
-                Err(KeysError::Timeout {
-                    url: url.to_string(),
-                    limit,
-                })
-            })
+        let timeout = |_| KeysError::Timeout {
+            url: url.to_string(),
+            limit,
+        };
+        let answer = tokio::time::timeout(limit, self.get(url, document, freshness));
+        let answer = answer.await.map_err(timeout)??;
+        let content = accept(&answer.body)?;
+        let max_age = answer
+            .lifetime
+            .map(|lifetime| lifetime.saturating_sub(answer.age));
+        self.keep(url, answer);
+        Ok(Fetched { content, max_age })
     }
 
-    async fn get_unlimited(&self, url: &Url, document: Document) -> Result<Answer, KeysError> {
+    async fn get(
+        &self,
+        url: &Url,
+        document: Document,
+        freshness: Freshness,
+    ) -> Result<Answer, KeysError> {
         let tagged = self.tagged(url);
-        let mut response = self.send(url, document, tagged.as_ref()).await?;
-        let max_age = max_age(response.headers());
+        let mut response = self.send(url, document, freshness, tagged.as_ref()).await?;
+        let (lifetime, age) = (lifetime(response.headers()), age(response.headers()));
+        let tag = response.headers().get(ETAG).cloned();
         if let (StatusCode::NOT_MODIFIED, Some(tagged)) = (response.status(), tagged) {
-            let Answer { body, max_age: old } = tagged.answer;
-            let max_age = max_age.or(old);
-            return Ok(Answer { body, max_age });
+            return Ok(Answer {
+                body: tagged.body,
+                tag: tag.or(Some(tagged.tag)),
+                lifetime: lifetime.or(tagged.lifetime),
+                age,
+            });
         }
         if response.status() != StatusCode::OK {
             return Err(KeysError::Status {
@@ -176,17 +224,19 @@ impl Fetcher {
                 hint: self.publisher.hint(response.status()),
             });
         }
-        let tag = response.headers().get(ETAG).cloned();
-        let body = self.body(url, &mut response).await?;
-        let answer = Answer { body, max_age };
-        self.keep(url, tag, &answer);
-        Ok(answer)
+        Ok(Answer {
+            body: self.body(url, &mut response).await?,
+            tag,
+            lifetime,
+            age,
+        })
     }
 
     async fn send(
         &self,
         url: &Url,
         document: Document,
+        freshness: Freshness,
         tagged: Option<&Tagged>,
     ) -> Result<reqwest::Response, KeysError> {
         let mut request = self
@@ -196,6 +246,9 @@ impl Fetcher {
         if let Publisher::OwnApiServer { authorization } = &self.publisher {
             request = request.header(AUTHORIZATION, authorization);
         }
+        if freshness == Freshness::Revalidate {
+            request = request.header(CACHE_CONTROL, "no-cache");
+        }
         if let Some(tagged) = tagged {
             request = request.header(IF_NONE_MATCH, &tagged.tag);
         }
@@ -204,7 +257,7 @@ impl Fetcher {
         if response.url().origin() != url.origin() {
             return Err(KeysError::CrossOriginRedirect {
                 url: url.to_string(),
-                origin: response.url().origin().ascii_serialization(),
+                origin: excerpt(&response.url().origin().ascii_serialization()),
             });
         }
         Ok(response)
@@ -238,29 +291,42 @@ impl Fetcher {
         tagged.get(url).cloned()
     }
 
-    fn keep(&self, url: &Url, tag: Option<HeaderValue>, answer: &Answer) {
+    fn keep(&self, url: &Url, answer: Answer) {
         let mut tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
-        // The discovery document and the key set; an address that has changed is not kept for ever.
-        if tagged.len() > 2 {
+        let Some(tag) = answer.tag else {
+            tagged.remove(url);
+            return;
+        };
+        // There are two documents; an address that is no longer used must not stay for ever.
+        if tagged.len() >= 2 && !tagged.contains_key(url) {
             tagged.clear();
         }
-        let answer = answer.clone();
-        match tag {
-            Some(tag) => tagged.insert(url.clone(), Tagged { tag, answer }),
-            None => tagged.remove(url),
-        };
+        let (body, lifetime) = (answer.body, answer.lifetime);
+        tagged.insert(
+            url.clone(),
+            Tagged {
+                tag,
+                body,
+                lifetime,
+            },
+        );
     }
 }
 
 fn failed(url: &Url, source: reqwest_middleware::Error) -> KeysError {
+    // The error names the URL already, and the one that a redirect led to was chosen by the issuer.
+    let source = match source {
+        reqwest_middleware::Error::Reqwest(error) => error.without_url().into(),
+        other => other,
+    };
     KeysError::Request {
         url: url.to_string(),
         source,
     }
 }
 
-/// `max-age` of `Cache-Control` (RFC 9111, section 5.2.2.1); zero where the answer is not to be kept.
-fn max_age(headers: &HeaderMap) -> Option<Duration> {
+/// Returns `max-age` of `Cache-Control` (RFC 9111, section 5.2.2.1), or zero if the answer must not be kept.
+fn lifetime(headers: &HeaderMap) -> Option<Duration> {
     let values = headers
         .get_all(CACHE_CONTROL)
         .iter()
@@ -282,6 +348,13 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
     found
 }
 
+/// Returns how long ago the issuer made an answer that caches have held (RFC 9111, section 5.1).
+fn age(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(AGE).and_then(|value| value.to_str().ok());
+    let seconds = seconds.and_then(|seconds| seconds.trim().parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,10 +373,20 @@ mod tests {
                 .into_iter()
                 .collect();
             assert_eq!(
-                max_age(&headers),
+                lifetime(&headers),
                 expected.map(Duration::from_secs),
                 "{value}"
             );
+        }
+    }
+
+    #[test]
+    fn age_is_read() {
+        for (value, expected) in [("0", 0), ("1800", 1800), ("-1", 0), ("old", 0)] {
+            let headers = [(AGE, http::HeaderValue::from_static(value))]
+                .into_iter()
+                .collect();
+            assert_eq!(age(&headers), Duration::from_secs(expected), "{value}");
         }
     }
 }

@@ -14,35 +14,36 @@ pub(crate) use self::cluster::{ClusterApi, ClusterKeys};
 pub(crate) use self::file::KeyFile;
 pub(crate) use self::own_token::OwnToken;
 pub(crate) use self::web::WebKeys;
-use super::error::KeysError;
+use super::error::{KeysError, excerpt};
+use super::fetch::Freshness;
 use crate::verify::algorithm::{Algorithm, Algorithms};
 use crate::verify::key_set::KeySet;
 use crate::verify::pem;
 
 /// How to get one issuer's keys.
 pub(crate) struct KeySource {
-    /// The issuer, as it is told.
+    /// The issuer's label in logs and metrics. For keys from the web it is the issuer's name too.
     pub(crate) name: Arc<str>,
     pub(crate) origin: Origin,
     pub(crate) trust: Trust,
 }
 
-/// Who is asked for keys.
+/// Where keys come from.
 pub(crate) enum Origin {
     /// The issuer, or whoever publishes its documents.
     Web(WebKeys),
-    /// The API server of the cluster that this runs in.
+    /// The API server of the cluster that this process runs in.
     Cluster(ClusterKeys),
     /// A file that is followed.
     File(KeyFile),
-    /// Nobody: the text of a key set.
+    /// The text of a key set, which never changes.
     Given(Vec<u8>),
 }
 
 /// What of a published key set is used.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Trust {
-    /// The algorithms the user names; otherwise those that the issuer lists.
+    /// The algorithms that the user allows; if `None`, those that the issuer lists.
     pub(crate) algorithms: Option<Algorithms>,
     /// A set with more keys than this is refused whole.
     pub(crate) max_keys: usize,
@@ -51,21 +52,57 @@ pub(crate) struct Trust {
 /// Keys, and how long they may be kept.
 pub(crate) struct Loaded {
     pub(crate) keys: KeySet,
+    /// The URL or path that they came from.
+    pub(crate) from: String,
     pub(crate) hash: String,
     pub(crate) max_age: Option<Duration>,
-    /// The issuer's name, where it came with the keys.
+    /// The issuer's name, if it came with the keys.
     pub(crate) issuer: Option<Arc<str>>,
 }
 
 impl KeySource {
-    /// Asks for the current keys.
-    pub(crate) async fn load(&self) -> Result<Loaded, KeysError> {
+    /// Loads the current keys.
+    pub(crate) async fn load(&self, freshness: Freshness) -> Result<Loaded, KeysError> {
         match &self.origin {
-            Origin::Web(web) => web.load(&self.name, &self.trust).await,
-            Origin::Cluster(cluster) => cluster.load(&self.trust).await,
+            Origin::Web(web) => web.load(&self.name, &self.trust, freshness).await,
+            Origin::Cluster(cluster) => cluster.load(&self.trust, freshness).await,
             Origin::File(file) => file.load(&self.trust).await,
             Origin::Given(text) => self.trust.read("the given keys", text),
         }
+    }
+
+    /// Returns the keys that are given, if they are.
+    pub(super) fn given(&self) -> Option<Loaded> {
+        match &self.origin {
+            // They were read before, when the guard was built.
+            Origin::Given(text) => self.trust.read("the given keys", text).ok(),
+            _ => None,
+        }
+    }
+
+    /// Returns how long a [`load`](Self::load) takes at most.
+    pub(super) fn time_limit(&self) -> Duration {
+        match &self.origin {
+            // The discovery document, and the keys.
+            Origin::Web(web) => web.limits().time.saturating_mul(2),
+            Origin::Cluster(cluster) => cluster.limits.time.saturating_mul(2),
+            Origin::File(_) | Origin::Given(_) => Duration::ZERO,
+        }
+    }
+
+    /// Returns whether loading again may bring other keys.
+    pub(super) fn may_change(&self) -> bool {
+        !matches!(self.origin, Origin::Given(_))
+    }
+
+    /// Returns whether loading again may bring other algorithms: those that a discovery document lists.
+    pub(super) fn lists_algorithms(&self) -> bool {
+        let has_document = match &self.origin {
+            Origin::Web(web) => web.has_document(),
+            Origin::Cluster(_) => true,
+            Origin::File(_) | Origin::Given(_) => false,
+        };
+        has_document && self.trust.algorithms.is_none()
     }
 
     /// Ends when the source has changed of its own accord. Does not hold on to the source.
@@ -84,57 +121,70 @@ impl KeySource {
 }
 
 impl Trust {
-    /// What the user says, else what the issuer lists, else RS256, which every issuer must support.
-    fn allowed(&self, listed: Algorithms) -> Algorithms {
-        let listed = Some(listed).filter(|listed| !listed.is_empty());
+    /// Returns what the user allows, else what the issuer lists, else RS256, which every issuer must support.
+    fn allowed(&self, listed: Option<Algorithms>) -> Algorithms {
         self.algorithms
             .or(listed)
             .unwrap_or_else(|| [Algorithm::RS256].into_iter().collect())
     }
 
-    /// Reads keys that nobody lists algorithms for: a JSON Web Key Set, or PEM.
+    /// Reads keys that never change, so one of them at least has to be usable.
     pub(crate) fn read(&self, from: &str, text: &[u8]) -> Result<Loaded, KeysError> {
-        let failed = |reason: String| KeysError::KeySet {
-            url: from.to_owned(),
-            reason,
-        };
-        let algorithms = self.allowed(Algorithms::default());
-        let keys = if pem::is_pem(text) {
-            let json = pem::to_jwks(text).map_err(|reason| failed(reason.to_owned()))?;
-            KeySet::from_json(&json, algorithms)
-        } else {
-            KeySet::from_json(text, algorithms)
-        };
-        let keys = keys.map_err(|error| failed(error.to_string()))?;
-        self.loaded(from, keys, hash(text), None)
+        let loaded = self.read_set(from, text)?;
+        match loaded.keys.usable() {
+            0 => Err(KeysError::NoUsableKey {
+                url: from.to_owned(),
+            }),
+            _ => Ok(loaded),
+        }
     }
 
-    /// A set that can be used, within the limit.
-    fn loaded(
+    /// Reads keys for which nobody lists algorithms: a JSON Web Key Set, or PEM. They may all be unusable.
+    fn read_set(&self, from: &str, text: &[u8]) -> Result<Loaded, KeysError> {
+        if !pem::is_pem(text) {
+            return self.read_json(from, text, None);
+        }
+        let malformed = |reason: &str| KeysError::KeySet {
+            url: from.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let json = pem::to_jwks(text).map_err(malformed)?;
+        let loaded = self.read_json(from, &json, None)?;
+        Ok(Loaded {
+            hash: hash(text),
+            ..loaded
+        })
+    }
+
+    /// Reads a JSON Web Key Set of an issuer that lists these algorithms.
+    fn read_json(
         &self,
         from: &str,
-        keys: KeySet,
-        hash: String,
-        max_age: Option<Duration>,
+        json: &[u8],
+        listed: Option<Algorithms>,
     ) -> Result<Loaded, KeysError> {
-        let url = from.to_owned();
+        let malformed = |error: serde_json::Error| KeysError::KeySet {
+            url: from.to_owned(),
+            reason: excerpt(&error.to_string()),
+        };
+        let keys = KeySet::from_json(json, self.allowed(listed)).map_err(malformed)?;
         if keys.len() > self.max_keys {
-            let limit = self.max_keys;
-            return Err(KeysError::TooManyKeys { url, limit });
-        }
-        if keys.usable() == 0 {
-            return Err(KeysError::NoUsableKey { url });
+            return Err(KeysError::TooManyKeys {
+                url: from.to_owned(),
+                limit: self.max_keys,
+            });
         }
         Ok(Loaded {
             keys,
-            hash,
-            max_age,
+            from: from.to_owned(),
+            hash: hash(json),
+            max_age: None,
             issuer: None,
         })
     }
 }
 
-/// The first 16 digits of the SHA-256.
+/// Returns the first 16 digits of the SHA-256.
 fn hash(text: &[u8]) -> String {
     let hash = digest(&SHA256, text);
     hash.as_ref()

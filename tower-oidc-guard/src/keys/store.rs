@@ -8,17 +8,20 @@ use tokio::time::Instant;
 
 use crate::verify::key_set::KeySet;
 
-/// A key set and when its fetch was started.
+/// A key set and the fetch that brought it.
 pub(crate) struct Current {
     pub(crate) keys: KeySet,
-    /// Of the text that it was read from.
+    /// The hash of the text that the set was read from.
     pub(crate) hash: String,
-    /// The same for as long as the set is the same: another number means other keys.
+    /// Stays the same for as long as the set does: another number means other keys.
     pub(crate) generation: u64,
-    /// The issuer's name, where it came with the keys.
+    /// The issuer's name, if it came with the keys.
     pub(crate) issuer: Option<Arc<str>>,
+    /// The number of the fetch.
+    pub(crate) fetch: u64,
+    /// When the fetch was started.
     pub(crate) fetched: Instant,
-    /// The same by the wall clock, counted from the Unix epoch: to be held against a token's `iat`.
+    /// When the fetch was started by the wall clock, counted from the Unix epoch.
     pub(crate) fetched_wall: Duration,
 }
 
@@ -27,15 +30,17 @@ pub(crate) struct Current {
 pub(crate) struct Store(ArcSwapOption<Current>);
 
 impl Store {
-    /// A look that leaves the count of owners alone, which all threads share.
-    pub(crate) fn look(&self) -> Guard<Option<Arc<Current>>> {
+    /// Returns the current set without touching its reference count, which all threads share.
+    pub(crate) fn peek(&self) -> Guard<Option<Arc<Current>>> {
         self.0.load()
     }
 
+    /// Returns the current set.
     pub(crate) fn get(&self) -> Option<Arc<Current>> {
         self.0.load_full()
     }
 
+    /// Replaces the current set.
     pub(crate) fn set(&self, current: Current) {
         self.0.store(Some(Arc::new(current)));
     }

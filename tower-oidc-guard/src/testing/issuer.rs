@@ -88,8 +88,7 @@ impl TestIssuer {
         self.state.rotate_key(None)
     }
 
-    /// The same with a key for that algorithm. A guard hears of a new algorithm with the discovery document, which it
-    /// keeps for an hour.
+    /// Publishes a new key for that algorithm, as [`rotate_key`](Self::rotate_key) does for the current one.
     ///
     /// # Errors
     ///

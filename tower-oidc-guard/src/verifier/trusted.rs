@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::Refusal;
 use crate::identity::{Identity, IssuerNames, Platform};
-use crate::keys::store::Current;
-use crate::keys::{Keys, NoNewer};
+use crate::keys::{Keys, NoNewerKeys, Seen};
 use crate::rejection::Rejection;
 use crate::verify::Unverified;
 use crate::verify::demands::Demands;
@@ -35,45 +34,53 @@ pub(crate) enum Named {
     },
 }
 
-/// What the keys at hand say of a token that is acceptable otherwise.
-pub(super) enum Attempt<'v> {
+/// What comes of a token that is acceptable except perhaps for its signature.
+pub(crate) enum Attempt {
     Verified(Identity),
-    KeyAbsent(Absent<'v>),
+    /// The current keys do not verify it, and newer keys may.
+    NeedsNewerKeys(NeedsNewerKeys),
 }
 
-pub(super) struct Absent<'v> {
-    pub(super) issuer: &'v TrustedIssuer,
-    seen: Option<Arc<Current>>,
-    issued_at: Option<Duration>,
+/// A token that the current keys do not verify.
+pub(crate) struct NeedsNewerKeys {
+    /// The index of its issuer.
+    pub(super) issuer: usize,
+    pub(super) seen: Seen,
+    /// Why the current keys do not verify it.
+    pub(super) rejection: Rejection,
 }
 
 impl TrustedIssuer {
-    /// What the keys at hand say of a token, and which set they are.
+    /// Verifies a token with the current keys. `index` is that of this issuer. Also returns the generation of the keys.
     pub(super) fn attempt(
         &self,
+        index: usize,
         token: Unverified<'_>,
         now: Duration,
-    ) -> Result<(Attempt<'_>, u64), Rejection> {
+    ) -> Result<(Attempt, u64), Rejection> {
         let acceptable = token.check(&self.rules, now)?;
-        let issued_at = acceptable.issued_at();
-        let seen = self.keys.current();
-        let generation = seen.as_ref().map_or(0, |current| current.generation);
-        let keys = seen.as_deref().map(|current| &current.keys);
-        let verified = keys
-            .map(|keys| acceptable.verify(keys))
-            .transpose()?
-            .flatten();
-        let Some(verified) = verified else {
-            let absent = Absent {
-                issuer: self,
-                seen,
-                issued_at,
-            };
-            return Ok((Attempt::KeyAbsent(absent), generation));
+        let seen = self.keys.look();
+        let needs = |seen, rejection| NeedsNewerKeys {
+            issuer: index,
+            seen,
+            rejection,
+        };
+        let Some(current) = &seen.current else {
+            let needs = needs(seen, Rejection::UnknownKey);
+            return Ok((Attempt::NeedsNewerKeys(needs), 0));
+        };
+        let generation = current.generation;
+        let verified = match acceptable.verify(&current.keys) {
+            Ok(verified) => verified,
+            Err(rejection) if self.keys.may_cure(&rejection) => {
+                let needs = needs(seen, rejection);
+                return Ok((Attempt::NeedsNewerKeys(needs), generation));
+            }
+            Err(rejection) => return Err(rejection),
         };
         self.demands.meets(&verified)?;
         let configured = self.name.clone();
-        let name = seen.and_then(|current| current.issuer.clone());
+        let name = current.issuer.clone();
         let name = name.unwrap_or_else(|| configured.clone());
         let names = IssuerNames {
             issuer: name,
@@ -103,23 +110,14 @@ impl TrustedIssuer {
     }
 }
 
-impl Absent<'_> {
-    /// Has newer keys fetched, if the limits allow; otherwise says what to answer.
-    pub(super) async fn newer_keys(self) -> Result<(), Rejection> {
-        let (retry_after, too_soon) = match self.issuer.keys.newer_than(self.seen.as_ref()).await {
-            Ok(_) => return Ok(()),
-            Err(NoNewer::TooSoon { retry_after }) => (retry_after, true),
-            Err(NoNewer::Failed { retry_after }) => (retry_after, false),
-        };
-        // A token that is older than the keys at hand was signed by none of theirs; clocks may differ.
-        let leeway = self.issuer.rules.leeway;
-        let outdated = |current: &Arc<Current>| {
-            self.issued_at
-                .is_none_or(|issued| issued.saturating_add(leeway) < current.fetched_wall)
-        };
-        if too_soon && self.seen.as_ref().is_some_and(outdated) {
-            return Err(Rejection::UnknownKey);
+impl NoNewerKeys {
+    /// Returns the answer to a token that the current keys refuse for that reason.
+    pub(super) fn rejection(self, reason: Rejection) -> Rejection {
+        match self.has_usable {
+            true => reason,
+            false => Rejection::KeysUnavailable {
+                retry_after: self.retry_after,
+            },
         }
-        Err(Rejection::KeysUnavailable { retry_after })
     }
 }

@@ -1,7 +1,9 @@
 //! A JSON Web Key (RFC 7517) that verifies with aws-lc-rs, as a key type of openidconnect's key sets.
 
+use std::collections::HashSet;
 use std::fmt;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::ParsedPublicKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,49 +11,90 @@ use openidconnect::{
     JsonWebKey, JsonWebKeyAlgorithm, JsonWebKeyId, JsonWebKeyType, JsonWebKeyUse,
     JwsSigningAlgorithm, SignatureVerificationError,
 };
-use serde::de::{MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::algorithm::Algorithm;
 use super::{ec, rsa};
 
-/// A key as it was published: one that verifies, or one that is passed over, and why.
+/// The members of a key that are read. All others are ignored (RFC 7517, section 4), whatever they are.
+const READ: [&str; 10] = [
+    "kty", "use", "key_ops", "alg", "kid", "n", "e", "crv", "x", "y",
+];
+
+/// A key as it was published: one that verifies signatures, or one that is skipped, and why.
 ///
-/// Reading never fails on a key, so that one odd key does not spoil its set.
+/// Reading a key from a JSON object never fails, so that one odd key does not spoil its set.
 #[derive(Clone)]
 pub(crate) struct Jwk {
     kid: Option<JsonWebKeyId>,
     kind: KeyType,
     usage: Option<KeyUse>,
     only: Option<SigningAlgorithm>,
-    keys: Result<Vec<(Algorithm, ParsedPublicKey)>, &'static str>,
+    material: Result<Material, &'static str>,
+    /// The members that are read, as they were published.
     members: Map<String, Value>,
 }
 
+/// What a key verifies signatures with.
+#[derive(Clone)]
+struct Material {
+    /// The same for two keys if and only if they verify the same signatures, whatever else is said of them.
+    fingerprint: [u8; 32],
+    /// A parsed key for each algorithm that it may be used for.
+    keys: Vec<(Algorithm, ParsedPublicKey)>,
+}
+
 impl Jwk {
+    /// Reads a key of a set. What is not a readable JSON object is a key that is skipped.
+    pub(crate) fn from_json(json: &str) -> Self {
+        serde_json::from_str(json).unwrap_or_else(|_| Self::skipped("not a readable JSON object"))
+    }
+
+    /// Creates a key that is skipped for that reason.
+    pub(crate) fn skipped(reason: &'static str) -> Self {
+        Self {
+            kid: None,
+            kind: KeyType::Other,
+            usage: None,
+            only: None,
+            material: Err(reason),
+            members: Map::new(),
+        }
+    }
+
     pub(crate) fn kid(&self) -> Option<&str> {
         self.kid.as_ref().map(|kid| kid.as_str())
     }
 
-    /// Why the key is passed over, if it is.
+    /// Returns why the key is skipped, if it is.
     pub(crate) fn unusable(&self) -> Option<&'static str> {
-        self.keys.as_ref().err().copied()
+        self.material.as_ref().err().copied()
     }
 
-    /// Whether the key verifies signatures of that algorithm.
+    /// Returns whether the key verifies signatures of that algorithm.
     pub(crate) fn fits(&self, algorithm: Algorithm) -> bool {
         self.key_for(algorithm).is_some()
     }
 
+    /// Returns whether both are usable and the same key, whatever else is said of them.
+    pub(crate) fn is_same_key(&self, other: &Self) -> bool {
+        match (&self.material, &other.material) {
+            (Ok(own), Ok(other)) => own.fingerprint == other.fingerprint,
+            _ => false,
+        }
+    }
+
     fn key_for(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
-        let keys = self.keys.as_ref().ok()?;
+        let keys = &self.material.as_ref().ok()?.keys;
         keys.iter()
             .find(|(served, _)| *served == algorithm)
             .map(|(_, key)| key)
     }
 
-    fn from_members(members: Map<String, Value>, repeated: bool) -> Self {
+    /// Reads a key from its members.
+    pub(crate) fn from_members(members: Map<String, Value>) -> Self {
         let text = |name: &str| members.get(name).and_then(Value::as_str);
         let kind = match text("kty") {
             Some("RSA") => KeyType::Rsa,
@@ -66,27 +109,20 @@ impl Jwk {
                 KeyUse::Other
             }
         });
-        let keys = if repeated {
-            Err("a repeated member")
-        } else {
-            parse(&members, kind)
-        };
         Self {
             kid: text("kid").map(|kid| JsonWebKeyId::new(kid.to_owned())),
             only: text("alg")
                 .and_then(Algorithm::from_name)
                 .map(SigningAlgorithm),
+            material: parse(&members, kind),
             kind,
             usage,
-            keys,
             members,
         }
     }
 }
 
-type Keys = Vec<(Algorithm, ParsedPublicKey)>;
-
-fn parse(members: &Map<String, Value>, kind: KeyType) -> Result<Keys, &'static str> {
+fn parse(members: &Map<String, Value>, kind: KeyType) -> Result<Material, &'static str> {
     let text = |name: &str| match members.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),
@@ -112,34 +148,59 @@ fn parse(members: &Map<String, Value>, kind: KeyType) -> Result<Keys, &'static s
             .decode(text)
             .map_err(|_| "a member that is not canonical base64url")
     };
-    let keys: Keys = match kind {
+    let material = match kind {
         KeyType::Rsa => {
             let (n, e) = (bytes("n")?, bytes("e")?);
             let components = rsa::Components::check(&n, &e)?;
             let wanted = Algorithm::ALL
                 .into_iter()
                 .filter(|algorithm| only.is_none_or(|only| only == *algorithm));
-            wanted
-                .filter_map(|algorithm| Some((algorithm, components.parse(algorithm)?)))
-                .collect()
+            Material {
+                fingerprint: fingerprint(&[b"RSA", components.n(), components.e()]),
+                keys: wanted
+                    .filter_map(|algorithm| Some((algorithm, components.parse(algorithm)?)))
+                    .collect(),
+            }
         }
         KeyType::Ec => {
-            let curve = ec::Curve::ecdsa(text("crv")?.unwrap_or_default())
-                .ok_or("a curve that is not served")?;
-            vec![(curve.algorithm, curve.parse(&bytes("x")?, &bytes("y")?)?)]
+            let name = text("crv")?.unwrap_or_default();
+            let curve = ec::Curve::ecdsa(name).ok_or("a curve that is not served")?;
+            let (x, y) = (bytes("x")?, bytes("y")?);
+            Material {
+                fingerprint: fingerprint(&[b"EC", name.as_bytes(), &x, &y]),
+                keys: vec![(curve.algorithm, curve.parse(&x, &y)?)],
+            }
         }
         KeyType::Okp if text("crv")? == Some("Ed25519") => {
-            vec![(Algorithm::EdDSA, ec::ed25519(&bytes("x")?)?)]
+            let x = bytes("x")?;
+            Material {
+                fingerprint: fingerprint(&[b"Ed25519", &x]),
+                keys: vec![(Algorithm::EdDSA, ec::ed25519(&x)?)],
+            }
         }
         KeyType::Okp => return Err("a curve that is not served"),
         KeyType::Other => return Err("a key type that is not served"),
     };
-    if keys.is_empty()
-        || only.is_some_and(|only| keys.iter().all(|(algorithm, _)| *algorithm != only))
-    {
+    let mut fitting = material.keys.iter().map(|(algorithm, _)| *algorithm);
+    if only.map_or_else(
+        || material.keys.is_empty(),
+        |only| !fitting.any(|algorithm| algorithm == only),
+    ) {
         return Err("an algorithm that does not fit its key");
     }
-    Ok(keys)
+    Ok(material)
+}
+
+/// Returns a hash of these parts and of where each ends.
+fn fingerprint(parts: &[&[u8]]) -> [u8; 32] {
+    let mut text = Vec::new();
+    for part in parts {
+        text.extend_from_slice(&part.len().to_be_bytes());
+        text.extend_from_slice(part);
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest(&SHA256, &text).as_ref());
+    fingerprint
 }
 
 impl fmt::Debug for Jwk {
@@ -173,12 +234,21 @@ impl<'de> Visitor<'de> for JwkVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Jwk, A::Error> {
-        let mut members = Map::new();
-        let mut repeated = false;
-        while let Some((name, value)) = map.next_entry::<String, Value>()? {
-            repeated |= members.insert(name, value).is_some();
+        let (mut members, mut names) = (Map::new(), HashSet::new());
+        let mut is_repeated = false;
+        while let Some(name) = map.next_key::<String>()? {
+            if READ.contains(&name.as_str()) {
+                is_repeated |= members.insert(name, map.next_value()?).is_some();
+            } else {
+                map.next_value::<IgnoredAny>()?;
+                is_repeated |= !names.insert(name);
+            }
         }
-        Ok(Jwk::from_members(members, repeated))
+        let mut key = Jwk::from_members(members);
+        if is_repeated {
+            key.material = Err("a repeated member");
+        }
+        Ok(key)
     }
 }
 
@@ -251,7 +321,7 @@ impl JsonWebKey for Jwk {
     }
 
     fn signing_alg(&self) -> JsonWebKeyAlgorithm<&SigningAlgorithm> {
-        match (&self.only, &self.keys) {
+        match (&self.only, &self.material) {
             (_, Err(_)) => JsonWebKeyAlgorithm::Unsupported,
             (Some(only), _) => JsonWebKeyAlgorithm::Algorithm(only),
             (None, _) => JsonWebKeyAlgorithm::Unspecified,
@@ -260,7 +330,7 @@ impl JsonWebKey for Jwk {
 
     /// There is no symmetric key here: this one never verifies.
     fn new_symmetric(_: Vec<u8>) -> Self {
-        Self::from_members(Map::new(), false)
+        Self::skipped("a key type that is not served")
     }
 
     fn verify_signature(

@@ -1,12 +1,19 @@
 //! The usable keys of one issuer, found by `kid`.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use openidconnect::{JsonWebKey as _, JsonWebKeySet};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::algorithm::{Algorithm, Algorithms};
 use super::jwk::{Jwk, SigningAlgorithm};
 use crate::rejection::Rejection;
+
+/// The most keys that a signature is checked with, if an issuer publishes several different ones under one `kid`.
+pub(crate) const MAX_CANDIDATES: usize = 4;
 
 /// Keys as an issuer published them, and the algorithms it is trusted for.
 pub(crate) struct KeySet {
@@ -16,107 +23,375 @@ pub(crate) struct KeySet {
     pub(crate) algorithms: Algorithms,
 }
 
-/// What a token's `kid` and `alg` come to in a key set.
-pub(crate) enum Selection<'k> {
-    /// This key, and no other, can have signed the token.
-    Key(&'k Jwk),
-    /// The set has keys of that name, and none or several fit: a newer set would hardly help.
-    Unfit,
-    /// The set has no such key: a newer one may.
-    Absent,
-}
-
 impl KeySet {
-    /// Reads a set; a key that cannot be used is passed over.
+    /// Reads a JSON Web Key Set (RFC 7517, section 5). A key that cannot be used is skipped.
+    ///
+    /// # Errors
+    ///
+    /// If the text is anything but one JSON object with one member `keys` that is an array.
     pub(crate) fn from_json(
         json: &[u8],
         algorithms: Algorithms,
     ) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json).map(|keys| Self::new(keys, algorithms))
+        let Document(keys) = serde_json::from_slice(json)?;
+        let keys = keys.into_iter().map(|key| Jwk::from_json(key.get()));
+        Ok(Self::new(keys.collect(), algorithms))
     }
 
-    pub(crate) fn new(keys: JsonWebKeySet<Jwk>, algorithms: Algorithms) -> Self {
+    pub(crate) fn new(keys: Vec<Jwk>, algorithms: Algorithms) -> Self {
         let mut by_kid: HashMap<String, Vec<usize>> = HashMap::new();
         let mut without_kid = Vec::new();
-        for (index, key) in keys
-            .keys()
-            .iter()
-            .enumerate()
-            .filter(|(_, key)| key.unusable().is_none())
-        {
+        for (index, key) in keys.iter().enumerate() {
+            if key.unusable().is_some() {
+                continue;
+            }
             match key.kid() {
                 Some(kid) => by_kid.entry(kid.to_owned()).or_default().push(index),
                 None => without_kid.push(index),
             }
         }
         Self {
-            keys,
+            keys: JsonWebKeySet::new(keys),
             by_kid,
             without_kid,
             algorithms,
         }
     }
 
-    /// How many keys there are, usable or not.
+    /// Returns how many keys there are, usable or not.
     pub(crate) fn len(&self) -> usize {
         self.keys.keys().len()
     }
 
-    /// How many keys can verify something.
+    /// Returns how many different keys can verify something. A key that is published twice under one `kid` counts once.
     pub(crate) fn usable(&self) -> usize {
-        self.keys
-            .keys()
-            .iter()
-            .filter(|key| key.unusable().is_none())
-            .count()
+        let groups = self.by_kid.values().chain([&self.without_kid]);
+        groups.map(|group| self.different(group).count()).sum()
     }
 
-    /// The keys that are passed over, and why.
-    pub(crate) fn passed_over(&self) -> impl Iterator<Item = &'static str> + '_ {
+    /// Returns the reason of each key that is skipped.
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.keys.keys().iter().filter_map(Jwk::unusable)
     }
 
-    /// The one key that can have signed a token of that header.
-    pub(crate) fn select(&self, kid: Option<&str>, algorithm: Algorithm) -> Selection<'_> {
-        let named = kid.and_then(|kid| self.by_kid.get(kid));
-        let mut fitting = match (kid, named) {
-            (_, Some(named)) => self.fitting(named, algorithm),
-            (Some(_), None) => self.fitting(&self.without_kid, algorithm),
-            (None, _) => {
-                let all = self.keys.keys().iter().filter(|key| key.fits(algorithm));
-                return one_of(all, false);
-            }
+    /// Returns the key ids that several different keys for one algorithm share, with their number.
+    pub(crate) fn shared_kids(&self) -> impl Iterator<Item = (&str, usize)> {
+        let most = |group: &[usize]| {
+            let fitting = |algorithm| {
+                let keys = self.different(group);
+                keys.filter(|key| key.fits(algorithm)).count()
+            };
+            Algorithm::ALL.into_iter().map(fitting).max().unwrap_or(0)
         };
-        one_of(&mut fitting, named.is_some())
+        let kids = self.by_kid.iter();
+        kids.map(move |(kid, group)| (kid.as_str(), most(group)))
+            .filter(|(_, count)| *count > 1)
     }
 
-    fn fitting<'k>(
-        &'k self,
-        indices: &'k [usize],
-        algorithm: Algorithm,
-    ) -> impl Iterator<Item = &'k Jwk> {
-        let keys = indices
-            .iter()
-            .filter_map(|&index| self.keys.keys().get(index));
-        keys.filter(move |key| key.fits(algorithm))
-    }
-
-    /// Verifies a signature with that key and nothing else.
+    /// Verifies a signature with the keys that can have made it, and no others:
+    ///
+    /// - those of that `kid`, [`MAX_CANDIDATES`] at most;
+    /// - if the set has no key of that `kid`, the only one without any;
+    /// - for a token without a `kid`, the only key of the set that fits the algorithm.
+    ///
+    /// # Errors
+    ///
+    /// [`AlgorithmNotAllowed`](Rejection::AlgorithmNotAllowed), [`UnknownKey`](Rejection::UnknownKey) or
+    /// [`BadSignature`](Rejection::BadSignature).
     pub(crate) fn verify(
-        key: &Jwk,
+        &self,
+        kid: Option<&str>,
         algorithm: Algorithm,
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), Rejection> {
-        key.verify_signature(&SigningAlgorithm(algorithm), message, signature)
-            .map_err(|_| Rejection::BadSignature)
+        if !self.algorithms.contains(algorithm) {
+            return Err(Rejection::AlgorithmNotAllowed);
+        }
+        let verifies = |key: &&Jwk| {
+            let algorithm = SigningAlgorithm(algorithm);
+            key.verify_signature(&algorithm, message, signature).is_ok()
+        };
+        let candidates = self.candidates(kid, algorithm);
+        let mut candidates = candidates.iter().map_while(|key| *key).peekable();
+        candidates.peek().ok_or(Rejection::UnknownKey)?;
+        match candidates.any(|key| verifies(&key)) {
+            true => Ok(()),
+            false => Err(Rejection::BadSignature),
+        }
+    }
+
+    /// Returns the keys that can have signed a token of that header.
+    fn candidates(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+    ) -> [Option<&Jwk>; MAX_CANDIDATES] {
+        let named = kid.and_then(|kid| self.by_kid.get(kid));
+        match (kid, named) {
+            (_, Some(group)) => different(self.at(group).filter(|key| key.fits(algorithm))),
+            (Some(_), None) => only(self.at(&self.without_kid), algorithm),
+            (None, _) => only(self.keys.keys().iter(), algorithm),
+        }
+    }
+
+    fn at<'k>(&'k self, group: &'k [usize]) -> impl Iterator<Item = &'k Jwk> {
+        group
+            .iter()
+            .filter_map(|&index| self.keys.keys().get(index))
+    }
+
+    /// Returns the keys of a group without the repeated ones.
+    fn different<'k>(&'k self, group: &'k [usize]) -> impl Iterator<Item = &'k Jwk> {
+        let is_first = |(position, key): &(usize, &Jwk)| {
+            !self
+                .at(&group[..*position])
+                .any(|other| other.is_same_key(key))
+        };
+        let keys = self.at(group).enumerate();
+        keys.filter(is_first).map(|(_, key)| key)
     }
 }
 
-fn one_of<'k>(mut keys: impl Iterator<Item = &'k Jwk>, named: bool) -> Selection<'k> {
-    match (keys.next(), keys.next()) {
-        (Some(key), None) => Selection::Key(key),
-        (None, None) if !named => Selection::Absent,
-        _ => Selection::Unfit,
+/// Returns the first keys that differ from each other.
+fn different<'k>(keys: impl Iterator<Item = &'k Jwk>) -> [Option<&'k Jwk>; MAX_CANDIDATES] {
+    let mut found = [None; MAX_CANDIDATES];
+    let mut count = 0;
+    for key in keys {
+        let Some(free) = found.get_mut(count) else {
+            break;
+        };
+        *free = Some(key);
+        let is_new = |known: &Option<&Jwk>| !known.is_some_and(|known| known.is_same_key(key));
+        if found[..count].iter().all(is_new) {
+            count += 1;
+        } else {
+            found[count] = None;
+        }
+    }
+    found
+}
+
+/// Returns the key that fits the algorithm, if there are not several that differ.
+fn only<'k>(
+    keys: impl Iterator<Item = &'k Jwk>,
+    algorithm: Algorithm,
+) -> [Option<&'k Jwk>; MAX_CANDIDATES] {
+    let found = different(keys.filter(|key| key.fits(algorithm)));
+    match found {
+        [Some(_), None, ..] => found,
+        _ => [None; MAX_CANDIDATES],
+    }
+}
+
+/// The keys of a set, each as it stands in the text: one that cannot be read must not spoil the others.
+struct Document<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Document<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(DocumentVisitor)
+    }
+}
+
+struct DocumentVisitor;
+
+impl<'de> Visitor<'de> for DocumentVisitor {
+    type Value = Document<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON Web Key Set")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document<'de>, A::Error> {
+        let mut keys = None;
+        while let Some(name) = map.next_key::<String>()? {
+            if name != "keys" {
+                map.next_value::<IgnoredAny>()?;
+            } else if keys.replace(map.next_value()?).is_some() {
+                return Err(A::Error::duplicate_field("keys"));
+            }
+        }
+        keys.map(Document)
+            .ok_or_else(|| A::Error::missing_field("keys"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    struct Signer(EcdsaKeyPair);
+
+    impl Signer {
+        fn new() -> Self {
+            Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+        }
+
+        /// The public key, with these members beside its own.
+        fn jwk(&self, extra: Value) -> Value {
+            let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
+            let encode = |bytes| URL_SAFE_NO_PAD.encode(bytes);
+            let mut jwk = json!({ "kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y) });
+            for (name, value) in extra.as_object().unwrap() {
+                jwk[name] = value.clone();
+            }
+            jwk
+        }
+
+        /// Has a set verify a signature of this key.
+        fn verify(&self, keys: &KeySet, kid: Option<&str>) -> Result<(), Rejection> {
+            let signature = self.0.sign(&SystemRandom::new(), b"message").unwrap();
+            keys.verify(kid, Algorithm::ES256, b"message", signature.as_ref())
+        }
+    }
+
+    fn read(json: &str) -> Result<KeySet, serde_json::Error> {
+        KeySet::from_json(json.as_bytes(), [Algorithm::ES256].into_iter().collect())
+    }
+
+    fn set(keys: &[Value]) -> KeySet {
+        read(&json!({ "keys": keys }).to_string()).unwrap()
+    }
+
+    #[test]
+    fn one_key_under_one_kid_is_one_key_whatever_its_other_members() {
+        let signer = Signer::new();
+        let kid = Some("k");
+        for extra in [
+            json!({ "kid": "k" }),
+            json!({ "kid": "k", "alg": "ES256" }),
+            json!({ "kid": "k", "use": "sig", "key_ops": ["verify"] }),
+            json!({ "kid": "k", "x5c": ["AAAA"], "unknown": { "a": [1] } }),
+            json!({ "kid": "k", "use": "enc" }),
+        ] {
+            let keys = set(&[signer.jwk(json!({ "kid": "k" })), signer.jwk(extra.clone())]);
+            assert_eq!(signer.verify(&keys, kid), Ok(()), "{extra}");
+            assert_eq!(signer.verify(&keys, None), Ok(()), "{extra}");
+            assert_eq!(
+                (keys.usable(), keys.shared_kids().count()),
+                (1, 0),
+                "{extra}"
+            );
+        }
+        let keys = set(&[signer.jwk(json!({})), signer.jwk(json!({}))]);
+        assert_eq!(signer.verify(&keys, kid), Ok(()), "without a kid");
+        assert_eq!(signer.verify(&keys, None), Ok(()), "without a kid");
+    }
+
+    #[test]
+    fn an_rsa_key_with_leading_zeros_is_the_same_key() {
+        let n = [&[0xa5; 255][..], &[1]].concat();
+        let key = |n: &[u8], alg: &str| {
+            let n = URL_SAFE_NO_PAD.encode(n);
+            json!({ "kty": "RSA", "kid": "k", "n": n, "e": "AQAB", "alg": alg })
+        };
+        let twice = set(&[key(&n, "RS256"), key(&[&[0][..], &n].concat(), "PS256")]);
+        assert_eq!((twice.usable(), twice.skipped().count()), (1, 0));
+    }
+
+    #[test]
+    fn different_keys_under_one_kid_are_all_tried_up_to_the_bound() {
+        let signers: Vec<_> = (0..MAX_CANDIDATES + 1).map(|_| Signer::new()).collect();
+        let mut keys = Vec::new();
+        for signer in &signers {
+            // Repeated keys do not count.
+            keys.extend([
+                signer.jwk(json!({ "kid": "k" })),
+                signer.jwk(json!({ "kid": "k" })),
+            ]);
+        }
+        let keys = set(&keys);
+        let (last, first) = signers.split_last().unwrap();
+        for signer in first {
+            assert_eq!(signer.verify(&keys, Some("k")), Ok(()));
+        }
+        for beyond in [last, &Signer::new()] {
+            let verdict = beyond.verify(&keys, Some("k"));
+            assert_eq!(verdict, Err(Rejection::BadSignature));
+        }
+        let shared: Vec<_> = keys.shared_kids().collect();
+        assert_eq!(shared, [("k", MAX_CANDIDATES + 1)]);
+    }
+
+    #[test]
+    fn without_a_kid_only_a_single_key_is_tried() {
+        let (one, two) = (Signer::new(), Signer::new());
+        for (first, second) in [("a", "b"), ("k", "k")] {
+            let keys = set(&[
+                one.jwk(json!({ "kid": first })),
+                two.jwk(json!({ "kid": second })),
+            ]);
+            assert_eq!(one.verify(&keys, None), Err(Rejection::UnknownKey));
+        }
+        let keys = set(&[one.jwk(json!({})), two.jwk(json!({}))]);
+        assert_eq!(one.verify(&keys, Some("k")), Err(Rejection::UnknownKey));
+    }
+
+    #[test]
+    fn a_set_is_one_object_with_one_array_of_keys() {
+        for malformed in [
+            "",
+            "[]",
+            "[[]]",
+            "{}",
+            r#"{"keys":null}"#,
+            r#"{"keys":{}}"#,
+            r#"{"keys":"k"}"#,
+            r#"{"keys":[]"#,
+            r#"{"keys":[]} {}"#,
+            r#"{"keys":[]}x"#,
+            r#"{"keys":[],"keys":[]}"#,
+            r#"{"keys":[],"\u006beys":[]}"#,
+        ] {
+            assert!(read(malformed).is_err(), "{malformed}");
+        }
+        let padded = " {\"a\":{\"keys\":1},\"keys\":[],\"b\":[]}\n";
+        assert_eq!(read(padded).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_does_not_spoil_its_set() {
+        let signer = Signer::new();
+        let sound = signer.jwk(json!({ "kid": "k" })).to_string();
+        let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        for odd in [
+            "null".to_owned(),
+            "1".to_owned(),
+            "\"k\"".to_owned(),
+            "[]".to_owned(),
+            "{}".to_owned(),
+            r#"{"kty":"RSA","kid":"\ud800"}"#.to_owned(),
+            r#"{"kty":"RSA","kid":"a","kid":"b"}"#.to_owned(),
+            r#"{"kty":"RSA","n":1e999}"#.to_owned(),
+            format!(r#"{{"kty":"RSA","kid":"a","n":{}}}"#, deep(100_000)),
+            deep(100_000),
+        ] {
+            let set = read(&format!(r#"{{"keys":[{odd},{sound}]}}"#)).unwrap();
+            assert_eq!(signer.verify(&set, Some("k")), Ok(()));
+            assert_eq!((set.usable(), set.skipped().count()), (1, 1));
+        }
+    }
+
+    #[test]
+    fn a_member_that_is_not_read_may_be_anything_but_repeated() {
+        let signer = Signer::new();
+        let members = signer.jwk(json!({ "kid": "k" })).to_string();
+        let with = |extra: &str| {
+            let members = members.strip_suffix('}').unwrap();
+            read(&format!(r#"{{"keys":[{members},{extra}}}]}}"#)).unwrap()
+        };
+        let deep = format!(r#""x":{}{}"#, "[".repeat(1000), "]".repeat(1000));
+        for extra in [&deep.replace("\"x\"", "\"ext\""), r#""x5c":[1,null]"#] {
+            assert_eq!(signer.verify(&with(extra), Some("k")), Ok(()));
+        }
+        for extra in [r#""a":1,"a":1"#, r#""kid":"k""#] {
+            assert_eq!(with(extra).usable(), 0, "{extra}");
+        }
     }
 }

@@ -39,6 +39,16 @@ impl<'a> Components<'a> {
         Ok(Self { n, e })
     }
 
+    /// Returns the modulus.
+    pub(crate) fn n(&self) -> &'a [u8] {
+        self.n
+    }
+
+    /// Returns the exponent.
+    pub(crate) fn e(&self) -> &'a [u8] {
+        self.e
+    }
+
     /// The key, ready to verify signatures of that algorithm.
     pub(crate) fn parse(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
         let components = RsaPublicKeyComponents {

@@ -12,7 +12,7 @@ use super::{Loaded, OwnToken, Trust};
 use crate::keys::client::cluster_client;
 use crate::keys::discovery;
 use crate::keys::error::KeysError;
-use crate::keys::fetch::{Document, Fetcher, Limits, Publisher};
+use crate::keys::fetch::{Document, Fetcher, Freshness, Limits, Publisher};
 
 const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 const KEYS_PATH: &str = "/openid/v1/jwks";
@@ -49,7 +49,11 @@ impl ClusterKeys {
         }
     }
 
-    pub(super) async fn load(&self, trust: &Trust) -> Result<Loaded, KeysError> {
+    pub(super) async fn load(
+        &self,
+        trust: &Trust,
+        freshness: Freshness,
+    ) -> Result<Loaded, KeysError> {
         // Both are read afresh: the kubelet replaces them.
         let token = read(&self.api.token_file).await?;
         let client = self.client(read(&self.api.ca_file).await?)?;
@@ -63,14 +67,15 @@ impl ClusterKeys {
         let fetcher = Fetcher::new(client, false, self.limits, publisher);
 
         let document = self.url(DISCOVERY_PATH);
-        let answer = fetcher.get(&document, Document::Discovery).await?;
-        let discovered = discovery::read(&answer.body, &document)?;
+        let accept = |body: &[u8]| discovery::read(body, &document);
+        let fetched = fetcher.fetch(&document, Document::Discovery, freshness, accept);
+        let discovered = fetched.await?.content;
         let issuer = own.issuer.unwrap_or(discovered.issuer);
         if self.audiences.contains(&issuer) {
             return Err(KeysError::ApiAudience { audience: issuer });
         }
         let keys = self.url(KEYS_PATH);
-        let loaded = fetch_keys(&fetcher, &keys, discovered.algorithms, trust).await?;
+        let loaded = fetch_keys(&fetcher, &keys, discovered.algorithms, trust, freshness).await?;
         Ok(Loaded {
             issuer: Some(Arc::from(issuer)),
             ..loaded

@@ -51,7 +51,7 @@ impl KeyFile {
         let content = content.map_err(failed)?;
         *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(content.clone());
         let name = self.path.display().to_string();
-        let loaded = trust.read(&name, &content)?;
+        let loaded = trust.read_set(&name, &content)?;
         Ok(Loaded {
             max_age: Some(LOOK_AGAIN),
             ..loaded
@@ -76,9 +76,10 @@ impl KeyFile {
     }
 }
 
-/// Content that holds no key is not taken: the last good one stays.
+/// Malformed content is not used: the last good one stays. A set without keys is good, since an operator may withdraw
+/// all of them.
 async fn open(path: &Path, trust: Trust) -> Result<WatchedFile<Vec<u8>>, FileError> {
-    let sound = move |content: &[u8]| match trust.read("it", content) {
+    let sound = move |content: &[u8]| match trust.read_set("it", content) {
         Ok(_) => Ok(content.to_vec()),
         Err(error) => Err(error.into()),
     };
