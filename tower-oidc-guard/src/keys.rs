@@ -47,6 +47,15 @@ pub(crate) struct Seen {
     fetches: u64,
 }
 
+/// What a request waits for that found usable keys, but not for its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// A fetch, as soon as the limit permits one.
+    NextFetch,
+    /// A fetch that the limit permits now, or one that is under way.
+    CurrentFetch,
+}
+
 /// There are no newer keys, and waiting for them is of no use.
 pub(crate) struct NoNewerKeys {
     /// Whether there are usable keys, which the request has seen.
@@ -111,8 +120,8 @@ impl Keys {
     /// Waits until `deadline` for keys other than those that a request has seen last.
     ///
     /// A request is served by at most one fetch that is started after it came, so `came` is what it found when it came.
-    /// The fetch is made as soon as the schedule permits. A request that finds usable keys waits for that; one that
-    /// finds none does not, so that requests do not pile up while the issuer is away.
+    /// The fetch is made as soon as the schedule permits. `patience` says whether a request that finds usable keys waits for
+    /// that. One that finds none does not, so that requests do not pile up while the issuer is away.
     ///
     /// # Panics
     ///
@@ -121,6 +130,7 @@ impl Keys {
         &self,
         seen: Option<&Arc<Current>>,
         came: &Seen,
+        patience: Patience,
         deadline: Instant,
     ) -> Result<Arc<Current>, NoNewerKeys> {
         let mut outcome = self.shared.outcome.subscribe();
@@ -150,7 +160,10 @@ impl Keys {
             if place.is_none() || now >= deadline || Handle::try_current().is_err() {
                 return Err(give_up(self.shared.until_next()));
             }
-            let latest = if has_usable { deadline } else { now };
+            let latest = match patience {
+                Patience::NextFetch if has_usable => deadline,
+                _ => now,
+            };
             let ask = |schedule: &mut schedule::Schedule| schedule.ask(now, latest, jitter());
             match self.shared.schedule(ask) {
                 Ask::NotBefore(time) => return Err(give_up(time - now)),

@@ -13,6 +13,7 @@ pub(crate) use self::trusted::{Attempt, Named, NeedsNewerKeys, TrustedIssuer};
 use crate::cache::{CacheLimits, Verdict, VerdictCache};
 use crate::clock::Clock;
 use crate::identity::Identity;
+use crate::keys::Patience;
 use crate::keys::error::KeysError;
 use crate::keys::health::IssuerHealth;
 use crate::keys::store::Current;
@@ -86,7 +87,8 @@ impl TokenVerifier {
     ///
     /// A token that the current keys verify does not wait for anything. For any other that is acceptable except for its
     /// signature, the issuer is asked once for newer keys, as soon as the limits permit, and the call waits for the
-    /// answer: 5 s at most in all. Dropping the future stops nothing that others wait for.
+    /// answer: 5 s at most in all. If the signature does not verify although there is a key of the token's `kid`, that is
+    /// only done if the limits permit it now. Dropping the future stops nothing that others wait for.
     ///
     /// # Errors
     ///
@@ -122,7 +124,11 @@ impl TokenVerifier {
         loop {
             let issuer = self.0.issuers.get(index);
             let issuer = issuer.ok_or(Rejection::UnknownIssuer)?;
-            let newer = issuer.keys.newer_than(seen.as_ref(), &came, deadline).await;
+            let newer =
+                issuer
+                    .keys
+                    .newer_than(seen.as_ref(), &came, patience(&rejection), deadline);
+            let newer = newer.await;
             let newer = newer.map_err(|none| issuer.refusal(none.rejection(rejection)))?;
             let generation = |current: &Arc<Current>| current.generation;
             if seen.as_ref().map(generation) == Some(newer.generation) {
@@ -248,6 +254,15 @@ impl TokenVerifier {
             issuer.keys.ready().await.map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+/// Anyone can send bad signatures under a published `kid`, and no issuer that is sound replaces a key without a new one.
+/// So a bad signature has newer keys fetched if the limit permits, but does not wait for its turn.
+fn patience(rejection: &Rejection) -> Patience {
+    match rejection {
+        Rejection::BadSignature => Patience::CurrentFetch,
+        _ => Patience::NextFetch,
     }
 }
 

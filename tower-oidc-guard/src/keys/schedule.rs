@@ -189,8 +189,8 @@ impl Schedule {
         self.due = self.due.min(now);
     }
 
-    /// Answers a request whose token the keys at hand do not verify, and that can wait for a fetch which starts at once
-    /// or before `latest`. Brings the next fetch forward if the limit permits.
+    /// Answers a request whose token the keys at hand do not verify, and that waits for a fetch which starts within the
+    /// jitter or before `latest`. Brings the next fetch forward if the limit permits.
     pub(crate) fn ask(&mut self, now: Instant, latest: Instant, jitter: f64) -> Ask {
         if self.in_flight && now < self.due() {
             return Ask::Join;
@@ -200,7 +200,11 @@ impl Schedule {
             return Ask::Fetch(now);
         }
         if self.asked {
-            return Ask::Join;
+            let is_soon = self.due <= now + self.timing.on_demand_jitter || self.due < latest;
+            return match is_soon {
+                true => Ask::Join,
+                false => Ask::NotBefore(self.due),
+            };
         }
         let permitted = match self.failures {
             0 => self.limit.next(now),
@@ -322,6 +326,7 @@ mod tests {
         let patient = next + SECOND;
         assert_eq!(schedule.ask(now, patient, 1.0), Ask::Fetch(next));
         assert_eq!(schedule.ask(now, patient, 1.0), Ask::Join);
+        assert_eq!(schedule.ask(now, now, 1.0), Ask::NotBefore(next));
         assert!(schedule.start(next).is_some());
         schedule.succeeded(next, None, 0.0);
         assert_eq!(
