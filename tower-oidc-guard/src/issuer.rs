@@ -128,7 +128,8 @@ impl Issuer {
     }
 
     /// Accepts these signature algorithms only. Default: the asymmetric ones that the issuer's discovery document lists, or
-    /// RS256 if it lists none. An empty list, or a second call, does not build.
+    /// RS256 if it lists none. [`EdDSA`](Algorithm::EdDSA) and [`Ed25519`](Algorithm::Ed25519) mean the same: each allows
+    /// both names. An empty list, or a second call, does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::{Algorithm, Issuer};

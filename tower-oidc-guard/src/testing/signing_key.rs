@@ -45,7 +45,9 @@ impl SigningKey {
             Algorithm::ES256 => ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256"),
             Algorithm::ES384 => ec(&ECDSA_P384_SHA384_FIXED_SIGNING, "P-384"),
             Algorithm::ES512 => ec(&ECDSA_P521_SHA512_FIXED_SIGNING, "P-521"),
-            Algorithm::EdDSA => Ed25519KeyPair::generate().map(Pair::Ed).map_err(failed),
+            Algorithm::EdDSA | Algorithm::Ed25519 => {
+                Ed25519KeyPair::generate().map(Pair::Ed).map_err(failed)
+            }
         }?;
         let public = match &pair {
             Pair::Rsa(pair, _) => pair

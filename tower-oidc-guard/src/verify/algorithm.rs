@@ -1,12 +1,16 @@
-//! The signature algorithms served: asymmetric ones only, so a public key can never be a shared secret.
+//! The supported signature algorithms: asymmetric ones only, so a public key can never be a shared secret.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A JWS signature algorithm (RFC 7518, section 3.1; RFC 8037 for `EdDSA`).
+/// A JWS signature algorithm (RFC 7518, section 3.1; RFC 8037 for `EdDSA`; RFC 9864 for `Ed25519`).
 ///
-/// There is no `none` and no HMAC here: what this type cannot say cannot be allowed by mistake.
+/// `none` and HMAC are not representable, so they cannot be allowed by mistake.
+///
+/// [`EdDSA`](Self::EdDSA) and [`Ed25519`](Self::Ed25519) are two names for one signature, because the only keys that are
+/// supported for `EdDSA` are Ed25519 keys. Whoever is trusted for one of them, by the settings or by a discovery document,
+/// is trusted for both; a key whose `alg` is one of them verifies tokens of both. `Ed448` is not supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -28,13 +32,15 @@ pub enum Algorithm {
     ES384,
     /// ECDSA on P-521 with SHA-512.
     ES512,
-    /// Ed25519.
+    /// EdDSA with an Ed25519 key, by its name of RFC 8037.
     EdDSA,
+    /// EdDSA with an Ed25519 key, by its name of RFC 9864, which deprecates `EdDSA`.
+    Ed25519,
 }
 
 impl Algorithm {
-    /// All of them.
-    pub(crate) const ALL: [Self; 10] = [
+    /// All algorithms.
+    pub(crate) const ALL: [Self; 11] = [
         Self::RS256,
         Self::RS384,
         Self::RS512,
@@ -45,9 +51,11 @@ impl Algorithm {
         Self::ES384,
         Self::ES512,
         Self::EdDSA,
+        Self::Ed25519,
     ];
 
-    /// The algorithm of that JOSE name, which is compared as it stands (RFC 7515, section 4.1.1).
+    /// Returns the algorithm with this JOSE name, which is case-sensitive (RFC 7515, section 4.1.1), or `None` if there is
+    /// no supported one.
     ///
     /// ```
     /// # use tower_oidc_guard::Algorithm;
@@ -60,7 +68,15 @@ impl Algorithm {
             .find(|algorithm| algorithm.name() == name)
     }
 
-    /// Its JOSE name.
+    /// Returns one name for each signature: `EdDSA` for `Ed25519`, and every other algorithm itself.
+    pub(crate) fn canonical(self) -> Self {
+        match self {
+            Self::Ed25519 => Self::EdDSA,
+            other => other,
+        }
+    }
+
+    /// Returns the JOSE name.
     pub fn name(self) -> &'static str {
         match self {
             Self::RS256 => "RS256",
@@ -73,6 +89,7 @@ impl Algorithm {
             Self::ES384 => "ES384",
             Self::ES512 => "ES512",
             Self::EdDSA => "EdDSA",
+            Self::Ed25519 => "Ed25519",
         }
     }
 }
@@ -83,27 +100,28 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A set of algorithms, one bit each.
+/// A set of algorithms, one bit for each signature: `EdDSA` and `Ed25519` are in it together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Algorithms(u16);
 
 impl Algorithms {
     pub(crate) fn contains(self, algorithm: Algorithm) -> bool {
-        self.0 & (1 << algorithm as u16) != 0
+        self.0 & Self::bit(algorithm) != 0
     }
 
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
+
+    fn bit(algorithm: Algorithm) -> u16 {
+        1 << algorithm.canonical() as u16
+    }
 }
 
 impl FromIterator<Algorithm> for Algorithms {
     fn from_iter<I: IntoIterator<Item = Algorithm>>(algorithms: I) -> Self {
-        Self(
-            algorithms
-                .into_iter()
-                .fold(0, |bits, algorithm| bits | 1 << algorithm as u16),
-        )
+        let bits = algorithms.into_iter().map(Self::bit);
+        Self(bits.fold(0, |bits, bit| bits | bit))
     }
 }
 
@@ -133,7 +151,19 @@ mod tests {
             .into_iter()
             .filter(|a| set.contains(*a))
             .collect();
-        assert_eq!(held, [Algorithm::RS256, Algorithm::EdDSA]);
+        assert_eq!(
+            held,
+            [Algorithm::RS256, Algorithm::EdDSA, Algorithm::Ed25519]
+        );
         assert!(Algorithms::default().is_empty());
+    }
+
+    #[test]
+    fn the_two_names_of_eddsa_are_one_algorithm_of_a_set() {
+        let set = |algorithm| Algorithms::from_iter([algorithm]);
+        assert_eq!(set(Algorithm::EdDSA), set(Algorithm::Ed25519));
+        for name in ["Ed448", "ed25519", "EDDSA", "ESP256", "ED25519"] {
+            assert_eq!(Algorithm::from_name(name), None, "{name}");
+        }
     }
 }

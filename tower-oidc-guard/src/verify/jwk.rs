@@ -87,6 +87,7 @@ impl Jwk {
     }
 
     fn key_for(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
+        let algorithm = algorithm.canonical();
         let keys = &self.material.as_ref().ok()?.keys;
         keys.iter()
             .find(|(served, _)| *served == algorithm)
@@ -113,7 +114,7 @@ impl Jwk {
             kid: text("kid").map(|kid| JsonWebKeyId::new(kid.to_owned())),
             only: text("alg")
                 .and_then(Algorithm::from_name)
-                .map(SigningAlgorithm),
+                .map(|algorithm| SigningAlgorithm(algorithm.canonical())),
             material: parse(&members, kind),
             kind,
             usage,
@@ -142,6 +143,7 @@ fn parse(members: &Map<String, Value>, kind: KeyType) -> Result<Material, &'stat
         Some(name) => Some(Algorithm::from_name(name).ok_or("an algorithm that is not served")?),
         None => None,
     };
+    let only = only.map(Algorithm::canonical);
     let bytes = |name: &str| {
         let text = text(name)?.ok_or("a missing member")?;
         URL_SAFE_NO_PAD
@@ -290,7 +292,7 @@ impl JwsSigningAlgorithm for SigningAlgorithm {
     fn key_type(&self) -> Option<KeyType> {
         Some(match self.0 {
             Algorithm::ES256 | Algorithm::ES384 | Algorithm::ES512 => KeyType::Ec,
-            Algorithm::EdDSA => KeyType::Okp,
+            Algorithm::EdDSA | Algorithm::Ed25519 => KeyType::Okp,
             _ => KeyType::Rsa,
         })
     }
