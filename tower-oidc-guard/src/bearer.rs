@@ -1,15 +1,19 @@
-//! Request headers in, the one token they carry out, or why not.
+//! Extracts the bearer token from a request (RFC 6750, section 2).
+//!
+//! A request that two readers could understand differently is malformed, and never counts as a request without a
+//! token: a guard that lets those pass would let it pass as anonymous.
 
 use std::borrow::Cow;
 
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use url::form_urlencoded;
 
 use crate::rejection::Rejection;
 
 const SCHEME: &[u8] = b"bearer";
 
-/// Which headers a token may come in.
+/// The headers that a token may come in.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenHeaders {
     pub(crate) names: Vec<HeaderName>,
@@ -35,7 +39,7 @@ pub(crate) struct Bearer<'r> {
 }
 
 impl Bearer<'_> {
-    /// The same beyond its request. Copies a pointer.
+    /// Returns a bearer that outlives its request. Copies a pointer.
     pub(crate) fn into_owned(self) -> Bearer<'static> {
         Bearer {
             value: Cow::Owned(self.value.into_owned()),
@@ -50,18 +54,31 @@ impl Bearer<'_> {
             .get(self.start..self.end)
             .unwrap_or_default()
     }
+
+    /// Returns whether the header holds more than one token, or a token that is broken by white space. No token that
+    /// verifies does, so this is checked only for those that did not.
+    pub(crate) fn is_malformed(&self) -> bool {
+        let is_part_of_token = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
+        !self.token().iter().all(is_part_of_token)
+    }
 }
 
 impl TokenHeaders {
-    /// The token of the one header that has one (RFC 6750, section 2.1).
+    /// Returns the token of the one header that has one (RFC 6750, section 2.1).
     ///
-    /// A header of another scheme is no bearer token; a header that is repeated, or a second token in the query
-    /// (section 2.3), makes the request malformed, since two readers could read two callers from it.
+    /// # Errors
+    ///
+    /// [`Rejection::MissingToken`] if there is no such header, or one with credentials of another scheme.
+    /// [`Rejection::MalformedRequest`] if there is a token in the query (section 2.3), if a header is repeated, if `Bearer`
+    /// is followed by anything but one space, or if it stands behind the credentials of another scheme.
     pub(crate) fn find<'r>(
         &self,
         headers: &'r HeaderMap,
         uri: &Uri,
     ) -> Result<Bearer<'r>, Rejection> {
+        if has_token_in_query(uri) {
+            return Err(Rejection::MalformedRequest("a token in the query"));
+        }
         let mut found = None;
         for name in &self.names {
             match read(name, headers) {
@@ -78,14 +95,34 @@ impl TokenHeaders {
                 }
             }
         }
-        let found = found.ok_or(Rejection::MissingToken)?;
-        if uri.query().is_some_and(has_access_token) {
-            return Err(Rejection::MalformedRequest("a second token in the query"));
-        }
-        Ok(found)
+        found.ok_or(Rejection::MissingToken)
     }
 
-    /// Takes the headers away, so that what comes later does not see the token.
+    /// Returns whether a request has any credentials: in one of these headers, in `Authorization`, or in the query.
+    pub(crate) fn has_credentials(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        let has = |name: &HeaderName| headers.contains_key(name);
+        has(&AUTHORIZATION) || self.names.iter().any(has) || has_token_in_query(uri)
+    }
+
+    /// Marks the values of these headers as sensitive, so that their `Debug` does not show them.
+    pub(crate) fn mark_sensitive(&self, headers: &mut HeaderMap) {
+        if headers.len() == headers.keys_len() {
+            for name in &self.names {
+                if let Some(value) = headers.get_mut(name) {
+                    value.set_sensitive(true);
+                }
+            }
+            return;
+        }
+        // Some header is repeated, and may be one of these.
+        for (name, value) in headers.iter_mut() {
+            if self.names.contains(name) {
+                value.set_sensitive(true);
+            }
+        }
+    }
+
+    /// Removes these headers, so that the service does not see the token.
     pub(crate) fn strip(&self, headers: &mut HeaderMap) {
         for name in &self.names {
             headers.remove(name);
@@ -101,34 +138,69 @@ fn read<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Bearer<'r>, Rej
             "a repeated header for the token",
         ));
     }
-    let bytes = value.as_bytes();
+    // White space around a value is not a part of it (RFC 9110, section 5.5).
+    let bytes = value.as_bytes().trim_ascii_end();
+    let text = bytes.trim_ascii_start();
     // Headers that platforms have made for tokens may hold one without a scheme.
     let is_for_credentials = name == AUTHORIZATION || name == PROXY_AUTHORIZATION;
-    let rest = match bytes.split_at_checked(SCHEME.len()) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => Some(rest),
-        _ => None,
+    let token = match after_scheme(text) {
+        Some([]) => text.get(text.len()..).unwrap_or_default(),
+        Some([b' ', token @ ..]) if !token.starts_with(b" ") && !token.starts_with(b"\t") => token,
+        Some(rest) if is_for_credentials && is_longer_scheme(rest) => return other_scheme(text),
+        Some(_) => {
+            return Err(Rejection::MalformedRequest(
+                "`Bearer` is not followed by one space and a token",
+            ));
+        }
+        None if is_for_credentials => return other_scheme(text),
+        None => text,
     };
-    let text = match rest {
-        Some([]) => &[],
-        Some(rest @ [b' ', ..]) => rest.trim_ascii(),
-        _ if is_for_credentials => return Err(Rejection::MissingToken),
-        _ => bytes.trim_ascii(),
-    };
-    if text.is_empty() {
+    if token.is_empty() {
         return Err(Rejection::Malformed("no token after the scheme"));
     }
-    let end = bytes.trim_ascii_end().len();
     Ok(Bearer {
         value: Cow::Borrowed(value),
-        start: end - text.len(),
-        end,
+        start: bytes.len() - token.len(),
+        end: bytes.len(),
     })
 }
 
-fn has_access_token(query: &str) -> bool {
-    query
-        .split('&')
-        .any(|pair| pair.split('=').next() == Some("access_token"))
+/// Returns what follows `Bearer`, in any case, at the start of a text.
+fn after_scheme(text: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = text.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then_some(rest)
+}
+
+/// Returns whether `Bearer` and the text after it are credentials of another scheme, whose name is longer: letters or
+/// digits, and then a space. A token that follows `Bearer` without a space is not.
+fn is_longer_scheme(rest: &[u8]) -> bool {
+    let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric());
+    end.is_some_and(|end| end > 0 && rest.get(end) == Some(&b' '))
+}
+
+/// Judges credentials of another scheme: a request with these has no bearer token, unless `Bearer` stands behind them
+/// as a word.
+fn other_scheme<T>(text: &[u8]) -> Result<T, Rejection> {
+    let is_separator =
+        |byte: &u8| !byte.is_ascii_graphic() || matches!(byte, b',' | b';' | b'"' | b'\'');
+    let is_bearer = |word: &[u8]| matches!(after_scheme(word), Some([] | [b':' | b'=', ..]));
+    match text.split(is_separator).any(is_bearer) {
+        true => Err(Rejection::MalformedRequest(
+            "`Bearer` behind credentials of another scheme",
+        )),
+        false => Err(Rejection::MissingToken),
+    }
+}
+
+/// Returns whether the query has a parameter `access_token` (RFC 6750, section 2.3), however it is spelled: with
+/// percent-encoding, in any case, after `&` or `;`.
+fn has_token_in_query(uri: &Uri) -> bool {
+    let parameters = uri.query().unwrap_or_default().split(['&', ';']);
+    let mut names = parameters.filter_map(|parameter| parameter.split('=').next());
+    names.any(|name| {
+        let decoded = form_urlencoded::parse(name.as_bytes()).next();
+        decoded.is_some_and(|(name, _)| name.eq_ignore_ascii_case("access_token"))
+    })
 }
 
 #[cfg(test)]
@@ -161,8 +233,10 @@ mod tests {
         for value in [
             "Bearer a.b.c",
             "bearer a.b.c",
-            "BEARER   a.b.c",
+            "BEARER a.b.c",
             "Bearer a.b.c ",
+            " Bearer a.b.c",
+            "\tbearer a.b.c\t",
         ] {
             assert_eq!(read(&[value], "/"), Ok(b"a.b.c".to_vec()), "{value}");
         }
@@ -173,6 +247,95 @@ mod tests {
         for values in [&[][..], &["Basic YTpi"], &["Bear"], &["Bearerx a.b.c"]] {
             let read = read(values, "/");
             assert_eq!(read, Err(Rejection::MissingToken), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_scheme_that_is_not_followed_by_one_space_makes_the_request_malformed() {
+        for value in [
+            "BEARER   a.b.c",
+            "Bearer  a.b.c",
+            "Bearer\ta.b.c",
+            "Bearer \ta.b.c",
+            "Bearer\t a.b.c",
+            "Bearer:a.b.c",
+            "Bearer: a.b.c",
+            "Bearer=a.b.c",
+            "Bearer,a.b.c",
+            "Bearer, a.b.c",
+            "Bearer;a.b.c",
+            "Bearer\"a.b.c\"",
+            "Bearer/a.b.c",
+            "Bearer.a.b.c",
+            "Bearer-a.b.c",
+            "Bearer_a.b.c",
+            "BearereyJhbGciOiJFUzI1NiJ9.e30.AA",
+            "Bearer1",
+        ] {
+            let read = read(&[value], "/");
+            let is_malformed = matches!(read, Err(Rejection::MalformedRequest(_)));
+            assert!(is_malformed, "{value:?}");
+        }
+        // Not ASCII: a no-break space, and a letter.
+        for bytes in [
+            &b"Bearer\xc2\xa0a.b.c"[..],
+            b"Bearer\xa0a.b.c",
+            b"bearer\xc3\xa9 a.b.c",
+        ] {
+            let value = HeaderValue::from_bytes(bytes).expect("a header value");
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+            let found = TokenHeaders::default().find(&headers, &Uri::from_static("/"));
+            let is_malformed = matches!(found, Err(Rejection::MalformedRequest(_)));
+            assert!(is_malformed, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_scheme_in_one_header_makes_the_request_malformed() {
+        for value in [
+            "Basic YTpi, Bearer a.b.c",
+            "Basic YTpi,Bearer a.b.c",
+            "Basic YTpi ,\tbearer a.b.c",
+            "Basic YTpi Bearer a.b.c",
+            "Basic YTpi; Bearer a.b.c",
+            "Basic YTpi, Bearer",
+            "Basic YTpi, Bearer: a.b.c",
+            "Digest username=\"a\", BEARER a.b.c",
+            "Bearerx YTpi, Bearer a.b.c",
+            "\"Bearer a.b.c\"",
+            ", Bearer a.b.c",
+            "Authorization: Bearer a.b.c",
+        ] {
+            let read = read(&[value], "/");
+            let is_malformed = matches!(read, Err(Rejection::MalformedRequest(_)));
+            assert!(is_malformed, "{value:?}");
+        }
+        for value in [
+            "Basic YmVhcmVyOmJlYXJlcg==",
+            "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host;x-bearer-token, Signature=c",
+            "Digest username=\"bearers\", realm=\"forbearer\"",
+            "",
+        ] {
+            assert_eq!(read(&[value], "/"), Err(Rejection::MissingToken), "{value}");
+        }
+    }
+
+    #[test]
+    fn more_than_one_token_in_a_header_is_noticed() {
+        for (value, expected) in [
+            ("Bearer a.b.c", false),
+            ("Bearer a.b.c, Bearer d.e.f", true),
+            ("Bearer a.b.c,d.e.f", true),
+            ("Bearer a.b.c,", true),
+            ("Bearer a.b.c Bearer d.e.f", true),
+            ("Bearer a.b .c", true),
+            ("Bearer a.b\t.c", true),
+            ("Bearer a.b.c=", false),
+        ] {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
+            let found = TokenHeaders::default().find(&headers, &Uri::from_static("/"));
+            let found = found.expect("is found, and refused when it does not verify");
+            assert_eq!(found.is_malformed(), expected, "{value}");
         }
     }
 
@@ -196,12 +359,40 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_two_places_is_refused() {
-        for uri in ["/?access_token=x", "/?a=b&access_token=x", "/?access_token"] {
-            let both = read(&["Bearer a.b.c"], uri);
-            assert!(matches!(both, Err(Rejection::MalformedRequest(_))), "{uri}");
+    fn a_token_in_the_query_makes_the_request_malformed_with_and_without_a_header() {
+        for uri in [
+            "/?access_token=x",
+            "/?a=b&access_token=x",
+            "/?access_token",
+            "/?access_token=",
+            "/?access%5Ftoken=x",
+            "/?access%5ftoken=x",
+            "/?%61ccess_token=x",
+            "/?%61%63%63%65%73%73%5F%74%6F%6B%65%6E=x",
+            "/?a=b;access_token=x",
+            "/?a=b;access%5Ftoken=x",
+            "/?a;access_token",
+            "/?ACCESS_TOKEN=x",
+            "/?Access%5FToken=x",
+            "/?&&access_token=x",
+        ] {
+            for values in [&["Bearer a.b.c"][..], &["Basic YTpi"], &[]] {
+                let read = read(values, uri);
+                let is_malformed = matches!(read, Err(Rejection::MalformedRequest(_)));
+                assert!(is_malformed, "{uri} {values:?}");
+            }
         }
-        assert!(read(&["Bearer a.b.c"], "/?my_access_token=x").is_ok());
+        for uri in [
+            "/?my_access_token=x",
+            "/?access_token_type=x",
+            "/?access+token=x",
+            "/?x=access_token",
+            "/?x=%26access_token",
+            "/access_token",
+            "/?",
+        ] {
+            assert!(read(&["Bearer a.b.c"], uri).is_ok(), "{uri}");
+        }
     }
 
     #[test]
@@ -213,6 +404,57 @@ mod tests {
         for value in ["a.b.c", "Bearer a.b.c"] {
             assert_eq!(find(&wanted, &[(IAP, value)], "/"), Ok(b"a.b.c".to_vec()));
         }
+    }
+
+    #[test]
+    fn in_headers_that_platforms_made_a_scheme_is_followed_by_one_space_too() {
+        let wanted = TokenHeaders {
+            names: vec![SERVERLESS, IAP],
+            exactly_one: false,
+        };
+        for value in [
+            "Bearer  a.b.c",
+            "Bearer\ta.b.c",
+            "Bearer:a.b.c",
+            "Bearer.a.b.c",
+            "Bearerx a.b.c",
+        ] {
+            for name in [SERVERLESS, IAP] {
+                let found = find(&wanted, &[(name, value)], "/");
+                let is_malformed = matches!(found, Err(Rejection::MalformedRequest(_)));
+                assert!(is_malformed, "{value:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_these_headers_are_marked_and_no_others() {
+        let wanted = TokenHeaders {
+            names: vec![SERVERLESS, AUTHORIZATION],
+            exactly_one: false,
+        };
+        let marked = |sent: &[(HeaderName, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in sent {
+                headers.append(name, HeaderValue::from_static(value));
+            }
+            wanted.mark_sensitive(&mut headers);
+            let marked = headers.values().filter(|value| value.is_sensitive());
+            marked
+                .map(|value| value.as_bytes().to_vec())
+                .collect::<Vec<_>>()
+        };
+        assert!(marked(&[(IAP, "a")]).is_empty());
+        assert_eq!(marked(&[(IAP, "a"), (AUTHORIZATION, "b")]), [b"b"]);
+        let both = [(AUTHORIZATION, "b"), (SERVERLESS, "c"), (IAP, "a")];
+        assert_eq!(marked(&both).len(), 2);
+        let repeated = [
+            (AUTHORIZATION, "b"),
+            (AUTHORIZATION, "c"),
+            (IAP, "a"),
+            (IAP, "d"),
+        ];
+        assert_eq!(marked(&repeated), [b"b", b"c"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //!
 //! No label is made of what a caller sends.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(crate) fn allowed(identity: &Identity) -> Span {
         "oidc_guard",
         decision = "allowed",
         issuer = &**issuer,
-        subject = identity.subject(),
+        subject = &*printable(identity.subject()),
     )
 }
 
@@ -46,6 +47,23 @@ pub(crate) fn refused(rejection: &Rejection, issuer: Option<&Arc<str>>) {
     decided(reason, issuer);
     let issuer = issuer.map_or(NO_ISSUER, |issuer| issuer);
     tracing::debug!(decision = "refused", reason, issuer, "refused");
+}
+
+/// Escapes the characters of a text from outside that are not printable: line breaks, escape sequences of terminals,
+/// and what changes the direction of a line. Whatever a subscriber writes, a token or a document cannot forge a line
+/// of the log with it.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Cow::Borrowed(text);
+    }
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\'' | '\\' => printable.push(character),
+            _ => printable.extend(character.escape_debug()),
+        }
+    }
+    Cow::Owned(printable)
 }
 
 fn decided(reason: &'static str, issuer: Option<&Arc<str>>) {
@@ -111,4 +129,35 @@ pub(crate) fn keys_age(issuer: &Arc<str>, age: Duration) {
         .set(age);
     #[cfg(not(feature = "metrics"))]
     let _ = (issuer, age);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_printable_is_escaped_and_all_else_is_left_as_it_is() {
+        for text in [
+            "",
+            "a \"b\" \\c 'd'",
+            "system:serviceaccount:a:b",
+            "Jürgen 名 😀",
+        ] {
+            assert_eq!(printable(text), text);
+        }
+        for (text, expected) in [
+            ("a\nb", r"a\nb"),
+            ("a\r\nb\t", r"a\r\nb\t"),
+            ("\u{1b}[2J", r"\u{1b}[2J"),
+            ("\0\u{7f}\u{85}", r"\0\u{7f}\u{85}"),
+            ("a\u{202e}b\u{2066}", r"a\u{202e}b\u{2066}"),
+            (
+                "\u{2028}\u{2029}\u{200b}\u{feff}",
+                r"\u{2028}\u{2029}\u{200b}\u{feff}",
+            ),
+        ] {
+            assert_eq!(printable(text), expected);
+            assert_eq!(printable(expected), expected, "once is enough");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use support::stage::{CLUSTER, GKE_SA, answer, cluster, settings, spec};
 use support::{Body, bearer, request};
 use tower::ServiceExt as _;
@@ -149,6 +149,96 @@ async fn a_protected_resource_is_named_in_challenges_and_answers_with_its_metada
     }
 }
 
+fn with_content_type(
+    method: Method,
+    content_type: &str,
+    mut request: Request<Body>,
+) -> Request<Body> {
+    *request.method_mut() = method;
+    let content_type = content_type.parse().unwrap();
+    request.headers_mut().insert("content-type", content_type);
+    request
+}
+
+#[tokio::test]
+async fn only_a_post_gets_an_answer_of_grpc() {
+    let guard = guard();
+    for method in [Method::GET, Method::HEAD, Method::PUT, Method::OPTIONS] {
+        for content_type in ["application/grpc", "application/grpc-web+proto"] {
+            let request = with_content_type(method.clone(), content_type, request(&[]));
+            let response = answer(guard.layer(), request).await;
+            assert_eq!(response.status(), 401, "{method} {content_type}");
+            assert!(!response.headers().contains_key("grpc-status"));
+            assert_eq!(challenge(&response), "Bearer realm=\"protected\"");
+        }
+    }
+    for (sent, answered) in [
+        ("application/grpc+proto", "application/grpc"),
+        ("APPLICATION/GRPC", "application/grpc"),
+        ("application/grpc-web+proto", "application/grpc-web"),
+        ("application/grpc-web-text", "application/grpc-web-text"),
+    ] {
+        let request = with_content_type(Method::POST, sent, request(&[]));
+        let response = answer(guard.layer(), request).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "16");
+        assert_eq!(response.headers()["content-type"], answered);
+    }
+    let json = with_content_type(Method::POST, "application/json", request(&[]));
+    assert_eq!(answer(guard.layer(), json).await.status(), 401);
+}
+
+#[tokio::test]
+async fn no_refusal_may_be_stored() {
+    let cluster = cluster();
+    let policy = || Policy::members([GKE_SA]);
+    let standard = settings(&cluster).policy(policy()).build().unwrap();
+    let another = settings(&cluster).policy(policy());
+    // A function that makes a response of its own, without the headers of the one that it is given.
+    let another = another.answers(|rejection, _| Response::new(rejection.reason().into()));
+    let another = another.build().unwrap();
+    cluster.fail(StatusCode::BAD_GATEWAY);
+    let away = settings(&cluster).policy(policy()).build().unwrap();
+    let unavailable = spec(&cluster).mint();
+    let response = answer(away.layer(), bearer(&unavailable)).await;
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    let grpc = with_content_type(Method::POST, "application/grpc", bearer(&unavailable));
+    let response = answer(away.layer(), grpc).await;
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    cluster.recover();
+    let stranger = spec(&cluster).service_account("a", "b").mint();
+    for guard in [&standard, &another] {
+        for authorization in [
+            &[][..],
+            &["Bearer x"],
+            &["Bearer a", "Bearer b"],
+            &[&format!("Bearer {stranger}")],
+        ] {
+            for method in [Method::GET, Method::POST] {
+                for content_type in ["text/plain", "application/grpc", "application/grpc-web"] {
+                    let sent = request(authorization);
+                    let request = with_content_type(method.clone(), content_type, sent);
+                    let response = answer(guard.layer(), request).await;
+                    assert_eq!(response.headers()["cache-control"], "no-store");
+                }
+            }
+        }
+    }
+    let own = settings(&cluster)
+        .policy(policy())
+        .answers(|_, mut answer| {
+            let value = "private, max-age=1".parse().unwrap();
+            answer.headers_mut().insert("cache-control", value);
+            answer
+        });
+    let response = answer(own.build().unwrap().layer(), request(&[])).await;
+    assert_eq!(response.headers()["cache-control"], "private, max-age=1");
+    // What the service answers is its own affair.
+    let good = bearer(&spec(&cluster).mint());
+    let response = answer(standard.layer(), good).await;
+    assert!(!response.headers().contains_key("cache-control"));
+}
+
 #[tokio::test]
 async fn grpc_requests_get_answers_of_trailers_only() {
     let cluster = cluster();
@@ -156,12 +246,7 @@ async fn grpc_requests_get_answers_of_trailers_only() {
         .policy(Policy::members([GKE_SA]))
         .build()
         .unwrap();
-    let grpc = |mut request: Request<Body>| {
-        request
-            .headers_mut()
-            .insert("content-type", "application/grpc+proto".parse().unwrap());
-        request
-    };
+    let grpc = |request| with_content_type(Method::POST, "application/grpc+proto", request);
     let stranger = spec(&cluster).service_account("a", "b").mint();
     for (sent, status) in [
         (request(&[]), "16"),

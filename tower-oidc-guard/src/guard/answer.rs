@@ -4,12 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
-use super::grpc;
+use super::grpc::{self, Protocol};
 use super::resource::Resource;
 use crate::rejection::Rejection;
+
+/// A response to one caller says nothing to another, and nothing to the same one later.
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 pub(super) type Answer = dyn Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync;
 type Render = Arc<Answer>;
@@ -24,16 +27,20 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// The one place where a reason becomes an answer. The body is the status in words.
-    pub(super) fn to(&self, rejection: &Rejection, is_grpc: bool) -> Response<Bytes> {
-        if is_grpc {
-            return grpc::answer(rejection, self.describe);
+    /// Returns the response to a request that is refused. Every one has a `Cache-Control`: `no-store`, unless the user's
+    /// function sets another.
+    pub(super) fn to(&self, rejection: &Rejection, protocol: Protocol) -> Response<Bytes> {
+        if let Some(content_type) = protocol.content_type() {
+            return grpc::trailers_only(rejection, content_type, self.describe);
         }
         let response = self.standard(rejection);
-        match &self.render {
-            Some(render) => render(rejection, response),
-            None => response,
-        }
+        let Some(render) = &self.render else {
+            return response;
+        };
+        let mut response = render(rejection, response);
+        let headers = response.headers_mut();
+        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
+        response
     }
 
     fn standard(&self, rejection: &Rejection) -> Response<Bytes> {
@@ -50,6 +57,7 @@ impl Answers {
             CONTENT_TYPE,
             HeaderValue::from_static("text/plain; charset=utf-8"),
         );
+        headers.insert(CACHE_CONTROL, NO_STORE);
         if let Rejection::KeysUnavailable { retry_after } = rejection {
             let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -112,7 +120,7 @@ mod tests {
             resource: None,
             render: None,
         };
-        answers.to(rejection, false)
+        answers.to(rejection, Protocol::Http)
     }
 
     fn header(response: &Response<Bytes>, name: http::HeaderName) -> Option<&str> {

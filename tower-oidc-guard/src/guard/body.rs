@@ -32,9 +32,11 @@ impl<B> ResponseBody<B> {
         }
     }
 
+    /// An empty text ends the stream from the start: a server then sends the headers alone, with END_STREAM.
     pub(super) fn guard(text: Bytes) -> Self {
+        let text = Some(text).filter(|text| !text.is_empty());
         Self {
-            kind: Kind::Guard { text: Some(text) },
+            kind: Kind::Guard { text },
         }
     }
 }
@@ -67,5 +69,32 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Empty};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_empty_body_ends_before_the_first_frame() {
+        let mut body = ResponseBody::<Empty<Bytes>>::guard(Bytes::new());
+        assert!(body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), Some(0));
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_text_is_one_frame_of_its_length() {
+        let mut body = ResponseBody::<Empty<Bytes>>::guard(Bytes::from_static(b"text"));
+        assert!(!body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), Some(4));
+        let frame = body.frame().await.expect("a frame").expect("no error");
+        assert_eq!(frame.into_data().expect("data"), "text");
+        assert!(body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), Some(0));
+        assert!(body.frame().await.is_none());
     }
 }

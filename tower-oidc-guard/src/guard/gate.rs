@@ -40,6 +40,10 @@ impl Gate {
         let intake = &self.guard.0.intake;
         intake.clear(request);
         if intake.is_preflight(request) {
+            if intake.has_credentials(request) {
+                let malformed = Rejection::MalformedRequest("a CORS preflight with credentials");
+                return self.refuse(request, malformed.into());
+            }
             return self.enter_without_identity(request);
         }
         let bearer = match intake.token(request) {
@@ -52,6 +56,12 @@ impl Gate {
         match self.guard.verifier().try_verify(bearer.token()) {
             Ok(Attempt::Verified(identity)) => self.decide(request, Ok(identity)),
             Ok(Attempt::NeedsNewerKeys(needs)) => Verdict::Wait(bearer.into_owned(), needs),
+            Err(_) if bearer.is_malformed() => {
+                let malformed = Rejection::MalformedRequest(
+                    "more than one token, or a broken one, in a header",
+                );
+                self.refuse(request, malformed.into())
+            }
             Err(refusal) => self.decide(request, Err(refusal)),
         }
     }
@@ -84,8 +94,10 @@ impl Gate {
                     issuer: Some(identity.configured_issuer().clone()),
                 };
                 if tracing::enabled!(tracing::Level::DEBUG) {
-                    let why = self.policy().policy().explain(&identity);
-                    tracing::debug!(subject = identity.subject(), %why, "not allowed");
+                    let why = self.policy().policy().explain(&identity).to_string();
+                    let subject = telemetry::printable(identity.subject());
+                    let why = telemetry::printable(&why);
+                    tracing::debug!(subject = &*subject, why = &*why, "not allowed");
                 }
                 self.refuse(request, refusal)
             }
@@ -108,7 +120,7 @@ impl Gate {
 
     fn refuse<B>(&self, request: &Request<B>, refusal: Refusal) -> Verdict {
         telemetry::refused(&refusal.rejection, refusal.issuer.as_ref());
-        let is_grpc = grpc::is_grpc(request.headers());
-        Verdict::Refuse(self.guard.0.answers.to(&refusal.rejection, is_grpc))
+        let protocol = grpc::Protocol::of(request);
+        Verdict::Refuse(self.guard.0.answers.to(&refusal.rejection, protocol))
     }
 }

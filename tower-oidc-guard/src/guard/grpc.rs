@@ -1,26 +1,76 @@
-//! gRPC requests and their answers (gRPC over HTTP/2, "Responses").
+//! gRPC requests and the responses to those that are refused (gRPC over HTTP/2, "Responses").
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 
+use super::answer::NO_STORE;
 use crate::rejection::Rejection;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// Whether a request is one of gRPC, `application/grpc+proto` and the like included.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ' | b'-', ..]))
+/// The protocol that a client speaks, and so the response that it understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP, with its status codes.
+    Http,
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// gRPC-Web. Its clients read the status from the headers too, if there is no body; a browser shows them to its
+    /// client if a CORS layer in front of the guard exposes `grpc-status` and `grpc-message`.
+    GrpcWeb,
+    /// gRPC-Web in base64.
+    GrpcWebText,
 }
 
-/// An answer of trailers only: the status stands in the headers, and there is no body.
-pub(super) fn answer(rejection: &Rejection, describe: bool) -> Response<Bytes> {
+impl Protocol {
+    /// Returns the protocol of a request. gRPC is a `POST` with a content type of gRPC, such as `application/grpc` or
+    /// `application/grpc+proto`; any other method is HTTP whatever its content type.
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        let content_type = request.headers().get(CONTENT_TYPE);
+        match content_type {
+            Some(content_type) if request.method() == Method::POST => {
+                Self::of_content_type(content_type.as_bytes())
+            }
+            _ => Self::Http,
+        }
+    }
+
+    fn of_content_type(content_type: &[u8]) -> Self {
+        let end = content_type
+            .iter()
+            .position(|byte| matches!(byte, b'+' | b';' | b' ' | b'\t'));
+        let essence = content_type.get(..end.unwrap_or(content_type.len()));
+        let essence = essence.unwrap_or_default();
+        let all = [Self::Grpc, Self::GrpcWeb, Self::GrpcWebText].into_iter();
+        let mut all = all.filter_map(|protocol| Some((protocol, protocol.content_type()?)));
+        let found = all.find(|(_, name)| essence.eq_ignore_ascii_case(name.as_bytes()));
+        found.map_or(Self::Http, |(protocol, _)| protocol)
+    }
+
+    /// Returns the content type of gRPC responses, or `None` for HTTP.
+    pub(super) fn content_type(self) -> Option<&'static str> {
+        match self {
+            Self::Http => None,
+            Self::Grpc => Some("application/grpc"),
+            Self::GrpcWeb => Some("application/grpc-web"),
+            Self::GrpcWebText => Some("application/grpc-web-text"),
+        }
+    }
+}
+
+/// Returns a response that consists of trailers only: the status is in the headers, and there is no body, so that it is
+/// sent as one HEADERS frame with END_STREAM. Clients other than tonic require that.
+pub(super) fn trailers_only(
+    rejection: &Rejection,
+    content_type: &'static str,
+    describe: bool,
+) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(
         STATUS,
         HeaderValue::from(u16::from(rejection.grpc_status())),
@@ -49,22 +99,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_grpc_is_told_by_its_content_type() {
+    fn a_post_with_a_content_type_of_grpc_is_grpc() {
+        use Protocol::{Grpc, GrpcWeb, GrpcWebText, Http};
         for (content_type, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc;charset=utf-8", true),
-            ("application/grpc-web", true),
-            ("application/grpcx", false),
-            ("application/json", false),
+            ("application/grpc", Grpc),
+            ("application/grpc+proto", Grpc),
+            ("application/grpc+json", Grpc),
+            ("application/grpc;charset=utf-8", Grpc),
+            ("application/grpc ; charset=utf-8", Grpc),
+            ("Application/gRPC", Grpc),
+            ("application/grpc-web", GrpcWeb),
+            ("application/grpc-web+proto", GrpcWeb),
+            ("application/grpc-web-text", GrpcWebText),
+            ("application/grpc-web-text+proto", GrpcWebText),
+            ("application/grpc-other", Http),
+            ("application/grpcx", Http),
+            ("application/json", Http),
+            ("text/plain; a=application/grpc", Http),
+            ("", Http),
         ] {
-            let headers = [(CONTENT_TYPE, HeaderValue::from_static(content_type))];
-            assert_eq!(
-                is_grpc(&headers.into_iter().collect()),
-                expected,
-                "{content_type}"
-            );
+            for method in [
+                Method::POST,
+                Method::GET,
+                Method::HEAD,
+                Method::PUT,
+                Method::OPTIONS,
+                Method::CONNECT,
+            ] {
+                let expected = match method {
+                    Method::POST => expected,
+                    _ => Http,
+                };
+                let mut request = Request::new(());
+                *request.method_mut() = method.clone();
+                let content_type = HeaderValue::from_static(content_type);
+                request
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, content_type.clone());
+                assert_eq!(
+                    Protocol::of(&request),
+                    expected,
+                    "{method} {content_type:?}"
+                );
+            }
         }
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        assert_eq!(Protocol::of(&request), Http);
     }
 
     #[test]

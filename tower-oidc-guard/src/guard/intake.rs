@@ -35,7 +35,7 @@ impl Intake {
         self.headers.find(request.headers(), request.uri())
     }
 
-    /// A preflight as browsers send it (Fetch, section 3.2.2): it never carries a token.
+    /// Returns whether a request is a CORS preflight (Fetch, section 3.2.2) that this guard lets pass.
     pub(super) fn is_preflight<B>(&self, request: &Request<B>) -> bool {
         let has = |name| request.headers().contains_key(name);
         self.preflight
@@ -44,10 +44,19 @@ impl Intake {
             && has(ACCESS_CONTROL_REQUEST_METHOD)
     }
 
-    /// Makes the request what the service is to see.
+    /// Returns whether a request has credentials, which a browser never sends with a preflight.
+    pub(super) fn has_credentials<B>(&self, request: &Request<B>) -> bool {
+        self.headers
+            .has_credentials(request.headers(), request.uri())
+    }
+
+    /// Prepares an admitted request for the service: adds the identity, and removes the headers that a token may come in
+    /// or marks their values as sensitive.
     pub(super) fn finish<B>(&self, request: &mut Request<B>, identity: Option<Identity>) {
         if self.strip {
             self.headers.strip(request.headers_mut());
+        } else {
+            self.headers.mark_sensitive(request.headers_mut());
         }
         if let Some(identity) = identity {
             self.put(request.extensions_mut(), identity);

@@ -23,8 +23,11 @@ impl fmt::Debug for Render {
 impl OidcGuardBuilder {
     /// Takes the token from these headers: from the first of them that has one. Default: `Authorization`.
     ///
-    /// `Authorization` and `Proxy-Authorization` have it behind the scheme `Bearer`; headers that platforms have made
-    /// for tokens (`X-Serverless-Authorization`, `X-Goog-IAP-JWT-Assertion`) may have it with or without.
+    /// `Authorization` and `Proxy-Authorization` have it behind the scheme `Bearer` and one space; headers that platforms
+    /// have made for tokens (`X-Serverless-Authorization`, `X-Goog-IAP-JWT-Assertion`) may have it with or without.
+    ///
+    /// The values of these headers are marked as [sensitive](http::HeaderValue::set_sensitive) in the request that the
+    /// service gets, so that a handler which logs its headers does not log the token.
     ///
     /// An empty list, a repeated header, or a second call of this or of
     /// [`token_from_exactly_one_of`](Self::token_from_exactly_one_of) does not build.
@@ -79,7 +82,8 @@ impl OidcGuardBuilder {
     }
 
     /// Lets requests without a token pass, without an identity: no policy is asked about them, so the service behind has to
-    /// look whether there is an [`Identity`](crate::Identity). A request with a token that is refused is refused all the same.
+    /// look whether there is an [`Identity`](crate::Identity). A request with a token that is refused, or with a malformed
+    /// header, is refused all the same.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -91,7 +95,8 @@ impl OidcGuardBuilder {
     }
 
     /// Lets CORS preflights pass, which browsers send without a token: `OPTIONS` with `Origin` and
-    /// `Access-Control-Request-Method`. Not needed where the layer that answers them stands before the guard.
+    /// `Access-Control-Request-Method`. A preflight with `Authorization`, or with another header that a token may come in,
+    /// is malformed (400). Not needed if the layer that answers preflights is in front of the guard.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -158,8 +163,10 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Makes the answers to refusals: of the reason, and of the answer that would be given. gRPC requests get theirs
-    /// all the same. A second call does not build.
+    /// Sets a function that makes the response to a refused request from the reason and from the response that would be
+    /// sent otherwise. It is not called for gRPC requests. A second call does not build.
+    ///
+    /// A response without `Cache-Control` gets `no-store`, as the original one has.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;

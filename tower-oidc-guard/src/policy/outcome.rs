@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::telemetry::printable;
+
 /// What a policy, or a part of one, says of a caller, with the reason if it is asked for.
 pub(super) enum Outcome<R> {
     /// A deny list keeps the caller out, whatever other parts of the policy say.
@@ -64,6 +66,8 @@ impl From<Outcome<String>> for Decision {
         let is_allowed = matches!(outcome, Outcome::Allowed(_));
         let (Outcome::Denied(reason) | Outcome::Allowed(reason) | Outcome::NotAllowed(reason)) =
             outcome;
+        // The reason names the caller as its token does.
+        let reason = printable(&reason).into_owned();
         Self { is_allowed, reason }
     }
 }
@@ -74,7 +78,8 @@ impl Decision {
         self.is_allowed
     }
 
-    /// Returns which rule and which member decided.
+    /// Returns which rule and which member decided. Characters that are not printable are escaped: text of a token may be
+    /// part of it.
     pub fn reason(&self) -> &str {
         &self.reason
     }
