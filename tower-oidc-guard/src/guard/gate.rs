@@ -96,8 +96,7 @@ impl Gate {
                 if tracing::enabled!(tracing::Level::DEBUG) {
                     let why = self.policy().policy().explain(&identity).to_string();
                     let subject = telemetry::printable(identity.subject());
-                    let why = telemetry::printable(&why);
-                    tracing::debug!(subject = &*subject, why = &*why, "not allowed");
+                    tracing::debug!(subject = &*subject, why, "not allowed");
                 }
                 self.refuse(request, refusal)
             }
