@@ -52,8 +52,9 @@ struct Inner {
 pub(crate) struct IssuerNames {
     /// The one that identities show.
     pub(crate) issuer: Arc<str>,
-    /// Others that its tokens may bear, and that policies may call it by.
-    pub(crate) aliases: Arc<[String]>,
+    /// Others that policies may call it by: those that its tokens may bear, or have borne when the guard was built. A deny
+    /// list that names one of them has to keep its callers out.
+    pub(crate) others: Arc<[String]>,
     /// The one for logs and metrics.
     pub(crate) configured: Arc<str>,
 }
@@ -118,8 +119,8 @@ impl Identity {
 
     /// The names that a policy may call the issuer by.
     pub(crate) fn issuer_names(&self) -> impl Iterator<Item = &str> {
-        let aliases = self.0.issuer.aliases.iter().map(String::as_str);
-        std::iter::once(self.issuer()).chain(aliases)
+        let others = self.0.issuer.others.iter().map(String::as_str);
+        std::iter::once(self.issuer()).chain(others)
     }
 
     /// The platform of the issuer, as the guard's configuration has it.

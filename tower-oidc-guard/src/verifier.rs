@@ -207,20 +207,11 @@ impl TokenVerifier {
 
     /// The issuers as policies name them.
     pub(crate) fn trusted_names(&self) -> TrustedNames {
-        let trusted = |issuer: &TrustedIssuer| {
-            let name = match &issuer.named {
-                Named::BySettings => Some(issuer.name.to_string()),
-                Named::ByItsKeys { until_then } => until_then.as_ref().map(ToString::to_string),
-            };
-            TrustedName {
-                may_be_renamed: name.is_none(),
-                names: name
-                    .into_iter()
-                    .chain(issuer.aliases.iter().cloned())
-                    .collect(),
-                platform: issuer.platform,
-                audiences: issuer.rules.audiences.clone(),
-            }
+        let trusted = |issuer: &TrustedIssuer| TrustedName {
+            names: issuer.policy_names.to_vec(),
+            may_be_renamed: matches!(&issuer.named, Named::ByItsKeys { until_then: None }),
+            platform: issuer.platform,
+            audiences: issuer.rules.audiences.clone(),
         };
         let issuers = self.0.issuers.iter().map(trusted).collect();
         TrustedNames { issuers }

@@ -12,7 +12,7 @@ use http::StatusCode;
 use support::pod::{ISSUER, NEW, OLD, Pod, issued_at, publish, publish_mapped, token};
 use support::{AUDIENCE, later, seconds};
 use tower_oidc_guard::testing::FakeApiServer;
-use tower_oidc_guard::{BuildError, Issuer, KeysError, OidcGuard, Platform};
+use tower_oidc_guard::{BuildError, Issuer, KeysError, OidcGuard, Platform, Policy};
 
 #[tokio::test]
 async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_has_the_keys() {
@@ -286,4 +286,47 @@ async fn inside_a_pod() {
         .clock(move || seconds(now))
         .build();
     assert!(guard.unwrap().verifier().verify(&caller).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_deny_list_by_a_cluster_s_former_name_keeps_out_callers_with_its_new_one() {
+    const NEW_NAME: &str = "https://new.example";
+    let api = FakeApiServer::start().await.unwrap();
+    api.set_issuers([ISSUER]);
+    let volume = tempfile::tempdir().unwrap();
+    let kubelet = reqwest_wi_auth::testing::Kubelet::new(volume.path()).unwrap();
+    let mount = || {
+        let own = api.pod_token("shop", "guard");
+        let files = [("token", own.as_str()), ("ca.crt", &api.ca_pem())];
+        kubelet.write(files).unwrap();
+    };
+    mount();
+    let issuer = Issuer::in_cluster_at(&api.host(), &api.port())
+        .unwrap()
+        .api_token_file(kubelet.path("token"))
+        .api_ca_file(kubelet.path("ca.crt"));
+    let web = "system:serviceaccount:shop:web";
+    let policy = Policy::any_verified_caller().deny([format!("principal:{ISSUER}#{web}")]);
+    let guard = OidcGuard::builder()
+        .issuer(issuer.audience(AUDIENCE))
+        .policy(policy)
+        .build()
+        .unwrap();
+    guard.ready().await.unwrap();
+    api.set_issuers([NEW_NAME, ISSUER]);
+    mount();
+    let token = |name: &str| api.token("shop", name).audience(AUDIENCE).mint();
+    let mut caller = guard.verifier().verify(token("web")).await;
+    later(Duration::from_secs(3600)).await;
+    for _ in 0..1000 {
+        caller = guard.verifier().verify(token("web")).await;
+        if caller.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let denied = guard.policy().explain(&caller.unwrap());
+    assert!(!denied.is_allowed(), "{denied}");
+    let other = guard.verifier().verify(token("orders")).await.unwrap();
+    assert!(guard.policy().explain(&other).is_allowed());
 }

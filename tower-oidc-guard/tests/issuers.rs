@@ -435,6 +435,15 @@ fn settings_of_an_issuer_that_lift_a_restriction_or_mean_nothing_do_not_build() 
         (issuer().require_claim("tenant", Value::Null), "null"),
         (issuer().require_claim("", "x"), "empty"),
         (issuer().keys_file(""), "keys_file"),
+        (issuer().max_keys(0), "`max_keys` is zero"),
+        (
+            issuer().max_document_bytes(0),
+            "`max_document_bytes` is zero",
+        ),
+        (
+            issuer().fetch_timeout(Duration::ZERO),
+            "`fetch_timeout` is zero",
+        ),
         (
             issuer().api_token_file("/token"),
             "`api_token_file` is for `in_cluster`",

@@ -290,6 +290,16 @@ async fn fields_that_are_null_or_empty_are_errors_that_say_what_to_do() {
         ),
         (format!("{ALLOW}{ALLOW}"), "allow"),
         (
+            format!("{ALLOW}claims: {{ tenant: shop, tenant: all }}\n"),
+            "tenant",
+        ),
+        (format!("{ALLOW}---\ndeny: [\"{GKE_SA}\"]\n"), "document"),
+        ("allow: allAuthenticatedUsers\n".to_owned(), "sequence"),
+        (
+            format!("{ALLOW}deny: [{{ members: [\"{GKE_SA}\"] }}]\n"),
+            "issuer",
+        ),
+        (
             format!("{ALLOW}deny: [\"system:serviceaccount:shop:*\"]\n"),
             "system:serviceaccounts:shop",
         ),

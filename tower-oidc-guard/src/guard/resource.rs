@@ -75,9 +75,12 @@ impl<B> Service<Request<B>> for ResourceMetadata {
     }
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
+        // Only URLs can be there (RFC 9728, section 2); clients could do nothing with another name.
+        let mut issuers = self.guard.verifier().names();
+        issuers.retain(|name| Url::parse(name).is_ok_and(|url| url.has_host()));
         let document = json!({
             "resource": self.resource.name,
-            "authorization_servers": self.guard.verifier().names(),
+            "authorization_servers": issuers,
             "bearer_methods_supported": ["header"],
         });
         let mut response = Response::new(Full::from(document.to_string()));

@@ -55,6 +55,7 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
         origin,
         trust,
     } = checked;
+    let policy_names = name.iter().chain(&issuer.aliases).cloned().collect();
     let told = Arc::from(name.clone().unwrap_or_else(|| UNNAMED.to_owned()));
     let named = match origin {
         Origin::Cluster(_) => Named::ByItsKeys {
@@ -70,7 +71,8 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
     TrustedIssuer {
         name: told,
         named,
-        aliases: issuer.aliases.into(),
+        aliases: issuer.aliases,
+        policy_names,
         platform: issuer.platform,
         rules: Rules {
             audiences: issuer.audiences,

@@ -40,6 +40,14 @@ impl Issuer {
         if self.leeway > MAX_LEEWAY {
             return Err(self.wrong("the leeway is over 300 s"));
         }
+        let limits = [
+            (self.max_keys == 0, "max_keys"),
+            (self.limits.bytes == 0, "max_document_bytes"),
+            (self.limits.time.is_zero(), "fetch_timeout"),
+        ];
+        if let Some((_, setting)) = limits.iter().find(|(is_zero, _)| *is_zero) {
+            return Err(self.wrong(format!("`{setting}` is zero, so it would never get a key")));
+        }
         let algorithms = self.algorithms.iter().flatten().copied();
         let trust = Trust {
             algorithms: self.algorithms.is_some().then(|| algorithms.collect()),

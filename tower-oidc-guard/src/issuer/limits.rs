@@ -1,4 +1,5 @@
-//! How long keys are used, and what is spent on getting them. If one of these is set again, the last value counts.
+//! How long keys are used, and what is spent on getting them. If one of these is set again, the last value
+//! counts.
 
 use std::time::Duration;
 

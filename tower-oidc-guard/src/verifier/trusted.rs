@@ -16,7 +16,9 @@ pub(crate) struct TrustedIssuer {
     /// As it is told.
     pub(crate) name: Arc<str>,
     pub(crate) named: Named,
-    pub(crate) aliases: Arc<[String]>,
+    pub(crate) aliases: Vec<String>,
+    /// All names that policies may call it by, whatever name its tokens bear at the moment.
+    pub(crate) policy_names: Arc<[String]>,
     pub(crate) demands: Demands,
     pub(crate) platform: Platform,
     pub(crate) rules: Rules,
@@ -84,7 +86,7 @@ impl TrustedIssuer {
         let name = name.unwrap_or_else(|| configured.clone());
         let names = IssuerNames {
             issuer: name,
-            aliases: self.aliases.clone(),
+            others: self.policy_names.clone(),
             configured,
         };
         let identity = Identity::new(names, self.platform, &verified);
