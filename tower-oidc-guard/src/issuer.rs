@@ -10,6 +10,7 @@ mod presets;
 
 use std::time::Duration;
 
+pub(crate) use self::api_audience::is_api_audience;
 pub(crate) use self::check::Checked;
 pub(crate) use self::keys_at::KeysAt;
 use crate::identity::Platform;

@@ -179,14 +179,17 @@ async fn an_audience_that_only_discovery_shows_to_be_the_api_server_s_gets_no_ke
     publish_mapped(&pod.api, OLD, |document| {
         document.replace(ISSUER, "https://issuer.example")
     });
-    let guard = pod
-        .build(pod.issuer().audience("https://issuer.example"))
-        .unwrap();
-    let error = guard.ready().await.unwrap_err();
-    assert!(
-        matches!(error.reason(), KeysError::ApiAudience { .. }),
-        "{error:?}"
-    );
+    for audience in ["https://issuer.example", "https://issuer.example/"] {
+        let guard = pod.build(pod.issuer().audience(audience)).unwrap();
+        let error = guard.ready().await.unwrap_err();
+        assert!(
+            matches!(error.reason(), KeysError::ApiAudience { .. }),
+            "{error:?}"
+        );
+    }
+    let accepting = pod.issuer().audience("https://issuer.example");
+    let guard = pod.build(accepting.dangerous_accept_api_server_audience());
+    assert!(guard.unwrap().ready().await.is_ok());
 }
 
 #[test]

@@ -8,7 +8,7 @@ const OF_DISTRIBUTIONS: [&str; 2] = ["k3s", "rke2"];
 
 /// Returns whether an audience is one that API servers have, or that of the API server with one of these issuers: by
 /// default, the API server's only audience is its issuer.
-pub(super) fn is_api_audience<'i>(
+pub(crate) fn is_api_audience<'i>(
     audience: &str,
     issuers: impl IntoIterator<Item = &'i str>,
 ) -> bool {

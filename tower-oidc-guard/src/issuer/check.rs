@@ -7,8 +7,7 @@ use openidconnect::IssuerUrl;
 use reqwest_middleware::ClientWithMiddleware;
 use url::Url;
 
-use super::api_audience::is_api_audience;
-use super::{Issuer, KeysAt};
+use super::{Issuer, KeysAt, is_api_audience};
 use crate::error::BuildError;
 use crate::identity::Platform;
 use crate::keys::client::may_be_asked;

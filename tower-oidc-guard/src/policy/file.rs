@@ -86,7 +86,7 @@ impl PolicyFile {
     ///
     /// # Errors
     ///
-    /// If there is no sound content within 5 s.
+    /// If there is no sound content within 5 s, and [`FileError::NoRuntime`] outside a tokio runtime.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
         Self::open_with(path.into(), |builder| builder).await
     }

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::web::fetch_keys;
 use super::{Loaded, OwnToken, Trust};
+use crate::issuer::is_api_audience;
 use crate::keys::client::cluster_client;
 use crate::keys::discovery;
 use crate::keys::error::KeysError;
@@ -33,7 +34,7 @@ pub(crate) struct ClusterApi {
 pub(crate) struct ClusterKeys {
     pub(crate) api: ClusterApi,
     pub(crate) limits: Limits,
-    /// The audiences that the guard takes tokens for.
+    /// The audiences that the guard accepts tokens for and that must not be the API server's own.
     pub(crate) audiences: Vec<String>,
     /// The client, and the CA's certificate that it was made with.
     client: Mutex<Option<(Vec<u8>, ClientWithMiddleware)>>,
@@ -71,8 +72,10 @@ impl ClusterKeys {
         let fetched = fetcher.fetch(&document, Document::Discovery, freshness, accept);
         let discovered = fetched.await?.content;
         let issuer = own.issuer.unwrap_or(discovered.issuer);
-        if self.audiences.contains(&issuer) {
-            return Err(KeysError::ApiAudience { audience: issuer });
+        let is_of_api = |audience: &&String| is_api_audience(audience, [issuer.as_str()]);
+        if let Some(audience) = self.audiences.iter().find(is_of_api) {
+            let audience = audience.clone();
+            return Err(KeysError::ApiAudience { audience });
         }
         let keys = self.url(KEYS_PATH);
         let loaded = fetch_keys(&fetcher, &keys, discovered.algorithms, trust, freshness).await?;
