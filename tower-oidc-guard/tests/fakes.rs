@@ -433,6 +433,7 @@ fn without_extra(body: &str) -> String {
 async fn assert_issuer(get: impl AsyncFn(Method, &str, &[(HeaderName, &str)]) -> Answer) {
     let json = (ACCEPT, "application/json");
     let key_set = (ACCEPT, "application/jwk-set+json, application/json");
+    let only_key_set = [key_set.clone()];
     for (method, path, headers, recorded) in [
         (
             Method::GET,
@@ -441,7 +442,7 @@ async fn assert_issuer(get: impl AsyncFn(Method, &str, &[(HeaderName, &str)]) ->
             "discovery-accept-json",
         ),
         (Method::GET, JWKS, &[json], "jwks-accept-json"),
-        (Method::GET, JWKS, &[key_set.clone()], "jwks-accept-both"),
+        (Method::GET, JWKS, &only_key_set, "jwks-accept-both"),
         (Method::HEAD, JWKS, &[], "jwks-admin-head"),
         (Method::POST, JWKS, &[], "jwks-admin-post"),
         (
