@@ -26,7 +26,7 @@ echo "nameserver $nameserver" >"$work/resolv.conf"
 
 cargo build -q --locked -p demo --example issuer
 "${CARGO_TARGET_DIR:-target}/debug/examples/issuer" "$audience" "$work/token" >"$work/issuer" &
-for _ in $(seq 100); do [ -s "$work/issuer" ] && break || sleep 0.1; done
+for _ in $(seq 100); do [ ! -s "$work/issuer" ] || break; sleep 0.1; done
 issuer=$(cat "$work/issuer")
 chmod -R a+rX "$work"
 
@@ -37,7 +37,10 @@ run=(podman "${runtime[@]}" run --network host --ulimit nofile=1024:1024 --ulimi
     --volume "$work:/work:ro" --volume "$work/resolv.conf:/etc/resolv.conf:ro")
 server=$("${run[@]}" --detach "$image" /auth-server --address 127.0.0.1 --port "$port" --issuer "$issuer" \
     --insecure-loopback-http --audience "$audience" --tls-certificate /work/tls.crt --tls-key /work/tls.key)
-for _ in $(seq 100); do podman "${runtime[@]}" logs "$server" 2>&1 | grep -q listening && break || sleep 0.1; done
+for _ in $(seq 100); do
+    if podman "${runtime[@]}" logs "$server" 2>&1 | grep -q listening; then break; fi
+    sleep 0.1
+done
 
 answer=$("${run[@]}" --rm --env NO_PROXY='*' "$image" /auth-client --once --ca-file /work/ca.crt --token-path /work/token \
     --service-url "https://$name:$port=$audience")
