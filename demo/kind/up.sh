@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Server and client in a kind cluster, with one command; then checks that all is as it should be.
+# Creates a kind cluster, runs server and client in it, and checks the result.
 #
 #   demo/kind/up.sh      builds, creates, applies, waits, checks: exits with 0 only if every check holds
 #   demo/kind/down.sh    removes all of it
 #
-# Wants docker or podman, kind, kubectl, openssl, python3, and cargo with a C compiler.
+# Needs docker or podman, kind, kubectl 1.23 or newer, openssl, python3, and cargo with a C compiler. The cluster may be
+# older than kubectl: 1.21 is the lowest version that the manifests are for (see demo/README.md). Against 1.20 this script
+# still works: it applies the PodDisruptionBudget as policy/v1beta1.
+#
+# On any failure it prints the pods, the events and the logs of both programs.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -12,10 +16,49 @@ cluster=${CLUSTER:-workload-identity}
 namespace=id-namespace
 image=workload-identity-demo:kind
 name=auth-server.$namespace.svc.cluster.local
+programs=(auth-server auth-client)
 
 step() { printf '\n== %s\n' "$1"; }
-fail() { printf 'FAILED: %s\n' "$1" >&2; exit 1; }
+reason=
+fail() {
+    reason=$1
+    printf 'FAILED: %s\n' "$1" >&2
+    exit 1
+}
 kube() { kubectl --context "kind-$cluster" --namespace "$namespace" "$@"; }
+
+# What is needed to find the cause of a failure. Each part is printed even where another cannot be had.
+diagnose() {
+    local quick=(--request-timeout=20s) pod
+    printf '\n== pods\n'
+    kube get pods "${quick[@]}" -o wide || true
+    printf '\n== events\n'
+    kube get events "${quick[@]}" --sort-by=.lastTimestamp || true
+    for program in "${programs[@]}"; do
+        for pod in $(kube get pods "${quick[@]}" -l "app.kubernetes.io/name=$program" -o name || true); do
+            printf '\n== log of %s\n' "$pod"
+            kube logs "${quick[@]}" "$pod" --tail=100 || true
+            if kube logs "${quick[@]}" "$pod" --tail=100 --previous >"$work/previous" 2>/dev/null; then
+                printf '\n== log of %s before its last restart\n' "$pod"
+                cat "$work/previous"
+            fi
+        done
+    done
+}
+
+# Set once there is a cluster to ask.
+has_cluster=
+archive=$(mktemp)
+work=$(mktemp -d)
+finish() {
+    local code=$?
+    if [ "$code" != 0 ] && [ -n "$has_cluster" ]; then
+        diagnose >&2
+        printf '\nFAILED: %s\n' "${reason:-a command ended with $code; see above}" >&2
+    fi
+    rm -rf "$archive" "$work"
+}
+trap finish EXIT
 
 # Waits for a command to succeed: `until_true SECONDS WHAT COMMAND…`.
 until_true() {
@@ -50,9 +93,7 @@ BUILDER=$engine ../image/build.sh "$image"
 
 step "cluster"
 kind get clusters 2>/dev/null | grep -qx "$cluster" || kind create cluster --name "$cluster" --wait 120s
-archive=$(mktemp)
-work=$(mktemp -d)
-trap 'rm -rf "$archive" "$work"' EXIT
+has_cluster=1
 "$engine" save "$image" -o "$archive"
 kind load image-archive "$archive" --name "$cluster"
 # podman gives an image without a registry the name localhost/…
@@ -71,13 +112,38 @@ kube create secret tls auth-server-tls --cert "$work/tls.crt" --key "$work/tls.k
 kube create configmap auth-server-ca --from-file "$work/ca.crt" --dry-run=client -o yaml | kube apply -f -
 
 step "server and client"
-kubectl kustomize ../deploy/overlays/kind | sed "s|image: workload-identity-demo$|image: $loaded|" | kube apply -f -
-kube rollout restart deployment/auth-server deployment/auth-client
-kube rollout status deployment/auth-server --timeout 180s
-kube rollout status deployment/auth-client --timeout 180s
+# Programs that run already take up the new image and certificates by a restart. One that this apply creates starts with
+# them, and a restart would only end pods that are starting.
+running=()
+for program in "${programs[@]}"; do
+    existing=$(kube get deployment "$program" -o name --ignore-not-found)
+    [ -z "$existing" ] || running+=("$program")
+done
+policy=policy/v1
+versions=$(kube api-versions)
+if ! grep -qx policy/v1 <<<"$versions"; then
+    policy=policy/v1beta1
+    echo "this cluster does not serve policy/v1, which came with Kubernetes 1.21; $policy is used instead"
+fi
+kubectl kustomize ../deploy/overlays/kind |
+    sed -e "s|image: workload-identity-demo$|image: $loaded|" -e "s|^apiVersion: policy/v1$|apiVersion: $policy|" |
+    kube apply -f -
+for program in "${running[@]+"${running[@]}"}"; do
+    kube rollout restart "deployment/$program"
+done
+for program in "${programs[@]}"; do
+    kube rollout status "deployment/$program" --timeout 180s
+done
 
 step "checks"
-log() { kube logs deployment/auth-client --since "${1:-1h}"; }
+# The client's newest running pod, of the ReplicaSet that is current: a line `NAME RESTARTS`. An older pod that is still
+# ending, and its log, have no part in the checks.
+client() { kube get deployments.apps,replicasets.apps,pods -o json | ./pods.py auth-client | sed -n 1p; }
+is_running() { [ -n "$(client)" ]; }
+until_true 60 "a pod of the client is running" is_running
+found=$(client)
+pod=${found% *}
+log() { kube logs "$pod" --since "${1:-1h}"; }
 shows() { grep -q "$1" <<<"$(log "${2:-1h}")"; }
 until_true 60 "the client is answered on the open path" shows 'GET /: 200 .*hello-exposed'
 until_true 60 "the client is let in on the guarded path" shows 'GET /private: 200 .*hello-private'
@@ -86,9 +152,16 @@ until_true 60 "the client is let in on the guarded path" shows 'GET /private: 20
 ask() {
     kube delete pod "$1" --ignore-not-found --wait >/dev/null
     kube get deployment auth-client -o json | ./pod.py "$1" "$2" "$3" | kube apply -f - >/dev/null
-    kube wait pod "$1" --for=jsonpath='{.status.phase}'=Failed --timeout 60s >/dev/null ||
-        fail "the pod $1 did not end with a refusal"
+    local phase=
+    for _ in $(seq 60); do
+        phase=$(kube get pod "$1" -o 'jsonpath={.status.phase}')
+        case $phase in
+            Failed | Succeeded) break ;;
+        esac
+        sleep 1
+    done
     kube logs "$1"
+    [ "$phase" = Failed ] || fail "the pod $1 did not end with a refusal: its phase is ${phase:-unknown}"
 }
 ask without-volume none default | tee "$work/log"
 grep -q 'GET /private: 401' "$work/log" || fail "a pod without the projected volume was not refused"
@@ -106,14 +179,20 @@ for node in $(kind get nodes --name "$cluster"); do
     "$engine" exec "$node" systemctl restart kubelet
 done
 since() { echo "$(($(date +%s) - began + 1))s"; }
-rotated() { shows 'new content taken in' "$(since)"; }
+rotated() { shows 'the projected token was replaced' "$(since)"; }
 until_true 120 "the client has taken in a new token" rotated
 sleep 12
 answers=$(log "$(since)" | grep -E 'GET /[a-z]*: ' || true)
+for path in / /private; do
+    grep -q "GET $path: " <<<"$answers" || fail "the log of $pod has no answer on $path around the rotation"
+done
 if grep -v ': 200 ' <<<"$answers"; then
     fail "a request failed around the rotation"
 fi
 shows 'GET /private: 200' 10s || fail "the client is not let in after the rotation"
+# The log begins anew with each container, so a restart would hide what came before.
+still=$(client)
+[ "$still" = "$found" ] || fail "the client's pod was \"$found\" (name, restarts) and is \"$still\" after the rotation"
 echo "ok: no request failed around the rotation"
 
 step "all checks hold"
