@@ -17,6 +17,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let token = issuer.token().service_account("id-namespace", "gke-sa");
     std::fs::write(file, token.audience(audience).mint())?;
     println!("{}", issuer.url());
-    demo::signals::end().await;
+    std::future::pending::<()>().await;
     Ok(())
 }

@@ -9,7 +9,7 @@ use reqwest_wi_auth::{BearerAuth, TokenSource};
 
 use crate::Error;
 
-/// A path of the server's.
+/// A path of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
     /// Answers anyone.
@@ -19,7 +19,7 @@ pub enum Path {
 }
 
 impl Path {
-    /// As it stands in a URL.
+    /// Returns the path as it is written in a URL.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "/",
@@ -28,14 +28,19 @@ impl Path {
     }
 }
 
-/// What a request came to: a status and a body.
+/// The status and the body of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The body, as text.
+    /// The body as text, up to 64 KiB of it.
     pub body: String,
+    /// Whether the body was longer. The rest was not read.
+    pub is_cut: bool,
 }
+
+/// So much of a body is kept. A server may send without end.
+const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// A client of one service.
 #[derive(Debug, Clone)]
@@ -72,21 +77,31 @@ impl Client {
         Ok(Self::new(url, ClientBuilder::new(http).with(auth).build()))
     }
 
-    /// Sends a request and reads the answer.
+    /// Sends a request and reads the response, up to 64 KiB of its body.
     ///
     /// # Errors
     ///
-    /// Where there is no answer, or there was no token to send.
+    /// If there is no response, the body cannot be read, or there is no token to send.
     pub async fn get(&self, path: Path) -> Result<Answer, reqwest_middleware::Error> {
-        let response = self
+        let mut response = self
             .http
             .get(format!("{}{}", self.url, path.as_str()))
             .send()
             .await?;
         let status = response.status().as_u16();
+        let (mut body, mut is_cut) = (Vec::new(), false);
+        while let Some(chunk) = response.chunk().await? {
+            let left = MAX_BODY_BYTES - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(left)]);
+            if chunk.len() > left {
+                is_cut = true;
+                break;
+            }
+        }
         Ok(Answer {
             status,
-            body: response.text().await?,
+            body: String::from_utf8_lossy(&body).into_owned(),
+            is_cut,
         })
     }
 }

@@ -1,6 +1,8 @@
-//! The server: an open path and a guarded one, behind a gate if that is asked for.
+//! The server: an open path and a guarded one, behind a gate if the settings ask for one.
 
 mod gate;
+mod listener;
+mod metrics;
 mod routes;
 pub mod settings;
 mod tls;
@@ -11,69 +13,80 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 pub use self::gate::Gate;
+pub use self::listener::{Limits, listen};
+use self::listener::{listen_everywhere, listen_for};
+pub use self::metrics::Metrics;
 pub use self::routes::{OPEN, guarded, public};
 use self::settings::ServerSettings;
-use self::tls::TlsListener;
 pub(crate) use self::trust::google;
 use crate::Error;
+use crate::signals::Shutdown;
 
-/// Listens at an address; says which one it has become.
-///
-/// # Errors
-///
-/// [`Error::Listen`] where that is not possible.
-pub async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let failed = |source| Error::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok((listener, address))
-}
+/// How much longer than its drain and grace periods together the server may take to end.
+const MARGIN: Duration = Duration::from_secs(1);
+/// So many connections are served at once at a port for operators: a scraper and probes need a few.
+const ADMIN_CONNECTIONS: usize = 64;
 
-/// Serves until the future `end` is done and the requests in flight are answered.
-///
-/// # Errors
-///
-/// [`Error::Io`] if no connections can be taken any more.
-pub async fn serve<L: Listener<Addr = SocketAddr>>(
-    listener: L,
+/// Serves plain http until the future `end` completes and the requests in flight are answered.
+pub async fn serve(
+    listener: TcpListener,
     routes: Router,
     end: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Error> {
-    let server = axum::serve(listener, routes).with_graceful_shutdown(end);
-    server.await.map_err(Error::io("the server ended"))
+) {
+    listener::serve(listener, None, routes, Limits::default(), end).await;
 }
 
-/// Runs the program until `end` is done, and then for as long as requests in flight take, within the grace period.
+/// Runs the program until it is asked to end.
+///
+/// Then connections are accepted for the drain period, and requests in flight are finished within the grace period. Those
+/// that take longer are dropped.
 ///
 /// # Errors
 ///
-/// What is wrong with the settings, or with the port.
+/// If the settings cannot work, or a port cannot be used.
 pub async fn run(
     settings: ServerSettings,
-    metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
-    end: impl Future<Output = ()> + Send + 'static,
+    metrics: Metrics,
+    shutdown: &Shutdown,
 ) -> Result<(), Error> {
+    // Until `allow` below, a signal ends the process at once: no request is in flight.
     let guard = trust::guard(&settings).await?;
-    let seen = |caller: &tower_oidc_guard::Identity| {
-        tracing::info!(subject = caller.subject(), "let in");
+    let seen = |caller: Option<&tower_oidc_guard::Identity>| {
+        let subject = caller.map_or("anonymous", |caller| caller.subject());
+        tracing::info!(subject, "let in");
     };
     let mut routes = guarded(&guard, seen);
     if let Some(gate) = Gate::from_settings(&settings.gate).await? {
         routes = gate.before(routes);
     }
-    let routes = routes.merge(public(&guard, metrics));
-    let routes = routes::with_layers(routes);
+    let tls = match settings.tls.files() {
+        Some((certificate, key)) => Some(tls::acceptor(certificate, key).await?),
+        None => None,
+    };
+    let (listener, address) = open("--port (PORT)", &settings, settings.port)?;
+    let rendered = metrics.clone();
+    let operators = public(&guard, move || rendered.render());
+    let limits = settings.limits.limits();
+    let (routes, admin) = match settings.admin_port {
+        Some(port) => {
+            let (listener, address) = open("--admin-port (ADMIN_PORT)", &settings, port)?;
+            let routes = routes::with_layers(routes, Router::new());
+            (routes, Some((listener, address, operators)))
+        }
+        None => (routes::with_layers(routes, operators), None),
+    };
 
-    let (listener, address) = listen(settings.socket()).await?;
     let drain = Duration::from_secs(settings.drain_seconds);
     let grace = Duration::from_secs(settings.grace_seconds);
-    let (ending, ended) = tokio::sync::oneshot::channel::<()>();
+    shutdown.allow(drain + grace + MARGIN);
+    let (ending, ended) = oneshot::channel::<()>();
+    let requested = shutdown.requested();
     let end = async move {
-        end.await;
+        requested.await;
         if !drain.is_zero() {
             tracing::info!("takes no more connections soon");
             tokio::time::sleep(drain).await;
@@ -82,23 +95,24 @@ pub async fn run(
         // Nobody waits where the server has ended by itself.
         let _ = ending.send(());
     };
+    tokio::spawn(metrics.upkeep());
+    match &tls {
+        Some(_) => tracing::info!(%address, tls = true, "listening"),
+        None => tracing::info!(%address, "listening"),
+    }
+    if let Some((listener, address, operators)) = admin {
+        tracing::info!("health, readiness and metrics are served at {address}");
+        let limits = Limits {
+            connections: ADMIN_CONNECTIONS,
+            ..limits
+        };
+        let operators = routes::with_limits(operators);
+        // Serves until the process ends, so that operators can watch that, too.
+        let forever = std::future::pending();
+        tokio::spawn(listener::serve(listener, None, operators, limits, forever));
+    }
     // Asks for the keys now, so that the first request need not wait; without them the server starts all the same.
-    let ask = || drop(guard.health());
-    let server = async {
-        match settings.tls.files() {
-            Some((certificate, key)) => {
-                let listener = TlsListener::start(listener, address, certificate, key).await?;
-                tracing::info!(%address, tls = true, "listening");
-                ask();
-                serve(listener, routes, end).await
-            }
-            None => {
-                tracing::info!(%address, "listening");
-                ask();
-                serve(listener, routes, end).await
-            }
-        }
-    };
+    drop(guard.health());
     let patience = async {
         if ended.await.is_err() {
             std::future::pending::<()>().await;
@@ -106,10 +120,22 @@ pub async fn run(
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
-        served = server => served,
+        () = listener::serve(listener, tls, routes, limits, end) => {}
         () = patience => {
-            tracing::warn!("some requests were not done within the grace period");
-            Ok(())
+            tracing::warn!("some requests were not done within the grace period and are dropped");
         }
+    }
+    Ok(())
+}
+
+/// Listens at a port, at the address of the settings.
+fn open(
+    flag: &'static str,
+    settings: &ServerSettings,
+    port: u16,
+) -> Result<(TcpListener, SocketAddr), Error> {
+    match settings.address {
+        Some(address) => listen_for(flag, SocketAddr::new(address, port)),
+        None => listen_everywhere(flag, port),
     }
 }

@@ -39,7 +39,9 @@ pub struct Settings {
     pub port: u16,
 }
 
-/// Plays the story, until its time is over or `end` is done.
+/// Plays the story until its time is over or `end` completes.
+///
+/// If `end` completes first, requests in flight are dropped and the summary counts what was answered until then.
 ///
 /// # Errors
 ///
@@ -49,28 +51,43 @@ pub async fn play(
     narrator: Arc<Narrator>,
     end: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
+    let ledger = Arc::new(Ledger::new(narrator.clone()));
+    tokio::select! {
+        played = play_to_the_end(&settings, &ledger, &narrator) => played?,
+        () = end => {}
+    }
+    Ok(ledger.summary())
+}
+
+async fn play_to_the_end(
+    settings: &Settings,
+    ledger: &Arc<Ledger>,
+    narrator: &Narrator,
+) -> Result<(), Error> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.port));
-    let (listener, address) = server::listen(address).await?;
+    let (listener, address) = server::listen(address)?;
     let url = format!("http://{address}");
 
-    let issuer = TestIssuer::start()
-        .await
-        .map_err(Error::io("the issuer cannot be started"))?;
+    let issuer = TestIssuer::start().await;
+    let issuer = Arc::new(issuer.map_err(Error::io("the issuer cannot be started"))?);
     let text = format!("serves its keys at {} and signs with RS256", issuer.url());
     narrator.tell(Who::Issuer, "issuer_started", &text);
 
     let folder = tempfile::tempdir().map_err(Error::io("no temporary folder can be made"))?;
     let kubelet = Kubelet::new(folder.path().join("tokens"))
         .map_err(Error::io("the volume's folder cannot be made"))?;
-    let ledger = Arc::new(Ledger::new(narrator.clone()));
     let guard = guard(issuer.url())?;
-    let mut rotations = Rotations::new(&issuer, &kubelet, &ledger, &narrator);
+    let mut rotations = Rotations::new(issuer.clone(), &kubelet, ledger, narrator);
     rotations.begin()?;
 
     let text = format!("listens at {url}: / is open, /private wants a token for {AUDIENCE}");
     narrator.tell(Who::Server, "server_started", &text);
     let seen = ledger.clone();
-    let routes = server::guarded(&guard, move |caller| seen.caller(caller));
+    let routes = server::guarded(&guard, move |caller| {
+        if let Some(caller) = caller {
+            seen.caller(caller);
+        }
+    });
     let (finish, finished) = oneshot::channel::<()>();
     let server = tokio::spawn(server::serve(listener, routes, async {
         // Done, or nobody is left to say so.
@@ -82,18 +99,16 @@ pub async fn play(
     let traffic = Traffic::start(&url, token, other, ledger.clone())?;
     tokio::select! {
         () = tokio::time::sleep(settings.duration) => {}
-        () = end => {}
         rotated = rotations.go_on() => rotated?,
     }
     traffic.stop().await;
     if settings.full {
-        full::play(&ledger, &narrator).await?;
+        full::play(ledger, narrator).await?;
     }
     let _ = finish.send(());
-    if let Ok(served) = server.await {
-        served?;
-    }
-    Ok(ledger.summary())
+    // The server ends without an error, and a panic of it has been reported.
+    let _ = server.await;
+    Ok(())
 }
 
 /// A leeway of nothing: a client that does not follow the rotation fails.

@@ -96,7 +96,7 @@ async fn token_policy_certificate_issuer_and_server_change_under_load_without_an
         &trusted,
         "--json",
         "--interval",
-        "0",
+        "0.001",
     ]);
     more_answers(&client, 20).await;
 

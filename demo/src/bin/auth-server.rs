@@ -3,26 +3,25 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use demo::server::settings::ServerSettings;
-use demo::{Error, chain, logging, server, signals};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use demo::server::{self, Metrics};
+use demo::signals::{self, Shutdown};
+use demo::{Error, arguments, chain, logging};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let settings = ServerSettings::parse();
-    logging::start("info");
-    match run(settings).await {
+fn main() -> ExitCode {
+    let ended = Shutdown::install(0).map_err(Error::io("cannot handle signals"));
+    let ended = ended.and_then(|shutdown| {
+        let settings: ServerSettings = arguments::parse();
+        logging::start("info");
+        let metrics = Metrics::install()?;
+        let server = signals::run(server::run(settings, metrics, &shutdown));
+        server.map_err(Error::io("the runtime cannot be started"))?
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("auth-server: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-async fn run(settings: ServerSettings) -> Result<(), Error> {
-    let recorder = PrometheusBuilder::new().install_recorder();
-    let recorder = recorder.map_err(|error| Error::Metrics(error.to_string()))?;
-    server::run(settings, move || recorder.render(), signals::end()).await
 }

@@ -8,8 +8,12 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
 use demo::narrator::{Narrator, Style};
+use demo::signals::{self, Shutdown};
 use demo::story::{self, Settings, Summary};
-use demo::{chain, logging, signals};
+use demo::{Error, arguments, chain, logging};
+
+/// How long the end of the story may take after a signal: its files are removed and the summary is printed.
+const END: Duration = Duration::from_secs(5);
 
 /// Plays workload identity end to end on this machine: an issuer, an emulated kubelet, a guarded server and a client
 /// that follows its token through rotations of the token and of the issuer's key.
@@ -46,9 +50,15 @@ enum Story {
     Full,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match Shutdown::install(1) {
+        Ok(shutdown) => tell(&shutdown),
+        Err(source) => fail(&Error::io("cannot handle signals")(source)),
+    }
+}
+
+fn tell(shutdown: &Shutdown) -> ExitCode {
+    let arguments: Arguments = arguments::parse();
     logging::start("off");
     let narrator = Arc::new(Narrator::new(Style::choose(arguments.json)));
     let duration = Duration::from_secs(arguments.duration);
@@ -57,7 +67,10 @@ async fn main() -> ExitCode {
         full: arguments.story == Story::Full,
         port: arguments.port,
     };
-    match story::play(settings, narrator.clone(), signals::end()).await {
+    shutdown.allow(END);
+    let story = story::play(settings, narrator.clone(), shutdown.requested());
+    let played = signals::run(story).map_err(Error::io("the runtime cannot be started"));
+    match played.and_then(|played| played) {
         Ok(summary) => {
             conclude(&summary, narrator.style());
             if summary.is_good() {
@@ -66,11 +79,13 @@ async fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         }
-        Err(error) => {
-            eprintln!("demo: {}", chain(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
+}
+
+fn fail(error: &Error) -> ExitCode {
+    eprintln!("demo: {}", chain(error));
+    ExitCode::FAILURE
 }
 
 fn conclude(summary: &Summary, style: Style) {

@@ -1,32 +1,40 @@
-//! What can be said to the client, by flag or environment.
+//! The client's flags and environment variables.
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
+use clap::{ArgAction, Parser, ValueEnum};
 
-/// Asks services for their open path and their guarded one, in turn, and logs the answers.
+use crate::arguments::{interval, parsed_item, path_item};
+
+/// Requests the open path and the guarded one of services, in turn, and prints the answers.
+///
+/// An environment variable that is empty counts as not set.
 #[derive(Debug, Parser)]
 #[command(name = "auth-client", version)]
 pub struct ClientSettings {
-    /// A service: https, or http on this machine; several with commas between them. `URL=AUDIENCE` names the audience of
-    /// its tokens, where that is not the URL.
+    /// A service: https, or http on this machine. Several are separated by commas. `URL=AUDIENCE` names the audience of
+    /// its tokens where that is not the URL.
     #[arg(
         long,
         env = "SERVICE_URL",
         value_name = "URL[=AUDIENCE]",
         value_delimiter = ',',
-        required = true
+        required = true,
+        value_parser = parsed_item::<Service>
     )]
     pub service_url: Vec<Service>,
 
-    /// The file of the projected token; with several services, one for each, in their order.
+    /// The file of the projected token. With several services, one for each, in their order, separated by commas.
     #[arg(
         long,
         env = "TOKEN_PATH",
         value_name = "FILE",
         value_delimiter = ',',
-        default_value = "/var/run/secrets/tokens/gke-sa"
+        default_value = "/var/run/secrets/tokens/gke-sa",
+        value_parser = path_item
     )]
     pub token_path: Vec<PathBuf>,
 
@@ -42,15 +50,25 @@ pub struct ClientSettings {
     #[arg(long, env = "CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 
-    /// The pause between two rounds, in seconds.
-    #[arg(long, env = "INTERVAL", value_name = "SECONDS", default_value_t = 5)]
-    pub interval: u64,
+    /// The pause between two rounds, in seconds: 0.001 at least.
+    #[arg(long, env = "INTERVAL", value_name = "SECONDS", default_value = "5", value_parser = interval)]
+    pub interval: Duration,
 
-    /// One line of JSON for each answer.
-    #[arg(long, env = "JSON")]
+    /// How long a request in flight may take after SIGTERM, in seconds; then it is dropped. A pod has 30 s by default.
+    #[arg(
+        long,
+        env = "GRACE_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 5,
+        value_parser = RangedU64ValueParser::<u64>::new().range(0..=3600)
+    )]
+    pub grace_seconds: u64,
+
+    /// Prints one line of JSON for each answer.
+    #[arg(long, env = "JSON", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub json: bool,
 
-    /// Ask once; the exit code is 0 if all paths answer with 200.
+    /// Sends one round of requests. The exit code is 0 if all paths answer with 200.
     #[arg(long)]
     pub once: bool,
 }
@@ -83,8 +101,9 @@ impl FromStr for Service {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (url, audience) = text.split_once('=').unwrap_or((text, text));
+        let (url, audience) = (url.trim(), audience.trim());
         if url.is_empty() || audience.is_empty() {
-            return Err("it has the form URL or URL=AUDIENCE");
+            return Err("expected URL or URL=AUDIENCE");
         }
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),

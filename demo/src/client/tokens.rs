@@ -1,4 +1,4 @@
-//! Whose tokens a client sends, and where it has them from.
+//! Whose tokens a client sends, and where they come from.
 
 use std::path::PathBuf;
 
@@ -19,29 +19,30 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// A client of a service that sends that identity's tokens. Waits for the first of each.
+    /// Returns a client of a service that sends that identity's tokens, and the projected token if it sends that. Waits
+    /// for the first of each.
     pub(crate) async fn client(
         &self,
         url: &str,
         http: reqwest::ClientBuilder,
         identity: Identity,
-    ) -> Result<Client, Error> {
-        let http = TokenClientBuilder::new(http);
-        let http = match identity {
-            Identity::None => http,
-            Identity::Cluster => http.authorization(self.cluster(url).await?),
-            Identity::Google => http.authorization(self.google(url).await?),
-            Identity::Both => http
-                .header(SERVERLESS, self.google(url).await?)
-                .authorization(self.cluster(url).await?),
-        };
-        Ok(Client::new(url, http.build()?))
-    }
-
-    async fn cluster(&self, url: &str) -> Result<BearerAuth, Error> {
-        let path = self.projected.as_ref().ok_or(Error::NoTokenPath)?;
-        let token = ProjectedToken::open(path).await?;
-        Ok(BearerAuth::for_origin(url, token)?)
+    ) -> Result<(Client, Option<ProjectedToken>), Error> {
+        let mut http = TokenClientBuilder::new(http);
+        let mut projected = None;
+        if identity == Identity::Both {
+            http = http.header(SERVERLESS, self.google(url).await?);
+        }
+        match identity {
+            Identity::None => {}
+            Identity::Google => http = http.authorization(self.google(url).await?),
+            Identity::Cluster | Identity::Both => {
+                let path = self.projected.as_ref().ok_or(Error::NoTokenPath)?;
+                let token = ProjectedToken::open(path).await?;
+                http = http.authorization(BearerAuth::for_origin(url, token.clone())?);
+                projected = Some(token);
+            }
+        }
+        Ok((Client::new(url, http.build()?), projected))
     }
 
     async fn google(&self, url: &str) -> Result<BearerAuth, Error> {

@@ -1,16 +1,11 @@
 //! TLS with certificate files that are replaced while the server runs.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use axum::serve::Listener;
 use reqwest_wi_auth::WatchedFile;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -18,83 +13,30 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
-use tokio_rustls::server::TlsStream;
 
 use crate::Error;
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// So many connections may be ready and not yet served.
-const BACKLOG: usize = 64;
+/// The protocols that are offered to clients (ALPN): HTTP/2 first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// Takes connections, and hands those on whose handshake is done.
-pub(super) struct TlsListener {
-    address: SocketAddr,
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
+/// Returns an acceptor with the certificate and the key of these files, which are followed.
+///
+/// # Errors
+///
+/// If a file cannot be read, or the two do not belong together.
+pub(super) async fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let certificate = Certificate::open(certificate, key, provider.clone()).await?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::Tls)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(certificate));
+    config.alpn_protocols = PROTOCOLS.map(Vec::from).to_vec();
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-impl TlsListener {
-    /// Starts to take connections: spawns a task, which ends with the listener.
-    pub(super) async fn start(
-        listener: TcpListener,
-        address: SocketAddr,
-        certificate: &Path,
-        key: &Path,
-    ) -> Result<Self, Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let certificate = Certificate::open(certificate, key, provider.clone()).await?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(Error::Tls)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(certificate));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let (sender, ready) = mpsc::channel(BACKLOG);
-        tokio::spawn(take(listener, TlsAcceptor::from(Arc::new(config)), sender));
-        Ok(Self { address, ready })
-    }
-}
-
-async fn take(
-    mut listener: TcpListener,
-    acceptor: TlsAcceptor,
-    sender: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
-) {
-    loop {
-        // Waits out what an accept may fail with, as axum does for plain connections.
-        let accepted = Listener::accept(&mut listener);
-        let (stream, peer) = tokio::select! {
-            accepted = accepted => accepted,
-            () = sender.closed() => return,
-        };
-        let (acceptor, sender) = (acceptor.clone(), sender.clone());
-        tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                // Nobody is left to serve it.
-                Ok(Ok(stream)) => drop(sender.send((stream, peer)).await),
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "no handshake"),
-                Err(_) => tracing::debug!(%peer, "no handshake in time"),
-            }
-        });
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        match self.ready.recv().await {
-            Some(ready) => ready,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
-/// A certificate and its key, as the files have them, as long as the two belong together.
+/// The certificate and the key of two files, as long as the two belong together.
 struct Certificate {
     certificate: WatchedFile<Vec<u8>>,
     key: WatchedFile<Vec<u8>>,
@@ -105,7 +47,7 @@ struct Certificate {
 struct Loaded {
     certificate: Arc<Vec<u8>>,
     key: Arc<Vec<u8>>,
-    /// Of these or, where these do not belong together, of the last ones that did.
+    /// Made of these two or, where they do not belong together, of the last ones that did.
     pair: Arc<CertifiedKey>,
 }
 
@@ -136,7 +78,7 @@ impl Certificate {
         })
     }
 
-    /// The pair of the files as they are; the last good one while they are being replaced.
+    /// Returns the pair that the files contain now, or the last good one while they are being replaced.
     fn pair(&self) -> Arc<CertifiedKey> {
         let current = self.current.load_full();
         let (certificate, key) = (self.certificate.current(), self.key.current());

@@ -1,4 +1,4 @@
-//! The guard, as the settings have it.
+//! Builds the guard from the settings.
 
 use std::time::Duration;
 
@@ -16,6 +16,11 @@ pub(super) async fn guard(settings: &ServerSettings) -> Result<OidcGuard, Error>
         Some(path) => builder.policy(PolicyFile::open(path).await?.policy()),
         None => builder.any_verified_caller(),
     };
+    let builder = match settings.optional {
+        true => builder.optional(),
+        false => builder,
+    };
+    let builder = builder.cache(settings.cache_tokens, settings.cache_bytes);
     Ok(builder.build()?)
 }
 
@@ -34,11 +39,17 @@ fn issuer(name: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
     if settings.insecure_loopback_http {
         issuer = issuer.insecure_loopback_http();
     }
+    if !settings.token_types.is_empty() {
+        issuer = issuer.token_types(settings.token_types.iter().cloned());
+    }
+    if !settings.algorithms.is_empty() {
+        issuer = issuer.algorithms(settings.algorithms.iter().map(|allowed| allowed.0));
+    }
     let issuer = issuer.leeway(Duration::from_secs(settings.leeway));
     Ok(settings.audience.iter().fold(issuer, Issuer::audience))
 }
 
-/// Google, with its own keys or with those at that URL, which may be on this machine.
+/// Returns Google as an issuer, with its own keys or with those at that URL, which may be on this machine.
 pub(crate) fn google(keys_url: Option<&str>) -> Issuer {
     match keys_url {
         Some(url) => Issuer::google().jwks_url(url).insecure_loopback_http(),

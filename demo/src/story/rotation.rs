@@ -1,8 +1,11 @@
 //! The kubelet's work, and the issuer's: new tokens on time, and a new key in between.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest_wi_auth::testing::Kubelet;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tower_oidc_guard::testing::TestIssuer;
 
@@ -19,25 +22,30 @@ const OTHER_AUDIENCE: &str = "https://other.example";
 
 const LIFETIME: Duration = Duration::from_secs(4);
 const INTERVAL: Duration = Duration::from_secs(2);
-/// The first token of a new key is that of this rotation, and again of each so many rotations later.
-const NEW_KEY_AT: usize = 3;
-/// So many rotations later all tokens of the old key have expired, and it is withdrawn.
-const WITHDRAWN_AFTER: usize = 2;
+/// At this rotation the issuer begins to make a new key, and again each `KEY_PERIOD` rotations later. The tokens from the
+/// next rotation on are signed with it, or from a later one if the machine is slow.
+const NEW_KEY_AT: usize = 2;
 const KEY_PERIOD: usize = 10;
+/// So many rotations after a new key all tokens of the old one have expired, and it is withdrawn.
+const WITHDRAWN_AFTER: usize = 2;
 
 /// What rotates, and how far it has come.
 pub(super) struct Rotations<'s> {
-    issuer: &'s TestIssuer,
+    issuer: Arc<TestIssuer>,
     kubelet: &'s Kubelet,
     ledger: &'s Ledger,
     narrator: &'s Narrator,
     rotation: usize,
     key: usize,
+    /// A key that is being made. That takes a moment, and tokens have to be replaced in time all the same.
+    new_key: Option<JoinHandle<io::Result<String>>>,
+    /// The rotation at which the old key is withdrawn.
+    withdraw_at: Option<usize>,
 }
 
 impl<'s> Rotations<'s> {
     pub(super) fn new(
-        issuer: &'s TestIssuer,
+        issuer: Arc<TestIssuer>,
         kubelet: &'s Kubelet,
         ledger: &'s Ledger,
         narrator: &'s Narrator,
@@ -49,6 +57,8 @@ impl<'s> Rotations<'s> {
             narrator,
             rotation: 0,
             key: 0,
+            new_key: None,
+            withdraw_at: None,
         }
     }
 
@@ -71,23 +81,30 @@ impl<'s> Rotations<'s> {
             next += INTERVAL;
             tokio::time::sleep_until(next).await;
             self.rotation += 1;
-            self.rotate_key()?;
+            self.rotate_key().await?;
             self.write()?;
             let text = format!("swapped in token {}", self.rotation);
             self.narrator.tell(Who::Kubelet, "token_rotated", &text);
         }
     }
 
-    fn rotate_key(&mut self) -> Result<(), Error> {
-        if self.rotation % KEY_PERIOD == NEW_KEY_AT {
-            self.issuer
-                .rotate_key()
+    async fn rotate_key(&mut self) -> Result<(), Error> {
+        if let Some(made) = self.new_key.take_if(|made| made.is_finished()) {
+            made.await
+                .map_err(io::Error::other)
+                .and_then(|made| made)
                 .map_err(Error::io("no key can be made"))?;
             self.key += 1;
+            self.withdraw_at = Some(self.rotation + WITHDRAWN_AFTER);
             let text = "signs with a new key from now on; the old one stays published for a while";
             self.narrator.tell(Who::Issuer, "key_rotated", text);
         }
-        if self.rotation % KEY_PERIOD == NEW_KEY_AT + WITHDRAWN_AFTER {
+        if self.rotation % KEY_PERIOD == NEW_KEY_AT && self.new_key.is_none() {
+            let issuer = self.issuer.clone();
+            let made = tokio::task::spawn_blocking(move || issuer.rotate_key());
+            self.new_key = Some(made);
+        }
+        if self.withdraw_at == Some(self.rotation) {
             self.issuer.withdraw_old_keys();
             self.narrator
                 .tell(Who::Issuer, "key_withdrawn", "withdrew the old key");

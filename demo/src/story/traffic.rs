@@ -112,7 +112,7 @@ async fn call(kinds: Vec<Kind>, ledger: Arc<Ledger>, stopped: Arc<AtomicBool>) {
         for kind in &kinds {
             match kind.client.get(kind.path).await {
                 Ok(answer) if (kind.is_expected)(&answer) => ledger.expected(kind.name, kind.text),
-                Ok(Answer { status, body }) => {
+                Ok(Answer { status, body, .. }) => {
                     ledger.unexpected(kind.name, &format!("{status} {body}"));
                 }
                 Err(error) => ledger.unexpected(kind.name, &chain(&error)),

@@ -45,6 +45,14 @@ impl Program {
     }
 
     /// Starts a program with these environment variables beside the test's own.
+    pub fn start_with(binary: &str, arguments: &[String], variables: &[(&str, &str)]) -> Self {
+        let variables = variables
+            .iter()
+            .map(|&(name, value)| (name, value.to_owned()));
+        Self::start_in(binary, arguments, &variables.collect::<Vec<_>>())
+    }
+
+    /// Starts a program with these environment variables beside the test's own.
     pub fn start_in(binary: &str, arguments: &[String], environment: &[(&str, String)]) -> Self {
         let mut process = Command::new(binary)
             .args(arguments)
@@ -68,6 +76,11 @@ impl Program {
             });
         }
         Self { process, lines }
+    }
+
+    /// Returns the id of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn lines(&self) -> Vec<String> {
@@ -129,7 +142,13 @@ pub fn strings(arguments: &[&str]) -> Vec<String> {
 /// A server on this machine, and where it listens.
 pub async fn server(arguments: &[&str]) -> (Program, String) {
     let all = [&["--address", "127.0.0.1", "--port", "0"], arguments].concat();
-    let server = Program::start(env!("CARGO_BIN_EXE_auth-server"), &strings(&all));
+    server_with(&all, &[]).await
+}
+
+/// A server with these arguments and environment variables, and where it listens.
+pub async fn server_with(arguments: &[&str], variables: &[(&str, &str)]) -> (Program, String) {
+    let binary = env!("CARGO_BIN_EXE_auth-server");
+    let server = Program::start_with(binary, &strings(arguments), variables);
     let address = listening(&server).await;
     (server, address)
 }

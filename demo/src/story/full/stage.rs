@@ -112,7 +112,7 @@ impl<'s> Stage<'s> {
         gate: Option<&Gate>,
     ) -> Result<String, Error> {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let (listener, address) = server::listen(anywhere).await?;
+        let (listener, address) = server::listen(anywhere)?;
         let routes = server::guarded(guard, |_| {});
         let routes = match gate {
             Some(gate) => gate.before(routes),
@@ -137,7 +137,8 @@ impl<'s> Stage<'s> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(10));
-        tokens.client(url, http, sends).await
+        let (client, _) = tokens.client(url, http, sends).await?;
+        Ok(client)
     }
 
     /// Asks, and holds the status against the expected one.
@@ -153,7 +154,7 @@ impl<'s> Stage<'s> {
             Ok(Answer { status, .. }) if status == expected => {
                 self.ledger.expected(event, &format!("{text}  {status}"));
             }
-            Ok(Answer { status, body }) => {
+            Ok(Answer { status, body, .. }) => {
                 self.ledger.unexpected(event, &format!("{status} {body}"));
             }
             Err(error) => self.ledger.unexpected(event, &chain(&error)),
