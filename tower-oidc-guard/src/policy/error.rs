@@ -142,6 +142,6 @@ pub enum PolicyError {
 fn perhaps(suggestion: &Option<String>) -> String {
     suggestion
         .as_ref()
-        .map(|suggestion| format!("; did you mean {suggestion:?}?"))
+        .map(|suggestion| format!("; did you mean {}?", Escaped(suggestion)))
         .unwrap_or_default()
 }

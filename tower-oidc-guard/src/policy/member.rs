@@ -376,7 +376,33 @@ fn distance(one: &[u8], other: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// No text makes the parser or the search for a suggestion panic, and what it suggests is a member.
+        #[test]
+        fn any_text_is_a_member_or_an_error_that_can_be_read(
+            text in prop_oneof![
+                ".{0,40}",
+                "(system:service-?[aA]ccounts?|serviceAccount|user|principa?le?|allUsers|group)?:?[a-zA-Z*:@.#/ \u{200b}-]{0,24}",
+            ],
+        ) {
+            let Err(error) = Member::parse(&text) else {
+                return Ok(());
+            };
+            let shown = error.to_string();
+            prop_assert!(shown.is_ascii() && !shown.contains('\n'), "{shown:?}");
+            if let PolicyError::UnknownMember { suggestion, .. }
+            | PolicyError::Incomplete { suggestion, .. }
+            | PolicyError::InvalidMember { suggestion, .. } = error
+                && let Some(suggestion) = suggestion
+            {
+                prop_assert!(Member::parse(&suggestion).is_ok(), "{suggestion:?}");
+            }
+        }
+    }
 
     #[test]
     fn names_of_kubernetes_are_dns_1123_names() {
