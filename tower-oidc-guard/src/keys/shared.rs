@@ -142,8 +142,10 @@ impl Shared {
             Ok(loaded) => self.replace(loaded, fetch, started, fetched_wall),
             Err(error) => {
                 telemetry::keys_fetched(&self.source.name, None);
+                // It may quote what the issuer sent.
                 let text = chain(&error);
-                tracing::warn!(issuer = &*self.source.name, error = %text, "keys could not be fetched");
+                let text = telemetry::printable(&text);
+                tracing::warn!(issuer = &*self.source.name, error = &*text, "keys could not be fetched");
                 self.schedule(|schedule| schedule.failed(Instant::now(), jitter()));
                 Some(error)
             }
