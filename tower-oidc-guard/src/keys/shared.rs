@@ -145,7 +145,11 @@ impl Shared {
                 // It may quote what the issuer sent.
                 let text = chain(&error);
                 let text = telemetry::printable(&text);
-                tracing::warn!(issuer = &*self.source.name, error = &*text, "keys could not be fetched");
+                tracing::warn!(
+                    issuer = &*self.source.name,
+                    error = &*text,
+                    "keys could not be fetched"
+                );
                 self.schedule(|schedule| schedule.failed(Instant::now(), jitter()));
                 Some(error)
             }
