@@ -27,7 +27,7 @@ use self::functions::{Now, Renewal, Replace};
 pub use self::health::FileHealth;
 use self::health::{HealthCell, Report};
 use self::hub::ChangeSignal;
-use self::reader::{READ_LIMIT, Reader, Sink};
+use self::reader::{Reader, Sink};
 use self::timing::Timing;
 use crate::background::{Background, Events};
 use crate::telemetry;
@@ -109,13 +109,13 @@ impl<T: PartialEq + Send + Sync + 'static> Follow for Shared<T> {
 
     fn read(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            self.reader.read(READ_LIMIT).await;
+            self.reader.read(self.timing.read_limit).await;
             self.report();
         })
     }
 
     fn read_blocking(self: Arc<Self>) {
-        self.reader.read_blocking(READ_LIMIT);
+        self.reader.read_blocking(self.timing.read_limit);
         self.report();
     }
 }
@@ -280,8 +280,8 @@ impl<T> WatchedFile<T> {
     ///
     /// # Errors
     ///
-    /// Returns what was wrong with the file, while the last valid value stays current. A read that takes more than 5 s is
-    /// an error too. [`FileError::Closed`] after [`shutdown`](Self::shutdown).
+    /// Returns what was wrong with the file, while the last valid value stays current. A read that takes longer than its
+    /// limit is an error too. [`FileError::Closed`] after [`shutdown`](Self::shutdown).
     pub async fn reread(&self) -> Result<Arc<T>, FileError> {
         if self.shared.background.is_closed() {
             return Err(FileError::Closed {
@@ -294,7 +294,7 @@ impl<T> WatchedFile<T> {
         self.result()
     }
 
-    /// Reads the file now, outside a runtime, and blocks this thread for up to 5 s.
+    /// Reads the file now, outside a runtime, and blocks this thread for up to the time limit of a read.
     pub(crate) fn reread_blocking(&self) -> Result<Arc<T>, FileError> {
         self.following.0.clone().read_blocking();
         self.result()

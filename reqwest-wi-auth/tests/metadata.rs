@@ -241,6 +241,73 @@ fn a_host_that_is_none_is_refused() {
     }
 }
 
+#[test]
+fn an_ipv6_address_may_lack_its_brackets() {
+    for (host, expected) in [
+        ("fd20:ce::254", "[fd20:ce::254]"),
+        ("::1", "[::1]"),
+        ("[fd20:ce::254]", "[fd20:ce::254]"),
+        ("[fd20:ce::254]:8080", "[fd20:ce::254]:8080"),
+    ] {
+        let metadata = MetadataServer::at(host).unwrap();
+        let source = format!("{:?}", metadata.start("a"));
+        assert!(source.contains(&format!("{expected} for")), "{source}");
+    }
+    for host in ["fd20:ce::254::1", "fd20:ce:::254", "[fd20:ce::254", "::1]"] {
+        assert!(MetadataServer::at(host).is_err(), "{host:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_for_another_audience_is_refused() {
+    let (fake, metadata) = servers().await;
+    for claims in [
+        r#"{"exp":4000000000,"aud":"https://other.example"}"#,
+        r#"{"exp":4000000000,"aud":["https://other.example"]}"#,
+        r#"{"exp":4000000000}"#,
+    ] {
+        fake.mint_with(move |_| support::signed(claims));
+        let source = metadata.start(AUDIENCE);
+        until("it has been tried", || source.health().last_error.is_some()).await;
+        let error = source.health().last_error.unwrap();
+        let is_audience = matches!(&error, Error::Metadata(MetadataError::Audience { .. }));
+        assert!(is_audience, "{error:?}");
+        assert!(error.to_string().contains(AUDIENCE), "{error}");
+        assert!(source.current().is_err());
+    }
+}
+
+#[tokio::test]
+async fn an_older_token_from_the_server_s_cache_does_not_replace_the_one_in_use() {
+    let (fake, metadata) = servers().await;
+    let source = metadata.open(AUDIENCE).await.unwrap();
+    let first = source.current().unwrap();
+    fake.set_lifetime(Duration::from_secs(100));
+    let before = fake.requests();
+    later(Duration::from_secs(3100)).await;
+    until("it is asked again", || fake.requests() > before).await;
+    assert_eq!(source.current().unwrap(), first);
+    let refreshed = source.refresh(Some(&first)).await.unwrap();
+    assert_ne!(refreshed, first, "a rejected one is replaced all the same");
+}
+
+#[tokio::test]
+async fn failures_of_one_kind_are_warned_of_once() {
+    let log = support::log::Log::default();
+    let _subscribed = log.subscribe(tracing::Level::WARN);
+    let (fake, metadata) = servers().await;
+    fake.set_fault(Some(Fault::Status(StatusCode::NOT_FOUND)));
+    let source = metadata.start(AUDIENCE);
+    until("it has failed often", || fake.requests() >= 4).await;
+    fake.set_fault(Some(Fault::Garbage));
+    let before = fake.requests();
+    until("it has failed otherwise", || fake.requests() >= before + 2).await;
+    fake.set_fault(None);
+    source.refresh(None).await.unwrap();
+    let warnings = log.text();
+    assert_eq!(warnings.lines().count(), 2, "{warnings}");
+}
+
 /// Runs itself once more, with a proxy in the environment that nobody listens at.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_that_the_environment_names_is_asked_past_any_proxy() {

@@ -40,3 +40,66 @@ async fn without_a_watcher_to_be_had_the_file_is_polled_and_watched_once_there_i
     kubelet.rotate("token", &next).unwrap();
     until("it is picked up", || *file.current() == next.as_bytes()).await;
 }
+
+/// Runs itself once more in a user namespace of its own that grants two inotify instances: one for another program, one
+/// for the file that is followed.
+#[test]
+fn over_rotations_the_watch_is_kept_though_no_other_instance_is_granted() {
+    const INNER: &str = "INNER_RUN_IN_A_NAMESPACE";
+    const NAME: &str = "over_rotations_the_watch_is_kept_though_no_other_instance_is_granted";
+    if std::env::var_os(INNER).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        return runtime.unwrap().block_on(follow_with_one_instance());
+    }
+    let script = "echo 2 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
+    let namespace = || {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c", script, "sh"]);
+        command
+    };
+    let is_possible = namespace().arg("true").output();
+    if !is_possible.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no user namespace can be made here");
+        return;
+    }
+    let output = namespace()
+        .arg(std::env::current_exe().unwrap())
+        .args([NAME, "--exact", "--nocapture"])
+        .env(INNER, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    assert!(text.contains("30 rotations seen"), "{text}{errors}");
+}
+
+async fn follow_with_one_instance() {
+    let folder = tempfile::tempdir().unwrap();
+    let kubelet = Kubelet::new(folder.path()).unwrap();
+    kubelet.write([("token", token("0", 600))]).unwrap();
+    let builder = WatchedFile::builder(kubelet.path("token"), |bytes| Ok(bytes.to_vec()));
+    let file = builder.open().await.unwrap();
+    assert!(file.health().watching);
+    let taken: Vec<RecommendedWatcher> = (0..2)
+        .map_while(|_| notify::recommended_watcher(|_| {}).ok())
+        .collect();
+    assert_eq!(taken.len(), 1, "the namespace has two instances");
+    for rotation in 1..=30 {
+        let next = token(&rotation.to_string(), 600);
+        kubelet.rotate("token", &next).unwrap();
+        // The timer would be too late for this limit if the watch were lost.
+        until("it is picked up", || *file.current() == next.as_bytes()).await;
+        assert!(file.health().watching, "after rotation {rotation}");
+        if rotation % 10 == 0 {
+            kubelet.vanish().unwrap();
+            until("the loss is seen", || file.health().last_error.is_some()).await;
+            assert!(file.health().watching, "the folder that is left is watched");
+            kubelet.write([("token", &next)]).unwrap();
+            until("it is back", || file.health().last_error.is_none()).await;
+        }
+    }
+    println!("30 rotations seen");
+}

@@ -13,7 +13,7 @@ use super::follower::{Follower, read_file};
 use super::functions::{Now, Parse, Read, Renewal, Replace};
 use super::health::HealthCell;
 use super::hub::ChangeSignal;
-use super::reader::{READ_LIMIT, Reader, Sink};
+use super::reader::{Reader, Sink};
 use super::timing::Timing;
 use super::worker::ensure_followed;
 use super::{FileError, ParseError, Shared, WatchedFile, mount};
@@ -92,6 +92,20 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
         self
     }
 
+    /// Sets how long a read may take. Default: 5 s. A read that takes longer, such as on a network file system that hangs,
+    /// is an error. No other read is started until it returns; neither [`shutdown`](WatchedFile::shutdown) nor the end of
+    /// the runtime waits for it.
+    ///
+    /// ```
+    /// # use {std::time::Duration, reqwest_wi_auth::WatchedFile};
+    /// let settings = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
+    ///     .read_limit(Duration::from_secs(30));
+    /// ```
+    pub fn read_limit(mut self, limit: Duration) -> Self {
+        self.timing.read_limit = limit;
+        self
+    }
+
     /// Has the file read at moments that its value knows of, such as before it expires: given the value
     /// and the time, the next of them, if there is one.
     ///
@@ -118,8 +132,7 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
     }
 
     /// Reads the file by this function, on a thread that may block. Default: regular files of up to 16 MB are read; a
-    /// directory, FIFO, device or socket is an error. A read that takes more than 5 s is an error either way, and no other
-    /// one is started until it returns. For tests of what happens when reading fails.
+    /// directory, FIFO, device or socket is an error. For tests of what happens when reading fails.
     ///
     /// ```
     /// # use {std::io, reqwest_wi_auth::WatchedFile};
@@ -186,7 +199,9 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
         let mut failures = 0;
         let (first, is_watching) = loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            reader.read(left.clamp(MIN_READ_LIMIT, READ_LIMIT)).await;
+            reader
+                .read(left.max(MIN_READ_LIMIT).min(self.timing.read_limit))
+                .await;
             let error = match latest.take() {
                 Some((Ok(first), is_watching)) => break (first, is_watching),
                 Some((Err(error), _)) => Some(error),

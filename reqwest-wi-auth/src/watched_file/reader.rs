@@ -17,9 +17,6 @@ use super::FileError;
 use super::follower::Follower;
 use super::hub::ChangeSignal;
 
-/// How long a read may take.
-pub(super) const READ_LIMIT: Duration = Duration::from_secs(5);
-
 /// Takes the result of each read.
 pub(super) trait Sink<T>: Send + Sync {
     /// `is_watching`: whether the system reports changes of the file.

@@ -13,6 +13,8 @@ pub(super) struct Timing {
     retry_min: Duration,
     /// The longest pause after failed reads.
     retry_max: Duration,
+    /// How long a read may take.
+    pub(super) read_limit: Duration,
 }
 
 impl Default for Timing {
@@ -22,6 +24,7 @@ impl Default for Timing {
             poll_unwatched: Duration::from_secs(5),
             retry_min: Duration::from_millis(5),
             retry_max: Duration::from_secs(5),
+            read_limit: Duration::from_secs(5),
         }
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
-use super::reader::READ_LIMIT;
 use crate::background::TaskGuard;
 
 /// So many reads are made at once within the interval; in a folder that is busier, reads lie apart.
@@ -28,6 +27,7 @@ async fn follow<T>(shared: Arc<Shared<T>>, guard: TaskGuard, mut is_read: bool)
 where
     T: PartialEq + Send + Sync + 'static,
 {
+    let limit = shared.timing.read_limit;
     let (mut burst, mut burst_began) = (0, Instant::now());
     loop {
         if is_read {
@@ -39,10 +39,10 @@ where
             let _ = timeout(pause, shared.signal.changed()).await;
         }
         is_read = true;
-        if !guard.continues(READ_LIMIT) {
+        if !guard.continues(limit) {
             return;
         }
-        shared.reader.read(READ_LIMIT).await;
+        shared.reader.read(limit).await;
         shared.report();
         if burst_began.elapsed() >= BURST_INTERVAL {
             (burst, burst_began) = (0, Instant::now());

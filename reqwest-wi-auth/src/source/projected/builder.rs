@@ -55,6 +55,16 @@ impl ProjectedTokenBuilder {
         self.file(move |file| file.startup_limit(limit))
     }
 
+    /// Sets how long a read of the file may take: see [`WatchedFileBuilder::read_limit`]. Default: 5 s.
+    ///
+    /// ```
+    /// # use {std::time::Duration, reqwest_wi_auth::ProjectedToken};
+    /// let token = ProjectedToken::builder("/run/token").read_limit(Duration::from_secs(30));
+    /// ```
+    pub fn read_limit(self, limit: Duration) -> Self {
+        self.file(move |file| file.read_limit(limit))
+    }
+
     /// Requires the token to be for this audience: one of its `aud` claim's values has to equal it. A token for others is
     /// an error, and does not replace the one in use. Default: the audience is not checked.
     ///
