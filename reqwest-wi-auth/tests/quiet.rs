@@ -1,5 +1,5 @@
-//! What is logged when files are replaced and requests are sent. A program of its own, since it sets the logger of the
-//! `log` crate.
+//! What is logged when files are replaced. A program of its own with one test, since it sets the logger of the `log`
+//! crate.
 #![cfg(all(feature = "testing", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,10 +10,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use reqwest_wi_auth::ProjectedToken;
 use reqwest_wi_auth::testing::Kubelet;
-use reqwest_wi_auth::{BearerAuth, ProjectedToken};
-use support::log::Log;
-use support::{Server, Tokens, client, token, until};
+use support::{token, until};
 
 /// Writes the records of the `log` crate into a file, as a bridge to tracing would.
 struct Bridge(Mutex<Option<File>>);
@@ -112,31 +111,4 @@ async fn a_log_file_in_a_followed_folder_does_not_feed_itself() {
         "{new:?}"
     );
     assert_eq!(new.len(), 10, "{new:?}");
-}
-
-#[tokio::test]
-async fn a_request_that_passes_without_a_token_leaves_an_event_with_its_origin() {
-    let log = Log::default();
-    let _subscribed = log.subscribe(tracing::Level::DEBUG);
-    let (server, other) = (Server::start().await, Server::start().await);
-    let auth = BearerAuth::for_origin(&server.url, Tokens::one(&token("0", 600))).unwrap();
-    let client = client(auth.clone());
-    client.get(&other.url).send().await.unwrap();
-    let events = |part: &str| {
-        let text = log.text();
-        let lines = text.lines().filter(|line| line.contains("reqwest_wi_auth"));
-        lines.filter(|line| line.contains(part)).count()
-    };
-    assert_eq!(events("no token attached"), 1, "{}", log.text());
-    assert_eq!(events(&other.url), 1, "{}", log.text());
-    auth.token_for("https://me:hunter2@other.example/private?key=s3cr3t")
-        .unwrap();
-    assert_eq!(events("no token attached"), 2, "{}", log.text());
-    assert!(!log.text().contains("hunter2") && !log.text().contains("s3cr3t"));
-    client.get(&server.url).send().await.unwrap();
-    assert_eq!(events("no token attached"), 2, "a token was attached");
-    server.accept_only("another");
-    client.get(&server.url).send().await.unwrap();
-    assert_eq!(events("no newer token"), 1, "{}", log.text());
-    assert_eq!(events(&server.url), 1, "{}", log.text());
 }

@@ -9,6 +9,7 @@ use reqwest_retry::policies::ExponentialBackoff;
 use reqwest_wi_auth::{
     BearerAuth, Error, SkipToken, Token, TokenClientBuilder, TokenSource, UseSource,
 };
+use support::log::Log;
 use support::{SERVERLESS, Seen, Server, Tokens, bearer, client, token};
 
 #[tokio::test]
@@ -287,4 +288,31 @@ async fn behind_retry_and_tracing_each_attempt_carries_the_token_of_its_moment()
     let seen = server.take_seen();
     assert_eq!(seen.len(), expected.len());
     assert!(seen.windows(2).all(|pair| pair[0] != pair[1]), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_passes_without_a_token_leaves_an_event_with_its_origin() {
+    let log = Log::default();
+    let _subscribed = log.subscribe(tracing::Level::DEBUG);
+    let (server, other) = (Server::start().await, Server::start().await);
+    let auth = BearerAuth::for_origin(&server.url, Tokens::one(&token("0", 600))).unwrap();
+    let client = client(auth.clone());
+    client.get(&other.url).send().await.unwrap();
+    let events = |part: &str| {
+        let text = log.text();
+        let lines = text.lines().filter(|line| line.contains("reqwest_wi_auth"));
+        lines.filter(|line| line.contains(part)).count()
+    };
+    assert_eq!(events("no token attached"), 1, "{}", log.text());
+    assert_eq!(events(&other.url), 1, "{}", log.text());
+    auth.token_for("https://me:hunter2@other.example/private?key=s3cr3t")
+        .unwrap();
+    assert_eq!(events("no token attached"), 2, "{}", log.text());
+    assert!(!log.text().contains("hunter2") && !log.text().contains("s3cr3t"));
+    client.get(&server.url).send().await.unwrap();
+    assert_eq!(events("no token attached"), 2, "a token was attached");
+    server.accept_only("another");
+    client.get(&server.url).send().await.unwrap();
+    assert_eq!(events("no newer token"), 1, "{}", log.text());
+    assert_eq!(events(&server.url), 1, "{}", log.text());
 }
