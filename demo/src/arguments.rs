@@ -82,6 +82,19 @@ pub(crate) fn parsed_item<T: FromStr<Err = &'static str>>(text: &str) -> Result<
     item(text)?.parse()
 }
 
+/// Parses the URL of a web server, and returns it as it was given.
+pub(crate) fn web_url(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    let url = reqwest::Url::parse(text).map_err(|_| "it is not a URL")?;
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err("its scheme is not https or http");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it has a user or a password, which are never sent");
+    }
+    Ok(text.to_owned())
+}
+
 /// Parses a pause in seconds, which may have decimals.
 pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     let refused = || {
@@ -107,6 +120,27 @@ mod tests {
             assert_eq!(path_item(empty), Err(EMPTY_ITEM));
         }
         assert_eq!(path_item(" /a "), Ok(PathBuf::from("/a")));
+    }
+
+    #[test]
+    fn a_url_of_a_web_server_is_returned_as_it_was_given() {
+        for url in [
+            "https://a.example",
+            "http://127.0.0.1:80/a",
+            "https://[::1]/",
+        ] {
+            assert_eq!(web_url(&format!(" {url} ")), Ok(url.to_owned()));
+        }
+        for refused in [
+            "",
+            "a.example",
+            "ftp://a.example",
+            "https://",
+            "https://a:b@a.example",
+            "https://a.example:99999",
+        ] {
+            assert!(web_url(refused).is_err(), "{refused:?}");
+        }
     }
 
     #[test]

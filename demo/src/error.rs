@@ -36,6 +36,14 @@ pub enum Error {
         "the issuer {0:?} of --issuer (ID_ISSUER) is of no known kind: give `kubernetes`, `google`, `gke:PROJECT/LOCATION/CLUSTER`, `oidc:URL`, or the URL of a cluster's issuer"
     )]
     Issuer(String),
+    /// The URL of an issuer cannot be used.
+    #[error("the URL of the issuer {issuer:?} of --issuer (ID_ISSUER) cannot be used: {reason}")]
+    IssuerUrl {
+        /// The issuer, as it was given.
+        issuer: String,
+        /// What is wrong with its URL.
+        reason: &'static str,
+    },
     /// A file that is followed cannot be used.
     #[error("a file cannot be used")]
     File(#[from] reqwest_wi_auth::FileError),
@@ -104,7 +112,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What the libraries' errors call a setting, and the flag that sets it.
-const FLAGS: [(&str, &str); 9] = [
+const FLAGS: [(&str, &str); 12] = [
+    // There are no flags for these.
+    (", or say `insecure_http`", ""),
+    (
+        ", or accept that with `dangerous_accept_api_server_audience`",
+        "",
+    ),
+    ("`Issuer::in_cluster()`", "--issuer kubernetes"),
     ("`insecure_loopback_http`", "--insecure-loopback-http"),
     ("`api_token_file`", "--api-token-file (API_TOKEN_FILE)"),
     ("`api_ca_file`", "--api-ca-file (API_CA_FILE)"),

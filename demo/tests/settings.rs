@@ -212,6 +212,11 @@ async fn values_that_cannot_work_are_refused_by_the_name_of_their_flag() {
         (CLIENT, "GRACE_SECONDS", "99999999999", "--grace-seconds"),
         (CLIENT, "JSON", "maybe", "--json"),
         (CLIENT, "SERVICE_URL", "https://a.example=", "--service-url"),
+        (CLIENT, "SERVICE_URL", "ftp://a.example", "--service-url"),
+        (CLIENT, "SERVICE_URL", "a.example", "--service-url"),
+        (SERVER, "GOOGLE_KEYS_URL", "nonsense", "--google-keys-url"),
+        (SERVER, "GATE_MEMBERS", "allUsers", "--gate-audience"),
+        (SERVER, "GATE_POLICY_FILE", "/policy", "--gate-audience"),
         (SERVER, "LEEWAY", "301", "--leeway"),
         (SERVER, "ALGORITHMS", "none", "--algorithms"),
         (SERVER, "ALGORITHMS", "HS256", "--algorithms"),
@@ -253,11 +258,21 @@ async fn values_that_cannot_work_are_refused_by_the_name_of_their_flag() {
         ),
         (&["--issuer", "kubernetes"], "--issuer"),
         (&["--issuer", "nonsense"], "--issuer (ID_ISSUER)"),
+        (&["--issuer", "oidc:nonsense"], "--issuer (ID_ISSUER)"),
+        (
+            &["--issuer", "oidc:ftp://a.example"],
+            "--issuer (ID_ISSUER)",
+        ),
+        (
+            &["--issuer", "https://a:b@a.example"],
+            "--issuer (ID_ISSUER)",
+        ),
     ] {
         let (_, said) = refused(SERVER, &[arguments, &["--audience", "me"]].concat(), &[]).await;
         assert!(said.contains(flag), "{said}");
         for method in [
             "insecure_loopback_http",
+            "keys_json",
             "Issuer::",
             "api_token_file",
             "`audience`",

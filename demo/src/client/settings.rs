@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{ArgAction, Parser, ValueEnum};
 
-use crate::arguments::{interval, parsed_item, path_item};
+use crate::arguments::{interval, parsed_item, path_item, web_url};
 
 /// Requests the open path and the guarded one of services, in turn, and prints the answers.
 ///
@@ -105,6 +105,7 @@ impl FromStr for Service {
         if url.is_empty() || audience.is_empty() {
             return Err("expected URL or URL=AUDIENCE");
         }
+        let url = web_url(url)?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
             audience: audience.to_owned(),

@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, Parser};
 use tower_oidc_guard::Algorithm;
 
 use super::Limits;
-use crate::arguments::{item, parsed_item};
+use crate::arguments::{item, parsed_item, web_url};
 
 /// Answers anyone on /, and on /private and /whoami callers with a valid token of a trusted issuer for one of the audiences.
 ///
@@ -253,6 +253,7 @@ pub struct GateSettings {
         env = "GATE_MEMBERS",
         value_delimiter = ',',
         value_name = "MEMBER",
+        requires = "gate_audience",
         value_parser = item
     )]
     pub gate_members: Vec<String>,
@@ -262,12 +263,13 @@ pub struct GateSettings {
         long,
         env = "GATE_POLICY_FILE",
         value_name = "FILE",
+        requires = "gate_audience",
         conflicts_with = "gate_members"
     )]
     pub gate_policy_file: Option<PathBuf>,
 
     /// Fetches Google's keys from here, on this machine over plain http too: for trying things out without Google.
-    #[arg(long, env = "GOOGLE_KEYS_URL", value_name = "URL")]
+    #[arg(long, env = "GOOGLE_KEYS_URL", value_name = "URL", value_parser = web_url)]
     pub google_keys_url: Option<String>,
 }
 

@@ -6,6 +6,7 @@ use tower_oidc_guard::{Issuer, OidcGuard, PolicyFile};
 
 use super::settings::ServerSettings;
 use crate::Error;
+use crate::arguments::web_url;
 
 pub(super) async fn guard(settings: &ServerSettings) -> Result<OidcGuard, Error> {
     let mut builder = OidcGuard::builder();
@@ -32,8 +33,8 @@ fn issuer(name: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
             [project, location, cluster] => Issuer::gke(project, location, cluster),
             _ => return Err(Error::Issuer(name.to_owned())),
         },
-        Some(("oidc", url)) => Issuer::discover(url),
-        Some(("https" | "http", _)) => Issuer::kubernetes(name),
+        Some(("oidc", url)) => Issuer::discover(checked(name, url)?),
+        Some(("https" | "http", _)) => Issuer::kubernetes(checked(name, name)?),
         _ => return Err(Error::Issuer(name.to_owned())),
     };
     if settings.insecure_loopback_http {
@@ -47,6 +48,17 @@ fn issuer(name: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
     }
     let issuer = issuer.leeway(Duration::from_secs(settings.leeway));
     Ok(settings.audience.iter().fold(issuer, Issuer::audience))
+}
+
+/// Returns the URL of an issuer, to the letter.
+fn checked<'u>(issuer: &str, url: &'u str) -> Result<&'u str, Error> {
+    match web_url(url) {
+        Ok(_) => Ok(url),
+        Err(reason) => Err(Error::IssuerUrl {
+            issuer: issuer.to_owned(),
+            reason,
+        }),
+    }
 }
 
 /// Returns Google as an issuer, with its own keys or with those at that URL, which may be on this machine.
