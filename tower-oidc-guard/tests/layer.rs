@@ -210,7 +210,7 @@ impl Service<Request<Body>> for Particular {
 }
 
 #[tokio::test]
-async fn the_service_that_was_polled_ready_is_the_one_that_is_called() {
+async fn a_service_is_polled_ready_before_each_call_also_after_a_wait_for_keys() {
     let issuer = TestIssuer::start().await.unwrap();
     let mut service = guard(issuer.url()).layer().layer(Particular::default());
     // The first waits for keys, the second finds them at hand.

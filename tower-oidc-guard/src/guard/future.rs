@@ -1,7 +1,7 @@
 //! The response of a guarded service, under way.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, Ready};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -12,7 +12,7 @@ use tower_service::Service;
 use tracing::Span;
 
 use super::ResponseBody;
-use super::gate::{Gate, Verdict};
+use super::gate::{Admission, Gate};
 use crate::bearer::Bearer;
 use crate::identity::Identity;
 use crate::verifier::{NeedsNewerKeys, Refusal};
@@ -20,8 +20,12 @@ use crate::verifier::{NeedsNewerKeys, Refusal};
 type Verified = Pin<Box<dyn Future<Output = Result<Identity, Refusal>> + Send>>;
 
 pin_project! {
-    /// The future of [`OidcGuardService`](super::OidcGuardService). Nothing is boxed but where keys
-    /// have to be waited for.
+    /// The future of [`OidcGuardService`](super::OidcGuardService). Only a request that has to wait for keys takes an
+    /// allocation.
+    ///
+    /// # Panics
+    ///
+    /// If it is polled again after it has completed.
     pub struct ResponseFuture<S, ReqBody>
     where
         S: Service<Request<ReqBody>>,
@@ -35,17 +39,63 @@ pin_project! {
     #[project = StateProj]
     enum State<S, F, ReqBody> {
         Calling { #[pin] future: F, span: Span },
-        Refused { response: Option<Response<Bytes>> },
-        Waiting { waiting: Box<Waiting<S, ReqBody>> },
+        Refused { answer: Ready<Response<Bytes>> },
+        // `None` only while it is polled, and after it has ended.
+        Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
     }
 }
 
-/// A request whose keys have to be waited for. It is seldom, and boxed, so that the others stay small: this future is
-/// moved once for each layer around it.
+/// A request that has to wait for keys. It is boxed, since it is rare, so that the future of all others stays small: that
+/// one is moved once for each layer around it.
 struct Waiting<S, ReqBody> {
-    gate: Gate,
-    verified: Verified,
-    call: Option<(S, Request<ReqBody>)>,
+    /// Not polled ready yet.
+    service: S,
+    request: Request<ReqBody>,
+    step: Step,
+}
+
+/// What a request waits for.
+enum Step {
+    /// Its token is being verified.
+    Verification { gate: Gate, verified: Verified },
+    /// The service has to be ready for it.
+    Readiness { span: Span },
+}
+
+/// How far a waiting request has come.
+enum Progress<S, ReqBody, E> {
+    Pending(Box<Waiting<S, ReqBody>>),
+    Enter(S, Request<ReqBody>, Span),
+    Refuse(Response<Bytes>),
+    /// The service is out of order.
+    Failed(E),
+}
+
+impl<S, ReqBody> Waiting<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn poll(mut self: Box<Self>, cx: &mut Context<'_>) -> Progress<S, ReqBody, S::Error> {
+        let waiting = &mut *self;
+        let span = match &mut waiting.step {
+            Step::Verification { gate, verified } => match verified.as_mut().poll(cx) {
+                Poll::Pending => return Progress::Pending(self),
+                Poll::Ready(verified) => match gate.decide(&mut waiting.request, verified) {
+                    Admission::Enter(span) => span,
+                    Admission::Refuse(response) => return Progress::Refuse(response),
+                },
+            },
+            Step::Readiness { span } => span.clone(),
+        };
+        match waiting.service.poll_ready(cx) {
+            Poll::Pending => {
+                waiting.step = Step::Readiness { span };
+                Progress::Pending(self)
+            }
+            Poll::Ready(Err(error)) => Progress::Failed(error),
+            Poll::Ready(Ok(())) => Progress::Enter(self.service, self.request, span),
+        }
+    }
 }
 
 impl<S, ReqBody> ResponseFuture<S, ReqBody>
@@ -60,9 +110,7 @@ where
 
     pub(super) fn refused(response: Response<Bytes>) -> Self {
         Self {
-            state: State::Refused {
-                response: Some(response),
-            },
+            state: State::refused(response),
         }
     }
 
@@ -73,15 +121,24 @@ where
         service: S,
         request: Request<ReqBody>,
     ) -> Self {
+        let verified = Box::pin(gate.clone().verify(bearer, needs));
         let waiting = Waiting {
-            verified: Box::pin(gate.clone().verify(bearer, needs)),
-            gate,
-            call: Some((service, request)),
+            service,
+            request,
+            step: Step::Verification { gate, verified },
         };
         Self {
             state: State::Waiting {
-                waiting: Box::new(waiting),
+                waiting: Some(Box::new(waiting)),
             },
+        }
+    }
+}
+
+impl<S, F, ReqBody> State<S, F, ReqBody> {
+    fn refused(response: Response<Bytes>) -> Self {
+        Self::Refused {
+            answer: std::future::ready(response),
         }
     }
 }
@@ -100,26 +157,25 @@ where
                     let response = ready!(span.in_scope(|| future.poll(cx)))?;
                     return Poll::Ready(Ok(response.map(ResponseBody::service)));
                 }
-                StateProj::Refused { response } => match response.take() {
-                    Some(response) => return Poll::Ready(Ok(response.map(ResponseBody::guard))),
-                    // Polled after it was ready: there is nothing more to come.
-                    None => return Poll::Pending,
-                },
+                StateProj::Refused { answer } => {
+                    let response = ready!(Pin::new(answer).poll(cx));
+                    return Poll::Ready(Ok(response.map(ResponseBody::guard)));
+                }
                 StateProj::Waiting { waiting } => {
-                    let verified = ready!(waiting.verified.as_mut().poll(cx));
-                    let Some((mut service, mut request)) = waiting.call.take() else {
-                        return Poll::Pending;
+                    let Some(current) = waiting.take() else {
+                        panic!("`ResponseFuture` polled after it has completed");
                     };
-                    match waiting.gate.decide(&mut request, verified) {
-                        Verdict::Enter(span) => State::Calling {
+                    match current.poll(cx) {
+                        Progress::Pending(current) => {
+                            *waiting = Some(current);
+                            return Poll::Pending;
+                        }
+                        Progress::Enter(mut service, request, span) => State::Calling {
                             future: span.in_scope(|| service.call(request)),
                             span,
                         },
-                        Verdict::Refuse(response) => State::Refused {
-                            response: Some(response),
-                        },
-                        // A decision is never put off twice.
-                        Verdict::Wait(..) => return Poll::Pending,
+                        Progress::Refuse(response) => State::refused(response),
+                        Progress::Failed(error) => return Poll::Ready(Err(error)),
                     }
                 }
             };

@@ -20,12 +20,17 @@ pub(super) struct Gate {
     policy: Option<Bound>,
 }
 
-/// What becomes of a request.
-pub(super) enum Verdict {
+/// The decision on a request.
+pub(super) enum Admission {
     /// The service is called, within that span.
     Enter(Span),
-    /// It is answered here.
+    /// This is the answer.
     Refuse(Response<Bytes>),
+}
+
+/// What can be said of a request at once.
+pub(super) enum Judgement {
+    Decided(Admission),
     /// Newer keys for its token have to be waited for.
     Wait(Bearer<'static>, NeedsNewerKeys),
 }
@@ -36,34 +41,39 @@ impl Gate {
     }
 
     /// Judges a request by what is at hand.
-    pub(super) fn judge<B>(&self, request: &mut Request<B>) -> Verdict {
+    pub(super) fn judge<B>(&self, request: &mut Request<B>) -> Judgement {
         let intake = &self.guard.0.intake;
         intake.clear(request);
         if intake.is_preflight(request) {
             if intake.has_credentials(request) {
                 let malformed = Rejection::MalformedRequest("a CORS preflight with credentials");
-                return self.refuse(request, malformed.into());
+                return Judgement::Decided(self.refuse(request, malformed.into()));
             }
-            return self.enter_without_identity(request);
+            return Judgement::Decided(self.enter_without_identity(request));
         }
         let bearer = match intake.token(request) {
             Ok(bearer) => bearer,
             Err(Rejection::MissingToken) if self.lets_anonymous_in() => {
-                return self.enter_without_identity(request);
+                return Judgement::Decided(self.enter_without_identity(request));
             }
-            Err(rejection) => return self.refuse(request, rejection.into()),
+            Err(rejection) => {
+                return Judgement::Decided(self.refuse(request, rejection.into()));
+            }
         };
-        match self.guard.verifier().try_verify(bearer.token()) {
-            Ok(Attempt::Verified(identity)) => self.decide(request, Ok(identity)),
-            Ok(Attempt::NeedsNewerKeys(needs)) => Verdict::Wait(bearer.into_owned(), needs),
+        let verified = match self.guard.verifier().try_verify(bearer.token()) {
+            Ok(Attempt::Verified(identity)) => Ok(identity),
+            Ok(Attempt::NeedsNewerKeys(needs)) => {
+                return Judgement::Wait(bearer.into_owned(), needs);
+            }
             Err(_) if bearer.is_malformed() => {
                 let malformed = Rejection::MalformedRequest(
                     "more than one token, or a broken one, in a header",
                 );
-                self.refuse(request, malformed.into())
+                Err(malformed.into())
             }
-            Err(refusal) => self.decide(request, Err(refusal)),
-        }
+            Err(refusal) => Err(refusal),
+        };
+        Judgement::Decided(self.decide(request, verified))
     }
 
     /// Verifies a token that the current keys do not verify.
@@ -81,12 +91,12 @@ impl Gate {
         &self,
         request: &mut Request<B>,
         verified: Result<Identity, Refusal>,
-    ) -> Verdict {
+    ) -> Admission {
         match verified {
             Ok(identity) if self.policy().allows(&identity) => {
                 let span = telemetry::allowed(&identity);
                 self.guard.0.intake.finish(request, Some(identity));
-                Verdict::Enter(span)
+                Admission::Enter(span)
             }
             Ok(identity) => {
                 let refusal = Refusal {
@@ -112,14 +122,14 @@ impl Gate {
         self.guard.0.intake.optional || self.policy().allows_anonymous()
     }
 
-    fn enter_without_identity<B>(&self, request: &mut Request<B>) -> Verdict {
+    fn enter_without_identity<B>(&self, request: &mut Request<B>) -> Admission {
         self.guard.0.intake.finish(request, None);
-        Verdict::Enter(telemetry::anonymous())
+        Admission::Enter(telemetry::anonymous())
     }
 
-    fn refuse<B>(&self, request: &Request<B>, refusal: Refusal) -> Verdict {
+    fn refuse<B>(&self, request: &Request<B>, refusal: Refusal) -> Admission {
         telemetry::refused(&refusal.rejection, refusal.issuer.as_ref());
         let protocol = grpc::Protocol::of(request);
-        Verdict::Refuse(self.guard.0.answers.to(&refusal.rejection, protocol))
+        Admission::Refuse(self.guard.0.answers.to(&refusal.rejection, protocol))
     }
 }

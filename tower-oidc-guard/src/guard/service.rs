@@ -5,11 +5,15 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::gate::{Gate, Verdict};
+use super::gate::{Admission, Gate, Judgement};
 use super::{ResponseBody, ResponseFuture};
 
-/// A service that is called for whom the guard lets in, with their [`Identity`](crate::Identity) in the request's
-/// extensions.
+/// A service behind a guard: it is called for requests that the guard admits, with the caller's
+/// [`Identity`](crate::Identity) in the request's extensions.
+///
+/// The guarded service is cloned. A request that has to wait for keys gives up what
+/// [`poll_ready`](Service::poll_ready) has reserved, such as a permit of a concurrency limit, and waits for a clone to be
+/// ready once its token is verified.
 #[derive(Debug, Clone)]
 pub struct OidcGuardService<S> {
     gate: Gate,
@@ -36,16 +40,16 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         match self.gate.judge(&mut request) {
-            Verdict::Enter(span) => {
+            Judgement::Decided(Admission::Enter(span)) => {
                 let future = span.in_scope(|| self.inner.call(request));
                 ResponseFuture::calling(future, span)
             }
-            Verdict::Refuse(response) => ResponseFuture::refused(response),
-            Verdict::Wait(bearer, needs) => {
-                // The service that was polled ready is the one to call later; its clone is not ready yet.
-                let clone = self.inner.clone();
-                let ready = std::mem::replace(&mut self.inner, clone);
-                ResponseFuture::waiting(self.gate.clone(), bearer, needs, ready, request)
+            Judgement::Decided(Admission::Refuse(response)) => ResponseFuture::refused(response),
+            Judgement::Wait(bearer, needs) => {
+                let service = self.inner.clone();
+                // The service that was polled ready is dropped with its reservation: others may use it meanwhile.
+                self.inner = service.clone();
+                ResponseFuture::waiting(self.gate.clone(), bearer, needs, service, request)
             }
         }
     }
