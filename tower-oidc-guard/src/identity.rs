@@ -112,7 +112,8 @@ impl Identity {
         size_of::<Inner>() + 2 * self.0.payload.len() + self.0.subject.len() + texts.sum::<usize>()
     }
 
-    /// The issuer (`iss`), as the guard's configuration spells it.
+    /// Returns the issuer (`iss`), as the token names it. Google's tokens may have either of two spellings of its name; this
+    /// returns `https://accounts.google.com` for both.
     pub fn issuer(&self) -> &str {
         &self.0.issuer.issuer
     }

@@ -36,8 +36,10 @@ const DEFAULT_MAX_KEYS: usize = 200;
 pub struct Issuer {
     /// The value of `iss` in its tokens; empty if that is to be found out in the cluster.
     pub(crate) url: String,
-    /// Other names that its tokens bear.
+    /// Other spellings of its name that its tokens have.
     pub(crate) aliases: Vec<String>,
+    /// Other names that it has.
+    pub(crate) also_known_as: Vec<String>,
     pub(crate) keys_at: KeysAt,
     pub(crate) platform: Platform,
     pub(crate) audiences: Vec<String>,
@@ -77,6 +79,7 @@ impl Issuer {
         Self {
             url: url.into(),
             aliases: Vec::new(),
+            also_known_as: Vec::new(),
             keys_at: KeysAt::Discovery { elsewhere: None },
             platform: Platform::Other,
             audiences: Vec::new(),
@@ -125,6 +128,26 @@ impl Issuer {
     /// ```
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audiences.push(audience.into());
+        self
+    }
+
+    /// Accepts tokens with this `iss` as well. They are verified with the same keys, and policies may call the issuer by any of
+    /// its names; [`Identity::issuer`](crate::Identity::issuer) returns the one in the token. May be called several times.
+    ///
+    /// It is for an issuer that changes its name while tokens with the old one are in use. A Kubernetes API server whose flag
+    /// `--service-account-issuer` is given several times signs with the first value and accepts all of them. For
+    /// [`in_cluster`](Self::in_cluster), the first one is known from the API server and need not be named.
+    ///
+    /// A name that cannot be an `iss`, or that another issuer of the guard has, does not build.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::kubernetes("https://new.example")
+    ///     .also_known_as("https://old.example")
+    ///     .audience("https://auth-server.example");
+    /// ```
+    pub fn also_known_as(mut self, name: impl Into<String>) -> Self {
+        self.also_known_as.push(name.into());
         self
     }
 

@@ -102,9 +102,17 @@ impl Keys {
         self.shared.is_fresh(current, now).then(|| take(current))
     }
 
-    /// Returns the issuer's name, if it came with the keys.
-    pub(crate) fn issuer(&self) -> Option<Arc<str>> {
-        self.shared.store.get()?.issuer.clone()
+    /// Returns whether the issuer has a name by what came with its keys, or `None` if there are no keys yet.
+    pub(crate) fn has_name(&self, name: &str) -> Option<bool> {
+        let current = self.shared.store.peek();
+        let names = &current.as_ref()?.names;
+        Some(names.iter().any(|own| **own == *name))
+    }
+
+    /// Returns the names of the issuer that came with the keys, or `None` if there are no keys yet.
+    pub(crate) fn names(&self) -> Option<Vec<Arc<str>>> {
+        let current = self.shared.store.peek();
+        current.as_ref().map(|current| current.names.clone())
     }
 
     /// Returns whether newer keys may cure this fault of a token.
@@ -113,6 +121,7 @@ impl Keys {
         match rejection {
             Rejection::UnknownKey | Rejection::BadSignature => source.may_change(),
             Rejection::AlgorithmNotAllowed => source.lists_algorithms(),
+            Rejection::UnknownIssuer => source.has_names(),
             _ => false,
         }
     }

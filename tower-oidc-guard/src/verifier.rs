@@ -155,8 +155,9 @@ impl TokenVerifier {
         let jws = Jws::parse(token, self.0.max_token_bytes)?;
         let unverified = Unverified::read(&jws)?;
         let index = self.issuer(unverified.issuer());
-        let known = index.and_then(|index| Some((index, self.0.issuers.get(index)?)));
-        let (index, issuer) = known.ok_or(Rejection::UnknownIssuer)?;
+        let index = index.ok_or(Rejection::UnknownIssuer)?;
+        let issuer = self.0.issuers.get(index);
+        let issuer = issuer.ok_or(Rejection::UnknownIssuer)?;
         let attempt = issuer.attempt(index, unverified, now);
         let (verified, generation) = attempt.map_err(|rejection| issuer.refusal(rejection))?;
         if let (Attempt::Verified(identity), Some(cache)) = (&verified, &self.0.cache) {
@@ -193,16 +194,18 @@ impl TokenVerifier {
         Some(Ok(verdict.identity))
     }
 
-    /// The one issuer that a token of that `iss` can be from.
+    /// Returns the one issuer that a token of that `iss` can be from. The cluster that this process runs in may have got
+    /// another name than those that are known, so it is that one if there is no other.
     fn issuer(&self, name: &str) -> Option<usize> {
         let inner = &self.0;
-        let mut others = inner.named_by_keys.iter().copied();
-        let may_be = |index: &usize| {
+        let mut named_by_keys = inner.named_by_keys.iter().copied();
+        let is_called = |index: &usize| {
             let issuer = inner.issuers.get(*index);
-            issuer.is_some_and(|issuer| issuer.may_be_called(name))
+            issuer.is_some_and(|issuer| issuer.is_called(name))
         };
         let named = inner.by_name.get(name).copied();
-        named.or_else(|| others.find(may_be))
+        let named = named.or_else(|| named_by_keys.clone().find(is_called));
+        named.or_else(|| named_by_keys.next())
     }
 
     /// The issuers as policies name them.
@@ -248,11 +251,12 @@ impl TokenVerifier {
     }
 }
 
-/// Anyone can send bad signatures under a published `kid`, and no issuer that is sound replaces a key without a new one.
-/// So a bad signature has newer keys fetched if the limit permits, but does not wait for its turn.
+/// Anyone can send bad signatures under a published `kid`, and tokens of any issuer, while issuers hardly ever replace a
+/// key without a new `kid`, or change their name. So these have newer keys fetched if the limit permits, but do not wait
+/// for their turn.
 fn patience(rejection: &Rejection) -> Patience {
     match rejection {
-        Rejection::BadSignature => Patience::CurrentFetch,
+        Rejection::BadSignature | Rejection::UnknownIssuer => Patience::CurrentFetch,
         _ => Patience::NextFetch,
     }
 }

@@ -95,8 +95,125 @@ v3mJ3gI1f0m1r2x0ytYbG6p6dG4Yv3fQ8T2bqkqk5u0m2R3k8WcF2WMCAwEAAQ==
             .to_string()
     };
     assert!(text(weak).contains("no usable key"), "{}", text(weak));
-    assert!(
-        text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n").contains("no PUBLIC KEY")
+}
+
+/// A certificate of a key, issued by somebody else.
+fn certificate(forge: &Forge) -> String {
+    struct Key(Vec<u8>);
+    impl rcgen::PublicKeyData for Key {
+        fn der_bytes(&self) -> &[u8] {
+            &self.0
+        }
+
+        fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+            &rcgen::PKCS_ECDSA_P256_SHA256
+        }
+    }
+    let authority = rcgen::KeyPair::generate().unwrap();
+    let params = || rcgen::CertificateParams::new(Vec::new()).unwrap();
+    let authority = rcgen::Issuer::new(params(), authority);
+    let certificate = params().signed_by(&Key(forge.point()), &authority);
+    certificate.unwrap().pem()
+}
+
+#[tokio::test]
+async fn the_key_of_a_certificate_is_used_like_a_public_key() {
+    let (one, two) = (Forge::new(), Forge::new());
+    // Text before and between the blocks is allowed.
+    let alone = format!("Certificate:\n    Data:\n{}", certificate(&one));
+    let guard_one = guard(issuer().keys_pem(alone));
+    let token = |forge: &Forge, kid: &str| {
+        let header = json!({ "alg": "ES256", "kid": kid }).to_string();
+        forge.sign(&header, &claims(json!({})))
+    };
+    assert_eq!(verdict(&guard_one, token(&one, "any")).await, Ok(()));
+    let both = format!("{}# the next one\n{}", certificate(&one), pem(&two));
+    let guard = guard(issuer().keys_pem(both));
+    for forge in [&one, &two] {
+        assert_eq!(verdict(&guard, token(forge, &kid(forge))).await, Ok(()));
+    }
+    assert_eq!(guard.health()[0].usable_keys, 2);
+}
+
+#[tokio::test]
+async fn a_key_that_stands_twice_in_pem_is_one_key() {
+    let forge = Forge::new();
+    for text in [
+        format!("{0}{0}", pem(&forge)),
+        format!("{}{}", pem(&forge), certificate(&forge)),
+    ] {
+        let guard = guard(issuer().keys_pem(text));
+        let token = forge.sign(HEADER, &claims(json!({})));
+        assert_eq!(verdict(&guard, token).await, Ok(()), "for any kid");
+        assert_eq!(guard.health()[0].usable_keys, 1);
+    }
+}
+
+#[test]
+fn what_is_not_public_keys_in_pem_is_refused_and_named() {
+    let sound = pem(&Forge::new());
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let block = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+    let fault = |issuer: Issuer| {
+        let builder = OidcGuard::builder().issuer(issuer.audience("me"));
+        let error = builder.any_verified_caller().build().unwrap_err();
+        error.to_string()
+    };
+    let json = jwks(&Forge::new());
+    for (text, named) in [
+        (String::new(), "not PEM"),
+        ("hello".to_owned(), "not PEM"),
+        ("ssh-ed25519 AAAA me@example".to_owned(), "not PEM"),
+        (json.clone(), "keys_json"),
+        (key.clone(), "PRIVATE KEY"),
+        (format!("{sound}{key}"), "PRIVATE KEY"),
+        (
+            format!("{sound}{}", block("RSA PRIVATE KEY")),
+            "RSA PRIVATE KEY",
+        ),
+        (
+            format!("{}{sound}", block("ENCRYPTED PRIVATE KEY")),
+            "ENCRYPTED PRIVATE KEY",
+        ),
+        (
+            format!("{sound}{}", block("OPENSSH PRIVATE KEY")),
+            "OPENSSH PRIVATE KEY",
+        ),
+        (block("CERTIFICATE REQUEST"), "CERTIFICATE REQUEST"),
+        (block("RSA PUBLIC KEY"), "RSA PUBLIC KEY"),
+        (block("CERTIFICATE"), "CERTIFICATE"),
+        (block("PUBLIC KEY"), "public key"),
+        (sound[..60].to_owned(), "not well-formed"),
+    ] {
+        let told = fault(issuer().keys_pem(text.clone()));
+        assert!(told.contains(named), "{text}: {told}");
+    }
+    let told = fault(issuer().keys_json(sound));
+    assert!(told.contains("keys_pem"), "{told}");
+}
+
+#[tokio::test]
+async fn a_key_in_pem_that_cannot_be_used_does_not_spoil_the_others() {
+    // secp256k1, and X25519 (RFC 8410, section 10.2 has its form).
+    let odd = [
+        "MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAEeb5mfvncu6xVoGKVzocLBwKb/NstzijZ\nWfKBWxb4F5hIOtp3JqPEZV2k+/wOEQio/Re0SKaFVBmcR9CP+xDUuA==",
+        "MCowBQYDK2VuAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=",
+    ];
+    let odd =
+        odd.map(|der| format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n"));
+    let forge = Forge::new();
+    let parameters =
+        "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+    let text = format!("{parameters}{}{}{}", odd[0], odd[1], pem(&forge));
+    let guard = guard(issuer().keys_pem(text));
+    let header = json!({ "alg": "ES256", "kid": kid(&forge) }).to_string();
+    let token = forge.sign(&header, &claims(json!({})));
+    assert_eq!(verdict(&guard, token).await, Ok(()));
+    let health = guard.health().remove(0);
+    assert_eq!(
+        (health.usable_keys, health.passed_over.len()),
+        (1, 3),
+        "{health:?}"
     );
 }
 

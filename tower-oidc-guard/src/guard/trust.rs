@@ -37,7 +37,9 @@ pub(super) fn trust(
                 .clone(),
         };
         let checked = issuer.check(client)?;
-        for name in checked.name.iter().chain(&issuer.aliases) {
+        let own = checked.name.iter().chain(&issuer.aliases);
+        let own: HashSet<_> = own.chain(&issuer.also_known_as).collect();
+        for name in own {
             if !names.insert(name.clone()) {
                 return Err(BuildError::SameIssuer {
                     issuer: name.clone(),
@@ -55,7 +57,13 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
         origin,
         trust,
     } = checked;
-    let policy_names = name.iter().chain(&issuer.aliases).cloned().collect();
+    let aliases: Vec<_> = issuer
+        .aliases
+        .iter()
+        .chain(&issuer.also_known_as)
+        .cloned()
+        .collect();
+    let policy_names = name.iter().chain(&aliases).cloned().collect();
     let told = Arc::from(name.clone().unwrap_or_else(|| UNNAMED.to_owned()));
     let named = match origin {
         Origin::Cluster(_) => Named::ByItsKeys {
@@ -67,11 +75,13 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
         name: Arc::clone(&told),
         origin,
         trust,
+        also_known_as: issuer.also_known_as.clone(),
     };
     TrustedIssuer {
         name: told,
         named,
-        aliases: issuer.aliases,
+        aliases,
+        spellings: issuer.aliases,
         policy_names,
         platform: issuer.platform,
         rules: Rules {

@@ -56,6 +56,9 @@ impl Issuer {
             KeysAt::Cluster(api) => self.name_in_cluster(api)?,
             _ => Some(self.name()?),
         };
+        for name in &self.also_known_as {
+            self.check_name(name)?;
+        }
         self.check_api_audience(name.as_deref(), &[])?;
         Ok(Checked {
             name,
@@ -100,6 +103,7 @@ impl Issuer {
         let issuers = || {
             name.into_iter()
                 .chain(self.aliases.iter().map(String::as_str))
+                .chain(self.also_known_as.iter().map(String::as_str))
         };
         let is_of_api = |audience: &&String| {
             api_audiences.contains(audience) || is_api_audience(audience, issuers())
@@ -115,6 +119,18 @@ impl Issuer {
     /// The name that was given, if an issuer can have it.
     fn name(&self) -> Result<String, BuildError> {
         let name = &self.url;
+        self.check_name(name)?;
+        if matches!(self.keys_at, KeysAt::Discovery { elsewhere: None }) {
+            let issuer = self.fetchable(name)?;
+            if issuer.query().is_some() {
+                return Err(self.wrong("a query or a fragment has no place in it"));
+            }
+        }
+        Ok(name.clone())
+    }
+
+    /// Checks whether a name can be the `iss` of tokens.
+    fn check_name(&self, name: &str) -> Result<(), BuildError> {
         if let Some(reason) = text::fault(name) {
             return Err(self.wrong(format!("its name cannot be the `iss` of a token: {reason}")));
         }
@@ -126,13 +142,7 @@ impl Issuer {
         if name.contains('#') {
             return Err(self.wrong("a fragment has no place in it"));
         }
-        if matches!(self.keys_at, KeysAt::Discovery { elsewhere: None }) {
-            let issuer = self.fetchable(name)?;
-            if issuer.query().is_some() {
-                return Err(self.wrong("a query or a fragment has no place in it"));
-            }
-        }
-        Ok(name.clone())
+        Ok(())
     }
 
     fn check_uri(&self, name: &str) -> Result<(), BuildError> {
@@ -177,7 +187,8 @@ impl Issuer {
                 return Err(self.wrong("the path of its `keys_file` is empty"));
             }
             KeysAt::File { path } => Origin::File(KeyFile::new(path.clone())),
-            KeysAt::Given { text } => {
+            KeysAt::Given { text, format } => {
+                format.check(text).map_err(|reason| self.wrong(reason))?;
                 let read = trust.read("the given keys", text);
                 read.map_err(|error| self.wrong(error.to_string()))?;
                 Origin::Given(text.clone())

@@ -18,8 +18,12 @@ const CA_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 impl Issuer {
     /// The Kubernetes cluster that this runs in, with nothing to be said but the audience.
     ///
-    /// The issuer's name is that of the pod's own token, or, where that is of the legacy kind, that of the API
-    /// server's discovery document. Keys come from the API server at its in-cluster address
+    /// The issuer has the name in the API server's discovery document and, unless that token is of the legacy kind, the name
+    /// in the pod's own token. Both are read again with the keys, so a cluster may change its name: tokens with the new one
+    /// are accepted as soon as the API server's document has it, and those with the old one while the pod's own token has
+    /// it. [`also_known_as`](Self::also_known_as) keeps the old one for longer.
+    ///
+    /// Keys come from the API server at its in-cluster address
     /// (`KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`), with the mounted CA and token, which are
     /// read afresh each time and sent nowhere else. The client is this library's own, without proxy and
     /// redirects, whatever [`http_client`](crate::OidcGuardBuilder::http_client) says.

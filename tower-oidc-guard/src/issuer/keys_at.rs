@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Issuer;
-use crate::keys::source::ClusterApi;
+use crate::keys::source::{ClusterApi, KeyFormat};
 
 /// Where keys are.
 #[derive(Debug, Clone)]
@@ -14,8 +14,8 @@ pub(crate) enum KeysAt {
     Jwks { url: String },
     /// In a file.
     File { path: PathBuf },
-    /// Here: a JSON Web Key Set, or PEM.
-    Given { text: Vec<u8> },
+    /// Here.
+    Given { text: Vec<u8>, format: KeyFormat },
     /// At the API server of the cluster that this runs in.
     Cluster(ClusterApi),
 }
@@ -60,13 +60,18 @@ impl Issuer {
     /// let issuer = Issuer::discover("https://id.example").keys_json(jwks).audience("me");
     /// ```
     pub fn keys_json(self, jwks: impl Into<Vec<u8>>) -> Self {
-        self.keys_at("keys_json", KeysAt::Given { text: jwks.into() })
+        let (text, format) = (jwks.into(), KeyFormat::Json);
+        self.keys_at("keys_json", KeysAt::Given { text, format })
     }
 
-    /// Uses the keys of this text of one or several `PUBLIC KEY` blocks in PEM (RFC 7468, section 13), and fetches nothing.
-    /// They never change. A single key is used for any `kid`; several are named as Kubernetes names its keys, by a hash, so
-    /// the public halves of an API server's `--service-account-key-file` do. Excludes the settings that
-    /// [`discovery_url`](Self::discovery_url) names.
+    /// Uses the keys of this PEM text (RFC 7468), and fetches nothing: those of its `PUBLIC KEY` and `CERTIFICATE` blocks. They
+    /// never change. A single key is used for any `kid`; several are named as Kubernetes names its keys, by a hash, so that
+    /// the files of an API server's `--service-account-key-file` can be used, unless they are private keys. Excludes the
+    /// settings that [`discovery_url`](Self::discovery_url) names.
+    ///
+    /// Of a certificate, only the public key is used. Its validity and its issuer are not checked.
+    ///
+    /// A text that is not PEM, that contains a private key, or that has no usable key does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::{Algorithm, Issuer};
@@ -77,12 +82,16 @@ impl Issuer {
     ///     .audience("me");
     /// ```
     pub fn keys_pem(self, pem: impl Into<Vec<u8>>) -> Self {
-        self.keys_at("keys_pem", KeysAt::Given { text: pem.into() })
+        let (text, format) = (pem.into(), KeyFormat::Pem);
+        self.keys_at("keys_pem", KeysAt::Given { text, format })
     }
 
     /// Uses the keys of this file, and follows it: a JSON Web Key Set or PEM, in the form of [`keys_json`](Self::keys_json) or
-    /// [`keys_pem`](Self::keys_pem). It may be a plain file or one of a mounted ConfigMap or Secret. A new content without a
-    /// usable key is logged and changes nothing. Excludes the settings that [`discovery_url`](Self::discovery_url) names.
+    /// [`keys_pem`](Self::keys_pem). It may be a plain file or one of a mounted ConfigMap or Secret. Excludes the settings that
+    /// [`discovery_url`](Self::discovery_url) names.
+    ///
+    /// A new content that is malformed is logged and changes nothing. A well-formed one replaces the keys even if none of its
+    /// keys is usable, as `{"keys":[]}`: then all tokens of the issuer are refused.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;

@@ -173,7 +173,7 @@ impl Shared {
             from,
             hash,
             max_age,
-            issuer,
+            names,
         } = loaded;
         telemetry::keys_fetched(&self.source.name, Some(&hash));
         let (name, usable) = (&*self.source.name, keys.usable());
@@ -181,7 +181,7 @@ impl Shared {
         let is_same = previous.as_ref().is_some_and(|previous| {
             previous.hash == hash
                 && previous.keys.algorithms == keys.algorithms
-                && previous.issuer == issuer
+                && previous.names == names
         });
         let generation = previous.map_or(1, |previous| previous.generation + u64::from(!is_same));
         tracing::info!(issuer = name, keys = usable, "keys fetched");
@@ -197,7 +197,7 @@ impl Shared {
             generation,
             keys,
             hash,
-            issuer,
+            names,
             fetch: fetch.number,
             fetched,
             fetched_wall,

@@ -26,6 +26,8 @@ pub(crate) struct KeySource {
     pub(crate) name: Arc<str>,
     pub(crate) origin: Origin,
     pub(crate) trust: Trust,
+    /// Other names of the issuer that its discovery document may have.
+    pub(crate) also_known_as: Vec<String>,
 }
 
 /// Where keys come from.
@@ -49,6 +51,42 @@ pub(crate) struct Trust {
     pub(crate) max_keys: usize,
 }
 
+/// The format of a text of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyFormat {
+    /// A JSON Web Key Set.
+    Json,
+    /// PEM blocks.
+    Pem,
+}
+
+impl KeyFormat {
+    /// Recognizes the format of a text.
+    fn of(text: &[u8]) -> Option<Self> {
+        match text.trim_ascii_start().first() {
+            Some(b'{') => Some(Self::Json),
+            _ => pem::is_pem(text).then_some(Self::Pem),
+        }
+    }
+
+    /// Checks whether a text that was given as this format is of this format. Returns what is wrong otherwise.
+    pub(crate) fn check(self, text: &[u8]) -> Result<(), &'static str> {
+        match (self, Self::of(text)) {
+            (Self::Json, Some(Self::Json)) | (Self::Pem, Some(Self::Pem)) => Ok(()),
+            (Self::Json, Some(Self::Pem)) => {
+                Err("`keys_json` was given PEM; pass that to `keys_pem`")
+            }
+            (Self::Json, None) => Err("`keys_json` was given something that is not a JSON object"),
+            (Self::Pem, Some(Self::Json)) => {
+                Err("`keys_pem` was given JSON, which is not PEM; pass that to `keys_json`")
+            }
+            (Self::Pem, None) => Err(
+                "`keys_pem` was given something that is not PEM: no line begins with `-----BEGIN`",
+            ),
+        }
+    }
+}
+
 /// Keys, and how long they may be kept.
 pub(crate) struct Loaded {
     pub(crate) keys: KeySet,
@@ -56,15 +94,18 @@ pub(crate) struct Loaded {
     pub(crate) from: String,
     pub(crate) hash: String,
     pub(crate) max_age: Option<Duration>,
-    /// The issuer's name, if it came with the keys.
-    pub(crate) issuer: Option<Arc<str>>,
+    /// The names of the issuer that came with the keys: none, unless it is the API server of this cluster.
+    pub(crate) names: Vec<Arc<str>>,
 }
 
 impl KeySource {
     /// Loads the current keys.
     pub(crate) async fn load(&self, freshness: Freshness) -> Result<Loaded, KeysError> {
         match &self.origin {
-            Origin::Web(web) => web.load(&self.name, &self.trust, freshness).await,
+            Origin::Web(web) => {
+                let names = (&*self.name, self.also_known_as.as_slice());
+                web.load(names, &self.trust, freshness).await
+            }
             Origin::Cluster(cluster) => cluster.load(&self.trust, freshness).await,
             Origin::File(file) => file.load(&self.trust).await,
             Origin::Given(text) => self.trust.read("the given keys", text),
@@ -93,6 +134,11 @@ impl KeySource {
     /// Returns whether loading again may bring other keys.
     pub(super) fn may_change(&self) -> bool {
         !matches!(self.origin, Origin::Given(_))
+    }
+
+    /// Returns whether loading again may bring other names of the issuer.
+    pub(super) fn has_names(&self) -> bool {
+        matches!(self.origin, Origin::Cluster(_))
     }
 
     /// Returns whether loading again may bring other algorithms: those that a discovery document lists.
@@ -141,19 +187,18 @@ impl Trust {
 
     /// Reads keys for which nobody lists algorithms: a JSON Web Key Set, or PEM. They may all be unusable.
     fn read_set(&self, from: &str, text: &[u8]) -> Result<Loaded, KeysError> {
-        if !pem::is_pem(text) {
-            return self.read_json(from, text, None);
-        }
-        let malformed = |reason: &str| KeysError::KeySet {
+        let malformed = |reason: String| KeysError::KeySet {
             url: from.to_owned(),
-            reason: reason.to_owned(),
+            reason: excerpt(&reason),
         };
-        let json = pem::to_jwks(text).map_err(malformed)?;
-        let loaded = self.read_json(from, &json, None)?;
-        Ok(Loaded {
-            hash: hash(text),
-            ..loaded
-        })
+        match KeyFormat::of(text) {
+            Some(KeyFormat::Json) => self.read_json(from, text, None),
+            Some(KeyFormat::Pem) => {
+                let keys = pem::parse(text).map_err(malformed)?;
+                self.loaded(from, text, KeySet::new(keys, self.allowed(None)))
+            }
+            None => Err(malformed("it is neither JSON nor PEM".to_owned())),
+        }
     }
 
     /// Reads a JSON Web Key Set of an issuer that lists these algorithms.
@@ -168,6 +213,11 @@ impl Trust {
             reason: excerpt(&error.to_string()),
         };
         let keys = KeySet::from_json(json, self.allowed(listed)).map_err(malformed)?;
+        self.loaded(from, json, keys)
+    }
+
+    /// Returns what was read of that text, if it is within the limit.
+    fn loaded(&self, from: &str, text: &[u8], keys: KeySet) -> Result<Loaded, KeysError> {
         if keys.len() > self.max_keys {
             return Err(KeysError::TooManyKeys {
                 url: from.to_owned(),
@@ -177,9 +227,9 @@ impl Trust {
         Ok(Loaded {
             keys,
             from: from.to_owned(),
-            hash: hash(json),
+            hash: hash(text),
             max_age: None,
-            issuer: None,
+            names: Vec::new(),
         })
     }
 }

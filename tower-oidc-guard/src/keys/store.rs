@@ -15,8 +15,8 @@ pub(crate) struct Current {
     pub(crate) hash: String,
     /// Stays the same for as long as the set does: another number means other keys.
     pub(crate) generation: u64,
-    /// The issuer's name, if it came with the keys.
-    pub(crate) issuer: Option<Arc<str>>,
+    /// The names of the issuer that came with the keys.
+    pub(crate) names: Vec<Arc<str>>,
     /// The number of the fetch.
     pub(crate) fetch: u64,
     /// When the fetch was started.

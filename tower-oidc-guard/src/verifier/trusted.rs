@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Refusal;
 use crate::identity::{Identity, IssuerNames, Platform};
+use crate::keys::store::Current;
 use crate::keys::{Keys, NoNewerKeys, Seen};
 use crate::rejection::Rejection;
 use crate::verify::Unverified;
@@ -13,11 +14,14 @@ use crate::verify::rules::Rules;
 
 /// One issuer with its rules and the life of its keys.
 pub(crate) struct TrustedIssuer {
-    /// As it is told.
+    /// Its label for logs and metrics, which never changes. With [`Named::BySettings`] it is its name, too.
     pub(crate) name: Arc<str>,
     pub(crate) named: Named,
+    /// Other names that its tokens may have.
     pub(crate) aliases: Vec<String>,
-    /// All names that policies may call it by, whatever name its tokens bear at the moment.
+    /// Those of the other names that are spellings of its name, and that identities do not show.
+    pub(crate) spellings: Vec<String>,
+    /// All names that policies may call it by, whatever name its tokens have at the moment.
     pub(crate) policy_names: Arc<[String]>,
     pub(crate) demands: Demands,
     pub(crate) platform: Platform,
@@ -25,13 +29,13 @@ pub(crate) struct TrustedIssuer {
     pub(crate) keys: Keys,
 }
 
-/// Where the name comes from that an issuer's tokens bear.
+/// Where the name of an issuer comes from.
 pub(crate) enum Named {
-    /// It is the one that is told.
+    /// It was configured.
     BySettings,
-    /// Its API server says it, with the keys.
+    /// It comes from its API server and from the pod's own token, with the keys, and may change.
     ByItsKeys {
-        /// What the pod's own token says.
+        /// The name in the pod's own token when the guard was built.
         until_then: Option<Arc<str>>,
     },
 }
@@ -60,7 +64,12 @@ impl TrustedIssuer {
         token: Unverified<'_>,
         now: Duration,
     ) -> Result<(Attempt, u64), Rejection> {
-        let acceptable = token.check(&self.rules, now)?;
+        let is_called = self.is_called(token.issuer());
+        let checked = token.check(&self.rules, now);
+        if checked.is_err() && !is_called {
+            return Err(Rejection::UnknownIssuer);
+        }
+        let acceptable = checked?;
         let seen = self.keys.look();
         let needs = |seen, rejection| NeedsNewerKeys {
             issuer: index,
@@ -72,6 +81,10 @@ impl TrustedIssuer {
             return Ok((Attempt::NeedsNewerKeys(needs), 0));
         };
         let generation = current.generation;
+        if !is_called {
+            let needs = needs(seen, Rejection::UnknownIssuer);
+            return Ok((Attempt::NeedsNewerKeys(needs), generation));
+        }
         let verified = match acceptable.verify(&current.keys) {
             Ok(verified) => verified,
             Err(rejection) if self.keys.may_cure(&rejection) => {
@@ -81,34 +94,63 @@ impl TrustedIssuer {
             Err(rejection) => return Err(rejection),
         };
         self.demands.meets(&verified)?;
-        let configured = self.name.clone();
-        let name = current.issuer.clone();
-        let name = name.unwrap_or_else(|| configured.clone());
-        let names = IssuerNames {
-            issuer: name,
-            others: self.policy_names.clone(),
-            configured,
-        };
+        let names = self.names(&verified.claims().issuer, current);
         let identity = Identity::new(names, self.platform, &verified);
         Ok((Attempt::Verified(identity), generation))
     }
 
-    pub(super) fn refusal(&self, rejection: Rejection) -> Refusal {
-        let issuer = Some(self.name.clone());
-        Refusal { rejection, issuer }
-    }
-
-    /// The name that its tokens bear, as far as it is known.
-    pub(super) fn known_name(&self) -> Option<Arc<str>> {
-        match &self.named {
-            Named::BySettings => Some(self.name.clone()),
-            Named::ByItsKeys { until_then } => self.keys.issuer().or_else(|| until_then.clone()),
+    /// Returns the names for the identity of a token with that `iss`.
+    fn names(&self, iss: &str, current: &Current) -> IssuerNames {
+        let configured = self.name.clone();
+        let is_configured = *iss == *configured || self.spellings.iter().any(|own| own == iss);
+        let with_keys = || current.names.iter();
+        let issuer = match is_configured {
+            true => configured.clone(),
+            false => with_keys()
+                .find(|name| ***name == *iss)
+                .map_or_else(|| Arc::from(iss), Arc::clone),
+        };
+        let is_known = |name: &&Arc<str>| self.policy_names.iter().any(|own| **own == ***name);
+        let others = match with_keys().all(|name| is_known(&name)) {
+            true => self.policy_names.clone(),
+            false => {
+                let more = with_keys().map(|name| name.to_string());
+                more.chain(self.policy_names.iter().cloned()).collect()
+            }
+        };
+        IssuerNames {
+            issuer,
+            others,
+            configured,
         }
     }
 
-    /// True, too, where its name is not known yet: its keys have to be asked for.
-    pub(super) fn may_be_called(&self, name: &str) -> bool {
-        self.known_name().is_none_or(|known| *known == *name)
+    pub(super) fn refusal(&self, rejection: Rejection) -> Refusal {
+        let is_own = rejection != Rejection::UnknownIssuer;
+        let issuer = is_own.then(|| self.name.clone());
+        Refusal { rejection, issuer }
+    }
+
+    /// Returns the name that its new tokens have, if it is known.
+    pub(super) fn known_name(&self) -> Option<Arc<str>> {
+        match &self.named {
+            Named::BySettings => Some(self.name.clone()),
+            Named::ByItsKeys { until_then } => {
+                let names = self.keys.names();
+                let first = names.and_then(|names| names.into_iter().next());
+                first.or_else(|| until_then.clone())
+            }
+        }
+    }
+
+    /// Returns whether the issuer is known to have that name.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        let Named::ByItsKeys { until_then } = &self.named else {
+            return true;
+        };
+        let is_until_then = || until_then.as_ref().is_some_and(|own| **own == *name);
+        self.keys.has_name(name).unwrap_or_else(is_until_then)
+            || self.aliases.iter().any(|alias| alias == name)
     }
 }
 

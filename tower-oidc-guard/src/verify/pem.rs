@@ -1,14 +1,16 @@
-//! Public keys in PEM (RFC 7468, section 13), as a JSON Web Key Set.
+//! Public keys in PEM: `PUBLIC KEY` blocks (RFC 7468, section 13) and the keys of `CERTIFICATE` blocks (section 5).
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject as _;
-use serde_json::{Value, json};
+use rustls_pki_types::pem::{PemObject as _, SectionKind};
+use serde_json::{Map, Value, json};
 use spki::der::asn1::{ObjectIdentifier, UintRef};
-use spki::der::{Decode as _, Reader as _, SliceReader};
+use spki::der::{Decode as _, Encode as _, Reader as _, SliceReader};
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
+use x509_cert::Certificate;
+
+use super::jwk::Jwk;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -19,53 +21,116 @@ const CURVES: [(ObjectIdentifier, &str); 3] = [
     (ObjectIdentifier::new_unwrap("1.3.132.0.35"), "P-521"),
 ];
 
-/// Whether this is PEM rather than JSON.
+const BEGIN: &[u8] = b"-----BEGIN ";
+
+/// Returns whether a text has a line that begins a PEM block. Text before the first block is allowed (RFC 7468,
+/// section 5.2).
 pub(crate) fn is_pem(text: &[u8]) -> bool {
-    text.trim_ascii_start().starts_with(b"-----BEGIN")
+    labels(text).next().is_some()
 }
 
-/// The `PUBLIC KEY`s of a text as a key set. One key has no `kid`, and so fits any; several are named as
-/// Kubernetes names its keys, by the SHA-256 of their DER form.
-pub(crate) fn to_jwks(text: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let ders: Result<Vec<_>, _> = SubjectPublicKeyInfoDer::pem_slice_iter(text).collect();
-    let ders = ders.map_err(|_| "a PEM block that is not one")?;
-    let is_only = ders.len() == 1;
-    let keys: Result<Vec<Value>, &'static str> = ders
-        .iter()
-        .map(|der| {
-            let mut key = to_jwk(der.as_ref())?;
-            if !is_only {
-                key["kid"] = URL_SAFE_NO_PAD.encode(digest(&SHA256, der.as_ref())).into();
-            }
-            Ok::<_, &'static str>(key)
-        })
-        .collect();
-    match keys? {
-        keys if keys.is_empty() => Err("no PUBLIC KEY in the PEM text"),
-        keys => Ok(json!({ "keys": keys }).to_string().into()),
+/// Reads the public keys of a text. A single key has no `kid`, and so is used for any; several are named as Kubernetes
+/// names its keys, by the SHA-256 of their DER form. A key that is there twice is there once.
+///
+/// Of a certificate, nothing but the key is used: whoever configures it trusts the key, whatever its validity and issuer.
+///
+/// # Errors
+///
+/// If there is a private key, a block that is not well-formed, or no block that can hold a public key.
+pub(crate) fn parse(text: &[u8]) -> Result<Vec<Jwk>, String> {
+    let labels: Vec<_> = labels(text).collect();
+    if let Some(private) = labels.iter().find(|label| label.contains("PRIVATE KEY")) {
+        return Err(format!(
+            "it holds a {private}, which does not belong here; extract the public key, for example with `openssl pkey -pubout`"
+        ));
     }
+    let is_read = |label: &&String| matches!(label.as_str(), "PUBLIC KEY" | "CERTIFICATE");
+    let others = labels.iter().filter(|label| !is_read(label)).count();
+    if others == labels.len() {
+        let found = labels.first().map_or("nothing", String::as_str);
+        return Err(format!(
+            "no PUBLIC KEY or CERTIFICATE in the PEM text, but {found}"
+        ));
+    }
+    let mut ders: Vec<Vec<u8>> = Vec::new();
+    for block in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
+        let (kind, der) = block.map_err(|_| "a PEM block that is not well-formed")?;
+        let der = match kind {
+            SectionKind::PublicKey => der,
+            SectionKind::Certificate => public_key(&der)?,
+            _ => continue,
+        };
+        if !ders.contains(&der) {
+            ders.push(der);
+        }
+    }
+    let is_only = ders.len() == 1;
+    let mut keys = Vec::with_capacity(ders.len() + others);
+    for der in &ders {
+        keys.push(match to_jwk(der)? {
+            Ok(mut members) => {
+                if !is_only {
+                    let kid = URL_SAFE_NO_PAD.encode(digest(&SHA256, der));
+                    members.insert("kid".to_owned(), kid.into());
+                }
+                Jwk::from_members(members)
+            }
+            Err(reason) => Jwk::skipped(reason),
+        });
+    }
+    let other = || Jwk::skipped("a PEM block other than PUBLIC KEY and CERTIFICATE");
+    keys.extend(std::iter::repeat_with(other).take(others));
+    Ok(keys)
 }
 
-fn to_jwk(der: &[u8]) -> Result<Value, &'static str> {
-    let broken = |_: spki::der::Error| "a public key that is not sound DER";
-    let key = SubjectPublicKeyInfoRef::from_der(der).map_err(broken)?;
-    let bits = key.subject_public_key.as_bytes();
-    let bits = bits.ok_or("a public key that is not sound DER")?;
+/// Returns the label of each block.
+fn labels(text: &[u8]) -> impl Iterator<Item = String> {
+    let lines = text.split(|byte| matches!(byte, b'\n' | b'\r'));
+    lines.filter_map(|line| {
+        let label = line.trim_ascii().strip_prefix(BEGIN)?;
+        let label = label.strip_suffix(b"-----").unwrap_or(label);
+        let label = label.get(..label.len().min(64))?;
+        Some(String::from_utf8_lossy(label).into_owned())
+    })
+}
+
+/// Returns the SubjectPublicKeyInfo of a certificate.
+fn public_key(certificate: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let broken = |_: spki::der::Error| "a CERTIFICATE that is not sound DER";
+    let certificate = Certificate::from_der(certificate).map_err(broken)?;
+    let key = certificate.tbs_certificate().subject_public_key_info();
+    key.to_der().map_err(broken)
+}
+
+/// Returns the members of a JSON Web Key, or why the key cannot be used.
+fn to_jwk(der: &[u8]) -> Result<Result<Map<String, Value>, &'static str>, &'static str> {
+    const BROKEN: &str = "a public key that is not sound DER";
+    let key = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| BROKEN)?;
+    let bits = key.subject_public_key.as_bytes().ok_or(BROKEN)?;
     let text = |bytes: &[u8]| Value::from(URL_SAFE_NO_PAD.encode(bytes));
-    Ok(match key.algorithm.oid {
+    let key = match key.algorithm.oid {
         RSA => {
-            let (n, e) = rsa_components(bits).map_err(broken)?;
+            let (n, e) = rsa_components(bits).map_err(|_| BROKEN)?;
             json!({ "kty": "RSA", "n": text(n.as_bytes()), "e": text(e.as_bytes()) })
         }
         EC => {
-            // An uncompressed point (SEC 1, section 2.3.3); which length is right is seen later.
-            let point = bits.strip_prefix(&[0x04]).ok_or("a compressed EC point")?;
+            let Some(curve) = curve(&key.algorithm) else {
+                return Ok(Err("a curve that is not served"));
+            };
+            // An uncompressed point (SEC 1, section 2.3.3). Whether its length is right is checked with the curve.
+            let Some(point) = bits.strip_prefix(&[0x04]) else {
+                return Ok(Err("a compressed EC point"));
+            };
             let (x, y) = point.split_at(point.len() / 2);
-            json!({ "kty": "EC", "crv": curve(&key.algorithm)?, "x": text(x), "y": text(y) })
+            json!({ "kty": "EC", "crv": curve, "x": text(x), "y": text(y) })
         }
         ED25519 => json!({ "kty": "OKP", "crv": "Ed25519", "x": text(bits) }),
-        _ => return Err("a key type that is not served"),
-    })
+        _ => return Ok(Err("a key type that is not served")),
+    };
+    match key {
+        Value::Object(members) => Ok(Ok(members)),
+        _ => Err(BROKEN),
+    }
 }
 
 fn rsa_components(der: &[u8]) -> spki::der::Result<(UintRef<'_>, UintRef<'_>)> {
@@ -78,10 +143,8 @@ fn rsa_components(der: &[u8]) -> spki::der::Result<(UintRef<'_>, UintRef<'_>)> {
     Ok(components)
 }
 
-fn curve(algorithm: &AlgorithmIdentifierRef<'_>) -> Result<&'static str, &'static str> {
+fn curve(algorithm: &AlgorithmIdentifierRef<'_>) -> Option<&'static str> {
     let named = algorithm.parameters_oid().ok();
     let found = CURVES.iter().find(|(oid, _)| Some(*oid) == named);
-    found
-        .map(|(_, name)| *name)
-        .ok_or("a curve that is not served")
+    found.map(|(_, name)| *name)
 }

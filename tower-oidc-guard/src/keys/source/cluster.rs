@@ -71,16 +71,20 @@ impl ClusterKeys {
         let accept = |body: &[u8]| discovery::read(body, &document);
         let fetched = fetcher.fetch(&document, Document::Discovery, freshness, accept);
         let discovered = fetched.await?.content;
-        let issuer = own.issuer.unwrap_or(discovered.issuer);
-        let is_of_api = |audience: &&String| is_api_audience(audience, [issuer.as_str()]);
+        // The API server signs with the name in its document, and accepts tokens with earlier names as well: that of this
+        // pod's own token is one of them.
+        let mut names = vec![discovered.issuer];
+        names.extend(own.issuer.filter(|own| *own != names[0]));
+        let issuers = || names.iter().map(String::as_str);
+        let is_of_api = |audience: &&String| is_api_audience(audience, issuers());
         if let Some(audience) = self.audiences.iter().find(is_of_api) {
             let audience = audience.clone();
             return Err(KeysError::ApiAudience { audience });
         }
-        let keys = self.url(KEYS_PATH);
-        let loaded = fetch_keys(&fetcher, &keys, discovered.algorithms, trust, freshness).await?;
+        let (keys, listed) = (self.url(KEYS_PATH), discovered.algorithms);
+        let loaded = fetch_keys(&fetcher, &keys, listed, trust, freshness).await?;
         Ok(Loaded {
-            issuer: Some(Arc::from(issuer)),
+            names: names.into_iter().map(Arc::from).collect(),
             ..loaded
         })
     }

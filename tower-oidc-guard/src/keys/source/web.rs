@@ -46,7 +46,7 @@ impl WebKeys {
     /// changed, and then the keys.
     pub(super) async fn load(
         &self,
-        issuer: &str,
+        (issuer, other_names): (&str, &[String]),
         trust: &Trust,
         freshness: Freshness,
     ) -> Result<Loaded, KeysError> {
@@ -57,7 +57,7 @@ impl WebKeys {
             }
         };
         let accept = |body: &[u8]| {
-            let discovered = discovery::read(body, url)?.of(issuer, &[], url)?;
+            let discovered = discovery::read(body, url)?.of(issuer, other_names, url)?;
             match self.fetcher.may_ask(&discovered.jwks_uri) {
                 true => Ok(discovered),
                 false => Err(KeysError::KeysUrl {
