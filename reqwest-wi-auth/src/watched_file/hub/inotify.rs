@@ -29,7 +29,8 @@ pub(super) struct Backend {
     /// Locked while a watch is added, so that its first event finds its observer.
     table: Arc<Mutex<Table>>,
     watches: Watches,
-    stop: Waker,
+    /// Also held by the thread: the event of a waker that is closed may never arrive.
+    stop: Arc<Waker>,
     is_stopping: Arc<AtomicBool>,
     has_failed: Arc<AtomicBool>,
 }
@@ -47,15 +48,16 @@ impl Backend {
         let backend = Self {
             table: Arc::default(),
             watches: inotify.watches(),
-            stop: Waker::new(poll.registry(), STOP)?,
+            stop: Arc::new(Waker::new(poll.registry(), STOP)?),
             is_stopping: Arc::default(),
             has_failed: Arc::default(),
         };
         let (table, is_stopping) = (backend.table.clone(), backend.is_stopping.clone());
-        let has_failed = backend.has_failed.clone();
+        let (has_failed, stop) = (backend.has_failed.clone(), backend.stop.clone());
         std::thread::Builder::new()
             .name("inotify".to_owned())
             .spawn(move || {
+                let _stop = stop;
                 if read_events(inotify, poll, &table, &is_stopping).is_err() {
                     has_failed.store(true, Ordering::Release);
                     for observer in lock(&table).drain().flat_map(|(_, observers)| observers) {
