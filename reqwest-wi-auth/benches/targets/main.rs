@@ -19,11 +19,23 @@ static ALLOCATOR: allocations::Counting = allocations::Counting;
 
 #[cfg(unix)]
 fn main() -> ExitCode {
+    // `cargo bench … -- rotation` measures one group only.
+    let groups: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let is_wanted = |group: &str| groups.is_empty() || groups.iter().any(|wanted| wanted == group);
     let mut targets = Vec::new();
-    targets.extend(requests::measure());
-    targets.push(rotation::pickup());
-    targets.push(rotation::failures());
-    targets.push(rotation::metadata_requests());
+    if is_wanted("requests") {
+        targets.extend(requests::measure());
+    }
+    if is_wanted("rotation") {
+        targets.push(rotation::pickup());
+        targets.push(rotation::failures());
+    }
+    if is_wanted("metadata") {
+        targets.push(rotation::metadata_requests());
+    }
     let missed = targets.iter().filter(|target| !target.is_met()).count();
     println!();
     targets.iter().for_each(Target::print);
