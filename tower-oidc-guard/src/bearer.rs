@@ -144,7 +144,7 @@ fn read<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Bearer<'r>, Rej
     // Headers that platforms have made for tokens may hold one without a scheme.
     let is_for_credentials = name == AUTHORIZATION || name == PROXY_AUTHORIZATION;
     let token = match after_scheme(text) {
-        Some([]) => text.get(text.len()..).unwrap_or_default(),
+        Some(none @ []) => none,
         Some([b' ', token @ ..]) if !token.starts_with(b" ") && !token.starts_with(b"\t") => token,
         Some(rest) if is_for_credentials && is_longer_scheme(rest) => return other_scheme(text),
         Some(_) => {
