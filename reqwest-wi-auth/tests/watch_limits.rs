@@ -11,6 +11,9 @@ use reqwest_wi_auth::WatchedFile;
 use reqwest_wi_auth::testing::Kubelet;
 use support::{later, token, until};
 
+/// The instances of a namespace count among its user's outside, so the tests cannot run at the same time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Takes all inotify instances that this user may have, so that no further watcher can be made.
 fn take_all_watchers() -> Vec<RecommendedWatcher> {
     let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
@@ -22,6 +25,7 @@ fn take_all_watchers() -> Vec<RecommendedWatcher> {
 
 #[tokio::test]
 async fn without_a_watcher_to_be_had_the_file_is_polled_and_watched_once_there_is_one() {
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let kubelet = Kubelet::new(folder.path()).unwrap();
     kubelet.write([("token", token("0", 600))]).unwrap();
@@ -53,6 +57,7 @@ fn over_rotations_the_watch_is_kept_though_no_other_instance_is_granted() {
             .build();
         return runtime.unwrap().block_on(follow_with_one_instance());
     }
+    let _alone = ALONE.blocking_lock();
     let script = "echo 2 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
     let namespace = || {
         let mut command = std::process::Command::new("unshare");
