@@ -17,6 +17,10 @@ const NEW_DATA: &str = "..data_tmp";
 /// Writes a projected volume as the kubelet does: a folder named by the time, `..data` swapped to it by a
 /// rename, a link to each file beside it, with the modes that real volumes have.
 ///
+/// Its volumes are held against recorded listings of volumes of real Kubernetes, flat and nested, by this crate's
+/// `tests/kubelet.rs`. The real kubelet sets a file's owner a moment after the rename, so the file can be unreadable until
+/// then ([`set_mode`](Self::set_mode) imitates it), and touches the folders every 60 to 90 s.
+///
 /// It does nothing of its own accord: each rotation is a call.
 #[derive(Debug)]
 pub struct Kubelet {

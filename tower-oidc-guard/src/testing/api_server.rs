@@ -48,8 +48,8 @@ type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String>
 ///
 /// A caller is authenticated by its bearer token, whose signature, issuer, audience and times are verified and whose service
 /// account must exist: no token gets 403, a token that is not valid gets 401, a service account may read the two
-/// documents with `GET` alone (`HEAD` gets 403). As on a real server, a positive TokenReview may stand for 10 s after its
-/// service account was deleted; here it does not.
+/// documents with `GET` alone (`HEAD` gets 403). Unlike a real server, which may repeat a positive TokenReview for 10 s after
+/// the service account was deleted, this one notices a deletion at once.
 ///
 /// Its responses are held against recorded ones of Kubernetes 1.20 and 1.36, header by header, by this crate's
 /// `tests/fakes.rs`; and the contract tests of the repository run against it and against a real kube-apiserver alike. Like

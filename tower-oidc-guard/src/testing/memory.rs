@@ -16,6 +16,8 @@ use crate::verify::algorithm::Algorithm;
 
 /// An issuer that answers without a socket, through the HTTP client that a guard is given: for unit tests.
 ///
+/// It negotiates as strictly as [`TestIssuer`](super::TestIssuer), and is held against the same recorded responses.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
