@@ -136,7 +136,8 @@ impl Issuer {
     ///
     /// It is for an issuer that changes its name while tokens with the old one are in use. A Kubernetes API server whose flag
     /// `--service-account-issuer` is given several times signs with the first value and accepts all of them. For
-    /// [`in_cluster`](Self::in_cluster), the first one is known from the API server and need not be named.
+    /// [`in_cluster`](Self::in_cluster), the first one is known from the API server and need not be named, unless a policy
+    /// names the issuer and the pod's own token is of the legacy kind, which does not tell the name when the guard is built.
     ///
     /// A name that cannot be an `iss`, or that another issuer of the guard has, does not build.
     ///

@@ -212,7 +212,6 @@ impl TokenVerifier {
     pub(crate) fn trusted_names(&self) -> TrustedNames {
         let trusted = |issuer: &TrustedIssuer| TrustedName {
             names: issuer.policy_names.to_vec(),
-            may_be_renamed: matches!(&issuer.named, Named::ByItsKeys { until_then: None }),
             platform: issuer.platform,
             audiences: issuer.rules.audiences.clone(),
         };

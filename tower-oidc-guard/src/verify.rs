@@ -75,6 +75,11 @@ impl Jws<'_> {
 }
 
 impl<'t> Acceptable<'t> {
+    /// Returns the `iss` of the token.
+    pub(crate) fn issuer(&self) -> &str {
+        self.0.issuer()
+    }
+
     /// Verifies algorithm and signature.
     ///
     /// # Errors

@@ -125,7 +125,7 @@ async fn token_and_ca_are_read_afresh_when_they_rotate() {
     pod.api.replace_ca().unwrap();
     pod.api.stop().await;
     pod.api.restart().await.unwrap();
-    let own = token(NEW, "gke-sa-3600s.jwt");
+    let own = token("v1.36/after-key-rotation", "gke-sa-api-audience.jwt");
     pod.api.accept_token(own.as_str(), "id-namespace", "guard");
     publish(&pod.api, "v1.36/after-key-rotation");
     pod.kubelet

@@ -165,6 +165,86 @@ async fn policies_call_a_cluster_by_any_of_its_names() {
     }
 }
 
+/// The keys of the cluster `NEW` are given, so that it is never asked.
+fn configured_as_new() -> Issuer {
+    let keys = json!({ "keys": [Forge::new().jwk()] }).to_string();
+    let issuer = Issuer::kubernetes(NEW).keys_json(keys);
+    issuer.algorithms([Algorithm::ES256]).audience(AUDIENCE)
+}
+
+#[tokio::test]
+async fn a_cluster_that_announces_the_name_of_another_issuer_does_not_get_that_one_s_members() {
+    let cluster = Cluster::new().await;
+    let policy = Policy::any_of([
+        Policy::members_of(NEW, [WEB]),
+        Policy::members([format!("principal:{NEW}#{WEB}")]),
+    ]);
+    let builder = OidcGuard::builder().issuer(cluster.issuer());
+    let builder = builder.issuer(configured_as_new()).policy(policy);
+    let guard = builder.build().unwrap();
+    let old = cluster.caller().mint();
+    let status = async || {
+        let response = answer(guard.layer(), bearer(&old)).await;
+        response.status().as_u16()
+    };
+    assert_eq!(status().await, 403);
+    cluster.api.set_issuers([NEW, OLD]);
+    refresh(&cluster, &guard).await;
+    assert_eq!(status().await, 403, "it is still the cluster called OLD");
+    let new = cluster.caller().mint();
+    assert!(
+        guard.verifier().verify(new).await.is_err(),
+        "tokens with that name are the other issuer's to sign"
+    );
+}
+
+/// A token of the legacy kind does not name the cluster's issuer.
+fn legacy_token(cluster: &Cluster) -> String {
+    let token = cluster.caller().claim("iss", "kubernetes/serviceaccount");
+    let token = token.claim("aud", json!([])).mint();
+    cluster.api.accept_token(token.as_str(), "shop", "guard");
+    token
+}
+
+#[tokio::test]
+async fn a_policy_names_a_cluster_whose_pods_have_legacy_tokens_only_by_configured_names() {
+    let cluster = Cluster::new().await;
+    let token = legacy_token(&cluster);
+    std::fs::write(cluster.volume.path().join("token"), token).unwrap();
+    let deny = || Policy::any_verified_caller().deny([format!("principal:{OLD}#{WEB}")]);
+    let unnamed = OidcGuard::builder().issuer(cluster.issuer());
+    assert!(
+        matches!(unnamed.policy(deny()).build(), Err(BuildError::Policy(_))),
+        "a name that may be misspelt would deny nobody"
+    );
+    let guard = cluster.guard(cluster.issuer().also_known_as(OLD), deny());
+    for issuers in [vec![OLD], vec![NEW, OLD]] {
+        cluster.api.set_issuers(issuers);
+        let caller = cluster.caller().mint();
+        let response = answer(guard.layer(), bearer(&caller)).await;
+        assert_eq!(response.status(), 403);
+    }
+}
+
+#[tokio::test]
+async fn an_audience_that_the_pod_s_own_token_gets_later_makes_the_next_fetch_fail() {
+    let cluster = Cluster::new().await;
+    let guard = cluster.guard(cluster.issuer(), Policy::any_verified_caller());
+    guard.ready().await.unwrap();
+    let own = cluster.api.token("shop", "guard").audience(OLD);
+    let own = own.audience(AUDIENCE).mint();
+    std::fs::write(cluster.volume.path().join("token"), own).unwrap();
+    later(Duration::from_secs(3600)).await;
+    for _ in 0..1000 {
+        if guard.health()[0].last_error.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let error = guard.health()[0].last_error.clone().unwrap();
+    assert!(matches!(*error, KeysError::ApiAudience { .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn an_issuer_that_nobody_has_is_refused_and_causes_no_more_fetches_than_the_limit() {
     let cluster = Cluster::new().await;

@@ -48,6 +48,12 @@ pub(super) fn trust(
         }
         trusted.push(trusted_issuer(issuer, checked, clock));
     }
+    for issuer in &mut trusted {
+        let others = names
+            .iter()
+            .filter(|name| !issuer.policy_names.contains(name));
+        issuer.names_of_others = others.cloned().collect();
+    }
     Ok(trusted)
 }
 
@@ -92,5 +98,6 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
         },
         demands: issuer.demands,
         keys: Keys::new(source, issuer.timing, clock.clone()),
+        names_of_others: HashSet::new(),
     }
 }

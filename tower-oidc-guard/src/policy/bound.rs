@@ -18,8 +18,6 @@ pub(crate) struct TrustedNames {
 pub(crate) struct TrustedName {
     /// All names that a policy may call it by.
     pub(crate) names: Vec<String>,
-    /// Whether it may have another name, which its API server says later.
-    pub(crate) may_be_renamed: bool,
     pub(crate) platform: Platform,
     pub(crate) audiences: Vec<String>,
 }
@@ -29,10 +27,7 @@ impl TrustedNames {
     pub(super) fn check_name(&self, name: &str) -> Result<Platform, PolicyError> {
         let has_name = |issuer: &&TrustedName| issuer.names.iter().any(|own| own == name);
         let named = self.issuers.iter().find(has_name);
-        // The cluster that this runs in may have any name until its API server has told it: then the name is compared
-        // with that of each caller.
-        let may_be_named = || self.issuers.iter().find(|issuer| issuer.may_be_renamed);
-        match named.or_else(may_be_named) {
+        match named {
             Some(issuer) => Ok(issuer.platform),
             None => Err(PolicyError::UntrustedIssuer {
                 issuer: name.to_owned(),

@@ -243,7 +243,6 @@ mod tests {
         TrustedNames {
             issuers: vec![TrustedName {
                 names: vec!["https://id.example".to_owned()],
-                may_be_renamed: false,
                 platform,
                 audiences: vec!["me".to_owned()],
             }],

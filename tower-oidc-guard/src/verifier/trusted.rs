@@ -1,5 +1,6 @@
 //! One trusted issuer: its rules, its keys, and what they say of a token.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ pub(crate) struct TrustedIssuer {
     pub(crate) platform: Platform,
     pub(crate) rules: Rules,
     pub(crate) keys: Keys,
+    /// The names of the other configured issuers. An API server that announces one of them does not become that issuer:
+    /// policies that name it mean the configured one.
+    pub(crate) names_of_others: HashSet<String>,
 }
 
 /// Where the name of an issuer comes from.
@@ -81,6 +85,8 @@ impl TrustedIssuer {
             return Ok((Attempt::NeedsNewerKeys(needs), 0));
         };
         let generation = current.generation;
+        // The keys may have been replaced since, and the name withdrawn with them.
+        let is_called = is_called && self.is_called_with(current, acceptable.issuer());
         if !is_called {
             let needs = needs(seen, Rejection::UnknownIssuer);
             return Ok((Attempt::NeedsNewerKeys(needs), generation));
@@ -103,7 +109,8 @@ impl TrustedIssuer {
     fn names(&self, iss: &str, current: &Current) -> IssuerNames {
         let configured = self.name.clone();
         let is_configured = *iss == *configured || self.spellings.iter().any(|own| own == iss);
-        let with_keys = || current.names.iter();
+        let is_own = |name: &&Arc<str>| !self.names_of_others.contains(&***name);
+        let with_keys = || current.names.iter().filter(is_own);
         let issuer = match is_configured {
             true => configured.clone(),
             false => with_keys()
@@ -150,6 +157,13 @@ impl TrustedIssuer {
         };
         let is_until_then = || until_then.as_ref().is_some_and(|own| **own == *name);
         self.keys.has_name(name).unwrap_or_else(is_until_then)
+            || self.aliases.iter().any(|alias| alias == name)
+    }
+
+    /// Returns whether the issuer has that name according to these keys.
+    fn is_called_with(&self, current: &Current, name: &str) -> bool {
+        matches!(self.named, Named::BySettings)
+            || current.names.iter().any(|own| **own == *name)
             || self.aliases.iter().any(|alias| alias == name)
     }
 }

@@ -76,7 +76,9 @@ impl ClusterKeys {
         let mut names = vec![discovered.issuer];
         names.extend(own.issuer.filter(|own| *own != names[0]));
         let issuers = || names.iter().map(String::as_str);
-        let is_of_api = |audience: &&String| is_api_audience(audience, issuers());
+        let is_of_api = |audience: &&String| {
+            own.audiences.contains(audience) || is_api_audience(audience, issuers())
+        };
         if let Some(audience) = self.audiences.iter().find(is_of_api) {
             let audience = audience.clone();
             return Err(KeysError::ApiAudience { audience });
