@@ -107,6 +107,12 @@ impl TestIssuer {
         self.state.fail(None);
     }
 
+    /// Ignores `Accept` from now on, as most issuers other than Kubernetes do: for clients that ask for key sets as
+    /// `application/json` alone.
+    pub fn ignore_accept(&self) {
+        self.state.ignore_accept();
+    }
+
     /// Publishes nothing but the current key from now on.
     pub fn withdraw_old_keys(&self) {
         self.state.withdraw_old_keys();
