@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 
 pub use self::google::{ComputeEngine, GoogleIdentity};
 pub use self::kubernetes::{KubernetesIdentity, ObjectRef};
-use crate::verify::Verified;
-use crate::verify::claims::Times;
+use crate::jose::Verified;
+use crate::jose::claims::Times;
 
 /// The platform that stands behind an issuer, and so what its subjects mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -14,10 +14,10 @@ pub(crate) use self::api_audience::is_api_audience;
 pub(crate) use self::check::Checked;
 pub(crate) use self::keys_at::KeysAt;
 use crate::identity::Platform;
+use crate::jose::algorithm::Algorithm;
+use crate::jose::demands::Demands;
 use crate::keys::fetch::Limits;
 use crate::keys::schedule::Timing;
-use crate::verify::algorithm::Algorithm;
-use crate::verify::demands::Demands;
 
 /// How far clocks may differ, unless said otherwise.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
@@ -73,9 +73,9 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::discover("https://id.example").audience("https://auth-server.example");
+    /// let issuer = Issuer::oidc("https://id.example").audience("https://auth-server.example");
     /// ```
-    pub fn discover(url: impl Into<String>) -> Self {
+    pub fn oidc(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             aliases: Vec::new(),
@@ -115,7 +115,7 @@ impl Issuer {
     pub fn kubernetes(url: impl Into<String>) -> Self {
         Self {
             platform: Platform::Kubernetes,
-            ..Self::discover(url)
+            ..Self::oidc(url)
         }
     }
 
@@ -124,7 +124,7 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::discover("https://id.example").audience("one").audience("two");
+    /// let issuer = Issuer::oidc("https://id.example").audience("one").audience("two");
     /// ```
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audiences.push(audience.into());
@@ -158,7 +158,7 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::{Algorithm, Issuer};
-    /// let issuer = Issuer::discover("https://id.example").audience("me").algorithms([Algorithm::ES256]);
+    /// let issuer = Issuer::oidc("https://id.example").audience("me").algorithms([Algorithm::ES256]);
     /// ```
     pub fn algorithms(mut self, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
         if self.algorithms.is_some() {
@@ -173,7 +173,7 @@ impl Issuer {
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
-    /// let issuer = Issuer::discover("https://id.example").audience("me").leeway(Duration::from_secs(5));
+    /// let issuer = Issuer::oidc("https://id.example").audience("me").leeway(Duration::from_secs(5));
     /// ```
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
@@ -185,7 +185,7 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::discover("http://127.0.0.1:8080").audience("me").insecure_loopback_http();
+    /// let issuer = Issuer::oidc("http://127.0.0.1:8080").audience("me").insecure_loopback_http();
     /// ```
     pub fn insecure_loopback_http(mut self) -> Self {
         self.loopback_http = true;

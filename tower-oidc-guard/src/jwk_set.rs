@@ -2,11 +2,11 @@
 
 use std::fmt;
 
+use crate::jose::algorithm::Algorithm;
+use crate::jose::key_set::KeySet;
+use crate::jose::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
 use crate::keys::error::{KeysError, excerpt};
 use crate::rejection::Rejection;
-use crate::verify::algorithm::Algorithm;
-use crate::verify::key_set::KeySet;
-use crate::verify::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
 
 /// A JSON Web Key Set (RFC 7517, section 5) that checks signatures over any bytes.
 ///

@@ -26,9 +26,9 @@ use self::shared::{Shared, Waiting, jitter};
 use self::source::KeySource;
 use self::store::Current;
 use crate::clock::Clock;
+use crate::jose::key_set::KeySet;
 use crate::rejection::Rejection;
 use crate::telemetry;
-use crate::verify::key_set::KeySet;
 
 /// How often [`Keys::ready`] looks whether the fetch that it waits for has to be started again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -12,6 +12,7 @@ mod error;
 mod guard;
 mod identity;
 mod issuer;
+mod jose;
 mod jwk_set;
 mod keys;
 mod policy;
@@ -21,7 +22,6 @@ mod telemetry;
 pub mod testing;
 mod text;
 mod verifier;
-mod verify;
 
 pub use error::BuildError;
 pub use guard::{
@@ -32,6 +32,7 @@ pub use identity::{
     ComputeEngine, GoogleIdentity, Identity, KubernetesIdentity, ObjectRef, Platform,
 };
 pub use issuer::Issuer;
+pub use jose::algorithm::Algorithm;
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
 pub use keys::health::IssuerHealth;
@@ -40,4 +41,3 @@ pub use policy::{Decision, Policy, PolicyError};
 pub use policy::{PolicyFile, PolicyHealth};
 pub use rejection::Rejection;
 pub use verifier::{NotReady, TokenVerifier};
-pub use verify::algorithm::Algorithm;

@@ -13,6 +13,7 @@ pub(crate) use self::trusted::{Attempt, Named, NeedsNewerKeys, TrustedIssuer};
 use crate::cache::{CacheLimits, Verdict, VerdictCache};
 use crate::clock::Clock;
 use crate::identity::Identity;
+use crate::jose::{Jws, Unverified};
 use crate::keys::Patience;
 use crate::keys::error::KeysError;
 use crate::keys::health::IssuerHealth;
@@ -20,7 +21,6 @@ use crate::keys::store::Current;
 use crate::policy::{TrustedName, TrustedNames};
 use crate::rejection::Rejection;
 use crate::telemetry;
-use crate::verify::{Jws, Unverified};
 
 /// How long a token waits for newer keys in all.
 const MAX_WAIT: Duration = Duration::from_secs(5);

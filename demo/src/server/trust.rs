@@ -33,7 +33,7 @@ fn issuer(name: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
             [project, location, cluster] => Issuer::gke(project, location, cluster),
             _ => return Err(Error::Issuer(name.to_owned())),
         },
-        Some(("oidc", url)) => Issuer::discover(checked(name, url)?),
+        Some(("oidc", url)) => Issuer::oidc(checked(name, url)?),
         Some(("https" | "http", _)) => Issuer::kubernetes(checked(name, name)?),
         _ => return Err(Error::Issuer(name.to_owned())),
     };

@@ -17,9 +17,9 @@ use crate::cache::CacheLimits;
 use crate::clock::Clock;
 use crate::error::BuildError;
 use crate::issuer::Issuer;
+use crate::jose::DEFAULT_MAX_TOKEN_BYTES;
 use crate::policy::{Bound, Policy};
 use crate::verifier::TokenVerifier;
-use crate::verify::DEFAULT_MAX_TOKEN_BYTES;
 
 const DEFAULT_REALM: &str = "protected";
 /// What `max_token_bytes` may be: a shorter limit would refuse Kubernetes tokens, a longer one invites tokens that no
@@ -66,7 +66,7 @@ impl OidcGuardBuilder {
     ///
     /// ```
     /// # use tower_oidc_guard::{Issuer, OidcGuard};
-    /// let builder = OidcGuard::builder().issuer(Issuer::discover("https://id.example").audience("me"));
+    /// let builder = OidcGuard::builder().issuer(Issuer::oidc("https://id.example").audience("me"));
     /// ```
     pub fn issuer(mut self, issuer: Issuer) -> Self {
         self.issuers.push(issuer);

@@ -8,11 +8,11 @@ use reqwest_middleware::ClientWithMiddleware;
 use crate::clock::Clock;
 use crate::error::BuildError;
 use crate::issuer::{Checked, Issuer};
+use crate::jose::rules::Rules;
 use crate::keys::Keys;
 use crate::keys::client::default_client;
 use crate::keys::source::{KeySource, Origin};
 use crate::verifier::{Named, TrustedIssuer};
-use crate::verify::rules::Rules;
 
 /// What an issuer is told as whose name only its cluster's API server knows.
 const UNNAMED: &str = "kubernetes (in cluster)";

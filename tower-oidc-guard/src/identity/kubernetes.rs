@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::time;
-use crate::verify::claims::Claims;
+use crate::jose::claims::Claims;
 
 /// A service account of a Kubernetes cluster, and the pod it acts from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,7 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::discover("https://id.example").audience("me").token_types(["at+jwt"]);
+    /// let issuer = Issuer::oidc("https://id.example").audience("me").token_types(["at+jwt"]);
     /// ```
     pub fn token_types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
         if !self.types.is_empty() {
@@ -36,7 +36,7 @@ impl Issuer {
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
-    /// let issuer = Issuer::discover("https://id.example")
+    /// let issuer = Issuer::oidc("https://id.example")
     ///     .audience("me")
     ///     .max_lifetime(Duration::from_secs(3600));
     /// ```

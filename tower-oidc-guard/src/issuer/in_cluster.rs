@@ -74,7 +74,7 @@ impl Issuer {
                 token_file: PathBuf::from(TOKEN_FILE),
                 ca_file: PathBuf::from(CA_FILE),
             }),
-            ..Self::discover(String::new())
+            ..Self::oidc(String::new())
         })
     }
 

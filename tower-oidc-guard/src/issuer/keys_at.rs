@@ -43,7 +43,7 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::discover("https://id.example")
+    /// let issuer = Issuer::oidc("https://id.example")
     ///     .jwks_url("https://keys.example/jwks.json")
     ///     .audience("me");
     /// ```
@@ -57,7 +57,7 @@ impl Issuer {
     /// ```
     /// # use tower_oidc_guard::Issuer;
     /// # let jwks = "";
-    /// let issuer = Issuer::discover("https://id.example").keys_json(jwks).audience("me");
+    /// let issuer = Issuer::oidc("https://id.example").keys_json(jwks).audience("me");
     /// ```
     pub fn keys_json(self, jwks: impl Into<Vec<u8>>) -> Self {
         let (text, format) = (jwks.into(), KeyFormat::Json);
@@ -76,7 +76,7 @@ impl Issuer {
     /// ```
     /// # use tower_oidc_guard::{Algorithm, Issuer};
     /// # let pem = "";
-    /// let issuer = Issuer::discover("https://id.example")
+    /// let issuer = Issuer::oidc("https://id.example")
     ///     .keys_pem(pem)
     ///     .algorithms([Algorithm::ES256])
     ///     .audience("me");
@@ -95,7 +95,7 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::discover("https://id.example").keys_file("/etc/keys/jwks.json").audience("me");
+    /// let issuer = Issuer::oidc("https://id.example").keys_file("/etc/keys/jwks.json").audience("me");
     /// ```
     pub fn keys_file(self, path: impl Into<PathBuf>) -> Self {
         self.keys_at("keys_file", KeysAt::File { path: path.into() })

@@ -11,7 +11,7 @@ impl Issuer {
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
-    /// let issuer = Issuer::discover("https://id.example")
+    /// let issuer = Issuer::oidc("https://id.example")
     ///     .stale_after(Duration::from_secs(6 * 3600))
     ///     .audience("me");
     /// ```
@@ -27,7 +27,7 @@ impl Issuer {
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
-    /// let issuer = Issuer::discover("https://id.example")
+    /// let issuer = Issuer::oidc("https://id.example")
     ///     .unknown_key_jitter(Duration::ZERO) // the only replica there is
     ///     .audience("me");
     /// ```
@@ -41,7 +41,7 @@ impl Issuer {
     ///
     /// ```
     /// # use {std::time::Duration, tower_oidc_guard::Issuer};
-    /// let issuer = Issuer::discover("https://id.example")
+    /// let issuer = Issuer::oidc("https://id.example")
     ///     .fetch_timeout(Duration::from_secs(3))
     ///     .audience("me");
     /// ```
@@ -54,7 +54,7 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::discover("https://id.example").max_document_bytes(64 * 1024).audience("me");
+    /// let issuer = Issuer::oidc("https://id.example").max_document_bytes(64 * 1024).audience("me");
     /// ```
     pub fn max_document_bytes(mut self, bytes: usize) -> Self {
         self.limits.bytes = bytes;
@@ -65,7 +65,7 @@ impl Issuer {
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::discover("https://id.example").max_keys(10).audience("me");
+    /// let issuer = Issuer::oidc("https://id.example").max_keys(10).audience("me");
     /// ```
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;

@@ -20,7 +20,7 @@ impl Issuer {
         Self {
             platform: Platform::Google,
             aliases: vec![GOOGLE_WITHOUT_SCHEME.to_owned()],
-            ..Self::discover(GOOGLE)
+            ..Self::oidc(GOOGLE)
         }
     }
 
@@ -74,6 +74,6 @@ impl Issuer {
     ///     .require_claim("repository", "octo-org/octo-repo");
     /// ```
     pub fn github_actions() -> Self {
-        Self::discover("https://token.actions.githubusercontent.com")
+        Self::oidc("https://token.actions.githubusercontent.com")
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::error::{KeysError, excerpt, json_excerpt};
-use crate::verify::algorithm::{Algorithm, Algorithms};
+use crate::jose::algorithm::{Algorithm, Algorithms};
 
 /// The longest issuer name and the longest `jwks_uri` that are accepted, in bytes.
 const MAX_URL_BYTES: usize = 2048;

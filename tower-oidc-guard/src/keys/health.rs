@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::error::{KeysError, excerpt};
-use crate::verify::key_set::{KeySet, MAX_CANDIDATES};
+use crate::jose::key_set::{KeySet, MAX_CANDIDATES};
 
 /// The key status of an issuer, as returned by [`OidcGuard::health`](crate::OidcGuard::health).
 #[derive(Debug, Clone)]

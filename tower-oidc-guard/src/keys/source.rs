@@ -16,9 +16,9 @@ pub(crate) use self::own_token::OwnToken;
 pub(crate) use self::web::WebKeys;
 use super::error::{KeysError, excerpt};
 use super::fetch::Freshness;
-use crate::verify::algorithm::{Algorithm, Algorithms};
-use crate::verify::key_set::KeySet;
-use crate::verify::pem;
+use crate::jose::algorithm::{Algorithm, Algorithms};
+use crate::jose::key_set::KeySet;
+use crate::jose::pem;
 
 /// How to get one issuer's keys.
 pub(crate) struct KeySource {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwapOption, Guard};
 use tokio::time::Instant;
 
-use crate::verify::key_set::KeySet;
+use crate::jose::key_set::KeySet;
 
 /// A key set and the fetch that brought it.
 pub(crate) struct Current {

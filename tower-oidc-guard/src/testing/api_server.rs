@@ -28,7 +28,7 @@ use super::kubernetes_http::{
 use super::server::serve;
 use super::state::State;
 use super::token::TokenSpec;
-use crate::verify::algorithm::Algorithm;
+use crate::jose::algorithm::Algorithm;
 
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const HEALTH_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];

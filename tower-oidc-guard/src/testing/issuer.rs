@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::server::{Respond, serve};
 use super::state::State;
 use super::token::TokenSpec;
-use crate::verify::algorithm::Algorithm;
+use crate::jose::algorithm::Algorithm;
 
 /// An issuer on loopback that publishes its documents to everyone, as a Kubernetes API server can be configured to, and
 /// signs with RS256 at first.

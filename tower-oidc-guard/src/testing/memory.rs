@@ -12,7 +12,7 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 
 use super::state::State;
 use super::token::TokenSpec;
-use crate::verify::algorithm::Algorithm;
+use crate::jose::algorithm::Algorithm;
 
 /// An issuer that answers without a socket, through the HTTP client that a guard is given: for unit tests.
 ///

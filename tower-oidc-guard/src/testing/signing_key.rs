@@ -16,7 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-use crate::verify::algorithm::Algorithm;
+use crate::jose::algorithm::Algorithm;
 
 /// A key for one algorithm, named as Kubernetes names its keys: by a hash of the public one.
 #[derive(Debug)]

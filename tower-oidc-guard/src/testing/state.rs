@@ -11,7 +11,7 @@ use super::kubernetes_http::{
     DISCOVERY_PATH, KEY_SET_PATH, document, document_type, negotiate, status, unauthorized,
 };
 use super::signing_key::SigningKey;
-use crate::verify::algorithm::Algorithm;
+use crate::jose::algorithm::Algorithm;
 
 /// An issuer's keys and documents, shared by its handle and by whoever answers for it.
 #[derive(Debug)]

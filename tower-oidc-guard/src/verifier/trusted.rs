@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Refusal;
 use crate::identity::{Identity, IssuerNames, Platform};
+use crate::jose::Unverified;
+use crate::jose::demands::Demands;
+use crate::jose::rules::Rules;
 use crate::keys::store::Current;
 use crate::keys::{Keys, NoNewerKeys, Seen};
 use crate::rejection::Rejection;
-use crate::verify::Unverified;
-use crate::verify::demands::Demands;
-use crate::verify::rules::Rules;
 
 /// One issuer with its rules and the life of its keys.
 pub(crate) struct TrustedIssuer {

@@ -3,10 +3,10 @@
 use url::Url;
 
 use super::{Loaded, Trust};
+use crate::jose::algorithm::Algorithms;
 use crate::keys::discovery;
 use crate::keys::error::KeysError;
 use crate::keys::fetch::{Document, Fetcher, Freshness, Limits};
-use crate::verify::algorithm::Algorithms;
 
 /// Documents on the web.
 pub(crate) struct WebKeys {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::super::{Members, PolicyError, Rule, claims};
 use crate::error::BuildError;
 use crate::issuer::Issuer;
-use crate::verify::algorithm::Algorithm;
+use crate::jose::algorithm::Algorithm;
 
 /// A policy file: who may call and, for a guard that is configured whole from it, which issuers to trust.
 ///
@@ -130,7 +130,7 @@ impl IssuerEntry {
             (PlatformName::InCluster, None) => Issuer::in_cluster()?,
             (PlatformName::Google, None) => Issuer::google(),
             (PlatformName::Kubernetes, Some(url)) => Issuer::kubernetes(url),
-            (PlatformName::Other, Some(url)) => Issuer::discover(url),
+            (PlatformName::Other, Some(url)) => Issuer::oidc(url),
             (_, None) => return Err(wrong("it has no `url`")),
             (_, Some(_)) => return Err(wrong("its platform says its `url`: leave it out")),
         };

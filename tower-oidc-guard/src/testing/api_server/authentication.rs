@@ -7,10 +7,10 @@ use http::header::AUTHORIZATION;
 use serde_json::{Value, json};
 
 use super::Inner;
+use crate::jose::algorithm::{Algorithm, Algorithms};
+use crate::jose::key_set::KeySet;
+use crate::jose::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
 use crate::testing::state::State;
-use crate::verify::algorithm::{Algorithm, Algorithms};
-use crate::verify::key_set::KeySet;
-use crate::verify::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
 
 /// A user of the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,285 @@
+//! What callers are told.
+
+use crate::support::stage::{CLUSTER, GKE_SA, answer, cluster, settings, spec};
+use crate::support::{Body, bearer, request};
+use http::{Method, Request, Response, StatusCode};
+use tower::ServiceExt as _;
+use tower_oidc_guard::{BuildError, OidcGuard, Policy};
+
+fn guard() -> OidcGuard {
+    settings(&cluster())
+        .policy(Policy::members([GKE_SA]))
+        .build()
+        .unwrap()
+}
+
+fn challenge<B>(response: &Response<B>) -> &str {
+    response.headers()["www-authenticate"].to_str().unwrap()
+}
+
+#[tokio::test]
+async fn without_a_token_it_is_bearer_and_realm_and_nothing_more() {
+    let response = answer(guard().layer(), request(&[])).await;
+    assert_eq!(
+        (response.status().as_u16(), challenge(&response)),
+        (401, "Bearer realm=\"protected\"")
+    );
+}
+
+#[tokio::test]
+async fn a_malformed_request_is_a_400_invalid_request() {
+    for authorization in [&["Bearer a", "Bearer b"][..], &["Basic a", "Bearer b"]] {
+        let response = answer(guard().layer(), request(authorization)).await;
+        assert_eq!(response.status(), 400);
+        assert!(challenge(&response).contains("error=\"invalid_request\""));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_is_a_401_invalid_token() {
+    let cluster = cluster();
+    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    let spoilt = spec(&cluster).bad_signature().mint();
+    let expired = spec(&cluster).claim("exp", 1).mint();
+    for token in ["x", "a.b.c", &spoilt, &expired] {
+        let response = answer(guard.layer(), bearer(token)).await;
+        assert_eq!(response.status(), 401);
+        assert!(challenge(&response).contains("error=\"invalid_token\", error_description=\""));
+    }
+}
+
+#[tokio::test]
+async fn whom_the_policy_refuses_gets_a_403_insufficient_scope_and_hears_no_member() {
+    let cluster = cluster();
+    let guard = settings(&cluster)
+        .policy(Policy::members([GKE_SA]))
+        .build()
+        .unwrap();
+    let other = spec(&cluster)
+        .service_account("id-namespace", "other")
+        .mint();
+    let response = answer(guard.layer(), bearer(&other)).await;
+    assert_eq!(response.status(), 403);
+    assert!(challenge(&response).contains("error=\"insufficient_scope\""));
+    let told = format!(
+        "{:?} {}",
+        response.headers(),
+        String::from_utf8_lossy(response.body())
+    );
+    assert!(
+        !told.contains("gke-sa") && !told.contains("other"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn while_there_are_no_keys_it_is_a_503_with_retry_after_and_a_401_without_a_token() {
+    let cluster = cluster();
+    cluster.fail(StatusCode::INTERNAL_SERVER_ERROR);
+    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    let response = answer(guard.layer(), bearer(&spec(&cluster).mint())).await;
+    assert_eq!(response.status(), 503);
+    assert!(
+        response.headers()["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            >= 1
+    );
+    assert_eq!(answer(guard.layer(), request(&[])).await.status(), 401);
+    cluster.recover();
+    crate::support::later(std::time::Duration::from_secs(61)).await;
+    assert_eq!(
+        answer(guard.layer(), bearer(&spec(&cluster).mint()))
+            .await
+            .status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn the_description_can_be_left_out_and_the_realm_is_one_s_own() {
+    let guard = settings(&cluster())
+        .any_verified_caller()
+        .without_error_description();
+    let guard = guard.realm("a \"b\" \\c").build().unwrap();
+    let response = answer(guard.layer(), bearer("x")).await;
+    assert_eq!(
+        challenge(&response),
+        "Bearer realm=\"a \\\"b\\\" \\\\c\", error=\"invalid_token\""
+    );
+    let built = settings(&cluster())
+        .any_verified_caller()
+        .realm("a\r\nb")
+        .build();
+    assert!(matches!(built, Err(BuildError::Realm { .. })));
+}
+
+#[tokio::test]
+async fn a_protected_resource_is_named_in_challenges_and_answers_with_its_metadata() {
+    let builder = || settings(&cluster()).any_verified_caller();
+    let guard = builder()
+        .protected_resource("https://orders.example/api")
+        .build()
+        .unwrap();
+    let response = answer(guard.layer(), request(&[])).await;
+    let url = "https://orders.example/.well-known/oauth-protected-resource/api";
+    assert!(challenge(&response).ends_with(&format!(", resource_metadata=\"{url}\"")));
+    let metadata = guard.resource_metadata().unwrap();
+    assert_eq!(metadata.path(), "/.well-known/oauth-protected-resource/api");
+    let document = crate::support::text(metadata.oneshot(request(&[])).await.unwrap()).await;
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(document["resource"], "https://orders.example/api");
+    assert_eq!(
+        document["authorization_servers"],
+        serde_json::json!([CLUSTER])
+    );
+    for bad in [
+        "http://orders.example",
+        "orders",
+        "https://orders.example/#a",
+    ] {
+        let built = builder().protected_resource(bad).build();
+        assert!(matches!(built, Err(BuildError::Resource { .. })), "{bad}");
+    }
+}
+
+fn with_content_type(
+    method: Method,
+    content_type: &str,
+    mut request: Request<Body>,
+) -> Request<Body> {
+    *request.method_mut() = method;
+    let content_type = content_type.parse().unwrap();
+    request.headers_mut().insert("content-type", content_type);
+    request
+}
+
+#[tokio::test]
+async fn only_a_post_gets_an_answer_of_grpc() {
+    let guard = guard();
+    for method in [Method::GET, Method::HEAD, Method::PUT, Method::OPTIONS] {
+        for content_type in ["application/grpc", "application/grpc-web+proto"] {
+            let request = with_content_type(method.clone(), content_type, request(&[]));
+            let response = answer(guard.layer(), request).await;
+            assert_eq!(response.status(), 401, "{method} {content_type}");
+            assert!(!response.headers().contains_key("grpc-status"));
+            assert_eq!(challenge(&response), "Bearer realm=\"protected\"");
+        }
+    }
+    for (sent, answered) in [
+        ("application/grpc+proto", "application/grpc"),
+        ("APPLICATION/GRPC", "application/grpc"),
+        ("application/grpc-web+proto", "application/grpc-web"),
+        ("application/grpc-web-text", "application/grpc-web-text"),
+    ] {
+        let request = with_content_type(Method::POST, sent, request(&[]));
+        let response = answer(guard.layer(), request).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "16");
+        assert_eq!(response.headers()["content-type"], answered);
+    }
+    let json = with_content_type(Method::POST, "application/json", request(&[]));
+    assert_eq!(answer(guard.layer(), json).await.status(), 401);
+}
+
+#[tokio::test]
+async fn no_refusal_may_be_stored() {
+    let cluster = cluster();
+    let policy = || Policy::members([GKE_SA]);
+    let standard = settings(&cluster).policy(policy()).build().unwrap();
+    let another = settings(&cluster).policy(policy());
+    // A function that makes a response of its own, without the headers of the one that it is given.
+    let another = another.answers(|rejection, _| Response::new(rejection.reason().into()));
+    let another = another.build().unwrap();
+    cluster.fail(StatusCode::BAD_GATEWAY);
+    let away = settings(&cluster).policy(policy()).build().unwrap();
+    let unavailable = spec(&cluster).mint();
+    let response = answer(away.layer(), bearer(&unavailable)).await;
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    let grpc = with_content_type(Method::POST, "application/grpc", bearer(&unavailable));
+    let response = answer(away.layer(), grpc).await;
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    cluster.recover();
+    let stranger = spec(&cluster).service_account("a", "b").mint();
+    for guard in [&standard, &another] {
+        for authorization in [
+            &[][..],
+            &["Bearer x"],
+            &["Bearer a", "Bearer b"],
+            &[&format!("Bearer {stranger}")],
+        ] {
+            for method in [Method::GET, Method::POST] {
+                for content_type in ["text/plain", "application/grpc", "application/grpc-web"] {
+                    let sent = request(authorization);
+                    let request = with_content_type(method.clone(), content_type, sent);
+                    let response = answer(guard.layer(), request).await;
+                    assert_eq!(response.headers()["cache-control"], "no-store");
+                }
+            }
+        }
+    }
+    let own = settings(&cluster)
+        .policy(policy())
+        .answers(|_, mut answer| {
+            let value = "private, max-age=1".parse().unwrap();
+            answer.headers_mut().insert("cache-control", value);
+            answer
+        });
+    let response = answer(own.build().unwrap().layer(), request(&[])).await;
+    assert_eq!(response.headers()["cache-control"], "private, max-age=1");
+    // What the service answers is its own affair.
+    let good = bearer(&spec(&cluster).mint());
+    let response = answer(standard.layer(), good).await;
+    assert!(!response.headers().contains_key("cache-control"));
+}
+
+#[tokio::test]
+async fn grpc_requests_get_answers_of_trailers_only() {
+    let cluster = cluster();
+    let guard = settings(&cluster)
+        .policy(Policy::members([GKE_SA]))
+        .build()
+        .unwrap();
+    let grpc = |request| with_content_type(Method::POST, "application/grpc+proto", request);
+    let stranger = spec(&cluster).service_account("a", "b").mint();
+    for (sent, status) in [
+        (request(&[]), "16"),
+        (bearer("x"), "16"),
+        (bearer(&stranger), "7"),
+    ] {
+        let response = answer(guard.layer(), grpc(sent)).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], status);
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        assert!(response.headers().contains_key("grpc-message") && response.body().is_empty());
+    }
+    cluster.fail(StatusCode::BAD_GATEWAY);
+    let away = settings(&cluster).any_verified_caller().build().unwrap();
+    let response = answer(away.layer(), grpc(bearer(&spec(&cluster).mint()))).await;
+    assert_eq!(response.headers()["grpc-status"], "14");
+}
+
+#[tokio::test]
+async fn answers_can_be_one_s_own() {
+    let guard = settings(&cluster())
+        .any_verified_caller()
+        .answers(|rejection, answer| {
+            let (mut parts, _) = answer.into_parts();
+            parts
+                .headers
+                .insert("content-type", "application/problem+json".parse().unwrap());
+            Response::from_parts(
+                parts,
+                format!("{{\"reason\":\"{}\"}}", rejection.reason()).into(),
+            )
+        });
+    let guard = guard.build().unwrap();
+    let response = answer(guard.layer(), request(&[])).await;
+    assert_eq!(
+        (response.status().as_u16(), response.body().as_slice()),
+        (401, &b"{\"reason\":\"missing_token\"}"[..])
+    );
+    assert_eq!(challenge(&response), "Bearer realm=\"protected\"");
+}

@@ -1,0 +1,195 @@
+//! Requests that wait for keys leave the service behind the guard to others. Time is paused: nothing has a socket.
+
+use std::fmt::Debug;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::support::stage::{GKE_SA, cluster, settings, spec};
+use crate::support::{Body, bearer, text, who};
+use http::{Request, Response};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tower::buffer::Buffer;
+use tower::limit::{ConcurrencyLimit, RateLimit};
+use tower::load_shed::LoadShed;
+use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
+use tower_oidc_guard::OidcGuard;
+use tower_oidc_guard::testing::MemoryIssuer;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn guard(cluster: &MemoryIssuer) -> OidcGuard {
+    let guard = settings(cluster).any_verified_caller().build().unwrap();
+    guard.ready().await.unwrap();
+    guard
+}
+
+/// A token that names a key which nobody publishes.
+fn made_up(cluster: &MemoryIssuer, number: usize) -> String {
+    spec(cluster).header("kid", number.to_string()).mint()
+}
+
+/// Sends 64 requests that wait for keys, and then one of a known key, which must be answered at once; at last one of a key
+/// that is new, which waits as well.
+async fn known_keys_are_served_meanwhile<S>(cluster: MemoryIssuer, guard: OidcGuard, inner: S)
+where
+    S: Service<Request<Body>, Response = Response<String>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Debug + Send,
+{
+    let service = guard.layer().layer(inner);
+    let known = spec(&cluster).mint();
+    let mut waiting = JoinSet::new();
+    for number in 0..64 {
+        let mut service = service.clone();
+        let request = bearer(&made_up(&cluster, number));
+        // As servers do: poll the service ready, call it, and only then poll what it returned.
+        let response = service.ready().await.unwrap().call(request);
+        waiting.spawn(async move { response.await.unwrap().status() });
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let began = Instant::now();
+    let response = service.clone().oneshot(bearer(&known)).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(began.elapsed(), Duration::ZERO, "it waits for nobody");
+    cluster.rotate_key().unwrap();
+    let new = spec(&cluster).mint();
+    let response = service.clone().oneshot(bearer(&new)).await.unwrap();
+    assert_eq!(text(response).await, GKE_SA);
+    for status in waiting.join_all().await {
+        assert_eq!(status, 401);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_keys_hold_no_permit_of_a_concurrency_limit() {
+    let cluster = cluster();
+    let guard = guard(&cluster).await;
+    let inner = ConcurrencyLimit::new(service_fn(who), 1);
+    known_keys_are_served_meanwhile(cluster, guard, inner).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_keys_hold_no_place_of_a_buffer() {
+    let cluster = cluster();
+    let guard = guard(&cluster).await;
+    let inner = Buffer::new(service_fn(who), 1);
+    known_keys_are_served_meanwhile(cluster, guard, inner).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_keys_have_nobody_s_load_shed() {
+    let cluster = cluster();
+    let guard = guard(&cluster).await;
+    let inner = LoadShed::new(ConcurrencyLimit::new(service_fn(who), 1));
+    known_keys_are_served_meanwhile(cluster, guard, inner).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_keys_and_are_refused_do_not_count_against_a_rate_limit() {
+    let cluster = cluster();
+    let guard = guard(&cluster).await;
+    // Two requests in an hour: that of the known key, and that of the new one.
+    let rate = tower::limit::rate::Rate::new(2, 3600 * SECOND);
+    let inner = Buffer::new(RateLimit::new(service_fn(who), rate), 8);
+    known_keys_are_served_meanwhile(cluster, guard, inner).await;
+}
+
+/// A service that is ready only when its test says so, and fails if it is called without.
+#[derive(Clone)]
+struct Gated {
+    open: tokio::sync::watch::Receiver<bool>,
+    is_ready: bool,
+    fails: bool,
+}
+
+impl Service<Request<Body>> for Gated {
+    type Response = Response<String>;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<Response<String>, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.fails {
+            return Poll::Ready(Err("out of order".into()));
+        }
+        if *self.open.borrow() {
+            self.is_ready = true;
+            return Poll::Ready(Ok(()));
+        }
+        // Woken soon, which is all that this test needs.
+        let waker = cx.waker().clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SECOND / 10).await;
+            waker.wake();
+        });
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        assert!(std::mem::take(&mut self.is_ready), "called unready");
+        std::future::ready(Ok(Response::new("served".to_owned())))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_wait_for_keys_a_request_waits_for_the_service_to_be_ready_again() {
+    let cluster = cluster();
+    let guard = guard(&cluster).await;
+    let (gate, open) = tokio::sync::watch::channel(true);
+    let inner = Gated {
+        open,
+        is_ready: false,
+        fails: false,
+    };
+    let mut service = guard.layer().layer(inner);
+    cluster.rotate_key().unwrap();
+    let request = bearer(&spec(&cluster).mint());
+    let response = tokio::spawn(service.ready().await.unwrap().call(request));
+    gate.send_replace(false);
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(!response.is_finished());
+    gate.send_replace(true);
+    assert_eq!(text(response.await.unwrap().unwrap()).await, "served");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_fails_after_the_wait_for_keys_has_its_error_returned() {
+    let cluster = cluster();
+    let guard = guard(&cluster).await;
+    let (_gate, open) = tokio::sync::watch::channel(true);
+    // Its clone is out of order.
+    struct Once(Gated);
+    impl Clone for Once {
+        fn clone(&self) -> Self {
+            Self(Gated {
+                fails: true,
+                ..self.0.clone()
+            })
+        }
+    }
+    impl Service<Request<Body>> for Once {
+        type Response = Response<String>;
+        type Error = BoxError;
+        type Future = <Gated as Service<Request<Body>>>::Future;
+
+        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            self.0.poll_ready(cx)
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            self.0.call(request)
+        }
+    }
+    let inner = Once(Gated {
+        open,
+        is_ready: false,
+        fails: false,
+    });
+    let mut service = guard.layer().layer(inner);
+    cluster.rotate_key().unwrap();
+    let request = bearer(&spec(&cluster).mint());
+    let response = service.ready().await.unwrap().call(request).await;
+    assert_eq!(response.err().unwrap().to_string(), "out of order");
+}

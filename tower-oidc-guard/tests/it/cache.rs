@@ -1,0 +1,177 @@
+//! What is kept of tokens that have verified.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::support::stage::{answer, cluster, settings, spec};
+use crate::support::{AUDIENCE, bearer, later, seconds};
+use tower_oidc_guard::testing::MemoryIssuer;
+use tower_oidc_guard::{Issuer, OidcGuard, Policy, Rejection};
+
+fn guard(issuer: &MemoryIssuer) -> OidcGuard {
+    settings(issuer).any_verified_caller().build().unwrap()
+}
+
+/// Whether a verified token comes from the cache: the identity is the same one then.
+async fn is_kept(guard: &OidcGuard, token: &str) -> bool {
+    let identity = || async { guard.verifier().verify(token).await.unwrap() };
+    let address = |identity: &tower_oidc_guard::Identity| identity.subject().as_ptr();
+    let first = identity().await;
+    address(&first) == address(&identity().await)
+}
+
+#[tokio::test]
+async fn a_verified_token_is_kept_unless_that_is_switched_off() {
+    let cluster = cluster();
+    let token = spec(&cluster).mint();
+    assert!(is_kept(&guard(&cluster), &token).await);
+    for (tokens, bytes) in [(0, 1 << 20), (100, 0), (0, 0)] {
+        let without = settings(&cluster)
+            .any_verified_caller()
+            .cache(tokens, bytes)
+            .build();
+        assert!(!is_kept(&without.unwrap(), &token).await);
+    }
+}
+
+#[tokio::test]
+async fn a_kept_token_s_time_is_looked_at_each_time() {
+    let (cluster, now) = (cluster(), Arc::new(AtomicU64::new(1000)));
+    let clock = now.clone();
+    let trusted = Issuer::kubernetes(cluster.url())
+        .audience(AUDIENCE)
+        .leeway(Duration::ZERO);
+    let builder = OidcGuard::builder()
+        .issuer(trusted)
+        .http_client(cluster.client());
+    let builder = builder.clock(move || seconds(clock.load(Ordering::Relaxed)));
+    let guard = builder.any_verified_caller().build().unwrap();
+    let token = spec(&cluster)
+        .claim("iat", 900)
+        .claim("nbf", 900)
+        .claim("exp", 1100)
+        .mint();
+    assert!(is_kept(&guard, &token).await);
+    for (time, expected) in [
+        (1099, None),
+        (1100, Some(Rejection::Expired)),
+        (899, Some(Rejection::NotYetValid)),
+    ] {
+        now.store(time, Ordering::Relaxed);
+        assert_eq!(
+            guard.verifier().verify(&token).await.err(),
+            expected,
+            "{time}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_kept_token_is_gone_when_its_key_is_gone() {
+    let cluster = cluster();
+    let guard = guard(&cluster);
+    // Issued before the keys are fetched: who meets an unknown key in a newer one is told to come back.
+    let token = spec(&cluster)
+        .issued_at(std::time::SystemTime::now() - Duration::from_secs(3600))
+        .lifetime(Duration::from_secs(48 * 3600))
+        .mint();
+    assert!(is_kept(&guard, &token).await);
+    cluster.rotate_key().unwrap();
+    cluster.withdraw_old_keys();
+    later(Duration::from_secs(3600)).await;
+    for _ in 0..1000 {
+        if let Err(rejection) = guard.verifier().verify(&token).await {
+            assert_eq!(rejection, Rejection::UnknownKey);
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it is taken still");
+}
+
+#[tokio::test]
+async fn a_kept_token_survives_a_refresh_that_changes_nothing() {
+    let cluster = cluster();
+    let guard = guard(&cluster);
+    let token = spec(&cluster)
+        .lifetime(Duration::from_secs(48 * 3600))
+        .mint();
+    let before = guard.verifier().verify(&token).await.unwrap();
+    later(Duration::from_secs(3600)).await;
+    while cluster.key_fetches() < 2 {
+        guard.verifier().verify(&token).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    let after = guard.verifier().verify(&token).await.unwrap();
+    assert_eq!(before.subject().as_ptr(), after.subject().as_ptr());
+}
+
+#[tokio::test]
+async fn the_whole_token_is_the_key() {
+    let cluster = cluster();
+    let guard = guard(&cluster);
+    let token = spec(&cluster).mint();
+    assert!(is_kept(&guard, &token).await);
+    for end in [token.len() - 1, token.len() / 2] {
+        let mut other = token.clone().into_bytes();
+        other[end - 2] = if other[end - 2] == b'A' { b'B' } else { b'A' };
+        assert!(guard.verifier().verify(&other).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_verdict_for_one_guard_s_audience_is_none_for_another_s() {
+    let cluster = cluster();
+    let (here, token) = (guard(&cluster), spec(&cluster).mint());
+    let trusted = Issuer::kubernetes(cluster.url()).audience("https://other.example");
+    let builder = OidcGuard::builder()
+        .issuer(trusted)
+        .http_client(cluster.client());
+    let there = builder.any_verified_caller().build().unwrap();
+    assert!(is_kept(&here, &token).await);
+    assert_eq!(
+        there.verifier().verify(&token).await.err(),
+        Some(Rejection::WrongAudience)
+    );
+}
+
+#[tokio::test]
+async fn policy_is_never_kept() {
+    let cluster = cluster();
+    let (guard, token) = (guard(&cluster), spec(&cluster).mint());
+    assert_eq!(answer(guard.layer(), bearer(&token)).await.status(), 200);
+    let narrow = guard.layer_with(Policy::any_verified_caller().require_claim("sub", "other"));
+    assert_eq!(answer(narrow.unwrap(), bearer(&token)).await.status(), 403);
+    let closed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asks = closed.clone();
+    let policy = Policy::any_verified_caller().check(move |_| !asks.load(Ordering::Relaxed));
+    let layer = guard.layer_with(policy).unwrap();
+    assert_eq!(answer(layer.clone(), bearer(&token)).await.status(), 200);
+    closed.store(true, Ordering::Relaxed);
+    assert_eq!(answer(layer, bearer(&token)).await.status(), 403);
+}
+
+#[tokio::test]
+async fn no_more_tokens_are_kept_than_the_limits_allow() {
+    let cluster = cluster();
+    for (tokens, bytes) in [(10, 1 << 30), (1 << 20, 40_000)] {
+        let guard = settings(&cluster)
+            .any_verified_caller()
+            .cache(tokens, bytes)
+            .build()
+            .unwrap();
+        let all: Vec<_> = (0..100).map(|_| spec(&cluster).mint()).collect();
+        let mut first = Vec::new();
+        for token in &all {
+            first.push(guard.verifier().verify(token).await.unwrap());
+        }
+        let mut kept = 0;
+        for (token, first) in all.iter().zip(&first).rev() {
+            let again = guard.verifier().verify(token).await.unwrap();
+            kept += usize::from(again.subject().as_ptr() == first.subject().as_ptr());
+        }
+        assert!(kept <= 20, "{kept}");
+    }
+}

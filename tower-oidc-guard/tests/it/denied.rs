@@ -1,0 +1,407 @@
+//! Deny lists: they keep out whom they name, and whoever may be one of those.
+
+use crate::support::stage::{
+    CLUSTER, GKE_SA, Google, answer, cluster, identity, settings, spec, status,
+};
+use crate::support::{bearer, request};
+use serde_json::{Value, json};
+use tower_oidc_guard::testing::{MemoryIssuer, TokenSpec};
+use tower_oidc_guard::{OidcGuard, Policy};
+
+const EVIL: &str = "evil@p.iam.gserviceaccount.com";
+const GOOGLE: &str = "https://accounts.google.com";
+
+/// A guard of a cluster and of Google, whose routes get the policies of the tests.
+struct Stage {
+    cluster: MemoryIssuer,
+    google: Google,
+    guard: OidcGuard,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let (cluster, google) = (cluster(), Google::new());
+        let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
+        Self {
+            cluster,
+            google,
+            guard,
+        }
+    }
+
+    async fn status(&self, policy: &Policy, token: &TokenSpec) -> u16 {
+        let layer = self.guard.layer_with(policy.clone()).unwrap();
+        answer(layer, bearer(&token.mint())).await.status().as_u16()
+    }
+
+    async fn explain(&self, policy: &Policy, token: &TokenSpec) -> String {
+        let caller = identity(&self.guard, token).await;
+        policy.explain(&caller).to_string()
+    }
+}
+
+/// Policies that allow all accounts of Google, or that of the tests, and deny one by its email.
+fn email_policies() -> Vec<Policy> {
+    let any = Policy::any_verified_caller;
+    let evil = [format!("serviceAccount:{EVIL}")];
+    vec![
+        any().deny(&evil),
+        any().deny(["user:EVIL@P.iam.gserviceaccount.com", GKE_OTHER]),
+        Policy::members([format!("principal:{GOOGLE}#1234")]).deny(&evil),
+        any().require_claim("azp", "1234").deny(&evil),
+        any().check(|_| true).deny(&evil),
+        any().audience(crate::support::AUDIENCE).deny(&evil),
+        Policy::members_of(GOOGLE, ["allAuthenticatedUsers"]).deny(&evil),
+        Policy::members(["allUsers"]).deny(&evil),
+        Policy::any_of([any()]).deny(&evil),
+        Policy::any_of([any().deny(&evil), any()]),
+        Policy::any_of([any(), any().deny(&evil)]),
+        Policy::all_of([any(), any().deny(&evil)]),
+        Policy::any_of([
+            Policy::all_of([Policy::members([""; 0]).deny(&evil)]),
+            any(),
+        ]),
+        Policy::any_of([
+            any(),
+            Policy::members([GKE_SA]).require_claim("x", 1).deny(&evil),
+        ]),
+    ]
+}
+
+const GKE_OTHER: &str = "system:serviceaccount:id-namespace:other";
+
+#[tokio::test]
+async fn an_account_denied_by_its_email_cannot_call_whatever_its_token_leaves_out_or_mistypes() {
+    let stage = Stage::new().await;
+    let evil = || stage.google.account(EVIL);
+    let mut tokens = vec![
+        evil(),
+        stage.google.account("Evil@P.IAM.gserviceaccount.com"),
+        evil().without_claim("email"),
+        evil().without_claim("email_verified"),
+        evil()
+            .without_claim("email")
+            .without_claim("email_verified"),
+    ];
+    for value in [
+        json!(false),
+        json!("true"),
+        json!(1),
+        json!(null),
+        json!([true]),
+    ] {
+        tokens.push(evil().claim("email_verified", value));
+    }
+    for value in [
+        json!(null),
+        json!([EVIL]),
+        json!({ "address": EVIL }),
+        json!(7),
+        json!(true),
+        json!(""),
+        json!(" "),
+        json!(format!("{EVIL} ")),
+        json!(format!("\u{200b}{EVIL}")),
+        json!(format!("Evil <{EVIL}>")),
+        json!("evil"),
+    ] {
+        tokens.push(evil().claim("email", value));
+    }
+    // What is wrong with another claim does not hide the email.
+    for (name, value) in [
+        ("hd", json!(["x"])),
+        ("hd", json!(5)),
+        ("azp", json!({})),
+        ("google", json!("x")),
+        ("google", json!({ "compute_engine": 5 })),
+        (
+            "google",
+            json!({ "compute_engine": { "project_number": "x" } }),
+        ),
+    ] {
+        tokens.push(evil().claim(name, value));
+    }
+    for policy in email_policies() {
+        for token in &tokens {
+            assert_eq!(
+                stage.status(&policy, token).await,
+                403,
+                "{policy:?} {token:?}"
+            );
+            let why = stage.explain(&policy, token).await;
+            assert!(why.starts_with("refused: "), "{why}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn accounts_with_another_verified_email_and_callers_of_other_issuers_are_not_denied() {
+    let stage = Stage::new().await;
+    let good = stage.google.account("good@p.iam.gserviceaccount.com");
+    let of_cluster = spec(&stage.cluster);
+    let any = Policy::any_verified_caller;
+    let evil = format!("serviceAccount:{EVIL}");
+    for policy in email_policies() {
+        assert_eq!(stage.status(&policy, &good).await, 200, "{policy:?}");
+    }
+    for policy in [
+        any().deny([&evil]),
+        Policy::members([GKE_SA]).deny([&evil]),
+        Policy::any_of([any(), any().deny([&evil])]),
+    ] {
+        assert_eq!(stage.status(&policy, &of_cluster).await, 200, "{policy:?}");
+        // A cluster can sign any claim; it is no email of Google's.
+        let posing = of_cluster
+            .clone()
+            .claim("email", EVIL)
+            .claim("email_verified", true);
+        assert_eq!(stage.status(&policy, &posing).await, 200, "{policy:?}");
+    }
+    // A deny list that does not go by email does not need one.
+    let nameless = good.without_claim("email");
+    for policy in [
+        any(),
+        any().deny([GKE_SA]),
+        any().deny(["system:serviceaccounts"]),
+        any().deny([format!("principal:{GOOGLE}#9")]),
+    ] {
+        assert_eq!(stage.status(&policy, &nameless).await, 200, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_explanation_says_what_a_token_lacks_for_the_deny_list() {
+    let stage = Stage::new().await;
+    let policy = Policy::any_verified_caller().deny([format!("user:{EVIL}")]);
+    let evil = || stage.google.account(EVIL);
+    for (token, said) in [
+        (evil(), "account evil@p.iam.gserviceaccount.com is denied"),
+        (evil().without_claim("email"), "no claim `email`"),
+        (evil().claim("email", json!([EVIL])), "no claim `email`"),
+        (evil().claim("email", "evil"), "not an e-mail address"),
+        (
+            evil().claim("email_verified", false),
+            "not marked as verified",
+        ),
+    ] {
+        let why = stage.explain(&policy, &token).await;
+        assert!(why.contains(said), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_kubernetes_subject_without_a_namespace_is_denied_with_any_namespace_or_account() {
+    let stage = Stage::new().await;
+    let any = Policy::any_verified_caller;
+    let of_subject = |subject: &str| spec(&stage.cluster).claim("sub", subject);
+    let odd = [
+        "system:node:n1",
+        "system:serviceaccount:shop",
+        "system:serviceaccount:shop:",
+        "system:serviceaccount:shop:web:x",
+        "system:serviceaccount:Shop:web",
+        "system:serviceaccount: shop:web",
+        "System:serviceaccount:shop:web",
+        "web",
+    ];
+    let denied = |members: &[&str]| any().deny(members);
+    for subject in odd {
+        for policy in [
+            denied(&["system:serviceaccounts:shop"]),
+            denied(&["system:serviceaccount:shop:web"]),
+            denied(&["system:serviceaccounts"]),
+            denied(&["system:authenticated"]),
+            Policy::any_of([any(), denied(&["system:serviceaccounts:shop"])]),
+        ] {
+            assert_eq!(
+                stage.status(&policy, &of_subject(subject)).await,
+                403,
+                "{subject}"
+            );
+        }
+        let principal = format!("principal:{CLUSTER}#other");
+        for policy in [
+            any(),
+            denied(&[&principal]),
+            denied(&["user:a@example.com"]),
+        ] {
+            assert_eq!(
+                stage.status(&policy, &of_subject(subject)).await,
+                200,
+                "{subject}"
+            );
+        }
+    }
+    for (subject, expected) in [
+        ("system:serviceaccount:shop:web", 403),
+        ("system:serviceaccount:other:web", 200),
+        ("system:serviceaccount:shop-2:web", 200),
+    ] {
+        let policy = denied(&["system:serviceaccounts:shop"]);
+        assert_eq!(
+            stage.status(&policy, &of_subject(subject)).await,
+            expected,
+            "{subject}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_deny_wins_over_every_other_part_of_a_policy() {
+    let (any, us) = (Policy::any_verified_caller, || Policy::members([GKE_SA]));
+    let nobody = || Policy::members([""; 0]);
+    let denying = || us().deny([GKE_SA]);
+    for policy in [
+        Policy::any_of([denying(), us()]),
+        Policy::any_of([us(), denying()]),
+        Policy::any_of([any(), nobody().deny([GKE_SA])]),
+        Policy::any_of([us(), Policy::any_of([nobody(), denying()])]),
+        Policy::any_of([us(), Policy::all_of([nobody(), denying()])]),
+        Policy::any_of([us(), Policy::all_of([denying(), nobody()])]),
+        Policy::any_of([
+            us(),
+            any().require_claim("x", 1).deny(["system:serviceaccounts"]),
+        ]),
+        Policy::any_of([us(), any().check(|_| false).deny(["system:authenticated"])]),
+        Policy::any_of([us(), any().deny(["allAuthenticatedUsers"])]),
+        Policy::any_of([us(), any().deny(["allUsers"])]),
+        Policy::any_of([us(), any()]).deny([GKE_SA]),
+        Policy::any_of([us(), any()]).check(|_| true).deny([GKE_SA]),
+        Policy::any_of([us(), Policy::any_of([us()]).deny([GKE_SA])]),
+        Policy::all_of([us(), Policy::any_of([denying(), us()])]),
+        us().deny([GKE_SA]).deny(["system:serviceaccounts:other"]),
+    ] {
+        assert_eq!(status(policy.clone()).await, 403, "{policy:?}");
+    }
+    let other = || us().deny(["system:serviceaccounts:other"]);
+    for policy in [
+        Policy::any_of([other(), nobody()]),
+        Policy::all_of([other(), us().deny([GKE_OTHER])]),
+    ] {
+        assert_eq!(status(policy.clone()).await, 200, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_denied_caller_cannot_call_without_its_token_either() {
+    let cluster = cluster();
+    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    let everyone = || Policy::members(["allUsers"]);
+    for (policy, anonymous, known) in [
+        (everyone(), 200, 200),
+        (everyone().deny([GKE_SA]), 401, 403),
+        (everyone().deny([GKE_OTHER]), 401, 200),
+        (
+            Policy::any_of([everyone(), Policy::members([GKE_SA]).deny([GKE_OTHER])]),
+            401,
+            200,
+        ),
+        (Policy::any_of([everyone()]).deny([GKE_OTHER]), 401, 200),
+        (everyone().deny(["allUsers"]), 401, 403),
+    ] {
+        let layer = guard.layer_with(policy.clone()).unwrap();
+        let response = answer(layer.clone(), request(&[])).await;
+        assert_eq!(response.status(), anonymous, "{policy:?}");
+        let response = answer(layer, bearer(&spec(&cluster).mint())).await;
+        assert_eq!(response.status(), known, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn denied_members_of_an_issuer_are_found_by_each_of_its_names() {
+    let stage = Stage::new().await;
+    let any = Policy::any_verified_caller;
+    let caller = stage.google.account("good@example.com");
+    for name in [GOOGLE, "accounts.google.com"] {
+        for iss in [GOOGLE, "accounts.google.com"] {
+            let caller = caller.clone().claim("iss", iss);
+            let principal = format!("principal:{name}#1234");
+            let denying = any().deny([&principal]);
+            assert_eq!(stage.status(&denying, &caller).await, 403, "{name} {iss}");
+            let allowing = Policy::members_of(name, [&principal]);
+            assert_eq!(stage.status(&allowing, &caller).await, 200, "{name} {iss}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_claim_of_another_type_does_not_void_the_other_claims_of_google() {
+    let stage = Stage::new().await;
+    let machine = |changed: &str, value: Value| {
+        let mut machine = json!({
+            "project_id": "p", "project_number": 7, "zone": "z", "instance_id": "i", "instance_name": "n",
+        });
+        machine[changed] = value;
+        json!({ "compute_engine": machine })
+    };
+    let read = async |token: TokenSpec| {
+        let caller = identity(&stage.guard, &token).await;
+        caller.google().unwrap().clone()
+    };
+    let whole = || {
+        let token = stage
+            .google
+            .account("a@example.com")
+            .claim("hd", "example.com");
+        token.claim("google", machine("zone", json!("z")))
+    };
+    for name in ["email", "email_verified", "azp", "hd", "google"] {
+        for value in [json!(["x"]), json!({ "a": 1 }), json!(5), json!(null)] {
+            let account = read(whole().claim(name, value.clone())).await;
+            let there = |other: &str| name != other;
+            assert_eq!(account.email().is_some(), there("email"), "{name} {value}");
+            assert_eq!(
+                account.email_verified(),
+                there("email_verified"),
+                "{name} {value}"
+            );
+            assert_eq!(
+                account.authorized_party().is_some(),
+                there("azp"),
+                "{name} {value}"
+            );
+            assert_eq!(
+                account.hosted_domain().is_some(),
+                there("hd"),
+                "{name} {value}"
+            );
+            assert_eq!(
+                account.compute_engine().is_some(),
+                there("google"),
+                "{name} {value}"
+            );
+        }
+    }
+    for name in [
+        "project_id",
+        "project_number",
+        "zone",
+        "instance_id",
+        "instance_name",
+    ] {
+        let account = read(whole().claim("google", machine(name, json!([])))).await;
+        let machine = account.compute_engine().unwrap();
+        let there = |other: &str| name != other;
+        assert_eq!(
+            machine.project_id().is_some(),
+            there("project_id"),
+            "{name}"
+        );
+        assert_eq!(
+            machine.project_number().is_some(),
+            there("project_number"),
+            "{name}"
+        );
+        assert_eq!(machine.zone().is_some(), there("zone"), "{name}");
+        assert_eq!(
+            machine.instance_id().is_some(),
+            there("instance_id"),
+            "{name}"
+        );
+        assert_eq!(
+            machine.instance_name().is_some(),
+            there("instance_name"),
+            "{name}"
+        );
+    }
+}

@@ -1,0 +1,515 @@
+//! The fakes of `testing`, held against recorded responses of real API servers, header by header.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH};
+use http::{HeaderName, Method};
+use serde_json::{Value, json};
+use tower_oidc_guard::testing::{FakeApiServer, MemoryIssuer, TestIssuer};
+
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+const JWKS: &str = "/openid/v1/jwks";
+const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+const AUDIENCE: &str = "https://auth-server.example";
+
+/// Headers whose values differ between any two responses, or between versions.
+const VARYING: [&str; 5] = [
+    "date",
+    "content-length",
+    "audit-id",
+    "x-kubernetes-pf-flowschema-uid",
+    "x-kubernetes-pf-prioritylevel-uid",
+];
+
+/// A response, recorded or given by a fake.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Answer {
+    fn recorded(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes");
+        let text = std::fs::read_to_string(folder.join(name).with_extension("http")).unwrap();
+        let text = text.replace("\r\n", "\n");
+        let (head, body) = text.split_once("\n\n").unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap();
+        let headers = lines.map(|line| {
+            let (name, value) = line.split_once(": ").unwrap();
+            (name.to_lowercase(), value.to_owned())
+        });
+        Self {
+            status: status.parse().unwrap(),
+            headers: headers.collect(),
+            body: body.to_owned(),
+        }
+    }
+
+    async fn of(response: reqwest::Response) -> Self {
+        let headers = response.headers().iter();
+        let headers = headers.map(|(name, value)| {
+            let value = value.to_str().unwrap();
+            (name.to_string(), value.to_owned())
+        });
+        Self {
+            status: response.status().as_u16(),
+            headers: headers.collect(),
+            body: response.text().await.unwrap(),
+        }
+    }
+
+    /// The headers that a client can rely on. `Audit-Id` came with a later version.
+    fn comparable_headers(&self) -> BTreeMap<&str, &str> {
+        let pairs = self.headers.iter().filter(|(name, _)| *name != "audit-id");
+        pairs
+            .map(|(name, value)| match VARYING.contains(&name.as_str()) {
+                true => (name.as_str(), "(varies)"),
+                false => (name.as_str(), value.as_str()),
+            })
+            .collect()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or(Value::Null)
+    }
+}
+
+/// The same JSON with what differs between two servers or two moments replaced by its type.
+fn shape(value: &Value) -> Value {
+    const CONSTANT: [&str; 10] = [
+        "kind",
+        "apiVersion",
+        "status",
+        "message",
+        "reason",
+        "details",
+        "code",
+        "response_types_supported",
+        "subject_types_supported",
+        "id_token_signing_alg_values_supported",
+    ];
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .filter(|(name, _)| *name != "metadata")
+            .map(|(name, value)| {
+                let is_constant = CONSTANT.contains(&name.as_str()) && !value.is_object();
+                (
+                    name.clone(),
+                    if is_constant {
+                        value.clone()
+                    } else {
+                        shape(value)
+                    },
+                )
+            })
+            .collect(),
+        Value::Array(items) => items.iter().take(1).map(shape).collect(),
+        Value::String(_) => "(text)".into(),
+        Value::Number(_) => "(number)".into(),
+        other => other.clone(),
+    }
+}
+
+fn assert_as_recorded(name: &str, answer: &Answer) {
+    let recorded = Answer::recorded(name);
+    assert_eq!(answer.status, recorded.status, "{name}");
+    assert_eq!(
+        answer.comparable_headers(),
+        recorded.comparable_headers(),
+        "{name}"
+    );
+    let (ours, theirs) = (shape(&answer.json()), shape(&recorded.json()));
+    assert_eq!(ours, theirs, "{name}: {answer:?}");
+}
+
+enum Caller {
+    Anonymous,
+    /// The service account `guard` of the namespace `other`.
+    Account,
+    Admin,
+    Token(String),
+}
+
+/// A fake API server with the accounts that the recorded requests are about, and a client that trusts it.
+struct Cluster {
+    server: FakeApiServer,
+    http: reqwest::Client,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let server = FakeApiServer::start().await.unwrap();
+        server.create_service_account("id-namespace", "gke-sa");
+        let ca = reqwest::Certificate::from_pem(server.ca_pem().as_bytes()).unwrap();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([ca])
+            .build();
+        Self {
+            server,
+            http: http.unwrap(),
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!(
+            "https://{}:{}{path}",
+            self.server.host(),
+            self.server.port()
+        )
+    }
+
+    fn request(&self, method: Method, path: &str, caller: Caller) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, self.url(path));
+        let token = match caller {
+            Caller::Anonymous => return request,
+            Caller::Account => self.server.pod_token("other", "guard"),
+            Caller::Admin => self.server.admin_token(),
+            Caller::Token(token) => token,
+        };
+        request.bearer_auth(token)
+    }
+
+    async fn get(&self, path: &str, caller: Caller, accept: &str) -> Answer {
+        let request = self.request(Method::GET, path, caller);
+        Answer::of(request.header(ACCEPT, accept).send().await.unwrap()).await
+    }
+
+    async fn call(&self, method: Method, path: &str, caller: Caller) -> Answer {
+        Answer::of(self.request(method, path, caller).send().await.unwrap()).await
+    }
+
+    async fn post(&self, path: &str, caller: Caller, body: &Value) -> Answer {
+        let request = self.request(Method::POST, path, caller);
+        let request = request.header(CONTENT_TYPE, "application/json");
+        Answer::of(request.body(body.to_string()).send().await.unwrap()).await
+    }
+
+    async fn review(&self, caller: Caller, token: &str, audiences: &[&str]) -> Answer {
+        let body = json!({ "spec": { "token": token, "audiences": audiences } });
+        self.post(REVIEWS, caller, &body).await
+    }
+}
+
+#[tokio::test]
+async fn documents_are_negotiated_as_real_api_servers_do() {
+    let cluster = Cluster::start().await;
+    for (path, accept, recorded) in [
+        (DISCOVERY, "application/json", "discovery-accept-json"),
+        (
+            DISCOVERY,
+            "application/jwk-set+json",
+            "discovery-accept-jwk-set",
+        ),
+        (JWKS, "application/json", "jwks-accept-json"),
+        (JWKS, "application/jwk-set+json", "jwks-accept-jwk-set"),
+        (
+            JWKS,
+            "application/jwk-set+json, application/json",
+            "jwks-accept-both",
+        ),
+        (JWKS, "application/*", "jwks-accept-wildcard-subtype"),
+        // An absent `Accept` stands for any type; the HTTP client here always sends one.
+        (JWKS, "*/*", "jwks-no-accept"),
+    ] {
+        let answer = cluster.get(path, Caller::Account, accept).await;
+        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &answer);
+    }
+    let tagged = cluster.request(Method::GET, JWKS, Caller::Account);
+    let tagged = tagged.header(IF_NONE_MATCH, "\"anything\"").send().await;
+    let tagged = Answer::of(tagged.unwrap()).await;
+    assert_as_recorded("v1.20/negotiation/jwks-if-none-match", &tagged);
+}
+
+#[tokio::test]
+async fn methods_are_refused_as_real_api_servers_do() {
+    let cluster = Cluster::start().await;
+    for (method, caller, recorded) in [
+        (Method::HEAD, Caller::Account, "jwks-head"),
+        (Method::POST, Caller::Account, "jwks-post"),
+        (Method::HEAD, Caller::Admin, "jwks-admin-head"),
+        (Method::POST, Caller::Admin, "jwks-admin-post"),
+    ] {
+        let answer = cluster.call(method, JWKS, caller).await;
+        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &answer);
+    }
+}
+
+#[tokio::test]
+async fn callers_are_authenticated_as_real_api_servers_do() {
+    let cluster = Cluster::start().await;
+    let other_audience = cluster.server.token("other", "guard").audience("https://x");
+    for (path, caller, recorded) in [
+        (
+            DISCOVERY,
+            Caller::Anonymous,
+            "v1.20/rs256/discovery-anonymous",
+        ),
+        (
+            DISCOVERY,
+            Caller::Anonymous,
+            "v1.36/rs256/discovery-anonymous",
+        ),
+        (
+            DISCOVERY,
+            Caller::Token("no.such.token".to_owned()),
+            "v1.20/rs256/discovery-bad-bearer",
+        ),
+        (
+            DISCOVERY,
+            Caller::Token("no.such.token".to_owned()),
+            "v1.36/rs256/discovery-bad-bearer",
+        ),
+        (JWKS, Caller::Anonymous, "v1.20/negotiation/jwks-anonymous"),
+        (
+            JWKS,
+            Caller::Token(other_audience.mint()),
+            "v1.20/negotiation/jwks-other-audience",
+        ),
+        (DISCOVERY, Caller::Account, "v1.20/rs256/discovery"),
+        (DISCOVERY, Caller::Account, "v1.36/rs256/discovery"),
+        (JWKS, Caller::Account, "v1.20/rs256/jwks"),
+        (JWKS, Caller::Account, "v1.36/rs256/jwks"),
+    ] {
+        let answer = cluster.get(path, caller, "*/*").await;
+        assert_as_recorded(recorded, &answer);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_hold_any_more_is_unauthorized() {
+    let cluster = Cluster::start().await;
+    let audience = cluster.server.issuers().remove(0);
+    let spec = || cluster.server.token("other", "guard").audience(&audience);
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    let deleted = cluster.server.pod_token("other", "deleted");
+    cluster.server.delete_service_account("other", "deleted");
+    let status = async |token: String| {
+        let answer = cluster.get(JWKS, Caller::Token(token), "*/*").await;
+        answer.status
+    };
+    assert_eq!(status(spec().mint()).await, 200);
+    assert_eq!(status(spec().issued_at(long_ago).mint()).await, 401);
+    assert_eq!(status(spec().bad_signature().mint()).await, 401);
+    assert_eq!(status(spec().claim("iss", "https://x").mint()).await, 401);
+    assert_eq!(status(deleted).await, 401);
+    let before = spec().mint();
+    cluster.server.rotate_key().unwrap();
+    assert_eq!(status(before.clone()).await, 200, "still published");
+    cluster.server.withdraw_old_keys();
+    assert_eq!(status(before).await, 401);
+}
+
+#[tokio::test]
+async fn token_requests_are_answered_as_real_api_servers_do() {
+    let cluster = Cluster::start().await;
+    let request =
+        |seconds: u64| json!({ "spec": { "audiences": [AUDIENCE], "expirationSeconds": seconds } });
+    for (account, seconds, caller, recorded) in [
+        ("gke-sa", 600, Caller::Admin, "tokenrequest-admin"),
+        ("nobody", 600, Caller::Admin, "tokenrequest-unknown-account"),
+        ("gke-sa", 599, Caller::Admin, "tokenrequest-too-short"),
+        ("gke-sa", 600, Caller::Account, "tokenrequest-forbidden"),
+    ] {
+        let path = format!("/api/v1/namespaces/id-namespace/serviceaccounts/{account}/token");
+        let answer = cluster.post(&path, caller, &request(seconds)).await;
+        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &answer);
+    }
+}
+
+#[tokio::test]
+async fn token_reviews_are_answered_as_real_api_servers_do() {
+    let cluster = Cluster::start().await;
+    let spec = cluster.server.token("id-namespace", "gke-sa");
+    let token = spec.clone().audience(AUDIENCE).mint();
+    let two = spec.audience(AUDIENCE).audience("https://other.example");
+    let bad = cluster.server.token("id-namespace", "gke-sa");
+    let bad = bad.audience(AUDIENCE).bad_signature().mint();
+    let folder = "v1.20/negotiation";
+
+    let without_role = cluster.review(Caller::Account, &token, &[AUDIENCE]).await;
+    assert_as_recorded(
+        &format!("{folder}/tokenreview-without-the-role"),
+        &without_role,
+    );
+    let empty = cluster.review(Caller::Admin, "", &[]).await;
+    assert_as_recorded(&format!("{folder}/tokenreview-without-token"), &empty);
+    let garbage = cluster.review(Caller::Admin, "garbage", &["a"]).await;
+    assert_as_recorded(&format!("{folder}/tokenreview-garbage"), &garbage);
+
+    cluster.server.grant_token_reviews("other", "guard");
+    let two = two.mint();
+    for (token, audiences, recorded) in [
+        (&token, &[AUDIENCE][..], "review-right-audience"),
+        (&token, &["https://wrong.example"], "review-wrong-audience"),
+        (
+            &two,
+            &["https://other.example", "https://nope.example"],
+            "review-one-of-two",
+        ),
+        (&bad, &[AUDIENCE], "review-bad-signature"),
+    ] {
+        let answer = cluster.review(Caller::Account, token, audiences).await;
+        assert_eq!(answer.status, 201, "{recorded}");
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes/v1.36/rs256");
+        let text = std::fs::read(folder.join(recorded).with_extension("json")).unwrap();
+        let recorded_json: Value = serde_json::from_slice(&text).unwrap();
+        let (ours, theirs) = (&answer.json()["status"], &recorded_json["status"]);
+        assert_eq!(shape(ours), shape(theirs), "{recorded}");
+        assert_eq!(ours["error"], theirs["error"], "{recorded}");
+        assert_eq!(ours["audiences"], theirs["audiences"], "{recorded}");
+        assert_eq!(ours["user"]["groups"], theirs["user"]["groups"]);
+    }
+
+    cluster
+        .server
+        .delete_service_account("id-namespace", "gke-sa");
+    let deleted = cluster.review(Caller::Account, &token, &[AUDIENCE]).await;
+    let recorded = Answer::recorded(&format!("{folder}/tokenreview-account-deleted")).json();
+    assert_eq!(deleted.json()["status"], recorded["status"]);
+    cluster
+        .server
+        .create_service_account("id-namespace", "gke-sa");
+    let recreated = cluster.review(Caller::Account, &token, &[AUDIENCE]).await;
+    assert_eq!(recreated.json()["status"]["authenticated"], Value::Null);
+}
+
+#[tokio::test]
+async fn service_accounts_and_roles_are_the_administrator_s_to_change() {
+    let cluster = Cluster::start().await;
+    let accounts = "/api/v1/namespaces/id-namespace/serviceaccounts";
+    let body = json!({ "metadata": { "name": "new" } });
+    let created = cluster.post(accounts, Caller::Admin, &body).await;
+    assert_as_recorded("v1.20/negotiation/serviceaccount-create", &created);
+    let path = format!("{accounts}/new");
+    let refused = cluster.call(Method::DELETE, &path, Caller::Account).await;
+    assert_eq!(refused.status, 403);
+    let deleted = cluster.call(Method::DELETE, &path, Caller::Admin).await;
+    assert_as_recorded("v1.20/negotiation/serviceaccount-delete", &deleted);
+
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    let binding = json!({
+        "metadata": { "name": "guard" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:auth-delegator" },
+        "subjects": [{ "kind": "ServiceAccount", "namespace": "other", "name": "guard" }],
+    });
+    let refused = cluster.post(bindings, Caller::Account, &binding).await;
+    assert_eq!(refused.status, 403);
+    let token = cluster.server.pod_token("other", "guard");
+    let before = cluster.review(Caller::Account, &token, &[]).await;
+    assert_eq!(before.status, 403);
+    let bound = cluster.post(bindings, Caller::Admin, &binding).await;
+    assert_eq!(bound.status, 201);
+    let after = cluster.review(Caller::Account, &token, &[]).await;
+    assert_as_recorded(
+        "v1.20/negotiation/tokenreview-no-audience-asked",
+        &Answer {
+            body: without_extra(&after.body),
+            ..after
+        },
+    );
+}
+
+/// Version 1.20 has no `extra` in its reviews.
+fn without_extra(body: &str) -> String {
+    let mut review: Value = serde_json::from_str(body).unwrap();
+    review["status"]["user"]
+        .as_object_mut()
+        .unwrap()
+        .remove("extra");
+    review["spec"].as_object_mut().unwrap().remove("audiences");
+    review.to_string()
+}
+
+/// Asks an issuer that publishes to everyone: what an API server answers to a caller who may read the documents.
+async fn assert_issuer(get: impl AsyncFn(Method, &str, &[(HeaderName, &str)]) -> Answer) {
+    let json = (ACCEPT, "application/json");
+    let key_set = (ACCEPT, "application/jwk-set+json, application/json");
+    let only_key_set = [key_set.clone()];
+    for (method, path, headers, recorded) in [
+        (
+            Method::GET,
+            DISCOVERY,
+            &[json.clone()][..],
+            "discovery-accept-json",
+        ),
+        (Method::GET, JWKS, &[json], "jwks-accept-json"),
+        (Method::GET, JWKS, &only_key_set, "jwks-accept-both"),
+        (Method::HEAD, JWKS, &[], "jwks-admin-head"),
+        (Method::POST, JWKS, &[], "jwks-admin-post"),
+        (
+            Method::GET,
+            JWKS,
+            &[key_set, (AUTHORIZATION, "Bearer of.no.issuer")],
+            "jwks-other-audience",
+        ),
+    ] {
+        let answer = get(method, path, headers).await;
+        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &answer);
+    }
+    assert_eq!(get(Method::GET, "/nowhere", &[]).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_test_issuer_is_as_strict_as_an_api_server() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert_issuer(async |method, path, headers| {
+        let mut request = http.request(method, format!("{}{path}", issuer.url()));
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        Answer::of(request.send().await.unwrap()).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_issuer_in_memory_is_as_strict_as_an_api_server() {
+    let issuer = MemoryIssuer::new("https://cluster.example").unwrap();
+    let http = issuer.client();
+    assert_issuer(async |method, path, headers| {
+        let is_head = method == Method::HEAD;
+        let mut request = http.request(method, format!("{}{path}", issuer.url()));
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let mut answer = Answer::of(request.send().await.unwrap()).await;
+        // What HTTP itself adds, and leaves out, is not there without a socket.
+        answer.headers.insert("date".to_owned(), String::new());
+        answer
+            .headers
+            .insert("content-length".to_owned(), String::new());
+        if is_head {
+            answer.body.clear();
+        }
+        answer
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stopped_fake_closes_the_connections_that_it_has() {
+    let mut issuer = TestIssuer::start().await.unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}{JWKS}", issuer.url());
+    assert!(http.get(&url).send().await.is_ok());
+    issuer.stop().await;
+    assert!(http.get(&url).send().await.is_err());
+    issuer.restart().await.unwrap();
+    assert!(http.get(&url).send().await.is_ok());
+
+    let mut cluster = Cluster::start().await;
+    let url = cluster.url("/readyz");
+    assert!(cluster.http.get(&url).send().await.is_ok());
+    cluster.server.stop().await;
+    assert!(cluster.http.get(&url).send().await.is_err());
+    cluster.server.restart().await.unwrap();
+    assert!(cluster.http.get(&url).send().await.is_ok());
+}

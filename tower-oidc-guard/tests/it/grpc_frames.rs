@@ -1,0 +1,248 @@
+//! Refusals of gRPC requests on the wire: one HEADERS frame with END_STREAM ("Trailers-Only").
+//!
+//! gRPC clients other than tonic take HEADERS followed by an empty DATA frame for a broken response, so the frames are
+//! read as they are, from servers of hyper and tonic.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+
+use crate::support::stage::{GKE_SA, cluster, settings, spec};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::server::TcpIncoming;
+use tower::{Layer as _, Service, service_fn};
+use tower_oidc_guard::{OidcGuard, Policy};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+
+/// A connection whose received bytes are kept.
+struct Recorded {
+    stream: TcpStream,
+    received: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncRead for Recorded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let received = &buffer.filled()[before..];
+        self.received.lock().unwrap().extend_from_slice(received);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Recorded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The HEADERS and DATA frames of the first stream: type, flags and length (RFC 9113, section 4.1).
+fn frames(received: &[u8]) -> Vec<(u8, u8, usize)> {
+    let (mut rest, mut frames) = (received, Vec::new());
+    while let Some((header, after)) = rest.split_first_chunk::<9>() {
+        let [a, b, c, kind, flags, stream @ ..] = *header;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        if u32::from_be_bytes(stream) == 1 && [DATA, HEADERS].contains(&kind) {
+            frames.push((kind, flags, length));
+        }
+        rest = after.get(length..).expect("a whole frame");
+    }
+    assert!(rest.is_empty(), "a whole frame");
+    frames
+}
+
+/// What a server sends as the response to one request: its head and its frames.
+async fn exchange(address: &str, request: Request<()>) -> (Response<()>, Vec<(u8, u8, usize)>) {
+    let received = Arc::default();
+    let connection = Recorded {
+        stream: TcpStream::connect(address).await.unwrap(),
+        received: Arc::clone(&received),
+    };
+    let (client, connection) = h2::client::handshake(connection).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let (response, mut sent) = client.send_request(request, false).unwrap();
+    // The prefix of a message of gRPC. A server that has answered already may have reset the stream.
+    let _ = sent.send_data(Bytes::from_static(&[0; 5]), true);
+    let (head, mut body) = response.await.unwrap().into_parts();
+    while let Some(data) = body.data().await {
+        data.unwrap();
+    }
+    assert!(body.trailers().await.unwrap().is_none());
+    drop((sent, body, client));
+    // The connection ends when there is no stream left; all that the server sent has arrived then.
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), connection).await;
+    let _ = ended.expect("the connection ends with its last stream");
+    let frames = frames(&received.lock().unwrap());
+    (Response::from_parts(head, ()), frames)
+}
+
+fn request(method: Method, content_type: &str, authorization: Option<&str>) -> Request<()> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri("http://service.example/grpc.health.v1.Health/Check")
+        .header("content-type", content_type)
+        .header("te", "trailers");
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    request.body(()).unwrap()
+}
+
+/// Serves HTTP/2 by hyper, and returns the address.
+async fn hyper<S, B>(service: S) -> String
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = TowerToHyperService::new(service.clone());
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+    address
+}
+
+/// A server of each kind behind that guard: hyper alone, tonic's server, and tonic's routes in an axum router.
+async fn servers(guard: &OidcGuard) -> Vec<(&'static str, String)> {
+    let bare = service_fn(|_: Request<Incoming>| async {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    let bare = hyper(guard.layer().layer(bare)).await;
+    let (_, health) = tonic_health::server::health_reporter();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tonic = listener.local_addr().unwrap().to_string();
+    let mut server = tonic::transport::Server::builder().layer(guard.layer());
+    let server = server.add_service(health.clone());
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let router = tonic::service::Routes::new(health).into_axum_router();
+    let router = hyper(router.layer(guard.layer())).await;
+    vec![("hyper", bare), ("tonic", tonic), ("router", router)]
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_grpc_request_is_one_headers_frame_that_ends_the_stream() {
+    let cluster = cluster();
+    let builder = || settings(&cluster).policy(Policy::members([GKE_SA]));
+    let guard = builder().build().unwrap();
+    let without_message = builder().without_error_description().build().unwrap();
+    let stranger = format!("Bearer {}", spec(&cluster).service_account("a", "b").mint());
+    let mut checked = 0;
+    for guard in [&guard, &without_message] {
+        guard.ready().await.unwrap();
+        for (server, address) in servers(guard).await {
+            for (authorization, status) in [
+                (None, "16"),
+                (Some("Bearer x"), "16"),
+                (Some("Bearer  x"), "16"),
+                (Some(&*stranger), "7"),
+            ] {
+                for content_type in ["application/grpc", "application/grpc-web+proto"] {
+                    let request = request(Method::POST, content_type, authorization);
+                    let (head, frames) = exchange(&address, request).await;
+                    assert_eq!(head.status(), 200, "{server}");
+                    assert_eq!(head.headers()["grpc-status"], status, "{server}");
+                    assert!(!head.headers().contains_key("content-length"), "{server}");
+                    let [(kind, flags, _)] = frames[..] else {
+                        panic!("{server} {content_type}: {frames:?}");
+                    };
+                    assert_eq!(
+                        (kind, flags & END_STREAM),
+                        (HEADERS, END_STREAM),
+                        "{server}"
+                    );
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(checked, 2 * 3 * 4 * 2);
+}
+
+#[tokio::test]
+async fn a_refusal_after_a_wait_for_keys_ends_the_stream_too() {
+    let cluster = cluster();
+    cluster.fail(StatusCode::BAD_GATEWAY);
+    let token = format!("Bearer {}", spec(&cluster).mint());
+    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    for (server, address) in servers(&guard).await {
+        let request = request(Method::POST, "application/grpc", Some(&token));
+        let (head, frames) = exchange(&address, request).await;
+        assert_eq!(head.headers()["grpc-status"], "14", "{server}");
+        assert!(
+            matches!(frames[..], [(HEADERS, flags, _)] if flags & END_STREAM != 0),
+            "{server} {frames:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_without_a_body_ends_the_stream_with_its_headers() {
+    let cluster = cluster();
+    let guard = settings(&cluster).any_verified_caller();
+    let guard = guard.answers(|_, answer| answer.map(|_| Bytes::new()));
+    let address = servers(&guard.build().unwrap()).await.remove(0).1;
+    let request = request(Method::GET, "application/grpc", None);
+    let (head, frames) = exchange(&address, request).await;
+    assert_eq!(head.status(), 401);
+    assert!(
+        matches!(frames[..], [(HEADERS, flags, _)] if flags & END_STREAM != 0),
+        "{frames:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_get_with_a_content_type_of_grpc_is_refused_as_http() {
+    let cluster = cluster();
+    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    for (server, address) in servers(&guard).await {
+        let request = request(Method::GET, "application/grpc", None);
+        let (head, frames) = exchange(&address, request).await;
+        assert_eq!(head.status(), 401, "{server}");
+        assert_eq!(head.headers()["cache-control"], "no-store", "{server}");
+        assert!(!head.headers().contains_key("grpc-status"), "{server}");
+        let text = "401 - Unauthorized".len();
+        assert!(
+            matches!(frames[..], [(HEADERS, _, _), (DATA, _, length), ..] if length == text),
+            "{server} {frames:?}"
+        );
+    }
+}

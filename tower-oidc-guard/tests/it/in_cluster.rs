@@ -1,0 +1,337 @@
+//! The issuer of the cluster that this runs in, against answers of real API servers.
+#![cfg(unix)]
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::support::pod::{ISSUER, NEW, OLD, Pod, issued_at, publish, publish_mapped, token};
+use crate::support::{AUDIENCE, later, seconds};
+use http::StatusCode;
+use tower_oidc_guard::testing::FakeApiServer;
+use tower_oidc_guard::{BuildError, Issuer, KeysError, OidcGuard, Platform, Policy};
+
+#[tokio::test]
+async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_has_the_keys() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    let guard = pod.guard();
+    assert!(pod.api.requests().is_empty(), "building fetches nothing");
+    let identity = guard.verifier().verify(&pod.caller).await.unwrap();
+    assert_eq!(identity.issuer(), ISSUER);
+    assert_eq!(identity.platform(), Platform::Kubernetes);
+    assert_eq!(
+        identity.subject(),
+        "system:serviceaccount:id-namespace:gke-sa"
+    );
+    assert_eq!(guard.health()[0].issuer, ISSUER);
+    let own = token(NEW, "gke-sa-api-audience.jwt");
+    // The advertised address of the keys is that of a node, where nothing listens.
+    let own = Some(own);
+    assert_eq!(
+        pod.answered(),
+        [
+            ("/.well-known/openid-configuration".to_owned(), own.clone()),
+            ("/openid/v1/jwks".to_owned(), own),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn each_document_is_requested_by_its_own_media_type() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    pod.guard().ready().await.unwrap();
+    let accepted: Vec<_> = pod
+        .api
+        .requests()
+        .into_iter()
+        .map(|request| request.headers[http::header::ACCEPT].clone())
+        .collect();
+    assert_eq!(
+        accepted,
+        [
+            "application/json",
+            "application/jwk-set+json, application/json"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_refused_status_is_reported_with_its_request_and_a_hint_only_where_one_fits() {
+    const BEFORE: &str = "GET https://127.0.0.1:";
+    for (status, hint) in [
+        (StatusCode::NOT_ACCEPTABLE, None),
+        (StatusCode::INTERNAL_SERVER_ERROR, None),
+        (StatusCode::UNAUTHORIZED, Some("pod's token")),
+        (
+            StatusCode::FORBIDDEN,
+            Some("system:service-account-issuer-discovery"),
+        ),
+    ] {
+        let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+        pod.api.map_responses(move |request, mut response| {
+            if request.uri().path() == "/openid/v1/jwks" {
+                *response.status_mut() = status;
+            }
+            response
+        });
+        let error = pod.guard().ready().await.unwrap_err();
+        let text = error.reason().to_string();
+        let request = format!(
+            "/openid/v1/jwks returned {status} (sent Accept: application/jwk-set+json, application/json)"
+        );
+        assert!(
+            text.starts_with(BEFORE) && text.contains(&request),
+            "{text}"
+        );
+        match hint {
+            Some(hint) => assert!(text.contains(hint), "{text}"),
+            None => assert!(text.ends_with(')'), "{text}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_a_token_of_the_legacy_kind_the_discovery_document_names_the_issuer() {
+    let pod = Pod::new(OLD, "automounted-legacy.jwt").await;
+    let guard = pod.guard();
+    let identity = guard.verifier().verify(&pod.caller).await.unwrap();
+    assert_eq!(identity.issuer(), ISSUER);
+    let legacy = guard
+        .verifier()
+        .verify(token(OLD, "automounted-legacy.jwt"))
+        .await;
+    assert!(
+        legacy.is_err(),
+        "that token itself is for nobody and for ever"
+    );
+}
+
+#[tokio::test]
+async fn an_api_server_is_reached_over_ipv6() {
+    let pod = Pod::at(NEW, "gke-sa-api-audience.jwt", Ipv6Addr::LOCALHOST.into()).await;
+    assert!(pod.guard().verifier().verify(&pod.caller).await.is_ok());
+}
+
+#[tokio::test]
+async fn token_and_ca_are_read_afresh_when_they_rotate() {
+    let mut pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    let guard = pod.guard();
+    guard.ready().await.unwrap();
+    let before = pod.answered().len();
+    // A new CA and another own token; the old connections are gone.
+    pod.api.replace_ca().unwrap();
+    pod.api.stop().await;
+    pod.api.restart().await.unwrap();
+    let own = token("v1.36/after-key-rotation", "gke-sa-api-audience.jwt");
+    pod.api.accept_token(own.as_str(), "id-namespace", "guard");
+    publish(&pod.api, "v1.36/after-key-rotation");
+    pod.kubelet
+        .write([("token", own.as_str()), ("ca.crt", &pod.api.ca_pem())])
+        .unwrap();
+    later(Duration::from_secs(3600)).await;
+    for _ in 0..1000 {
+        assert!(
+            guard.verifier().verify(&pod.caller).await.is_ok(),
+            "a known key never fails"
+        );
+        if guard.health()[0].usable_keys == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(guard.health()[0].usable_keys, 2, "{:?}", guard.health());
+    let after = pod.answered().split_off(before);
+    assert!(after.iter().all(|(_, sent)| sent.as_ref() == Some(&own)));
+}
+
+#[tokio::test]
+async fn an_audience_of_the_api_server_s_own_does_not_build() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    for audience in [ISSUER, "https://kubernetes.default.svc"] {
+        let built = pod.build(pod.issuer().audience(AUDIENCE).audience(audience));
+        assert!(
+            matches!(built, Err(BuildError::ApiAudience { .. })),
+            "{audience}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_audience_of_the_api_server_s_own_is_accepted_by_a_name_that_says_so() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    let issuer = pod.issuer().audience(ISSUER);
+    let guard = pod.build(issuer.dangerous_accept_api_server_audience());
+    let guard = guard.unwrap();
+    let own = token(NEW, "gke-sa-api-audience.jwt");
+    assert!(guard.ready().await.is_ok());
+    assert_ne!(
+        guard.verifier().verify(&own).await.err(),
+        Some(tower_oidc_guard::Rejection::WrongAudience)
+    );
+}
+
+#[tokio::test]
+async fn an_audience_that_only_discovery_shows_to_be_the_api_server_s_gets_no_keys() {
+    let pod = Pod::new(OLD, "automounted-legacy.jwt").await;
+    publish_mapped(&pod.api, OLD, |document| {
+        document.replace(ISSUER, "https://issuer.example")
+    });
+    for audience in ["https://issuer.example", "https://issuer.example/"] {
+        let guard = pod.build(pod.issuer().audience(audience)).unwrap();
+        let error = guard.ready().await.unwrap_err();
+        assert!(
+            matches!(error.reason(), KeysError::ApiAudience { .. }),
+            "{error:?}"
+        );
+    }
+    let accepting = pod.issuer().audience("https://issuer.example");
+    let guard = pod.build(accepting.dangerous_accept_api_server_audience());
+    assert!(guard.unwrap().ready().await.is_ok());
+}
+
+#[test]
+fn outside_a_cluster_the_error_says_what_is_missing() {
+    let text = Issuer::in_cluster().unwrap_err().to_string();
+    assert!(
+        text.contains("KUBERNETES_SERVICE_HOST") && text.contains("Issuer::kubernetes"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_missing_volume_is_named() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    let missing = "/nowhere/to/be/found/token";
+    let built = pod.build(pod.issuer().audience(AUDIENCE).api_token_file(missing));
+    let text = built.unwrap_err().to_string();
+    assert!(text.contains(missing), "{text}");
+}
+
+#[tokio::test]
+async fn keycloak_50224_the_pod_s_token_follows_no_redirect() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    pod.api.map_responses(|_, mut response| {
+        *response.status_mut() = StatusCode::FOUND;
+        let elsewhere = http::HeaderValue::from_static("https://127.0.0.1:1/");
+        response
+            .headers_mut()
+            .insert(http::header::LOCATION, elsewhere);
+        response
+    });
+    let error = pod.guard().ready().await.unwrap_err();
+    assert!(
+        matches!(error.reason(), KeysError::Status { status, .. } if *status == 302),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn keycloak_50224_an_api_server_of_another_ca_gets_no_token() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    let other = FakeApiServer::start().await.unwrap();
+    pod.kubelet.rotate("ca.crt", other.ca_pem()).unwrap();
+    let error = pod.guard().ready().await.unwrap_err();
+    assert!(
+        matches!(error.reason(), KeysError::Request { .. }),
+        "{error:?}"
+    );
+    assert!(pod.api.requests().is_empty());
+}
+
+#[tokio::test]
+async fn clusters_that_answer_discovery_to_all_and_keys_to_nobody_are_told_as_such() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    pod.api.map_responses(|request, mut response| {
+        if request.uri().path() == "/openid/v1/jwks" {
+            *response.status_mut() = StatusCode::FORBIDDEN;
+        }
+        response
+    });
+    let error = pod.guard().ready().await.unwrap_err();
+    let text = error.reason().to_string();
+    assert!(text.contains("/openid/v1/jwks returned 403"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_environment_of_a_pod_nothing_else_has_to_be_said() {
+    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+    test.args([
+        "--exact",
+        "in_cluster::inside_a_pod",
+        "--ignored",
+        "--nocapture",
+    ])
+    .env("KUBERNETES_SERVICE_HOST", pod.api.host())
+    .env("KUBERNETES_SERVICE_PORT", pod.api.port())
+    // A proxy that is not there: whoever asked it would fail.
+    .env("HTTPS_PROXY", "http://127.0.0.1:1")
+    .env("VOLUME", pod.kubelet.path(""));
+    let output = tokio::task::spawn_blocking(move || test.output().unwrap())
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+#[ignore = "is run by the one above"]
+async fn inside_a_pod() {
+    let Some(volume) = std::env::var_os("VOLUME").map(PathBuf::from) else {
+        return;
+    };
+    let caller = token(NEW, "gke-sa-600s.jwt");
+    let now = issued_at(&caller) + 1;
+    let issuer = Issuer::in_cluster()
+        .unwrap()
+        .api_token_file(volume.join("token"))
+        .api_ca_file(volume.join("ca.crt"));
+    let guard = OidcGuard::builder()
+        .issuer(issuer.audience(AUDIENCE))
+        .any_verified_caller()
+        .clock(move || seconds(now))
+        .build();
+    assert!(guard.unwrap().verifier().verify(&caller).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_deny_list_by_a_cluster_s_former_name_keeps_out_callers_with_its_new_one() {
+    const NEW_NAME: &str = "https://new.example";
+    let api = FakeApiServer::start().await.unwrap();
+    api.set_issuers([ISSUER]);
+    let volume = tempfile::tempdir().unwrap();
+    let kubelet = reqwest_wi_auth::testing::Kubelet::new(volume.path()).unwrap();
+    let mount = || {
+        let own = api.pod_token("shop", "guard");
+        let files = [("token", own.as_str()), ("ca.crt", &api.ca_pem())];
+        kubelet.write(files).unwrap();
+    };
+    mount();
+    let issuer = Issuer::in_cluster_at(&api.host(), &api.port())
+        .unwrap()
+        .api_token_file(kubelet.path("token"))
+        .api_ca_file(kubelet.path("ca.crt"));
+    let web = "system:serviceaccount:shop:web";
+    let policy = Policy::any_verified_caller().deny([format!("principal:{ISSUER}#{web}")]);
+    let guard = OidcGuard::builder()
+        .issuer(issuer.audience(AUDIENCE))
+        .policy(policy)
+        .build()
+        .unwrap();
+    guard.ready().await.unwrap();
+    api.set_issuers([NEW_NAME, ISSUER]);
+    mount();
+    let token = |name: &str| api.token("shop", name).audience(AUDIENCE).mint();
+    let mut caller = guard.verifier().verify(token("web")).await;
+    later(Duration::from_secs(3600)).await;
+    for _ in 0..1000 {
+        caller = guard.verifier().verify(token("web")).await;
+        if caller.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let denied = guard.policy().explain(&caller.unwrap());
+    assert!(!denied.is_allowed(), "{denied}");
+    let other = guard.verifier().verify(token("orders")).await.unwrap();
+    assert!(guard.policy().explain(&other).is_allowed());
+}

@@ -1,0 +1,545 @@
+//! How issuers are configured, and what that makes of their tokens.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::support::forge::Forge;
+use crate::support::{AUDIENCE, FORGED_ISSUER, HEADER, NOW, canned, claims, seconds};
+use serde_json::{Value, json};
+use tower_oidc_guard::{
+    Algorithm, BuildError, Issuer, OidcGuard, Platform, Policy, Rejection, TokenVerifier,
+};
+
+/// A verifier of that issuer, to whom these documents are served, and nothing else.
+fn verifier(issuer: Issuer, documents: &[(&str, Value)]) -> TokenVerifier {
+    build(issuer, documents).unwrap().verifier().clone()
+}
+
+fn build(issuer: Issuer, documents: &[(&str, Value)]) -> Result<OidcGuard, BuildError> {
+    let owned = |(url, json): &(&str, Value)| ((*url).to_owned(), json.to_string().into_bytes());
+    OidcGuard::builder()
+        .issuer(issuer.audience(AUDIENCE).leeway(Duration::ZERO))
+        .any_verified_caller()
+        .http_client(canned(
+            documents.iter().map(owned).collect::<HashMap<_, _>>(),
+        ))
+        .clock(|| seconds(NOW))
+        .build()
+}
+
+fn keys(forge: &Forge) -> Value {
+    json!({ "keys": [forge.jwk()] })
+}
+
+/// An issuer whose keys are given, so that nobody is asked.
+fn given(forge: &Forge) -> Issuer {
+    let issuer = Issuer::oidc(FORGED_ISSUER).algorithms([Algorithm::ES256]);
+    issuer.keys_json(keys(forge).to_string())
+}
+
+async fn verdict(issuer: Issuer, token: &str) -> Result<(), Rejection> {
+    verifier(issuer, &[]).verify(token).await.map(drop)
+}
+
+#[tokio::test]
+async fn keys_that_are_given_are_used_and_nobody_is_asked() {
+    let (forge, other) = (Forge::new(), Forge::new());
+    assert_eq!(
+        verdict(given(&forge), &forge.sign(HEADER, &claims(json!({})))).await,
+        Ok(())
+    );
+    let forged = other.sign(HEADER, &claims(json!({})));
+    assert_eq!(
+        verdict(given(&forge), &forged).await,
+        Err(Rejection::BadSignature)
+    );
+}
+
+#[test]
+fn keys_that_are_none_do_not_build() {
+    for json in [
+        "",
+        "{}",
+        r#"{"keys":[]}"#,
+        r#"{"keys":[{"kty":"oct","k":"AA"}]}"#,
+    ] {
+        let issuer = Issuer::oidc(FORGED_ISSUER).keys_json(json);
+        assert!(
+            matches!(build(issuer, &[]), Err(BuildError::Issuer { .. })),
+            "{json}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn keys_at_a_url_of_their_own_need_no_discovery() {
+    let forge = Forge::new();
+    let issuer = |url: &str| {
+        let issuer = Issuer::oidc(FORGED_ISSUER).algorithms([Algorithm::ES256]);
+        issuer.jwks_url(url)
+    };
+    let documents = [("https://elsewhere.example/keys", keys(&forge))];
+    let token = forge.sign(HEADER, &claims(json!({})));
+    let verifier = verifier(issuer("https://elsewhere.example/keys"), &documents);
+    assert!(verifier.verify(&token).await.is_ok());
+    for url in [
+        "http://elsewhere.example/keys",
+        "https://elsewhere.example/ke ys",
+        " https://elsewhere.example/keys",
+        "https://u:p@elsewhere.example/keys",
+        "elsewhere.example",
+        "",
+    ] {
+        let built = build(issuer(url), &[]);
+        assert!(matches!(built, Err(BuildError::Issuer { .. })), "{url:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_discovery_document_from_elsewhere_must_be_the_issuer_s_all_the_same() {
+    let forge = Forge::new();
+    let at = "https://mirror.example/openid-configuration";
+    let document = |issuer: &str| {
+        json!({
+            "issuer": issuer,
+            "jwks_uri": "https://mirror.example/keys",
+            "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    };
+    let token = forge.sign(HEADER, &claims(json!({})));
+    for (name, is_taken) in [(FORGED_ISSUER, true), ("https://evil.example", false)] {
+        let documents = [
+            (at, document(name)),
+            ("https://mirror.example/keys", keys(&forge)),
+        ];
+        let issuer = Issuer::oidc(FORGED_ISSUER).discovery_url(at);
+        assert_eq!(
+            verifier(issuer, &documents).verify(&token).await.is_ok(),
+            is_taken,
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn google_is_known_by_both_of_its_names() {
+    let forge = Forge::new();
+    let google = Issuer::google()
+        .algorithms([Algorithm::ES256])
+        .keys_json(keys(&forge).to_string());
+    let verifier = verifier(google, &[]);
+    for iss in ["https://accounts.google.com", "accounts.google.com"] {
+        let token = forge.sign(HEADER, &claims(json!({ "iss": iss })));
+        let identity = verifier.verify(token).await.unwrap();
+        assert_eq!(identity.issuer(), "https://accounts.google.com");
+        assert_eq!(identity.platform(), Platform::Google);
+        assert!(identity.kubernetes().is_none());
+    }
+    let token = forge.sign(
+        HEADER,
+        &claims(json!({ "iss": "http://accounts.google.com" })),
+    );
+    assert_eq!(
+        verifier.verify(token).await.err(),
+        Some(Rejection::UnknownIssuer)
+    );
+}
+
+#[tokio::test]
+async fn clusters_of_the_clouds_are_known_by_their_issuers_names() {
+    let forge = Forge::new();
+    for (issuer, name) in [
+        (
+            Issuer::gke("p", "europe-west1", "c"),
+            "https://container.googleapis.com/v1/projects/p/locations/europe-west1/clusters/c",
+        ),
+        (
+            Issuer::eks("eu-west-1", "ABC"),
+            "https://oidc.eks.eu-west-1.amazonaws.com/id/ABC",
+        ),
+        (
+            Issuer::aks("westeurope", "t", "i"),
+            "https://westeurope.oic.prod-aks.azure.com/t/i/",
+        ),
+        (
+            Issuer::github_actions(),
+            "https://token.actions.githubusercontent.com",
+        ),
+    ] {
+        let issuer = issuer
+            .algorithms([Algorithm::ES256])
+            .keys_json(keys(&forge).to_string());
+        let token = forge.sign(HEADER, &claims(json!({ "iss": name })));
+        let identity = verifier(issuer, &[]).verify(token).await.unwrap();
+        assert_eq!(identity.issuer(), name);
+    }
+}
+
+#[tokio::test]
+async fn a_type_that_is_asked_for_must_be_named() {
+    let forge = Forge::new();
+    let issuer = || given(&forge).token_types(["at+jwt"]);
+    for (typ, expected) in [
+        (Some("at+jwt"), Ok(())),
+        (Some("AT+JWT"), Ok(())),
+        (Some("application/at+jwt"), Ok(())),
+        (Some("JWT"), Err(Rejection::WrongType)),
+        (None, Err(Rejection::WrongType)),
+    ] {
+        let mut header: Value = serde_json::from_str(HEADER).unwrap();
+        if let Some(typ) = typ {
+            header["typ"] = typ.into();
+        }
+        let token = forge.sign(&header.to_string(), &claims(json!({})));
+        assert_eq!(verdict(issuer(), &token).await, expected, "{typ:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_lives_longer_than_it_may_is_refused() {
+    let forge = Forge::new();
+    let issuer = || given(&forge).max_lifetime(Duration::from_secs(3600));
+    for (changes, expected) in [
+        (json!({ "iat": NOW, "exp": NOW + 3600 }), Ok(())),
+        (
+            json!({ "iat": NOW, "exp": NOW + 3601 }),
+            Err(Rejection::LivesTooLong),
+        ),
+        (json!({ "iat": null }), Err(Rejection::LivesTooLong)),
+    ] {
+        let token = forge.sign(HEADER, &claims(changes.clone()));
+        assert_eq!(verdict(issuer(), &token).await, expected, "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn claims_that_are_asked_for_must_have_their_values() {
+    let forge = Forge::new();
+    let issuer = || {
+        given(&forge)
+            .require_claim("repository", "a/b")
+            .require_claim("count", 1)
+    };
+    for (changes, expected) in [
+        (json!({ "repository": "a/b", "count": 1 }), Ok(())),
+        (
+            json!({ "repository": "a/b", "count": "1" }),
+            Err(Rejection::UnmetClaim),
+        ),
+        (
+            json!({ "repository": "a/B", "count": 1 }),
+            Err(Rejection::UnmetClaim),
+        ),
+        (json!({ "count": 1 }), Err(Rejection::UnmetClaim)),
+    ] {
+        let token = forge.sign(HEADER, &claims(changes.clone()));
+        assert_eq!(verdict(issuer(), &token).await, expected, "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_sees_the_claims_of_verified_tokens_only() {
+    let (forge, other) = (Forge::new(), Forge::new());
+    let issuer = || {
+        given(&forge).check_claims(|claims| {
+            assert_ne!(
+                claims.get("forged"),
+                Some(&json!(true)),
+                "it must not see this one"
+            );
+            claims.get("event").is_some_and(|event| event == "push")
+        })
+    };
+    for (event, expected) in [("push", Ok(())), ("pull", Err(Rejection::UnmetClaim))] {
+        let token = forge.sign(HEADER, &claims(json!({ "event": event })));
+        assert_eq!(verdict(issuer(), &token).await, expected, "{event}");
+    }
+    let forged = other.sign(HEADER, &claims(json!({ "event": "push", "forged": true })));
+    assert_eq!(
+        verdict(issuer(), &forged).await,
+        Err(Rejection::BadSignature)
+    );
+}
+
+#[test]
+fn an_issuer_named_twice_does_not_build_by_any_of_its_names() {
+    let twice = |one: Issuer, two: Issuer| {
+        let builder = OidcGuard::builder()
+            .issuer(one.audience("a"))
+            .issuer(two.audience("b"));
+        builder.any_verified_caller().build()
+    };
+    let error = twice(Issuer::google(), Issuer::google()).unwrap_err();
+    assert!(matches!(error, BuildError::SameIssuer { .. }));
+}
+
+#[tokio::test]
+async fn an_issuer_from_which_nothing_is_fetched_may_have_any_name_that_iss_can_have() {
+    let forge = Forge::new();
+    for name in [
+        "kubernetes.default.svc",
+        "kubernetes/serviceaccount",
+        "my issuer",
+        "urn:example:issuer",
+        "kubernetes:default",
+        "http://internal.example",
+        "https://id.example/?tenant=1",
+        "https://id.example/",
+    ] {
+        for platform in [Issuer::oidc, Issuer::kubernetes] {
+            let issuer = || platform(name.to_owned()).algorithms([Algorithm::ES256]);
+            let given = issuer().keys_json(keys(&forge).to_string());
+            let subject = "system:serviceaccount:shop:web";
+            let token = forge.sign(HEADER, &claims(json!({ "iss": name, "sub": subject })));
+            let guard = build(given, &[]).unwrap();
+            let caller = guard.verifier().verify(&token).await.unwrap();
+            assert_eq!(caller.issuer(), name);
+            let principal = format!("principal:{name}#{subject}");
+            for (policy, expected) in [
+                (Policy::members([principal.clone()]), true),
+                (Policy::members([format!("principal:{name}#other")]), false),
+                (Policy::members_of(name, ["allAuthenticatedUsers"]), true),
+                (Policy::any_verified_caller().deny([principal]), false),
+            ] {
+                assert!(
+                    guard.layer_with(policy.clone()).is_ok(),
+                    "{name} {policy:?}"
+                );
+                assert_eq!(policy.explain(&caller).is_allowed(), expected, "{policy:?}");
+            }
+            let elsewhere = "https://mirror.example/x";
+            for issuer in [
+                issuer().jwks_url(elsewhere),
+                issuer().discovery_url(elsewhere),
+                issuer().keys_file("/etc/keys/jwks.json"),
+            ] {
+                assert!(build(issuer, &[]).is_ok(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_issuer_whose_documents_are_fetched_needs_a_url_and_the_error_says_what_else_would_do() {
+    for name in ["kubernetes.default.svc", "my-issuer"] {
+        let text = build(Issuer::oidc(name), &[]).unwrap_err().to_string();
+        assert!(
+            text.contains("not a URL") && text.contains("keys_json"),
+            "{text}"
+        );
+    }
+    for name in [
+        "urn:example:issuer",
+        "http://id.example",
+        "https://id.example/?tenant=1",
+        "ftp://id.example",
+    ] {
+        let built = build(Issuer::oidc(name), &[]);
+        assert!(matches!(built, Err(BuildError::Issuer { .. })), "{name}");
+    }
+}
+
+#[test]
+fn names_that_no_issuer_can_have_do_not_build_whatever_its_keys() {
+    let forge = Forge::new();
+    for name in [
+        "",
+        " ",
+        " https://id.example",
+        "https://id.example ",
+        "https://id.example\n",
+        "https://id .example",
+        "https://id.example/a b",
+        "https://id.example/\u{200b}",
+        "https://id.example/\u{e9}",
+        "\thttps://id.example",
+        "kubernetes.default.svc ",
+        "\u{feff}kubernetes.default.svc",
+        "a: b",
+        "1:a",
+        ":",
+        "https:id.example",
+        "https:/id.example",
+        "https:\\\\id.example",
+        "https://user@id.example",
+        "https://user:password@id.example",
+        "https://id.example/#x",
+        "https://id.example/.well-known/openid-configuration",
+        "https://id.example/.well-known/openid-configuration/",
+        "https://id.example/tenant/.well-known/openid-configuration",
+        "https://id.example/.well-known/oauth-authorization-server",
+        "https://id.example/.well-known/openid-configuration/tenant",
+        "https://id.example/.Well-Known/jwks.json",
+        "https://id.example/.well-known",
+    ] {
+        for issuer in [
+            Issuer::oidc(name),
+            Issuer::kubernetes(name),
+            Issuer::oidc(name).keys_json(keys(&forge).to_string()),
+            Issuer::oidc(name).jwks_url("https://keys.example/jwks"),
+        ] {
+            let built = build(issuer, &[]);
+            assert!(
+                matches!(built, Err(BuildError::Issuer { .. })),
+                "{name:?}: {built:?}"
+            );
+        }
+    }
+    let document = "https://id.example/tenant/.well-known/openid-configuration";
+    let text = build(Issuer::oidc(document), &[]).unwrap_err().to_string();
+    assert!(text.contains("\"https://id.example/tenant\""), "{text}");
+}
+
+#[test]
+fn audiences_that_are_empty_repeated_or_contain_white_space_do_not_build() {
+    for audience in ["", " ", "a b", " a", "a\n", "a\u{a0}", "\u{200b}", AUDIENCE] {
+        // `build` adds AUDIENCE.
+        let built = build(Issuer::oidc(FORGED_ISSUER).audience(audience), &[]);
+        assert!(
+            matches!(built, Err(BuildError::Issuer { .. })),
+            "{audience:?}"
+        );
+    }
+}
+
+#[test]
+fn settings_of_an_issuer_that_lift_a_restriction_or_mean_nothing_do_not_build() {
+    let issuer = || Issuer::oidc(FORGED_ISSUER);
+    let hour = Duration::from_secs(3600);
+    for (issuer, said) in [
+        (issuer().algorithms([]), "no algorithm"),
+        (
+            issuer()
+                .algorithms([Algorithm::ES256])
+                .algorithms([Algorithm::RS256]),
+            "`algorithms` is set twice",
+        ),
+        (issuer().token_types([""; 0]), "names no type"),
+        (issuer().token_types([""]), "empty"),
+        (issuer().token_types(["at+jwt "]), "white space"),
+        (
+            issuer().token_types(["at+jwt"]).token_types(["JWT"]),
+            "`token_types` is set twice",
+        ),
+        (issuer().max_lifetime(Duration::ZERO), "zero"),
+        (
+            issuer().max_lifetime(hour).max_lifetime(24 * hour),
+            "`max_lifetime` is set twice",
+        ),
+        (issuer().require_claim("tenant", Value::Null), "null"),
+        (issuer().require_claim("", "x"), "empty"),
+        (issuer().keys_file(""), "keys_file"),
+        (issuer().max_keys(0), "`max_keys` is zero"),
+        (
+            issuer().max_document_bytes(0),
+            "`max_document_bytes` is zero",
+        ),
+        (
+            issuer().fetch_timeout(Duration::ZERO),
+            "`fetch_timeout` is zero",
+        ),
+        (
+            issuer().api_token_file("/token"),
+            "`api_token_file` is for `in_cluster`",
+        ),
+        (
+            Issuer::kubernetes(FORGED_ISSUER).api_ca_file("/ca.crt"),
+            "`api_ca_file` is for `in_cluster`",
+        ),
+        (
+            Issuer::google().dangerous_accept_api_server_audience(),
+            "for Kubernetes issuers",
+        ),
+    ] {
+        match build(issuer, &[]) {
+            Err(error @ BuildError::Issuer { .. }) => {
+                assert!(error.to_string().contains(said), "{error}");
+            }
+            other => panic!("{said}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn keys_of_two_places_do_not_build() {
+    type Setting = (&'static str, fn(Issuer) -> Issuer);
+    let settings: [Setting; 5] = [
+        ("keys_json", |issuer| issuer.keys_json("{}")),
+        ("keys_pem", |issuer| issuer.keys_pem("-----BEGIN")),
+        ("keys_file", |issuer| issuer.keys_file("/k")),
+        ("jwks_url", |issuer| issuer.jwks_url("https://x.example/k")),
+        ("discovery_url", |issuer| {
+            issuer.discovery_url("https://x.example/d")
+        }),
+    ];
+    let text = |issuer: Issuer| build(issuer, &[]).unwrap_err().to_string();
+    for (first, set_first) in settings {
+        for (second, set_second) in settings {
+            let text = text(set_second(set_first(Issuer::oidc(FORGED_ISSUER))));
+            assert!(
+                text.contains(&format!("`{second}` would replace what `{first}` says")),
+                "{text}"
+            );
+        }
+        let cluster = Issuer::in_cluster_at("10.0.0.1", "443").unwrap();
+        let text = text(set_first(cluster));
+        assert!(
+            text.contains(first) && text.contains("in_cluster"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_api_server_s_own_audience_does_not_build_for_any_kubernetes_issuer() {
+    let clusters: [(Issuer, &str); 5] = [
+        (
+            Issuer::gke("p", "l", "c"),
+            "https://container.googleapis.com/v1/projects/p/locations/l/clusters/c",
+        ),
+        (
+            Issuer::eks("r", "i"),
+            "https://oidc.eks.r.amazonaws.com/id/i",
+        ),
+        (
+            Issuer::aks("r", "t", "i"),
+            "https://r.oic.prod-aks.azure.com/t/i",
+        ),
+        (
+            Issuer::kubernetes("https://c.example"),
+            "https://c.example/",
+        ),
+        (
+            Issuer::kubernetes("kubernetes.default.svc").jwks_url("https://c.example/keys"),
+            "kubernetes.default.svc",
+        ),
+    ];
+    for (issuer, name) in clusters {
+        for audience in [
+            name,
+            "https://kubernetes.default.svc",
+            "kubernetes.default.svc",
+            "https://kubernetes.default.svc.cluster.local/",
+            "https://kubernetes.default.svc.corp.example:443",
+            "https://kubernetes.default",
+            "https://kubernetes",
+        ] {
+            let issuer = issuer.clone().audience(audience);
+            match build(issuer.clone(), &[]) {
+                Err(error @ BuildError::ApiAudience { .. }) => {
+                    let text = error.to_string();
+                    assert!(
+                        text.contains("dangerous_accept_api_server_audience"),
+                        "{text}"
+                    );
+                }
+                other => panic!("{audience}: {other:?}"),
+            }
+            let accepting = issuer.dangerous_accept_api_server_audience();
+            assert!(build(accepting, &[]).is_ok(), "{audience}");
+        }
+    }
+    // For another issuer it is an audience like any other.
+    let other = Issuer::oidc(FORGED_ISSUER).audience("https://kubernetes.default.svc");
+    assert!(build(other, &[]).is_ok());
+}

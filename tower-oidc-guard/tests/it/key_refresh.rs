@@ -1,0 +1,737 @@
+//! What makes a guard ask its issuer again, and what it does with the answer. Time is paused: nothing has a socket.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::support::forge::Forge;
+use crate::support::{FORGED_ISSUER, answering, claims, guard_by};
+use http::{HeaderMap, Response};
+use reqwest_middleware::ClientWithMiddleware;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, advance};
+use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, Rejection};
+
+const SECOND: Duration = Duration::from_secs(1);
+const OLD_KEYS: &str = "https://keys.example/jwks";
+const NEW_KEYS: &str = "https://keys.example/new";
+
+/// An issuer whose documents can be changed, and that remembers who asked for them.
+#[derive(Clone)]
+struct Publisher(Arc<Mutex<State>>);
+
+struct State {
+    algorithms: Value,
+    jwks_uri: &'static str,
+    keys: String,
+    tag: Option<&'static str>,
+    status: u16,
+    headers: Vec<(&'static str, &'static str)>,
+    asked: Vec<(String, HeaderMap)>,
+}
+
+impl Publisher {
+    fn new(keys: &[Value]) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            algorithms: json!(["ES256"]),
+            jwks_uri: OLD_KEYS,
+            keys: json!({ "keys": keys }).to_string(),
+            tag: None,
+            status: 200,
+            headers: Vec::new(),
+            asked: Vec::new(),
+        })))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    fn publish(&self, keys: &[Value]) {
+        self.change(|state| state.keys = json!({ "keys": keys }).to_string());
+    }
+
+    /// The headers of each request for that URL.
+    fn asked(&self, url: &str) -> Vec<HeaderMap> {
+        let asked = self.0.lock().unwrap().asked.clone();
+        let asked = asked.into_iter().filter(|(own, _)| own == url);
+        asked.map(|(_, headers)| headers).collect()
+    }
+
+    fn fetches(&self) -> usize {
+        self.asked(OLD_KEYS).len()
+    }
+
+    fn client(&self) -> ClientWithMiddleware {
+        let state = self.0.clone();
+        answering(move |request| {
+            let mut state = state.lock().unwrap();
+            let (url, headers) = (request.url().to_string(), request.headers().clone());
+            let knows = |tag: &str| {
+                headers
+                    .get("if-none-match")
+                    .is_some_and(|known| known == tag)
+            };
+            let mut response = Response::builder().status(state.status);
+            for (name, value) in &state.headers {
+                response = response.header(*name, *value);
+            }
+            let body = if url.ends_with("/.well-known/openid-configuration") {
+                let document = json!({
+                    "issuer": FORGED_ISSUER,
+                    "jwks_uri": state.jwks_uri,
+                    "id_token_signing_alg_values_supported": state.algorithms,
+                });
+                document.to_string()
+            } else if let Some(tag) = state.tag.filter(|tag| knows(tag)) {
+                response = response.status(304).header("etag", tag);
+                String::new()
+            } else {
+                if let Some(tag) = state.tag {
+                    response = response.header("etag", tag);
+                }
+                state.keys.clone()
+            };
+            state.asked.push((url, headers));
+            response.body(body.into_bytes()).unwrap()
+        })
+    }
+
+    /// A guard of this issuer that delays no fetch at random.
+    fn guard(&self) -> OidcGuard {
+        self.guard_with(|issuer| issuer)
+    }
+
+    fn guard_with(&self, settings: impl FnOnce(Issuer) -> Issuer) -> OidcGuard {
+        let issuer = Issuer::oidc(FORGED_ISSUER).unknown_key_jitter(Duration::ZERO);
+        guard_by(settings(issuer), self.client())
+    }
+}
+
+/// A key with that `kid`, or without one.
+fn key(forge: &Forge, kid: Option<&str>) -> Value {
+    let mut key = forge.jwk();
+    key["kid"] = json!(kid);
+    key.as_object_mut()
+        .unwrap()
+        .retain(|_, value| !value.is_null());
+    key
+}
+
+fn token(forge: &Forge, kid: Option<&str>) -> String {
+    let mut header = json!({ "alg": "ES256" });
+    if let Some(kid) = kid {
+        header["kid"] = kid.into();
+    }
+    forge.sign(&header.to_string(), &claims(json!({})))
+}
+
+async fn verdict(guard: &OidcGuard, token: &str) -> Result<(), Rejection> {
+    guard.verifier().verify(token).await.map(drop)
+}
+
+/// Lets everything run that can run now.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The verdict, and how long it took.
+async fn timed(guard: &OidcGuard, token: &str) -> (Result<(), Rejection>, Duration) {
+    let began = Instant::now();
+    let verdict = verdict(guard, token).await;
+    (verdict, began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_discovery_document_is_read_at_each_refresh() {
+    let (old, new) = (Forge::new(), Forge::new());
+    let publisher = Publisher::new(&[key(&old, Some("old"))]);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    publisher.change(|state| state.jwks_uri = NEW_KEYS);
+    publisher.publish(&[key(&new, Some("new"))]);
+    for refresh in 1..4 {
+        advance(3600 * SECOND).await;
+        settle().await;
+        assert_eq!(publisher.asked(NEW_KEYS).len(), refresh);
+    }
+    assert_eq!(publisher.fetches(), 1, "the old address is not asked again");
+    assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_algorithm_that_is_dropped_is_refused_after_the_next_refresh() {
+    let forge = Forge::new();
+    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+    let guard = publisher.guard();
+    assert_eq!(verdict(&guard, &token(&forge, Some("k"))).await, Ok(()));
+    publisher.change(|state| state.algorithms = json!(["RS256"]));
+    advance(3600 * SECOND).await;
+    settle().await;
+    let verdict = verdict(&guard, &token(&forge, Some("k"))).await;
+    assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_algorithm_that_is_added_is_accepted_in_the_same_request() {
+    let forge = Forge::new();
+    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+    publisher.change(|state| state.algorithms = json!(["RS256"]));
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    publisher.change(|state| state.algorithms = json!(["RS256", "ES256"]));
+    assert_eq!(verdict(&guard, &token(&forge, Some("k"))).await, Ok(()));
+    assert_eq!(publisher.fetches(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_algorithm_that_is_not_listed_asks_under_the_same_limit_as_an_unknown_kid() {
+    let forge = Forge::new();
+    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+    publisher.change(|state| state.algorithms = json!(["RS256"]));
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    for _ in 0..3 {
+        let (verdict, took) = timed(&guard, &token(&forge, Some("k"))).await;
+        assert_eq!(
+            (verdict, took),
+            (Err(Rejection::AlgorithmNotAllowed), Duration::ZERO)
+        );
+        let (verdict, _) = timed(&guard, &token(&forge, Some("unknown"))).await;
+        assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
+        advance(10 * SECOND).await;
+    }
+    assert_eq!(publisher.fetches(), 1 + 2 * 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_algorithm_that_no_document_can_add_is_refused_at_once() {
+    let forge = Forge::new();
+    for settings in [
+        (|issuer: Issuer| issuer.algorithms([Algorithm::RS256])) as fn(Issuer) -> Issuer,
+        |issuer| issuer.jwks_url(OLD_KEYS),
+    ] {
+        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        let guard = publisher.guard_with(settings);
+        guard.ready().await.unwrap();
+        let verdict = verdict(&guard, &token(&forge, Some("k"))).await;
+        assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
+        assert_eq!(publisher.fetches(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_lists_only_unsupported_algorithms_is_not_trusted_for_rs256() {
+    let forge = Forge::new();
+    for (listed, expected) in [
+        (json!(["ES256K"]), Rejection::AlgorithmNotAllowed),
+        (json!(["none", "HS256"]), Rejection::AlgorithmNotAllowed),
+        // RS256, for which there is no key.
+        (json!([]), Rejection::UnknownKey),
+        (json!(null), Rejection::UnknownKey),
+    ] {
+        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        publisher.change(|state| state.algorithms = listed.clone());
+        let guard = publisher.guard();
+        let token = forge.sign(r#"{"alg":"RS256","kid":"k"}"#, &claims(json!({})));
+        assert_eq!(verdict(&guard, &token).await, Err(expected), "{listed}");
+        let warns = !guard.health()[0].warnings.is_empty();
+        assert_eq!(
+            warns,
+            expected == Rejection::AlgorithmNotAllowed,
+            "{listed}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moved_jwks_uri_with_a_new_key_serves_the_request_that_meets_the_key() {
+    let (old, new) = (Forge::new(), Forge::new());
+    let publisher = Publisher::new(&[key(&old, Some("old"))]);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    publisher.change(|state| state.jwks_uri = NEW_KEYS);
+    publisher.publish(&[key(&new, Some("new"))]);
+    assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
+}
+
+/// Each kind of replacement that no new `kid` announces.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_replaced_without_a_new_kid_serves_the_request_that_meets_it() {
+    let (old, new, beside) = (Forge::new(), Forge::new(), Forge::new());
+    let rsa = json!({ "kty": "RSA", "kid": "k", "n": crate::support::forge::encode(&[0xa5; 256]), "e": "AQAB" });
+    for (what, before, after, kid) in [
+        (
+            "a single key without kid",
+            vec![key(&old, None)],
+            vec![key(&new, None)],
+            None,
+        ),
+        (
+            "the same, and tokens with one",
+            vec![key(&old, None)],
+            vec![key(&new, None)],
+            Some("k"),
+        ),
+        (
+            "a kid that is used again",
+            vec![key(&old, Some("k"))],
+            vec![key(&new, Some("k"))],
+            Some("k"),
+        ),
+        (
+            "the same, for a key of another type",
+            vec![rsa],
+            vec![key(&new, Some("k"))],
+            Some("k"),
+        ),
+        (
+            "a key beside one without kid",
+            vec![key(&beside, None), key(&old, Some("a"))],
+            vec![key(&beside, None), key(&new, Some("b"))],
+            Some("b"),
+        ),
+        (
+            "the only key, and tokens without kid",
+            vec![key(&old, Some("a"))],
+            vec![key(&new, Some("b"))],
+            None,
+        ),
+        (
+            "one of two without kid that is withdrawn",
+            vec![key(&old, None), key(&new, None)],
+            vec![key(&new, None)],
+            Some("k"),
+        ),
+    ] {
+        let publisher = Publisher::new(&before);
+        let guard = publisher.guard();
+        guard.ready().await.unwrap();
+        publisher.publish(&after);
+        assert_eq!(verdict(&guard, &token(&new, kid)).await, Ok(()), "{what}");
+        assert_eq!(publisher.fetches(), 2, "{what}");
+        let old = verdict(&guard, &token(&old, kid)).await;
+        assert!(
+            matches!(old, Err(Rejection::BadSignature | Rejection::UnknownKey)),
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_signatures_cause_no_more_fetches_than_the_limit_and_hold_up_no_good_token() {
+    let (forge, other) = (Forge::new(), Forge::new());
+    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    let mut flood = JoinSet::new();
+    for _ in 0..1000 {
+        let (verifier, forged) = (guard.verifier().clone(), token(&other, Some("k")));
+        flood.spawn(async move { verifier.verify(forged).await.map(drop) });
+    }
+    settle().await;
+    for _ in 0..100 {
+        let (verdict, took) = timed(&guard, &token(&forge, Some("k"))).await;
+        assert_eq!((verdict, took), (Ok(()), Duration::ZERO));
+    }
+    for verdict in flood.join_all().await {
+        assert_eq!(verdict, Err(Rejection::BadSignature));
+    }
+    assert_eq!(publisher.fetches(), 2, "one for all of them");
+    let began = Instant::now();
+    for _ in 0..60 {
+        let (verdict, took) = timed(&guard, &token(&other, Some("k"))).await;
+        assert_eq!(
+            (verdict, took),
+            (Err(Rejection::BadSignature), Duration::ZERO)
+        );
+        advance(SECOND).await;
+    }
+    // The rest of the burst, and then one every 5 s.
+    let permitted = 2 + 2 + began.elapsed().as_secs() / 5;
+    assert!(
+        publisher.fetches() as u64 <= permitted,
+        "{} of {permitted}",
+        publisher.fetches()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_usable_keys_a_made_up_kid_is_a_401_however_often_it_comes() {
+    let (forge, other) = (Forge::new(), Forge::new());
+    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    let began = Instant::now();
+    for number in 0..60 {
+        let made_up = number.to_string();
+        let (verdict, took) = timed(&guard, &token(&other, Some(&made_up))).await;
+        assert_eq!(verdict, Err(Rejection::UnknownKey));
+        assert!(took <= 5 * SECOND, "{took:?}");
+        advance(SECOND).await;
+    }
+    // A burst of three, and then one every 5 s.
+    let permitted = 1 + 3 + began.elapsed().as_secs() / 5;
+    assert!(
+        publisher.fetches() as u64 <= permitted,
+        "{} of {permitted}",
+        publisher.fetches()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_right_after_the_first_fetch_is_served_in_the_same_request() {
+    let publisher = Publisher::new(&[key(&Forge::new(), Some("0"))]);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    for number in 1..4 {
+        let (forge, kid) = (Forge::new(), number.to_string());
+        publisher.publish(&[key(&forge, Some(&kid))]);
+        let (verdict, took) = timed(&guard, &token(&forge, Some(&kid))).await;
+        assert_eq!((verdict, took), (Ok(()), Duration::ZERO));
+    }
+    let (forge, kid) = (Forge::new(), "4");
+    publisher.publish(&[key(&forge, Some(kid))]);
+    // The next fetch is due in 5 s, which would be too late for an answer.
+    let (at_once, took) = timed(&guard, &token(&forge, Some(kid))).await;
+    assert_eq!(
+        (at_once, took),
+        (Err(Rejection::UnknownKey), Duration::ZERO)
+    );
+    advance(SECOND).await;
+    let (verdict, took) = timed(&guard, &token(&forge, Some(kid))).await;
+    assert_eq!(
+        (verdict, took),
+        (Ok(()), 4 * SECOND),
+        "it waits for its turn"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_made_up_kids_keeps_a_rotation_out_for_one_interval_at_most() {
+    let (old, new, other) = (Forge::new(), Forge::new(), Forge::new());
+    let publisher = Publisher::new(&[key(&old, Some("old"))]);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    let mut flood = JoinSet::new();
+    for number in 0..2000 {
+        let verifier = guard.verifier().clone();
+        let forged = token(&other, Some(&format!("made-up-{number}")));
+        flood.spawn(async move {
+            loop {
+                // More of them than there are places: those that get none are answered at once.
+                let verdict = verifier.verify(&forged).await.map(drop);
+                assert_eq!(verdict, Err(Rejection::UnknownKey));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    advance(60 * SECOND).await;
+    settle().await;
+    publisher.publish(&[key(&new, Some("new"))]);
+    let began = Instant::now();
+    while verdict(&guard, &token(&new, Some("new"))).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() <= 5 * SECOND, "{:?}", began.elapsed());
+    flood.abort_all();
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_rounds_of_waiting_together_take_no_longer_than_the_limit() {
+    let (forge, other) = (Forge::new(), Forge::new());
+    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+    let (documents, slow) = (publisher.client(), Arc::new(Mutex::new(Duration::ZERO)));
+    let delay = slow.clone();
+    let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(Delayed(documents, delay))
+        .build();
+    let issuer = Issuer::oidc(FORGED_ISSUER).unknown_key_jitter(Duration::ZERO);
+    let guard = guard_by(issuer, client);
+    guard.ready().await.unwrap();
+    for document in [1500, 2400, 2600, 4000, 9000] {
+        *slow.lock().unwrap() = Duration::from_millis(document);
+        // The first request starts a fetch; the second one joins it, and would need another.
+        let first = {
+            let guard = guard.clone();
+            let token = token(&other, Some("a"));
+            async move { timed(&guard, &token).await }
+        };
+        let first = tokio::spawn(first);
+        advance(SECOND).await;
+        let (verdict, took) = timed(&guard, &token(&other, Some("b"))).await;
+        assert_eq!(verdict, Err(Rejection::UnknownKey));
+        assert!(took <= 5 * SECOND, "{took:?}");
+        let (verdict, took) = first.await.unwrap();
+        assert_eq!(verdict, Err(Rejection::UnknownKey));
+        assert!(took <= 5 * SECOND, "{took:?}");
+        advance(60 * SECOND).await;
+    }
+}
+
+struct Delayed(ClientWithMiddleware, Arc<Mutex<Duration>>);
+
+#[async_trait::async_trait]
+impl reqwest_middleware::Middleware for Delayed {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        _: &mut http::Extensions,
+        _: reqwest_middleware::Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        let delay = *self.1.lock().unwrap();
+        tokio::time::sleep(delay).await;
+        self.0.execute(request).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_503_means_that_there_are_no_usable_keys() {
+    let forge = Forge::new();
+    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+    publisher.change(|state| state.status = 500);
+    let guard = publisher.guard();
+    for _ in 0..5 {
+        let (verdict, took) = timed(&guard, &token(&forge, Some("k"))).await;
+        assert!(
+            matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
+            "{verdict:?}"
+        );
+        assert!(took < SECOND, "requests do not pile up: {took:?}");
+    }
+    publisher.change(|state| state.status = 200);
+    advance(10 * SECOND).await;
+    assert_eq!(verdict(&guard, &token(&forge, Some("k"))).await, Ok(()));
+    // From here on there are usable keys, whatever the issuer answers.
+    publisher.change(|state| state.status = 500);
+    for _ in 0..5 {
+        let verdict = verdict(&guard, &token(&forge, Some("new"))).await;
+        assert_eq!(verdict, Err(Rejection::UnknownKey));
+        advance(SECOND).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_meets_a_failing_issuer_waits_for_the_next_attempt() {
+    let (old, new) = (Forge::new(), Forge::new());
+    let publisher = Publisher::new(&[key(&old, Some("old"))]);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    publisher.publish(&[key(&new, Some("new"))]);
+    publisher.change(|state| state.status = 500);
+    let refused = verdict(&guard, &token(&new, Some("new"))).await;
+    assert_eq!(refused, Err(Rejection::UnknownKey), "its fetch has failed");
+    publisher.change(|state| state.status = 200);
+    let (verdict, took) = timed(&guard, &token(&new, Some("new"))).await;
+    assert_eq!(verdict, Ok(()));
+    assert!(took > Duration::ZERO && took <= SECOND, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn withdrawn_keys_are_out_of_use_with_the_next_fetch_even_if_all_are_withdrawn() {
+    let forge = Forge::new();
+    for emptied in [
+        r#"{"keys":[]}"#.to_owned(),
+        json!({ "keys": [{ "kty": "oct", "k": "AA" }] }).to_string(),
+        json!({ "keys": [{ "kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA" }, null] }).to_string(),
+    ] {
+        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        let guard = publisher.guard();
+        let kept = token(&forge, Some("k"));
+        assert_eq!(verdict(&guard, &kept).await, Ok(()));
+        publisher.change(|state| state.keys = emptied.clone());
+        advance(3600 * SECOND).await;
+        settle().await;
+        // A verdict that was kept is as gone as the key.
+        for token in [&kept, &token(&forge, Some("k"))] {
+            let verdict = verdict(&guard, token).await;
+            assert!(
+                matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
+                "{verdict:?}"
+            );
+        }
+        let health = guard.health().remove(0);
+        assert_eq!((health.is_ready, health.usable_keys), (false, 0));
+        let error = health.last_error.unwrap();
+        assert!(matches!(&*error, KeysError::NoUsableKey { .. }), "{error}");
+        let error = guard.ready().await.unwrap_err();
+        assert!(matches!(error.reason(), KeysError::NoUsableKey { .. }));
+        // A server that is not ready gets no requests, so it asks by itself.
+        publisher.publish(&[key(&forge, Some("k"))]);
+        advance(10 * SECOND).await;
+        settle().await;
+        assert!(guard.health()[0].is_ready && guard.health()[0].last_error.is_none());
+        assert_eq!(verdict(&guard, &kept).await, Ok(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_answer_changes_nothing() {
+    let forge = Forge::new();
+    for malformed in [
+        "",
+        "{}",
+        "null",
+        "[]",
+        "[[]]",
+        r#"{"keys":null}"#,
+        r#"{"keys":{}}"#,
+        r#"{"keys":[]"#,
+        r#"{"keys":[]} x"#,
+        r#"{"keys":[],"keys":[]}"#,
+        "<html>",
+    ] {
+        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        let guard = publisher.guard();
+        guard.ready().await.unwrap();
+        publisher.change(|state| state.keys = malformed.to_owned());
+        advance(3600 * SECOND).await;
+        settle().await;
+        let health = guard.health().remove(0);
+        let error = health.last_error.unwrap();
+        assert!(
+            matches!(&*error, KeysError::KeySet { .. }),
+            "{malformed}: {error}"
+        );
+        assert!(health.is_ready, "{malformed}");
+        assert_eq!(verdict(&guard, &token(&forge, Some("k"))).await, Ok(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_key_twice_is_one_key_and_different_keys_of_one_kid_are_all_used() {
+    let (one, two) = (Forge::new(), Forge::new());
+    let same = key(&one, Some("k"));
+    let mut other_members = same.clone();
+    other_members["x5c"] = json!(["AAAA"]);
+    other_members["alg"] = "ES256".into();
+    let publisher = Publisher::new(&[same.clone(), other_members]);
+    let guard = publisher.guard();
+    for kid in [Some("k"), None] {
+        assert_eq!(verdict(&guard, &token(&one, kid)).await, Ok(()));
+    }
+    let health = guard.health().remove(0);
+    assert_eq!((health.usable_keys, health.warnings.len()), (1, 0));
+
+    publisher.publish(&[same, key(&two, Some("k"))]);
+    for forge in [&two, &one] {
+        assert_eq!(verdict(&guard, &token(forge, Some("k"))).await, Ok(()));
+    }
+    let health = guard.health().remove(0);
+    assert_eq!((health.usable_keys, health.warnings.len()), (2, 1));
+    assert!(
+        health.warnings[0].contains("\"k\""),
+        "{:?}",
+        health.warnings
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_not_accepted_is_not_revived_by_its_tag() {
+    let (old, new) = (Forge::new(), Forge::new());
+    let too_many: Vec<_> = (0..201).map(|n| key(&new, Some(&n.to_string()))).collect();
+    for bad in [
+        "not JSON".to_owned(),
+        r#"{"keys":null}"#.to_owned(),
+        json!({ "keys": too_many }).to_string(),
+    ] {
+        let publisher = Publisher::new(&[key(&old, Some("old"))]);
+        publisher.change(|state| state.tag = Some("\"good\""));
+        let guard = publisher.guard();
+        guard.ready().await.unwrap();
+        publisher.change(|state| (state.keys, state.tag) = (bad.clone(), Some("\"bad\"")));
+        advance(3600 * SECOND).await;
+        settle().await;
+        assert!(guard.health()[0].last_error.is_some());
+        for _ in 0..3 {
+            advance(10 * SECOND).await;
+            settle().await;
+        }
+        let asked = publisher.asked(OLD_KEYS);
+        assert!(asked.len() >= 4);
+        for headers in &asked[1..] {
+            assert_eq!(headers["if-none-match"], "\"good\"");
+        }
+        publisher.change(|state| state.tag = Some("\"new\""));
+        publisher.publish(&[key(&new, Some("new"))]);
+        advance(10 * SECOND).await;
+        settle().await;
+        assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
+        assert!(guard.health()[0].last_error.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_for_an_unknown_key_bypasses_caches_and_a_refresh_does_not() {
+    let (old, new) = (Forge::new(), Forge::new());
+    let publisher = Publisher::new(&[key(&old, Some("old"))]);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    publisher.publish(&[key(&new, Some("new"))]);
+    assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
+    advance(3600 * SECOND).await;
+    settle().await;
+    let document = format!("{FORGED_ISSUER}/.well-known/openid-configuration");
+    for url in [OLD_KEYS, &document] {
+        let asked = publisher.asked(url);
+        let bypasses: Vec<_> = asked
+            .iter()
+            .map(|headers| {
+                headers
+                    .get("cache-control")
+                    .is_some_and(|value| value == "no-cache")
+            })
+            .collect();
+        assert_eq!(bypasses, [false, true, false], "{url}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_an_answer_counts_against_its_max_age() {
+    let forge = Forge::new();
+    for (headers, expected) in [
+        (vec![("cache-control", "max-age=1000")], 800..=1000),
+        (
+            vec![("cache-control", "max-age=1000"), ("age", "400")],
+            480..=600,
+        ),
+        (
+            vec![("cache-control", "max-age=1000"), ("age", "2000")],
+            48..=60,
+        ),
+        (
+            vec![("cache-control", "max-age=1000"), ("age", "?")],
+            800..=1000,
+        ),
+    ] {
+        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        publisher.change(|state| state.headers = headers.clone());
+        let guard = publisher.guard();
+        guard.ready().await.unwrap();
+        let next = guard.health()[0].next_attempt.unwrap().as_secs();
+        assert!(expected.contains(&next), "{headers:?}: {next}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_may_take_as_long_as_its_limit_says() {
+    let forge = Forge::new();
+    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+    for (limit, document) in [(100 * SECOND, 90 * SECOND), (Duration::MAX, 900 * SECOND)] {
+        let delayed = Delayed(publisher.client(), Arc::new(Mutex::new(document)));
+        let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+            .with(delayed)
+            .build();
+        let issuer = Issuer::oidc(FORGED_ISSUER).fetch_timeout(limit);
+        let guard = guard_by(issuer, client);
+        let began = Instant::now();
+        guard.ready().await.unwrap();
+        assert!(
+            began.elapsed() < 2 * document + SECOND,
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}

@@ -1,0 +1,269 @@
+//! The life of an issuer's keys.
+
+use std::time::Duration;
+
+use crate::support::forge::Forge;
+use crate::support::{AUDIENCE, guard, guard_of, later, request, text, token, trusted};
+use serde_json::json;
+use tower::ServiceExt as _;
+use tower_oidc_guard::testing::TestIssuer;
+use tower_oidc_guard::{OidcGuard, Rejection};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn long_token(issuer: &TestIssuer) -> String {
+    issuer.token().audience(AUDIENCE).lifetime(48 * HOUR).mint()
+}
+
+#[tokio::test]
+async fn building_a_guard_touches_no_network() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(issuer.key_fetches(), 0);
+    guard.ready().await.unwrap();
+    assert_eq!(issuer.key_fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_day_without_the_issuer_fails_no_known_key_and_then_keys_are_stale() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    let known = long_token(&issuer);
+    guard.ready().await.unwrap();
+    drop(issuer);
+    for hour in 0..23 {
+        assert!(guard.verifier().verify(&known).await.is_ok(), "hour {hour}");
+        later(HOUR).await;
+    }
+    assert!(guard.health()[0].is_ready);
+    later(2 * HOUR).await;
+    let verdict = guard.verifier().verify(&known).await;
+    assert!(
+        matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
+        "{verdict:?}"
+    );
+    assert!(!guard.health()[0].is_ready);
+}
+
+#[tokio::test]
+async fn how_long_keys_may_be_stale_can_be_said() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let trusted = trusted(issuer.url()).stale_after(2 * HOUR);
+    let guard = OidcGuard::builder()
+        .issuer(trusted)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let known = long_token(&issuer);
+    guard.ready().await.unwrap();
+    drop(issuer);
+    later(HOUR).await;
+    assert!(guard.verifier().verify(&known).await.is_ok());
+    later(HOUR).await;
+    assert!(guard.verifier().verify(&known).await.is_err());
+}
+
+#[tokio::test]
+async fn health_tells_of_keys_and_of_what_went_wrong() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    assert!(!guard.health()[0].is_ready);
+    guard.ready().await.unwrap();
+    let before = guard.health().remove(0);
+    assert_eq!(before.issuer, issuer.url());
+    assert_eq!((before.is_ready, before.usable_keys), (true, 1));
+    assert!(before.last_success.is_some() && before.last_error.is_none());
+    assert!(
+        before
+            .next_attempt
+            .is_some_and(|pause| pause > Duration::from_secs(60))
+    );
+    issuer.rotate_key().unwrap();
+    later(Duration::from_secs(6)).await;
+    guard.verifier().verify(token(&issuer)).await.unwrap();
+    let after = guard.health().remove(0);
+    assert_eq!(after.usable_keys, 2);
+    assert_ne!(after.key_set_hash, before.key_set_hash);
+    drop(issuer);
+    later(HOUR).await;
+    while guard.health()[0].last_error.is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert!(guard.health()[0].is_ready, "through an outage");
+}
+
+#[tokio::test]
+async fn health_names_the_keys_that_are_passed_over() {
+    let forge = Forge::new();
+    let odd = json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "pq", "pub": "AAAA" });
+    let guard = guard_of(&[odd, forge.jwk()]);
+    guard.ready().await.unwrap();
+    let health = guard.health().remove(0);
+    assert_eq!((health.usable_keys, health.passed_over.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn readiness_is_answered_with_200_once_the_keys_are_there() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    let response = guard.readiness().oneshot(request(&[])).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(text(response).await.contains(issuer.url()));
+    guard.ready().await.unwrap();
+    let response = guard.readiness().oneshot(request(&[])).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn a_thousand_made_up_kids_cause_one_fetch_and_a_real_rotation_is_picked_up_all_the_same() {
+    let (issuer, forge) = (TestIssuer::start().await.unwrap(), Forge::new());
+    let guard = guard(issuer.url());
+    guard.ready().await.unwrap();
+    later(Duration::from_secs(6)).await;
+    issuer.rotate_key().unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let claims = json!({
+        "iss": issuer.url(), "sub": "x", "aud": AUDIENCE, "iat": now, "exp": now + 600,
+    });
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..1000 {
+        let header = format!(r#"{{"alg":"RS256","kid":"made-up-{number}"}}"#);
+        let (verifier, forged) = (
+            guard.verifier().clone(),
+            forge.sign(&header, &claims.to_string()),
+        );
+        flood.spawn(async move { verifier.verify(forged).await.is_err() });
+    }
+    assert!(
+        guard.verifier().verify(token(&issuer)).await.is_ok(),
+        "amid the flood"
+    );
+    assert!(flood.join_all().await.into_iter().all(|refused| refused));
+    assert_eq!(
+        issuer.key_fetches(),
+        2,
+        "one at the start, one for all of them"
+    );
+}
+
+/// A platform that gives no time between requests: the runtime that the refresh was started on is not polled.
+#[test]
+fn a_throttled_background_does_not_stop_the_refresh_since_requests_move_it_along() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let servers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let servers = servers.unwrap();
+    let issuer = servers.block_on(TestIssuer::start()).unwrap();
+    let (guard, known) = (guard(issuer.url()), long_token(&issuer));
+    let throttled = runtime();
+    throttled.block_on(guard.ready()).unwrap();
+    assert_eq!(issuer.key_fetches(), 1);
+    let awake = runtime();
+    awake.block_on(async {
+        later(2 * HOUR).await;
+        for _ in 0..1000 {
+            assert!(guard.verifier().verify(&known).await.is_ok());
+            if issuer.key_fetches() == 2 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("nobody refreshed");
+    });
+    drop(throttled);
+}
+
+#[tokio::test]
+async fn kubernetes_142012_a_failed_fetch_for_an_unknown_key_is_a_401_and_gives_its_slot_back() {
+    let fails = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (old, new) = (Forge::new(), Forge::new());
+    let (published, failing) = (json!({ "keys": [new.jwk()] }), fails.clone());
+    let first = json!({ "keys": [{ "kty": "EC", "kid": "old", "crv": "P-256", "x": old.jwk()["x"], "y": old.jwk()["y"] }] });
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let client = crate::support::answering(move |_| {
+        let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let fails = failing.load(std::sync::atomic::Ordering::Relaxed);
+        let body = if is_first { &first } else { &published };
+        let answer = http::Response::builder().status(if fails { 500 } else { 200 });
+        answer.body(body.to_string().into_bytes()).unwrap()
+    });
+    let issuer = tower_oidc_guard::Issuer::oidc(crate::support::FORGED_ISSUER)
+        .algorithms([tower_oidc_guard::Algorithm::ES256])
+        .unknown_key_jitter(Duration::ZERO)
+        .jwks_url("https://keys.example/jwks");
+    let guard = crate::support::guard_by(issuer, client);
+    guard.ready().await.unwrap();
+    later(Duration::from_secs(6)).await;
+    let token = new.sign(crate::support::HEADER, &crate::support::claims(json!({})));
+    fails.store(true, std::sync::atomic::Ordering::Relaxed);
+    let verdict = guard.verifier().verify(&token).await;
+    assert_eq!(verdict.err(), Some(Rejection::UnknownKey));
+    let next = guard.health()[0].next_attempt.unwrap();
+    assert!(next <= Duration::from_secs(1), "{next:?}");
+    fails.store(false, std::sync::atomic::Ordering::Relaxed);
+    later(Duration::from_secs(1)).await;
+    assert!(
+        guard.verifier().verify(&token).await.is_ok(),
+        "no interval is lost"
+    );
+}
+
+#[tokio::test]
+async fn a_token_or_a_key_without_kid_works_when_exactly_one_key_fits() {
+    let (forge, other) = (Forge::new(), Forge::new());
+    let nameless = |forge: &Forge| {
+        let mut key = forge.jwk();
+        key.as_object_mut().unwrap().remove("kid");
+        key
+    };
+    let named = crate::support::HEADER;
+    let plain = r#"{"alg":"ES256"}"#;
+    for (keys, header, is_taken) in [
+        (vec![forge.jwk()], plain, true),
+        (vec![nameless(&forge)], plain, true),
+        (vec![nameless(&forge)], named, true),
+        (vec![forge.jwk(), other.jwk()], plain, false),
+        (vec![nameless(&forge), nameless(&other)], named, false),
+    ] {
+        let token = forge.sign(header, &crate::support::claims(json!({})));
+        let verdict = guard_of(&keys).verifier().verify(token).await;
+        assert_eq!(verdict.is_ok(), is_taken, "{keys:?} {header}");
+    }
+}
+
+#[tokio::test]
+async fn unusable_keys_of_every_kind_are_passed_over_each_with_its_reason() {
+    let forge = Forge::new();
+    let odd = [
+        json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "a", "pub": "AAAA" }),
+        json!({ "kty": "OKP", "crv": "Ed448", "kid": "b", "x": "AAAA" }),
+        json!({ "kty": "EC", "crv": "secp256k1", "kid": "c", "x": "AAAA", "y": "AAAA" }),
+        json!({ "kty": "RSA", "kid": "d", "e": "AQAB" }),
+        json!({ "kty": "oct", "kid": "e", "k": "AAAA" }),
+        json!({ "kty": "EC", "use": "enc", "kid": "f", "crv": "P-256", "x": forge.jwk()["x"], "y": forge.jwk()["y"] }),
+    ];
+    let guard = guard_of(&[&odd[..], &[forge.jwk()]].concat());
+    let token = forge.sign(crate::support::HEADER, &crate::support::claims(json!({})));
+    assert!(guard.verifier().verify(token).await.is_ok());
+    let health = guard.health().remove(0);
+    assert_eq!(
+        (health.usable_keys, health.passed_over.len()),
+        (1, odd.len()),
+        "{health:?}"
+    );
+    for reason in ["key type", "curve", "missing member", "(use)"] {
+        assert!(
+            health.passed_over.iter().any(|told| told.contains(reason)),
+            "{reason}"
+        );
+    }
+}

@@ -1,0 +1,367 @@
+//! Where the token comes from, and what passes without one.
+
+use crate::support::stage::{GKE_SA, SERVERLESS, answer, cluster, settings, spec};
+use crate::support::{Body, bearer, request};
+use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use http::{HeaderName, Method, Request, Response};
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_oidc_guard::{OidcGuardBuilder, Policy};
+
+const IAP: HeaderName = HeaderName::from_static("x-goog-iap-jwt-assertion");
+
+#[tokio::test]
+async fn only_a_true_preflight_passes_and_only_where_that_is_switched_on() {
+    let preflight = |method: Method, headers: &[&'static str]| {
+        let mut request = Request::new(Body::new());
+        *request.method_mut() = method;
+        for name in headers {
+            request.headers_mut().insert(*name, "x".parse().unwrap());
+        }
+        request
+    };
+    let whole = ["origin", "access-control-request-method"];
+    let off = settings(&cluster()).any_verified_caller().build().unwrap();
+    assert_eq!(
+        answer(off.layer(), preflight(Method::OPTIONS, &whole))
+            .await
+            .status(),
+        401
+    );
+    let on = settings(&cluster())
+        .any_verified_caller()
+        .allow_cors_preflight()
+        .build()
+        .unwrap();
+    assert_eq!(
+        answer(on.layer(), preflight(Method::OPTIONS, &whole))
+            .await
+            .body(),
+        b"nobody"
+    );
+    for (method, headers) in [
+        (Method::OPTIONS, &whole[..1]),
+        (Method::OPTIONS, &whole[1..]),
+        (Method::GET, &whole),
+        (Method::OPTIONS, &[]),
+    ] {
+        let response = answer(on.layer(), preflight(method, headers)).await;
+        assert_eq!(response.status(), 401, "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_optional_guard_lets_in_who_has_no_token_and_refuses_a_bad_one() {
+    let cluster = cluster();
+    let guard = settings(&cluster)
+        .any_verified_caller()
+        .optional()
+        .build()
+        .unwrap();
+    assert_eq!(answer(guard.layer(), request(&[])).await.body(), b"nobody");
+    assert_eq!(
+        answer(guard.layer(), bearer(&spec(&cluster).mint()))
+            .await
+            .body(),
+        GKE_SA.as_bytes()
+    );
+    let expired = spec(&cluster).claim("exp", 1).mint();
+    assert_eq!(answer(guard.layer(), bearer(&expired)).await.status(), 401);
+    assert_eq!(
+        answer(guard.layer(), request(&["Bearer a", "Bearer b"]))
+            .await
+            .status(),
+        400
+    );
+}
+
+#[tokio::test]
+async fn a_preflight_with_credentials_is_malformed() {
+    let cluster = cluster();
+    let token = spec(&cluster).mint();
+    let builder = || {
+        settings(&cluster)
+            .any_verified_caller()
+            .allow_cors_preflight()
+    };
+    let preflight = |header: Option<(HeaderName, &str)>, uri: &str| {
+        let request = Request::options(uri).header("origin", "https://a.example");
+        let mut request = request
+            .header("access-control-request-method", "GET")
+            .body(Body::new())
+            .unwrap();
+        if let Some((name, value)) = header {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        request
+    };
+    let bearer = format!("Bearer {token}");
+    for guard in [
+        builder().build().unwrap(),
+        builder().optional().build().unwrap(),
+        builder().token_from([SERVERLESS]).build().unwrap(),
+    ] {
+        for value in [&*bearer, "Bearer x", "Basic YTpi", ""] {
+            let response =
+                answer(guard.layer(), preflight(Some((AUTHORIZATION, value)), "/")).await;
+            assert_eq!(response.status(), 400, "{value}");
+        }
+        let response = answer(guard.layer(), preflight(None, "/?a&access%5Ftoken=x")).await;
+        assert_eq!(response.status(), 400);
+        let response = answer(guard.layer(), preflight(None, "/?a=b")).await;
+        assert_eq!(response.body(), b"nobody");
+    }
+    let other = builder().token_from([IAP, SERVERLESS]).build().unwrap();
+    for name in [IAP, SERVERLESS] {
+        let response = answer(other.layer(), preflight(Some((name, &bearer)), "/")).await;
+        assert_eq!(response.status(), 400);
+    }
+    let response = answer(
+        other.layer(),
+        preflight(Some((PROXY_AUTHORIZATION, "x")), "/"),
+    )
+    .await;
+    assert_eq!(response.body(), b"nobody", "of no concern to this guard");
+}
+
+#[tokio::test]
+async fn what_is_almost_a_bearer_token_never_passes_as_anonymous() {
+    let cluster = cluster();
+    let token = spec(&cluster).mint();
+    let builder = || settings(&cluster).any_verified_caller();
+    let guards = [
+        builder().optional().build().unwrap(),
+        settings(&cluster)
+            .policy(Policy::members(["allUsers"]))
+            .build()
+            .unwrap(),
+        builder().build().unwrap(),
+    ];
+    for guard in &guards {
+        for value in [
+            "Bearer  TOKEN",
+            "Bearer\tTOKEN",
+            "Bearer \tTOKEN",
+            "BEARER   TOKEN",
+            "Bearer\u{a0}TOKEN",
+            "Bearer:TOKEN",
+            "Bearer: TOKEN",
+            "Bearer,TOKEN",
+            "Bearer=TOKEN",
+            "BearerTOKEN",
+            "Basic YTpi, Bearer TOKEN",
+            "Basic YTpi,Bearer TOKEN",
+            "Basic YTpi Bearer TOKEN",
+            "Bearer TOKEN, Bearer TOKEN",
+            "Bearer TOKEN,",
+            "Bearer TOKEN, Basic YTpi",
+            "Bearer TOKEN x",
+            "Bearer x TOKEN",
+            "Bearer a.b .c",
+            "\u{a0}Bearer TOKEN",
+            "\"Bearer TOKEN\"",
+        ] {
+            let value = value.replace("TOKEN", &token);
+            let mut request = request(&[]);
+            let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+            let response = answer(guard.layer(), request).await;
+            assert_eq!(response.status(), 400, "{value:?}");
+        }
+        for uri in [
+            "/?access_token=TOKEN",
+            "/?access%5Ftoken=TOKEN",
+            "/?%61ccess_token=TOKEN",
+            "/?a=b;access_token=TOKEN",
+            "/?a=b&Access_Token=TOKEN",
+        ] {
+            let mut request = request(&[]);
+            *request.uri_mut() = uri.replace("TOKEN", &token).parse().unwrap();
+            assert_eq!(answer(guard.layer(), request).await.status(), 400, "{uri}");
+        }
+    }
+    // In other headers, the same.
+    let other = builder().token_from([SERVERLESS, IAP]).optional();
+    let other = other.build().unwrap();
+    for name in [SERVERLESS, IAP] {
+        for value in [
+            "Bearer  TOKEN",
+            "Bearer TOKEN, TOKEN",
+            "TOKEN TOKEN",
+            "BearerTOKEN",
+        ] {
+            let mut request = request(&[]);
+            let value = value.replace("TOKEN", &token);
+            request.headers_mut().insert(&name, value.parse().unwrap());
+            assert_eq!(
+                answer(other.layer(), request).await.status(),
+                400,
+                "{value}"
+            );
+        }
+    }
+    // Another scheme is no bearer token, and its credentials are the service's affair.
+    for value in ["Basic YTpi", "DPoP a.b.c", "Bearerx a.b.c"] {
+        let response = answer(guards[0].layer(), request(&[value])).await;
+        assert_eq!(response.body(), b"nobody", "{value}");
+    }
+}
+
+#[tokio::test]
+async fn headers_that_a_token_may_come_in_are_sensitive_for_the_service() {
+    let cluster = cluster();
+    let token = spec(&cluster).mint();
+    let shown = |builder: OidcGuardBuilder, request: Request<Body>| async move {
+        let shows = service_fn(|request: Request<Body>| async move {
+            let text = format!("{:?} {request:?}", request.headers());
+            Ok::<_, std::convert::Infallible>(Response::new(text))
+        });
+        let service = builder.build().unwrap().layer().layer(shows);
+        let response = service.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        crate::support::text(response).await
+    };
+    let builder = || settings(&cluster).any_verified_caller();
+    let with = |headers: &[(HeaderName, &str)]| {
+        let mut request = request(&[]);
+        for (name, value) in headers {
+            let value = value.replace("TOKEN", &token);
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+        request
+    };
+    let text = shown(builder(), with(&[(AUTHORIZATION, "Bearer TOKEN")])).await;
+    assert!(text.contains("Sensitive"), "{text}");
+    assert_absent(&token, &text);
+    // Admitted without a token, by another scheme.
+    let text = shown(
+        builder().optional(),
+        with(&[(AUTHORIZATION, "Basic c2VjcmV0")]),
+    )
+    .await;
+    assert!(
+        text.contains("Sensitive") && !text.contains("c2VjcmV0"),
+        "{text}"
+    );
+    // In headers beside the one that counts, repeated ones included.
+    let several = [
+        (AUTHORIZATION, "Bearer TOKEN"),
+        (AUTHORIZATION, "Basic c2VjcmV0"),
+        (SERVERLESS, "Bearer TOKEN"),
+    ];
+    let from = builder().token_from([SERVERLESS, AUTHORIZATION]);
+    let text = shown(from, with(&several)).await;
+    assert!(!text.contains("c2VjcmV0"), "{text}");
+    assert_absent(&token, &text);
+    // After a wait for the keys, as in the first of these, and from the cache.
+    let guard = builder().build().unwrap();
+    for _ in 0..2 {
+        let shows = service_fn(|request: Request<Body>| async move {
+            let text = format!("{:?}", request.headers());
+            Ok::<_, std::convert::Infallible>(Response::new(text))
+        });
+        let service = guard.layer().layer(shows);
+        let text = crate::support::text(service.oneshot(bearer(&token)).await.unwrap()).await;
+        assert_absent(&token, &text);
+    }
+}
+
+/// Fails if any part of the token is in the text.
+fn assert_absent(token: &str, text: &str) {
+    for part in token.split('.') {
+        assert!(!text.contains(part), "{part} in {text}");
+    }
+}
+
+/// The status of a request with these headers, for a guard of these settings.
+async fn with(
+    build: impl Fn(OidcGuardBuilder) -> OidcGuardBuilder,
+    headers: &[(HeaderName, &str)],
+) -> u16 {
+    let cluster = cluster();
+    let token = spec(&cluster).mint();
+    let guard = build(settings(&cluster).any_verified_caller())
+        .build()
+        .unwrap();
+    let mut request = request(&[]);
+    for (name, value) in headers {
+        let value = value.replace("TOKEN", &token);
+        request.headers_mut().append(name, value.parse().unwrap());
+    }
+    answer(guard.layer(), request).await.status().as_u16()
+}
+
+#[tokio::test]
+async fn the_token_is_taken_from_other_headers() {
+    for header in [SERVERLESS, IAP, PROXY_AUTHORIZATION] {
+        let from = |builder: OidcGuardBuilder| builder.token_from([header.clone()]);
+        assert_eq!(
+            with(from, &[(header.clone(), "Bearer TOKEN")]).await,
+            200,
+            "{header}"
+        );
+        assert_eq!(
+            with(from, &[(AUTHORIZATION, "Bearer TOKEN")]).await,
+            401,
+            "{header}"
+        );
+    }
+    assert_eq!(
+        with(|builder| builder.token_from([IAP]), &[(IAP, "TOKEN")]).await,
+        200
+    );
+    let first = |builder: OidcGuardBuilder| builder.token_from([SERVERLESS, AUTHORIZATION]);
+    assert_eq!(with(first, &[(AUTHORIZATION, "Bearer TOKEN")]).await, 200);
+    assert_eq!(
+        with(
+            first,
+            &[(AUTHORIZATION, "Bearer x"), (SERVERLESS, "Bearer TOKEN")]
+        )
+        .await,
+        200
+    );
+    assert_eq!(
+        with(
+            first,
+            &[(AUTHORIZATION, "Bearer TOKEN"), (SERVERLESS, "Bearer x")]
+        )
+        .await,
+        401
+    );
+    let one =
+        |builder: OidcGuardBuilder| builder.token_from_exactly_one_of([SERVERLESS, AUTHORIZATION]);
+    assert_eq!(with(one, &[(AUTHORIZATION, "Bearer TOKEN")]).await, 200);
+    assert_eq!(
+        with(
+            one,
+            &[
+                (AUTHORIZATION, "Bearer TOKEN"),
+                (SERVERLESS, "Bearer TOKEN")
+            ]
+        )
+        .await,
+        400
+    );
+}
+
+#[tokio::test]
+async fn the_token_can_be_stripped_before_the_service_sees_it() {
+    let cluster = cluster();
+    for (strips, expected) in [(true, "false"), (false, "true")] {
+        let builder = settings(&cluster).any_verified_caller();
+        let builder = if strips {
+            builder.strip_token()
+        } else {
+            builder
+        };
+        let sees = service_fn(|request: Request<Body>| async move {
+            let sees = request.headers().contains_key(AUTHORIZATION);
+            Ok::<_, std::convert::Infallible>(Response::new(sees.to_string()))
+        });
+        let service = builder.build().unwrap().layer().layer(sees);
+        let response = service
+            .oneshot(bearer(&spec(&cluster).mint()))
+            .await
+            .unwrap();
+        assert_eq!(crate::support::text(response).await, expected);
+    }
+}

@@ -1,0 +1,485 @@
+//! Policies, and whole guards, from a file.
+#![cfg(all(feature = "policy-file", unix))]
+
+use std::time::Duration;
+
+use crate::support::stage::{CLUSTER, GKE_SA, answer, cluster, jwks, settings, spec};
+use crate::support::{AUDIENCE, bearer};
+use reqwest_wi_auth::testing::Kubelet;
+use tower_oidc_guard::{BuildError, OidcGuard, OidcGuardBuilder, PolicyFile};
+
+const ALLOW: &str = "allow: [\"system:serviceaccount:id-namespace:gke-sa\"]\n";
+
+struct Volume {
+    kubelet: Kubelet,
+    _folder: tempfile::TempDir,
+}
+
+impl Volume {
+    fn new(content: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kubelet = Kubelet::new(folder.path()).unwrap();
+        kubelet.write([("policy.yaml", content)]).unwrap();
+        Self {
+            kubelet,
+            _folder: folder,
+        }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.kubelet.path("policy.yaml")
+    }
+
+    fn write(&self, content: &str) {
+        self.kubelet.rotate("policy.yaml", content).unwrap();
+    }
+}
+
+async fn status(guard: &OidcGuard, token: &str) -> u16 {
+    answer(guard.layer(), bearer(token)).await.status().as_u16()
+}
+
+/// Waits for something that a change of a file brings about.
+async fn until(what: impl AsyncFn() -> bool) {
+    for _ in 0..1000 {
+        if what().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came");
+}
+
+#[tokio::test]
+async fn a_config_map_s_swap_changes_who_may_call() {
+    let (volume, cluster) = (Volume::new(ALLOW), cluster());
+    let file = PolicyFile::open(volume.path()).await.unwrap();
+    let guard = settings(&cluster).policy(file.policy()).build().unwrap();
+    let token = spec(&cluster).mint();
+    assert_eq!(status(&guard, &token).await, 200);
+    volume.write("allow: []\n");
+    until(async || status(&guard, &token).await == 403).await;
+    volume.write(
+        r#"{ "allow": ["system:serviceaccounts"], "deny": ["system:serviceaccounts:other"] }"#,
+    );
+    until(async || status(&guard, &token).await == 200).await;
+}
+
+#[tokio::test]
+async fn a_bad_new_file_keeps_the_old_policy_and_is_told_with_line_and_column() {
+    let (volume, cluster) = (Volume::new(ALLOW), cluster());
+    let file = PolicyFile::open(volume.path()).await.unwrap();
+    let guard = settings(&cluster).policy(file.policy()).build().unwrap();
+    let token = spec(&cluster).mint();
+    for (bad, told) in [
+        ("allow: []\nallwo: []\n", "line 2"),
+        ("allow: [\"gke-sa\"]\n", "no known kind"),
+        ("allow: [\"user:a@example.com\"]\n", "no trusted issuer"),
+        ("allow: [\n", "line"),
+    ] {
+        volume.write(bad);
+        let is_told = async || {
+            let error = guard.policy_health()[0].last_error.clone();
+            error.is_some_and(|error| error.to_string().contains(told))
+        };
+        until(is_told).await;
+        assert_eq!(status(&guard, &token).await, 200, "{bad}");
+    }
+    volume.write("allow: []\n");
+    until(async || status(&guard, &token).await == 403).await;
+    assert!(guard.policy_health()[0].last_error.is_none());
+}
+
+#[tokio::test]
+async fn a_bad_first_file_does_not_start() {
+    for bad in [
+        "allow: [\"gke-sa\"]",
+        "",
+        "allow: []\nunknown: 1",
+        "deny: []",
+    ] {
+        let volume = Volume::new(bad);
+        tokio::time::pause();
+        assert!(PolicyFile::open(volume.path()).await.is_err(), "{bad}");
+        tokio::time::resume();
+    }
+    let volume = Volume::new("allow: [\"user:a@example.com\"]");
+    let file = PolicyFile::open(volume.path()).await.unwrap();
+    let built = settings(&cluster()).policy(file.policy()).build();
+    assert!(
+        matches!(built, Err(BuildError::Policy(_))),
+        "nobody speaks for its members"
+    );
+}
+
+#[tokio::test]
+async fn members_of_an_issuer_claims_and_audiences_can_be_said_in_the_file() {
+    let cluster = cluster();
+    for (content, expected) in [
+        (
+            format!("allow:\n  - issuer: {CLUSTER}\n    members: [\"system:serviceaccounts\"]\n"),
+            200,
+        ),
+        (format!("{ALLOW}claims: {{ sub: \"{GKE_SA}\" }}\n"), 200),
+        (format!("{ALLOW}claims: {{ sub: x }}\n"), 403),
+        (format!("{ALLOW}audiences: [\"{AUDIENCE}\"]\n"), 200),
+    ] {
+        let volume = Volume::new(&content);
+        let file = PolicyFile::open(volume.path()).await.unwrap();
+        let guard = settings(&cluster).policy(file.policy()).build().unwrap();
+        assert_eq!(
+            status(&guard, &spec(&cluster).mint()).await,
+            expected,
+            "{content}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_guard_is_configured_whole_from_a_file() {
+    let cluster = cluster();
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), jwks(&cluster).await).unwrap();
+    let volume = Volume::new(&format!(
+        "issuers:\n  - url: {CLUSTER}\n    platform: kubernetes\n    audiences: [\"{AUDIENCE}\"]\n    algorithms: [RS256]\n    leeway_seconds: 5\n    max_lifetime_seconds: 3600\n    keys_file: {}\n{ALLOW}",
+        keys.path().display()
+    ));
+    let guard = OidcGuardBuilder::from_file(volume.path())
+        .await
+        .unwrap()
+        .build()
+        .unwrap();
+    assert_eq!(status(&guard, &spec(&cluster).mint()).await, 200);
+    let long = spec(&cluster).lifetime(Duration::from_secs(3601)).mint();
+    assert_eq!(status(&guard, &long).await, 401);
+}
+
+#[tokio::test]
+async fn issuers_that_cannot_work_are_errors() {
+    for (issuer, told) in [
+        ("{ platform: kubernetes, audiences: [a] }", "no `url`"),
+        (
+            "{ platform: google, url: \"https://x\", audiences: [a] }",
+            "leave it out",
+        ),
+        (
+            "{ url: \"https://x\", audiences: [a], jwks_url: \"https://x/k\", keys_file: /k }",
+            "more than one place",
+        ),
+    ] {
+        let volume = Volume::new(&format!("issuers: [{issuer}]\nallow: []\n"));
+        let error = OidcGuardBuilder::from_file(volume.path())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+    }
+}
+
+/// What is wrong with a file, which is not opened for it.
+async fn not_opened(content: &str) -> String {
+    let volume = Volume::new(content);
+    tokio::time::pause();
+    let opened = PolicyFile::open(volume.path()).await;
+    tokio::time::resume();
+    let mut error: &dyn std::error::Error = &opened
+        .err()
+        .unwrap_or_else(|| panic!("{content:?} is opened"));
+    let mut text = error.to_string();
+    while let Some(source) = error.source() {
+        text = format!("{text}: {source}");
+        error = source;
+    }
+    text
+}
+
+#[tokio::test]
+async fn fields_that_are_null_or_empty_are_errors_that_say_what_to_do() {
+    let issuer = |fields: &str| {
+        format!(
+            "{ALLOW}issuers:\n  - url: {CLUSTER}\n    audiences: [\"{AUDIENCE}\"]\n    {fields}\n"
+        )
+    };
+    for (content, said) in [
+        ("allow:\n".to_owned(), "`allow` is null"),
+        ("allow: ~\n".to_owned(), "`allow` is null"),
+        ("{ \"allow\": null }".to_owned(), "`allow` is null"),
+        ("allow: [~]\n".to_owned(), "member"),
+        ("allow:\n  -\n".to_owned(), "member"),
+        (format!("{ALLOW}deny:\n"), "`deny` is null or empty"),
+        (format!("{ALLOW}deny: null\n"), "`deny` is null or empty"),
+        (format!("{ALLOW}deny: []\n"), "`deny` is null or empty"),
+        (format!("{ALLOW}deny: [~]\n"), "null"),
+        (format!("{ALLOW}deny:\n  -\n"), "null"),
+        (
+            format!("{ALLOW}audiences:\n"),
+            "`audiences` is null or empty",
+        ),
+        (
+            format!("{ALLOW}audiences: []\n"),
+            "`audiences` is null or empty",
+        ),
+        (format!("{ALLOW}audiences: [~]\n"), "null"),
+        (format!("{ALLOW}audiences: [\"\"]\n"), "empty"),
+        (format!("{ALLOW}audiences: [\" \"]\n"), "white space"),
+        (format!("{ALLOW}claims:\n"), "`claims` is null or empty"),
+        (
+            format!("{ALLOW}claims: {{}}\n"),
+            "`claims` is null or empty",
+        ),
+        (format!("{ALLOW}claims: {{ hd: }}\n"), "null"),
+        (format!("{ALLOW}claims:\n  hd: ~\n"), "null"),
+        (format!("{ALLOW}claims: {{ \"\": x }}\n"), "empty"),
+        (format!("{ALLOW}issuers:\n"), "`issuers` is null or empty"),
+        (
+            format!("{ALLOW}issuers: []\n"),
+            "`issuers` is null or empty",
+        ),
+        (format!("{ALLOW}issuers: [~]\n"), "null"),
+        (
+            format!("allow: [{{ issuer: \"{CLUSTER}\", members: }}]\n"),
+            "`members`",
+        ),
+        (
+            format!("allow: [{{ issuer: \"{CLUSTER}\", members: [] }}]\n"),
+            "`members`",
+        ),
+        (
+            format!("allow: [{{ issuer: \"{CLUSTER}\", members: [~] }}]\n"),
+            "null",
+        ),
+        (format!("allow: [{{ issuer: \"{CLUSTER}\" }}]\n"), "members"),
+        (
+            "allow: [{ issuer: ~, members: [allAuthenticatedUsers] }]\n".to_owned(),
+            "null",
+        ),
+        (
+            "allow: [{ issuer: \"\", members: [allAuthenticatedUsers] }]\n".to_owned(),
+            "empty",
+        ),
+        (
+            format!("{ALLOW}deny: [{{ issuer: \"{CLUSTER}\", members: [] }}]\n"),
+            "`members`",
+        ),
+        (issuer("algorithms:"), "`algorithms` is null or empty"),
+        (issuer("algorithms: []"), "`algorithms` is null or empty"),
+        (issuer("token_types:"), "`token_types` is null or empty"),
+        (issuer("token_types: []"), "`token_types` is null or empty"),
+        (issuer("claims:"), "`claims` is null or empty"),
+        (issuer("claims: {}"), "`claims` is null or empty"),
+        (issuer("claims: { tenant: }"), "null"),
+        (issuer("max_lifetime_seconds:"), "null"),
+        (issuer("leeway_seconds: ~"), "null"),
+        (issuer("platform:"), "null"),
+        (issuer("keys_file:"), "null"),
+        (issuer("jwks_url: ~"), "null"),
+        (issuer("discovery_url:"), "null"),
+        (
+            format!("{ALLOW}issuers: [{{ url: \"{CLUSTER}\", audiences: [] }}]\n"),
+            "`audiences`",
+        ),
+        (
+            format!("{ALLOW}issuers: [{{ url: \"{CLUSTER}\", audiences: }}]\n"),
+            "`audiences`",
+        ),
+        (
+            format!("{ALLOW}issuers: [{{ url: , audiences: [a] }}]\n"),
+            "null",
+        ),
+        (format!("{ALLOW}{ALLOW}"), "allow"),
+        (
+            format!("{ALLOW}claims: {{ tenant: shop, tenant: all }}\n"),
+            "tenant",
+        ),
+        (format!("{ALLOW}---\ndeny: [\"{GKE_SA}\"]\n"), "document"),
+        ("allow: allAuthenticatedUsers\n".to_owned(), "sequence"),
+        (
+            format!("{ALLOW}deny: [{{ members: [\"{GKE_SA}\"] }}]\n"),
+            "issuer",
+        ),
+        (
+            format!("{ALLOW}deny: [\"system:serviceaccount:shop:*\"]\n"),
+            "system:serviceaccounts:shop",
+        ),
+    ] {
+        let text = not_opened(&content).await;
+        assert!(text.contains(said), "{content:?}: {text}");
+    }
+    let volume = Volume::new("allow: []\n");
+    assert!(
+        PolicyFile::open(volume.path()).await.is_ok(),
+        "nobody may call"
+    );
+}
+
+#[tokio::test]
+async fn an_emptied_restriction_keeps_the_old_policy() {
+    let cluster = cluster();
+    let restricted = format!(
+        "allow: [allAuthenticatedUsers]\nclaims: {{ tenant: shop }}\ndeny: [\"{GKE_SA}\"]\n"
+    );
+    let volume = Volume::new(&restricted);
+    let file = PolicyFile::open(volume.path()).await.unwrap();
+    let guard = settings(&cluster).policy(file.policy()).build().unwrap();
+    let token = spec(&cluster).mint();
+    for emptied in [
+        "allow: [allAuthenticatedUsers]\nclaims:\n",
+        "allow: [allAuthenticatedUsers]\nclaims: {}\n",
+        "allow: [allAuthenticatedUsers]\naudiences:\n",
+        "allow: [allAuthenticatedUsers]\ndeny: []\n",
+        "allow: [allAuthenticatedUsers]\naudiences: [\"https://admin.example\"]\n",
+    ] {
+        volume.write("allow: [\n");
+        let is_broken = async || guard.policy_health()[0].last_error.is_some();
+        until(is_broken).await;
+        volume.write(emptied);
+        let is_told = async || {
+            let error = guard.policy_health()[0].last_error.clone();
+            error.is_some_and(|error| {
+                let text = error.to_string();
+                text.contains("null or empty") || text.contains("admin.example")
+            })
+        };
+        until(is_told).await;
+        assert_eq!(status(&guard, &token).await, 403, "{emptied}");
+    }
+}
+
+#[tokio::test]
+async fn deny_lists_of_files_win_over_the_policies_that_they_are_combined_with() {
+    use tower_oidc_guard::Policy;
+    let cluster = cluster();
+    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    let token = spec(&cluster).mint();
+    let volume = Volume::new(&format!("allow: []\ndeny: [\"{GKE_SA}\"]\n"));
+    let file = PolicyFile::open(volume.path()).await.unwrap();
+    let any = Policy::any_verified_caller;
+    let policies = || {
+        [
+            Policy::any_of([file.policy(), any()]),
+            Policy::any_of([any(), file.policy()]),
+            Policy::any_of([any(), Policy::all_of([any(), file.policy()])]),
+            Policy::any_of([any(), file.policy().audience(AUDIENCE)]),
+        ]
+    };
+    for policy in policies() {
+        let layer = guard.layer_with(policy.clone()).unwrap();
+        assert_eq!(
+            answer(layer, bearer(&token)).await.status(),
+            403,
+            "{policy:?}"
+        );
+    }
+    let layers = policies().map(|policy| guard.layer_with(policy).unwrap());
+    volume.write("allow: []\n");
+    for layer in layers {
+        until(async || answer(layer.clone(), bearer(&token)).await.status() == 200).await;
+    }
+}
+
+#[tokio::test]
+async fn entries_of_an_issuer_are_scoped_in_allow_and_deny_lists() {
+    use crate::support::stage::Google;
+    use tower_oidc_guard::Policy;
+    let (cluster, google) = (cluster(), Google::new());
+    let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
+    let of_google = google.account("a@example.com").mint();
+    let of_cluster = spec(&cluster).mint();
+    let entry = |issuer: &str, member: &str| {
+        format!("[{{ issuer: \"{issuer}\", members: [\"{member}\"] }}]")
+    };
+    let name = "https://accounts.google.com";
+    for (content, at_google, in_cluster) in [
+        (
+            format!("allow: {}\n", entry(name, "allAuthenticatedUsers")),
+            200,
+            403,
+        ),
+        (
+            format!("allow: {}\n", entry(CLUSTER, "allAuthenticatedUsers")),
+            403,
+            200,
+        ),
+        (
+            format!(
+                "allow: [allAuthenticatedUsers]\ndeny: {}\n",
+                entry(name, "allAuthenticatedUsers")
+            ),
+            403,
+            200,
+        ),
+        (
+            format!(
+                "allow: [allAuthenticatedUsers]\ndeny: {}\n",
+                entry(CLUSTER, "allAuthenticatedUsers")
+            ),
+            200,
+            403,
+        ),
+        (
+            format!(
+                "allow: [allAuthenticatedUsers]\ndeny: {}\n",
+                entry(name, "user:b@example.com")
+            ),
+            200,
+            200,
+        ),
+    ] {
+        let volume = Volume::new(&content);
+        let file = PolicyFile::open(volume.path()).await.unwrap();
+        let layer = guard.layer_with(file.policy()).unwrap();
+        for (token, expected) in [(&of_google, at_google), (&of_cluster, in_cluster)] {
+            let status = answer(layer.clone(), bearer(token)).await.status();
+            assert_eq!(status, expected, "{content}");
+        }
+    }
+    for member in ["allUsers", "principal:https://accounts.google.com#1"] {
+        for list in ["allow: ", "allow: []\ndeny: "] {
+            let text = not_opened(&format!("{list}{}\n", entry(CLUSTER, member))).await;
+            assert!(text.contains("not one of the issuer"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_s_issuers_are_checked_as_those_in_code_are() {
+    let build = async |issuer: &str, policy: &str| {
+        let volume = Volume::new(&format!("issuers: [{issuer}]\n{policy}\n"));
+        match OidcGuardBuilder::from_file(volume.path()).await {
+            Ok(builder) => builder.build().map(drop),
+            Err(error) => Err(error),
+        }
+    };
+    let allow = "allow: [allAuthenticatedUsers]";
+    let api = "{ url: \"https://c.example\", platform: kubernetes, audiences: [\"https://kubernetes.default.svc\"]";
+    let refused = build(&format!("{api} }}"), allow).await;
+    assert!(
+        matches!(refused, Err(BuildError::ApiAudience { .. })),
+        "{refused:?}"
+    );
+    let accepted = format!("{api}, dangerous_accept_api_server_audience: true }}");
+    assert!(build(&accepted, allow).await.is_ok());
+    for issuer in [
+        "{ url: \"https://c.example/ \", audiences: [a] }",
+        "{ url: \"https://c.example/.well-known/openid-configuration\", audiences: [a] }",
+        "{ url: \"https://c.example\", audiences: [a, a] }",
+        "{ url: \"https://c.example\", audiences: [\"a b\"] }",
+        "{ url: \"https://c.example\", audiences: [a], keys_file: \"\" }",
+        "{ url: \"https://c.example\", audiences: [a], token_types: [\"\"] }",
+        "{ url: \"https://c.example\", audiences: [a], max_lifetime_seconds: 0 }",
+        "{ url: \"c.example\", audiences: [a] }",
+        "{ platform: google, audiences: [a], dangerous_accept_api_server_audience: true }",
+    ] {
+        let built = build(issuer, allow).await;
+        assert!(
+            matches!(built, Err(BuildError::Issuer { .. })),
+            "{issuer}: {built:?}"
+        );
+    }
+    let sound = "{ url: \"https://c.example\", audiences: [a] }";
+    assert!(build(sound, allow).await.is_ok());
+    let audience = build(sound, &format!("{allow}\naudiences: [b]")).await;
+    assert!(
+        matches!(audience, Err(BuildError::Policy(_))),
+        "{audience:?}"
+    );
+}

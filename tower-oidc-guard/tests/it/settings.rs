@@ -1,0 +1,156 @@
+//! Settings of a guard that contradict each other.
+
+use crate::support::AUDIENCE;
+use crate::support::stage::{CLUSTER, SERVERLESS};
+use http::HeaderName;
+use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
+use tower_oidc_guard::{BuildError, Issuer, OidcGuard, OidcGuardBuilder, Policy};
+
+fn builder() -> OidcGuardBuilder {
+    OidcGuard::builder().issuer(Issuer::kubernetes(CLUSTER).audience(AUDIENCE))
+}
+
+fn client() -> reqwest_middleware::ClientWithMiddleware {
+    reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).build()
+}
+
+/// The two settings of which the second would replace the first.
+fn conflict(builder: OidcGuardBuilder) -> (&'static str, &'static str) {
+    match builder.build() {
+        Err(BuildError::Conflict { first, second, .. }) => (first, second),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_policy_is_never_replaced_without_a_word() {
+    let policy = || Policy::members(["system:serviceaccount:shop:web"]);
+    for (builder, expected) in [
+        (
+            builder().policy(policy()).policy(policy()),
+            ("policy", "policy"),
+        ),
+        (
+            builder().policy(policy()).any_verified_caller(),
+            ("policy", "any_verified_caller"),
+        ),
+        (
+            builder().any_verified_caller().policy(policy()),
+            ("any_verified_caller", "policy"),
+        ),
+        (
+            builder().any_verified_caller().any_verified_caller(),
+            ("any_verified_caller", "any_verified_caller"),
+        ),
+    ] {
+        assert_eq!(conflict(builder), expected);
+    }
+}
+
+#[cfg(feature = "policy-file")]
+#[tokio::test]
+async fn the_policy_of_a_file_is_never_replaced_without_a_word() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let content = format!(
+        "issuers: [{{ url: \"{CLUSTER}\", platform: kubernetes, audiences: [\"{AUDIENCE}\"] }}]\nallow: [\"system:serviceaccount:shop:web\"]\n"
+    );
+    std::fs::write(file.path(), content).unwrap();
+    let open = async || OidcGuardBuilder::from_file(file.path()).await.unwrap();
+    assert!(open().await.realm("orders").build().is_ok());
+    assert_eq!(
+        conflict(open().await.any_verified_caller()),
+        ("from_file", "any_verified_caller")
+    );
+    assert_eq!(
+        conflict(open().await.policy(Policy::any_verified_caller())),
+        ("from_file", "policy")
+    );
+}
+
+#[test]
+fn settings_that_can_be_made_once_do_not_build_twice() {
+    let builder = || builder().any_verified_caller();
+    for (twice, expected) in [
+        (
+            builder().http_client(client()).http_client(client()),
+            ("http_client", "http_client"),
+        ),
+        (
+            builder()
+                .token_from([SERVERLESS])
+                .token_from([AUTHORIZATION]),
+            ("token_from", "token_from"),
+        ),
+        (
+            builder()
+                .token_from_exactly_one_of([SERVERLESS, AUTHORIZATION])
+                .token_from([AUTHORIZATION]),
+            ("token_from_exactly_one_of", "token_from"),
+        ),
+        (
+            builder()
+                .token_from([AUTHORIZATION])
+                .token_from_exactly_one_of([SERVERLESS]),
+            ("token_from", "token_from_exactly_one_of"),
+        ),
+        (builder().slot("a").slot("b"), ("slot", "slot")),
+        (
+            builder()
+                .protected_resource("https://a.example")
+                .protected_resource("https://b.example"),
+            ("protected_resource", "protected_resource"),
+        ),
+        (
+            builder()
+                .answers(|_, answer| answer)
+                .answers(|_, answer| answer),
+            ("answers", "answers"),
+        ),
+    ] {
+        assert_eq!(conflict(twice), expected);
+    }
+}
+
+#[test]
+fn the_first_conflict_is_the_one_that_is_reported_and_says_what_to_do() {
+    let policy = Policy::members(["system:serviceaccount:shop:web"]);
+    let builder = builder()
+        .policy(policy)
+        .any_verified_caller()
+        .slot("a")
+        .slot("b");
+    let text = builder.build().unwrap_err().to_string();
+    assert!(text.contains("Policy::any_of"), "{text}");
+}
+
+#[test]
+fn values_that_are_documented_to_be_replaced_are_replaced() {
+    let now = std::time::SystemTime::now;
+    let builder = builder().any_verified_caller().realm("a").realm("b");
+    assert!(
+        builder
+            .cache(1, 1)
+            .cache(0, 0)
+            .clock(now)
+            .clock(now)
+            .build()
+            .is_ok()
+    );
+}
+
+#[test]
+fn headers_in_which_no_token_could_come_do_not_build() {
+    let none: [HeaderName; 0] = [];
+    for builder in [
+        builder().token_from(none.clone()),
+        builder().token_from_exactly_one_of(none),
+        builder().token_from([AUTHORIZATION, AUTHORIZATION]),
+        builder().token_from_exactly_one_of([PROXY_AUTHORIZATION, SERVERLESS, PROXY_AUTHORIZATION]),
+    ] {
+        let built = builder.any_verified_caller().build();
+        assert!(
+            matches!(built, Err(BuildError::TokenHeaders { .. })),
+            "{built:?}"
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! What operators see.
+#![cfg(feature = "metrics")]
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use crate::support::bearer;
+use crate::support::forge::Forge;
+use crate::support::stage::{CLUSTER, GKE_SA, answer, cluster, settings, spec};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use serde_json::json;
+use tower_oidc_guard::Policy;
+
+/// Each metric with its labels, as text, and its value.
+fn snapshot(snapshotter: &Snapshotter) -> Vec<(String, DebugValue)> {
+    let metrics = snapshotter.snapshot().into_vec().into_iter();
+    let text = |(key, _, _, value): (metrics_util::CompositeKey, _, _, _)| {
+        let labels: Vec<_> = key
+            .key()
+            .labels()
+            .map(|label| format!("{}={}", label.key(), label.value()))
+            .collect();
+        (format!("{} {}", key.key().name(), labels.join(",")), value)
+    };
+    metrics.map(text).collect()
+}
+
+/// A callsite that is met first while no log is kept may miss one that begins at the same moment.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Nothing here has a socket, so what waits for a time need not wait for it to pass.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn decisions_fetches_keys_hits_and_times_are_counted() {
+    let _one = ONE_AT_A_TIME.lock();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        runtime().block_on(async {
+            let cluster = cluster();
+            let guard = settings(&cluster)
+                .policy(Policy::members([GKE_SA]))
+                .build()
+                .unwrap();
+            let token = spec(&cluster).mint();
+            answer(guard.layer(), bearer(&token)).await;
+            answer(guard.layer(), bearer(&token)).await;
+            answer(
+                guard.layer(),
+                bearer(&spec(&cluster).service_account("a", "b").mint()),
+            )
+            .await;
+            answer(guard.layer(), bearer("x")).await;
+            answer(guard.layer(), crate::support::request(&[])).await;
+            guard.health();
+        });
+    });
+    let metrics = snapshot(&snapshotter);
+    let value = |name: &str| {
+        let found = metrics.iter().find(|(key, _)| key == name);
+        &found.unwrap_or_else(|| panic!("{name} of {metrics:?}")).1
+    };
+    let decisions = |reason: &str, issuer: &str| {
+        value(&format!(
+            "oidc_guard_decisions_total reason={reason},issuer={issuer}"
+        ))
+    };
+    assert_eq!(decisions("allowed", CLUSTER), &DebugValue::Counter(2));
+    assert_eq!(decisions("not_allowed", CLUSTER), &DebugValue::Counter(1));
+    assert_eq!(decisions("malformed", "none"), &DebugValue::Counter(1));
+    assert_eq!(decisions("missing_token", "none"), &DebugValue::Counter(1));
+    assert_eq!(
+        value("oidc_guard_cache_hits_total "),
+        &DebugValue::Counter(1)
+    );
+    let fetches = value(&format!(
+        "oidc_guard_key_fetches_total issuer={CLUSTER},outcome=ok"
+    ));
+    assert_eq!(fetches, &DebugValue::Counter(1));
+    assert!(
+        matches!(value(&format!("oidc_guard_key_set_hash issuer={CLUSTER}")), DebugValue::Gauge(hash) if hash.0 > 0.0)
+    );
+    assert!(matches!(
+        value(&format!("oidc_guard_keys_age_seconds issuer={CLUSTER}")),
+        DebugValue::Gauge(_)
+    ));
+    assert!(
+        matches!(value("oidc_guard_verification_seconds "), DebugValue::Histogram(times) if times.len() >= 3)
+    );
+}
+
+#[test]
+fn ten_thousand_hostile_tokens_do_not_add_a_label() {
+    let _one = ONE_AT_A_TIME.lock();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let (first, last) = metrics::with_local_recorder(&recorder, || {
+        runtime().block_on(async {
+            let (cluster, forge) = (cluster(), Forge::new());
+            let guard = settings(&cluster).any_verified_caller().build().unwrap();
+            guard.ready().await.unwrap();
+            let mut after_some = BTreeSet::new();
+            for number in 0..10_000 {
+                let hostile = match number % 5 {
+                    0 => forge.sign(
+                        &json!({ "alg": "ES256", "kid": number.to_string() }).to_string(),
+                        &crate::support::claims(json!({ "iss": number.to_string() })),
+                    ),
+                    1 => forge.sign(
+                        r#"{"alg":"RS256"}"#,
+                        &crate::support::claims(
+                            json!({ "iss": CLUSTER, "sub": number.to_string() }),
+                        ),
+                    ),
+                    2 => format!("{number}"),
+                    3 => forge.sign(&json!({ "alg": number.to_string() }).to_string(), "{}"),
+                    _ => spec(&cluster)
+                        .claim("iat", number)
+                        .header("kid", number)
+                        .mint(),
+                };
+                let response = answer(guard.layer(), bearer(&hostile)).await;
+                assert!(response.status().is_client_error());
+                if number == 100 {
+                    after_some = names(&snapshotter);
+                }
+            }
+            (after_some, names(&snapshotter))
+        })
+    });
+    assert!(!first.is_empty());
+    assert_eq!(first, last);
+}
+
+fn names(snapshotter: &Snapshotter) -> BTreeSet<String> {
+    snapshot(snapshotter)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_the_service_logs_stands_in_a_span_with_issuer_and_subject() {
+    let _one = ONE_AT_A_TIME.lock();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+    let subscriber = subscriber
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let (cluster, sent) = (cluster(), Mutex::new(Vec::new()));
+    tracing::subscriber::with_default(subscriber, || {
+        runtime().block_on(async {
+            use tower::{Layer as _, ServiceExt as _, service_fn};
+            let guard = settings(&cluster)
+                .policy(Policy::members([GKE_SA]))
+                .build()
+                .unwrap();
+            let handler = service_fn(|_: http::Request<crate::support::Body>| async {
+                tokio::task::yield_now().await;
+                tracing::info!("in the handler");
+                Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+            });
+            let token = spec(&cluster).mint();
+            let service = guard.layer().layer(handler);
+            service.clone().oneshot(bearer(&token)).await.unwrap();
+            let stranger = spec(&cluster).service_account("a", "b").mint();
+            service.clone().oneshot(bearer(&stranger)).await.unwrap();
+            let forged = spec(&cluster)
+                .claim("iss", "https://evil.example/\"injected")
+                .mint();
+            service.oneshot(bearer(&forged)).await.unwrap();
+            sent.lock().unwrap().extend([token, stranger, forged]);
+        });
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let handler = text
+        .lines()
+        .find(|line| line.contains("in the handler"))
+        .unwrap();
+    for field in ["oidc_guard", "decision=\"allowed\"", CLUSTER, GKE_SA] {
+        assert!(handler.contains(field), "{handler}");
+    }
+    assert!(
+        text.contains("reason=\"not_allowed\"") && text.contains("no allowed member"),
+        "{text}"
+    );
+    assert!(
+        text.contains("reason=\"unknown_issuer\" issuer=\"none\""),
+        "{text}"
+    );
+    assert!(!text.contains("injected"), "no raw issuer: {text}");
+    for token in sent.lock().unwrap().iter() {
+        assert!(
+            token.split('.').all(|part| !text.contains(part)),
+            "no token"
+        );
+    }
+}

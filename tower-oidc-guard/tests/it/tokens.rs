@@ -1,0 +1,572 @@
+//! Which tokens are accepted and which are refused by what is in them: size, JSON, numbers, claims.
+//!
+//! `.ci/run` runs these tests a second time with the optional features of `serde_json` that other crates of a build may
+//! enable, since the verdict on a token must not depend on them.
+
+use crate::support::forge::{Forge, encode};
+use crate::support::{AUDIENCE, HEADER, claims, forged, guard_of, settings_of};
+use serde_json::{Map, Value, json};
+use tower_oidc_guard::{BuildError, Identity, Issuer, JwkSet, OidcGuard, Policy, Rejection};
+
+const LIMIT: usize = 16 * 1024;
+
+/// Sound claims with these further members, as text.
+fn claims_with(members: &str) -> String {
+    let sound = claims(json!({}));
+    format!("{},{members}}}", sound.strip_suffix('}').unwrap())
+}
+
+/// A token of these claims that is as long as the limit, or up to two bytes shorter where no token has that length.
+fn filled(forge: &Forge, header: &str, members: &str, limit: usize) -> String {
+    let unfilled = forge.sign(header, &claims_with(&format!(r#"{members},"pad":"""#)));
+    let room = limit.checked_sub(unfilled.len()).expect("members that fit");
+    let pad = "x".repeat(room * 3 / 4);
+    let token = forge.sign(header, &claims_with(&format!(r#"{members},"pad":"{pad}""#)));
+    assert!(
+        (limit - 2..=limit).contains(&token.len()),
+        "{}",
+        token.len()
+    );
+    token
+}
+
+async fn verify(guard: &OidcGuard, token: &str) -> Result<Identity, Rejection> {
+    guard.verifier().verify(token).await
+}
+
+/// Members of every kind that a sound token may have many of, or long ones.
+fn long_members() -> Vec<String> {
+    let many = |count: usize, one: &dyn Fn(usize) -> String| {
+        (0..count).map(one).collect::<Vec<_>>().join(",")
+    };
+    vec![
+        r#""x":1"#.to_owned(),
+        format!(
+            r#""groups":[{}]"#,
+            many(400, &|n| format!(r#""DOMAIN\\group-{n}""#))
+        ),
+        format!(r#""name":"{}""#, r"\u00fc".repeat(1900)),
+        format!(r#""url":"{}""#, r"\/".repeat(5000)),
+        format!(r#""text":"{}""#, r"\n\t\\\b".repeat(1400)),
+        format!(r#""emoji":"{}""#, r"\ud83d\ude00".repeat(900)),
+        many(1000, &|n| {
+            format!(r#""property-{n}":0"#)[..]
+                .to_owned()
+                .replace("property-", "p")
+        }),
+        many(300, &|n| format!(r#""repository_property_{n}":"value""#)),
+        many(600, &|n| format!(r#""\u00e4{n}":true"#)),
+        format!(
+            r#""roles":{{{}}}"#,
+            many(1000, &|n| format!(r#""r{n}":[]"#))
+        ),
+        format!(r#""nested":{}{}"#, "[".repeat(126), "]".repeat(126)),
+        format!(r#""nested":{}{}"#, "[".repeat(5000), "]".repeat(5000)),
+        format!(
+            r#""nested":{}1{}"#,
+            r#"{"a":"#.repeat(1500),
+            "}".repeat(1500)
+        ),
+        format!(r#""jti":"{}""#, r"\u0061".repeat(1800)),
+        format!(r#""kubernetes.io":{{"x":"{}"}}"#, r"\\".repeat(5000)),
+        format!(r#""number":1{}"#, "0".repeat(300)),
+        format!(r#""number":0.{}1"#, "0".repeat(5000)),
+    ]
+}
+
+#[tokio::test]
+async fn every_sound_token_up_to_the_limit_verifies() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    for members in long_members() {
+        let token = filled(&forge, HEADER, &members, LIMIT);
+        let verdict = verify(&guard, &token).await;
+        assert!(
+            verdict.is_ok(),
+            "{verdict:?} for {}",
+            &members[..members.len().min(60)]
+        );
+        let again = verify(&guard, &token).await;
+        assert!(again.is_ok(), "from the cache");
+    }
+}
+
+#[tokio::test]
+async fn any_number_of_audiences_is_accepted() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    for (count, other) in [(65, "https://other.example"), (3000, ""), (1000, "\n")] {
+        let mut audiences = vec![other; count];
+        audiences.push(AUDIENCE);
+        let token = forge.sign(HEADER, &claims(json!({ "aud": audiences })));
+        assert!(token.len() <= LIMIT, "{}", token.len());
+        let identity = verify(&guard, &token).await.unwrap();
+        assert_eq!(identity.audiences(), audiences);
+    }
+}
+
+#[tokio::test]
+async fn a_long_subject_is_read_with_its_escapes() {
+    let forge = Forge::new();
+    let subject = "ü/\"\\\n😀".repeat(500);
+    let escaped: String = subject
+        .encode_utf16()
+        .map(|unit| format!("\\u{unit:04x}"))
+        .collect();
+    assert!(escaped.len() > 20_000);
+    let settings = settings_of(&[forge.jwk()], forged()).max_token_bytes(1 << 16);
+    let guard = settings.any_verified_caller().build().unwrap();
+    let payload = claims(json!({})).replace("\"caller\"", &format!("\"{escaped}\""));
+    let identity = verify(&guard, &forge.sign(HEADER, &payload)).await.unwrap();
+    assert_eq!(identity.subject(), subject);
+}
+
+#[tokio::test]
+async fn a_header_may_be_as_long_as_the_limit_allows() {
+    let forge = Forge::new();
+    let kid = "k".repeat(5000);
+    let mut key = forge.jwk();
+    key["kid"] = kid.as_str().into();
+    let guard = guard_of(&[key]);
+    for member in [
+        r#""x":1"#.to_owned(),
+        format!(r#""x5c":["{}"]"#, "MIIB".repeat(1200)),
+        format!(r#""x":{}{}"#, "[".repeat(2000), "]".repeat(2000)),
+        (0..400)
+            .map(|n| format!(r#""x{n}":0"#))
+            .collect::<Vec<_>>()
+            .join(","),
+    ] {
+        let header = format!(r#"{{"alg":"ES256","kid":"{kid}",{member}}}"#);
+        let token = filled(&forge, &header, r#""x":1"#, LIMIT);
+        assert!(verify(&guard, &token).await.is_ok(), "{member:.40}");
+    }
+    let typ = json!({ "alg": "ES256", "kid": "k", "typ": "x".repeat(5000) });
+    let token = forge.sign(&typ.to_string(), &claims(json!({})));
+    let verdict = verify(&guard_of(&[forge.jwk()]), &token).await;
+    assert_eq!(verdict.err(), Some(Rejection::WrongType));
+}
+
+#[tokio::test]
+async fn a_token_over_the_limit_is_too_long_whatever_it_holds() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    let set = Forge::set(&[forge.jwk()]);
+    let fits = filled(&forge, HEADER, r#""x":1"#, LIMIT);
+    let sound = filled(&forge, HEADER, r#""x":1"#, LIMIT + 4);
+    assert!(verify(&guard, &fits).await.is_ok());
+    assert!(set.verify_jws(&fits).is_ok());
+    for token in [
+        sound,
+        "x".repeat(LIMIT + 1),
+        ".".repeat(LIMIT + 1),
+        " ".repeat(1_000_000),
+    ] {
+        assert_eq!(verify(&guard, &token).await.err(), Some(Rejection::TooLong));
+        assert_eq!(set.verify_jws(&token), Err(Rejection::TooLong));
+    }
+    assert_eq!(Rejection::TooLong.reason(), "too_long");
+}
+
+#[tokio::test]
+async fn the_limit_is_a_setting() {
+    let forge = Forge::new();
+    for limit in [1024, LIMIT, 64 * 1024, 1024 * 1024] {
+        let settings = settings_of(&[forge.jwk()], forged()).max_token_bytes(limit);
+        // The cache divides its bytes among shards, each of which has to have room for a whole token.
+        let settings = settings.any_verified_caller().cache(1 << 12, 1 << 34);
+        let guard = settings.build().unwrap();
+        let fits = filled(&forge, HEADER, r#""x":1"#, limit);
+        let first = verify(&guard, &fits).await.unwrap();
+        let again = verify(&guard, &fits).await.unwrap();
+        let (first, again) = (first.subject().as_ptr(), again.subject().as_ptr());
+        assert_eq!(first, again, "kept in the cache");
+        let longer = filled(&forge, HEADER, r#""x":1"#, limit + 4);
+        let verdict = verify(&guard, &longer).await;
+        assert_eq!(verdict.err(), Some(Rejection::TooLong), "{limit}");
+    }
+    for limit in [0, 1, 1023, 1024 * 1024 + 1, usize::MAX] {
+        let settings = settings_of(&[forge.jwk()], forged()).max_token_bytes(limit);
+        let built = settings.any_verified_caller().build();
+        let is_limit =
+            |error| matches!(error, BuildError::MaxTokenBytes { bytes } if bytes == limit);
+        assert!(built.is_err_and(is_limit), "{limit}");
+    }
+}
+
+/// Where in a payload or a header a string may stand: each text has one `@` in its place.
+const PLACES: [&str; 8] = [
+    r#""x":"@""#,
+    r#""x@y":1"#,
+    r#""x":["a","@"]"#,
+    r#""x":{"a":{"@":1}}"#,
+    r#""x":[[[{"a":"@"}]]]"#,
+    r#""jti":"@""#,
+    r#""kubernetes.io":{"namespace":"@"}"#,
+    r#""aud":["@","https://auth-server.example"]"#,
+];
+
+/// Claims of which that text is a part.
+fn claims_at(place: &str) -> String {
+    match place.starts_with(r#""aud""#) {
+        true => {
+            let sound = claims(json!({ "aud": null }));
+            format!("{},{place}}}", sound.strip_suffix('}').unwrap())
+        }
+        false => claims_with(place),
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_utf_8_are_refused_wherever_they_stand() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    let broken: [&[u8]; 6] = [
+        b"\xe9",
+        b"\xff",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xe2\x82",
+    ];
+    let fill = |text: &str, bytes: &[u8]| {
+        let (before, after) = text.split_once('@').unwrap();
+        [before.as_bytes(), bytes, after.as_bytes()].concat()
+    };
+    for place in PLACES {
+        let payload = claims_at(place);
+        let sound = forge.sign_bytes(HEADER, &fill(&payload, "é".as_bytes()));
+        assert!(verify(&guard, &sound).await.is_ok(), "{place}");
+        for bytes in broken {
+            let token = forge.sign_bytes(HEADER, &fill(&payload, bytes));
+            let verdict = verify(&guard, &token).await;
+            let expected = Some(Rejection::Malformed("the claims"));
+            assert_eq!(verdict.err(), expected, "{place} {bytes:?}");
+        }
+    }
+    for place in &PLACES[..5] {
+        let header = format!(r#"{{"alg":"ES256","kid":"k",{place}}}"#);
+        for bytes in broken {
+            let token = sign_raw(&forge, &fill(&header, bytes));
+            let expected = Some(Rejection::Malformed("the header"));
+            assert_eq!(verify(&guard, &token).await.err(), expected, "{place}");
+        }
+    }
+}
+
+/// A token with any bytes as its header. It is refused before its signature is looked at.
+fn sign_raw(forge: &Forge, header: &[u8]) -> String {
+    let sound = forge.sign(HEADER, &claims(json!({})));
+    let (_, rest) = sound.split_once('.').unwrap();
+    format!("{}.{rest}", encode(header))
+}
+
+#[tokio::test]
+async fn lone_surrogates_are_refused_wherever_they_stand() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    for place in PLACES {
+        for lone in [
+            r"\ud800",
+            r"\uDFFF",
+            r"\udc00\ud800",
+            r"\ud83dx",
+            r"\ud83d\u0041",
+            r"\\\udead",
+        ] {
+            let payload = claims_at(&place.replace('@', lone));
+            let verdict = verify(&guard, &forge.sign(HEADER, &payload)).await;
+            let expected = Some(Rejection::Malformed("the claims"));
+            assert_eq!(verdict.err(), expected, "{place} {lone}");
+            let header = format!(
+                r#"{{"alg":"ES256","kid":"k",{}}}"#,
+                place.replace('@', lone)
+            );
+            let verdict = verify(&guard, &forge.sign(&header, &claims(json!({})))).await;
+            let expected = Some(Rejection::Malformed("the header"));
+            assert_eq!(verdict.err(), expected, "{place} {lone}");
+        }
+        for sound in [r"\ud83d\ude00", r"\\ud800", r"\u00e9"] {
+            let payload = claims_at(&place.replace('@', sound));
+            let verdict = verify(&guard, &forge.sign(HEADER, &payload)).await;
+            assert!(verdict.is_ok(), "{place} {sound}: {verdict:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn text_before_or_after_the_json_is_refused() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    let sound = claims(json!({}));
+    for (before, after, is_sound) in [
+        ("", "", true),
+        (" \r\n\t", "\n ", true),
+        ("", "{}", false),
+        ("", " x", false),
+        ("", "\0", false),
+        ("", ",", false),
+        ("\u{feff}", "", false),
+        ("", "\u{a0}", false),
+    ] {
+        let payload = format!("{before}{sound}{after}");
+        let verdict = verify(&guard, &forge.sign(HEADER, &payload)).await;
+        assert_eq!(verdict.is_ok(), is_sound, "{before:?} {after:?}");
+        let header = format!("{before}{HEADER}{after}");
+        let verdict = verify(&guard, &forge.sign(&header, &sound)).await;
+        assert_eq!(verdict.is_ok(), is_sound, "{before:?} {after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_sender_constrained_token_is_refused_for_that_reason() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    for cnf in [
+        r#"{"jkt":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}"#,
+        r#"{"x5t#S256":"bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"}"#,
+        r#"{"jwk":{}}"#,
+        "{}",
+        "null",
+        "[]",
+        "false",
+        r#""""#,
+    ] {
+        for name in ["cnf", r"\u0063nf", r"cn\u0066"] {
+            let token = forge.sign(HEADER, &claims_with(&format!(r#""{name}":{cnf}"#)));
+            let refused = verify(&guard, &token).await.unwrap_err();
+            assert_eq!(refused, Rejection::SenderConstrained, "{name} {cnf}");
+            assert_eq!(refused.reason(), "sender_constrained");
+            assert_eq!(
+                (refused.status().as_u16(), refused.grpc_status()),
+                (401, 16)
+            );
+            assert_eq!(refused.error_code(), Some("invalid_token"));
+        }
+    }
+    for other in [r#""CNF":{}"#, r#""x":{"cnf":{}}"#] {
+        let token = forge.sign(HEADER, &claims_with(other));
+        assert!(verify(&guard, &token).await.is_ok(), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn a_mandatory_claim_that_is_missing_or_of_a_wrong_type_is_named() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    for name in ["iss", "sub", "exp"] {
+        let missing = forge.sign(HEADER, &claims(json!({ name: null })));
+        let refused = verify(&guard, &missing).await.unwrap_err();
+        assert_eq!(refused.reason(), "malformed");
+        assert_eq!(
+            refused.to_string(),
+            format!("malformed token: the claim `{name}` is missing")
+        );
+    }
+    for name in ["iss", "sub", "aud", "exp", "nbf", "iat"] {
+        for wrong in [json!({ "secret": 1 }), json!(true), json!([["secret"]])] {
+            let token = forge.sign(HEADER, &claims(json!({ name: wrong })));
+            let text = verify(&guard, &token).await.unwrap_err().to_string();
+            assert!(
+                text.contains(&format!("the claim `{name}` is not a")),
+                "{text}"
+            );
+            assert!(!text.contains("secret"), "{text}");
+        }
+    }
+}
+
+/// Whether another crate of this build has `serde_json` keep numbers as text.
+fn has_arbitrary_precision() -> bool {
+    let number: Value = serde_json::from_str("1.50").unwrap();
+    let text = number.to_string();
+    text == "1.50"
+}
+
+#[test]
+fn the_build_has_the_features_that_the_environment_says() {
+    // Set by `.ci/run`, so that a run with these features that lacks them fails.
+    let is_expected = std::env::var_os("EXPECT_ARBITRARY_PRECISION").is_some();
+    assert!(has_arbitrary_precision() || !is_expected);
+}
+
+#[tokio::test]
+async fn times_may_have_a_fraction_or_an_exponent_in_every_build() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    let exp_at = |exp: &str| {
+        let sound = claims(json!({ "exp": null, "nbf": null, "iat": null }));
+        forge.sign(
+            HEADER,
+            &format!(r#"{},"exp":{exp}}}"#, sound.strip_suffix('}').unwrap()),
+        )
+    };
+    for exp in [
+        "1800000000.5",
+        "1.8000000005e9",
+        "18000000005E-1",
+        "1800000001.0",
+        "1.8e10",
+        "1e10",
+        "2000000000",
+    ] {
+        assert!(verify(&guard, &exp_at(exp)).await.is_ok(), "{exp}");
+    }
+    for exp in ["1799999999.5", "1e3", "1.8e9", "0", "-0", "0.0", "0e5"] {
+        let verdict = verify(&guard, &exp_at(exp)).await;
+        assert_eq!(verdict.err(), Some(Rejection::Expired), "{exp}");
+    }
+    for exp in [
+        "-1",
+        "-0.5",
+        "1e300",
+        "1e400",
+        "18446744073709551616",
+        r#""1800000001.5""#,
+        r#"{"$serde_json::private::Number":"1800000001.5"}"#,
+        r#"{"$serde_json::private::RawValue":"1800000001.5"}"#,
+    ] {
+        let verdict = verify(&guard, &exp_at(exp)).await;
+        let expected = Some(Rejection::Malformed(
+            "the claim `exp` is not a time in seconds",
+        ));
+        assert_eq!(verdict.err(), expected, "{exp}");
+    }
+}
+
+/// What a guard says of a token with a claim `x` of that text, if `x` is required to have that value: by the issuer's
+/// settings, by a check of them, and by the policy.
+async fn verdicts(forge: &Forge, x: &str, value: &Value) -> [bool; 3] {
+    let token = forge.sign(HEADER, &claims_with(&format!(r#""x":{x}"#)));
+    let by = |issuer: Issuer| {
+        let settings = settings_of(&[forge.jwk()], issuer).any_verified_caller();
+        settings.build().unwrap()
+    };
+    let required = by(forged().require_claim("x", value.clone()));
+    let expected = value.clone();
+    let is_equal = move |claims: &Map<String, Value>| claims.get("x") == Some(&expected);
+    let checked = by(forged().check_claims(is_equal));
+    let policy = Policy::any_verified_caller().require_claim("x", value.clone());
+    let settings = settings_of(&[forge.jwk()], forged());
+    let by_policy = settings.policy(policy).build().unwrap();
+    let caller = verify(&by_policy, &token).await.unwrap();
+    [
+        verify(&required, &token).await.is_ok(),
+        verify(&checked, &token).await.is_ok(),
+        by_policy.policy().explain(&caller).is_allowed(),
+    ]
+}
+
+#[tokio::test]
+async fn a_claim_is_compared_by_what_it_means_in_every_build() {
+    let forge = Forge::new();
+    for (x, value, expected) in [
+        ("1.5", json!(1.5), true),
+        ("1.50", json!(1.5), true),
+        ("15e-1", json!(1.5), true),
+        ("0.15E+1", json!(1.5), true),
+        ("1.4", json!(1.5), false),
+        ("1e3", json!(1000.0), true),
+        ("1000.0", json!(1000.0), true),
+        ("1000", json!(1000), true),
+        ("1000", json!(1000.0), false),
+        ("1000.0", json!(1000), false),
+        ("18446744073709551615", json!(u64::MAX), true),
+        ("18446744073709551614", json!(u64::MAX), false),
+        ("9007199254740993", json!(9_007_199_254_740_993_u64), true),
+        ("9007199254740993", json!(9_007_199_254_740_992_u64), false),
+        ("-5", json!(-5), true),
+        (
+            r#"{"a":[1.50,{"b":2e0}]}"#,
+            json!({ "a": [1.5, { "b": 2.0 }] }),
+            true,
+        ),
+        (r#""1.5""#, json!(1.5), false),
+        ("1.5", json!("1.5"), false),
+        (
+            r#"{"$serde_json::private::Number":"1.5"}"#,
+            json!(1.5),
+            false,
+        ),
+        (
+            r#"{"$serde_json::private::RawValue":"1.5"}"#,
+            json!(1.5),
+            false,
+        ),
+        (
+            r#"{"$serde_json::private::RawValue":"\"admin\""}"#,
+            json!("admin"),
+            false,
+        ),
+        (r#""\u0061dmin""#, json!("admin"), true),
+    ] {
+        let verdicts = verdicts(&forge, x, &value).await;
+        assert_eq!(verdicts, [expected; 3], "{x} and {value}");
+    }
+}
+
+#[tokio::test]
+async fn a_required_claim_is_found_beside_members_of_any_depth() {
+    let forge = Forge::new();
+    let deep = format!(r#""x":1.5,"deep":{}{}"#, "[".repeat(3000), "]".repeat(3000));
+    let token = forge.sign(HEADER, &claims_with(&deep));
+    let guard = |issuer: Issuer| {
+        let settings = settings_of(&[forge.jwk()], issuer);
+        let policy = Policy::any_verified_caller().require_claim("x", 1.5);
+        settings.policy(policy).build().unwrap()
+    };
+    let required = guard(forged().require_claim("x", 1.5));
+    let caller = verify(&required, &token).await.unwrap();
+    assert!(required.policy().explain(&caller).is_allowed());
+    // A function is given all claims as values, which take stack for each level.
+    let refused = verify(&guard(forged().check_claims(|_| true)), &token).await;
+    assert!(matches!(refused, Err(Rejection::Malformed(text)) if text.contains("128 levels")));
+}
+
+#[tokio::test]
+async fn a_kubernetes_claim_is_read_in_every_build() {
+    let forge = Forge::new();
+    let set = json!({ "keys": [forge.jwk()] }).to_string();
+    let issuer = Issuer::kubernetes(crate::support::FORGED_ISSUER)
+        .keys_json(set)
+        .algorithms([tower_oidc_guard::Algorithm::ES256]);
+    let guard = crate::support::guard_by(issuer, crate::support::canned(Default::default()));
+    let payload = claims_with(
+        r#""kubernetes.io":{"namespace":"a","serviceaccount":{"name":"b"},"warnafter":3607}"#,
+    );
+    let payload = payload.replace("\"caller\"", "\"system:serviceaccount:a:b\"");
+    let identity = verify(&guard, &forge.sign(HEADER, &payload)).await.unwrap();
+    let warn_after = identity.kubernetes().unwrap().warn_after();
+    assert_eq!(warn_after, Some(crate::support::seconds(3607)));
+}
+
+#[test]
+fn only_missing_keys_are_worth_another_try() {
+    let retry_after = std::time::Duration::from_secs(1);
+    for rejection in [
+        Rejection::MissingToken,
+        Rejection::MalformedRequest("x"),
+        Rejection::TooLong,
+        Rejection::Malformed("x"),
+        Rejection::UnsupportedAlgorithm,
+        Rejection::AlgorithmNotAllowed,
+        Rejection::WrongType,
+        Rejection::UnknownIssuer,
+        Rejection::WrongAudience,
+        Rejection::LivesTooLong,
+        Rejection::SenderConstrained,
+        Rejection::UnmetClaim,
+        Rejection::Expired,
+        Rejection::NotYetValid,
+        Rejection::IssuedInFuture,
+        Rejection::UnknownKey,
+        Rejection::BadSignature,
+        Rejection::NotAllowed,
+    ] {
+        assert!(!rejection.is_transient(), "{rejection:?}");
+    }
+    assert!(Rejection::KeysUnavailable { retry_after }.is_transient());
+    // `JwkSet` has no keys to wait for.
+    let set = JwkSet::from_json(r#"{"keys":[]}"#, []).unwrap();
+    assert!(!set.verify_jws("a.b.c").unwrap_err().is_transient());
+}

@@ -1,0 +1,128 @@
+//! What a guard does where there is no tokio runtime to fetch keys on, or a poor one.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::forge::Forge;
+use crate::support::{FORGED_ISSUER, HEADER, claims, guard_by, guard_of};
+use serde_json::json;
+use tower_oidc_guard::{Algorithm, Issuer, KeysError, Rejection};
+
+/// Polls a future to its end on a thread of its own, without a runtime.
+///
+/// Fails if that takes too long.
+fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let waker = Waker::from(std::sync::Arc::new(Unpark(thread::current())));
+        let (mut future, mut context) = (pin!(future), Context::from_waker(&waker));
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                let _ = done.send(output);
+                return;
+            }
+            thread::park();
+        }
+    });
+    ended
+        .recv_timeout(Duration::from_secs(20))
+        .expect("it ends")
+}
+
+#[test]
+fn outside_a_runtime_waiting_for_keys_is_an_error() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    let token = forge.sign(HEADER, &claims(json!({})));
+    let (ready, verifier) = (guard.clone(), guard.verifier().clone());
+    let error = block_on(async move { ready.ready().await }).unwrap_err();
+    assert!(matches!(error.reason(), KeysError::NoRuntime), "{error:?}");
+    let verdict = block_on(async move { verifier.verify(token).await.map(drop) });
+    assert!(matches!(verdict, Err(Rejection::KeysUnavailable { .. })));
+}
+
+#[test]
+fn outside_a_runtime_keys_that_are_there_are_used() {
+    let forge = Forge::new();
+    let token = || forge.sign(HEADER, &claims(json!({})));
+    // Fetched within a runtime that is gone.
+    let fetched = guard_of(&[forge.jwk()]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(fetched.ready()).unwrap();
+    // Given.
+    let issuer = Issuer::oidc(FORGED_ISSUER).algorithms([Algorithm::ES256]);
+    let issuer = issuer.keys_json(json!({ "keys": [forge.jwk()] }).to_string());
+    let given = guard_by(
+        issuer,
+        crate::support::answering(|request| panic!("{request:?}")),
+    );
+    assert!(given.health()[0].is_ready);
+    for guard in [fetched, given] {
+        let (ready, verifier, good) = (guard.clone(), guard.verifier().clone(), token());
+        assert!(block_on(async move { ready.ready().await }).is_ok());
+        assert_eq!(
+            block_on(async move { verifier.verify(good).await.map(drop) }),
+            Ok(())
+        );
+        let (verifier, forged) = (guard.verifier().clone(), Forge::new());
+        let forged = forged.sign(HEADER, &claims(json!({})));
+        let verdict = block_on(async move { verifier.verify(forged).await.map(drop) });
+        assert_eq!(verdict, Err(Rejection::BadSignature));
+    }
+}
+
+#[test]
+fn a_runtime_that_is_not_polled_any_more_does_not_stop_another_one_s_wait() {
+    let forge = Forge::new();
+    let guard = guard_of(&[forge.jwk()]);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let throttled = runtime();
+    {
+        // Spawns the task that fetches, on a runtime that never runs it.
+        let _entered = throttled.enter();
+        guard.health();
+    }
+    let awake = runtime();
+    let ready = async { tokio::time::timeout(Duration::from_secs(10), guard.ready()).await };
+    awake
+        .block_on(ready)
+        .expect("it does not wait for the other runtime")
+        .unwrap();
+    drop(throttled);
+}
+
+#[test]
+fn in_a_runtime_without_timers_waiting_panics_and_does_not_hang() {
+    let ended = thread::spawn(|| {
+        let guard = guard_of(&[Forge::new().jwk()]);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime
+            .block_on(guard.ready())
+            .map_err(|error| error.to_string())
+    });
+    let began = std::time::Instant::now();
+    while !ended.is_finished() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it hangs");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(ended.join().is_err());
+}
