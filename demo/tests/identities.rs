@@ -31,7 +31,7 @@ impl World {
         let metadata = FakeMetadataServer::start().await.unwrap();
         let account = google.token().google_account("104", ACCOUNT);
         let account = account.claim("iss", "https://accounts.google.com");
-        metadata.mint_with(move |audience| account.clone().audience(audience).mint());
+        metadata.set_token_fn(move |audience| account.clone().audience(audience).mint());
         let folder = tempfile::tempdir().unwrap();
         let kubelet = Kubelet::new(folder.path()).unwrap();
         let token = cluster

@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert!(plain.is_err());
 
     let channel = BearerAuth::for_origin(&origin, token)?
-        .layer_at(&origin)?
+        .layer_for_origin(&origin)?
         .layer(channel);
     let answer = HealthClient::new(channel)
         .check(HealthCheckRequest::default())

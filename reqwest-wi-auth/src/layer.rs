@@ -65,7 +65,7 @@ impl BearerAuth {
     /// use tower_layer::Layer as _;
     ///
     /// let origin = "https://auth-server.example";
-    /// let channel = BearerAuth::for_origin(origin, token)?.layer_at(origin)?.layer(channel);
+    /// let channel = BearerAuth::for_origin(origin, token)?.layer_for_origin(origin)?.layer(channel);
     /// # Ok(())
     /// # }
     /// ```
@@ -73,7 +73,7 @@ impl BearerAuth {
     /// # Errors
     ///
     /// Returns [`Error::Origin`] if no tokens are sent to that origin.
-    pub fn layer_at(&self, origin: &str) -> Result<BearerAuthLayer, Error> {
+    pub fn layer_for_origin(&self, origin: &str) -> Result<BearerAuthLayer, Error> {
         match self.origin_of(origin) {
             Some((at, source)) => Ok(BearerAuthLayer {
                 auth: Arc::new(self.clone()),
@@ -90,7 +90,7 @@ impl BearerAuth {
 /// An origin, and the source of its tokens.
 type At = Arc<(Origin, Arc<dyn TokenSource>)>;
 
-/// Attaches tokens to the requests of a client that belongs to one origin: made by [`BearerAuth::layer_at`].
+/// Attaches tokens to the requests of a client that belongs to one origin: made by [`BearerAuth::layer_for_origin`].
 #[derive(Clone)]
 pub struct BearerAuthLayer {
     auth: Arc<BearerAuth>,

@@ -23,7 +23,7 @@
 //! use reqwest_wi_auth::{MetadataServer, TokenSource as _, testing::{FakeMetadataServer, Fault}};
 //!
 //! let google = FakeMetadataServer::start().await?;
-//! let token = MetadataServer::at(google.host())?.open("https://auth-server.example").await?;
+//! let token = MetadataServer::with_host(google.host())?.open("https://auth-server.example").await?;
 //! google.set_fault(Some(Fault::Silent));
 //! assert!(token.current().is_ok());
 //! # Ok(())

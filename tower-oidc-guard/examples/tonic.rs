@@ -40,7 +40,7 @@ async fn serve(guard: OidcGuard) -> Result<String, Box<dyn Error>> {
 async fn call(origin: &str, token: String) -> Result<Code, Box<dyn Error>> {
     let token = FixedToken::new(Token::new(token.as_bytes())?);
     let channel = Channel::from_shared(origin.to_owned())?.connect().await?;
-    let auth = BearerAuth::for_origin(origin, token)?.layer_at(origin)?;
+    let auth = BearerAuth::for_origin(origin, token)?.layer_for_origin(origin)?;
     let mut client = HealthClient::new(auth.layer(channel));
     let answer = client.check(HealthCheckRequest::default()).await;
     Ok(answer.map_or_else(|status| status.code(), |_| Code::Ok))

@@ -47,7 +47,7 @@ impl Tokens {
 
     async fn google(&self, url: &str) -> Result<BearerAuth, Error> {
         let server = match &self.metadata_host {
-            Some(host) => MetadataServer::at(host)?,
+            Some(host) => MetadataServer::with_host(host)?,
             None => MetadataServer::new()?,
         };
         let token = server.open(&self.google_audience).await?;

@@ -148,7 +148,7 @@ pub(crate) fn metadata_requests() -> Target {
     let runtime = Runtime::new().expect("a runtime");
     let requests = runtime.block_on(async {
         let fake = FakeMetadataServer::start().await.expect("a port");
-        let metadata = MetadataServer::at(fake.host()).expect("a host");
+        let metadata = MetadataServer::with_host(fake.host()).expect("a host");
         let source = metadata.start("https://auth-server.example");
         let callers: Vec<_> = (0..100)
             .map(|_| {

@@ -54,7 +54,7 @@ impl MetadataServer {
         let host = std::env::var("GCE_METADATA_HOST")
             .ok()
             .filter(|host| !host.is_empty());
-        Self::at(host.as_deref().unwrap_or(endpoint::DEFAULT_HOST))
+        Self::with_host(host.as_deref().unwrap_or(endpoint::DEFAULT_HOST))
     }
 
     /// Creates a client of the server at a host: a name or an address, with a port or without. An IPv6 address without a
@@ -63,7 +63,7 @@ impl MetadataServer {
     /// # Errors
     ///
     /// As for [`new`](Self::new).
-    pub fn at(host: &str) -> Result<Self, Error> {
+    pub fn with_host(host: &str) -> Result<Self, Error> {
         Ok(Self {
             endpoint: Endpoint::new(host)?,
             timing: Timing::default(),

@@ -38,7 +38,7 @@ pub enum Fault {
 /// A fake of Google's metadata server, on loopback. It stops when dropped.
 ///
 /// Its tokens have the claims of real ones, and a signature of the right size that is not valid, unless
-/// [`mint_with`](Self::mint_with) provides others.
+/// [`set_token_fn`](Self::set_token_fn) provides others.
 ///
 /// # What it is held against
 ///
@@ -121,7 +121,7 @@ impl FakeMetadataServer {
     }
 
     /// Sets the function that makes the token for an audience, whatever the `format`.
-    pub fn mint_with(&self, mint: impl Fn(&str) -> String + Send + Sync + 'static) {
+    pub fn set_token_fn(&self, mint: impl Fn(&str) -> String + Send + Sync + 'static) {
         *lock(&self.state.mint) = Some(Box::new(move |request| mint(&request.audience)));
     }
 

@@ -251,7 +251,7 @@ mod grpc {
             let message = error.to_string();
             let auth = BearerAuth::for_origin(&origin, Failing(error)).unwrap();
             let mut client =
-                HealthClient::new(auth.layer_at(&origin).unwrap().layer(channel.clone()));
+                HealthClient::new(auth.layer_for_origin(&origin).unwrap().layer(channel.clone()));
             let status = client
                 .check(HealthCheckRequest::default())
                 .await
@@ -260,11 +260,11 @@ mod grpc {
             assert!(status.message().contains(&message), "{status:?}");
         }
         let fake = FakeMetadataServer::start().await.unwrap();
-        let cold = reqwest_wi_auth::MetadataServer::at(fake.host())
+        let cold = reqwest_wi_auth::MetadataServer::with_host(fake.host())
             .unwrap()
             .start("a");
         let auth = BearerAuth::for_origin(&origin, cold).unwrap();
-        let mut client = HealthClient::new(auth.layer_at(&origin).unwrap().layer(channel));
+        let mut client = HealthClient::new(auth.layer_for_origin(&origin).unwrap().layer(channel));
         client
             .check(HealthCheckRequest::default())
             .await

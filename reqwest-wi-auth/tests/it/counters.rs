@@ -21,7 +21,7 @@ async fn story() {
 
     let fake = FakeMetadataServer::start().await.unwrap();
     fake.set_fault(Some(Fault::Garbage));
-    let identity = MetadataServer::at(fake.host())
+    let identity = MetadataServer::with_host(fake.host())
         .unwrap()
         .start("https://a.example");
     until("it fails", || identity.health().last_error.is_some()).await;

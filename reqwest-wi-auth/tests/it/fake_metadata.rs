@@ -389,7 +389,7 @@ async fn the_source_takes_tokens_with_and_without_a_trailing_newline() {
             body.len(),
             "{suffix:?}"
         );
-        let source = MetadataServer::at(fake.host())
+        let source = MetadataServer::with_host(fake.host())
             .unwrap()
             .open("a")
             .await

@@ -45,7 +45,7 @@ async fn a_thousand_sources_made_and_dropped_leave_nothing_behind() {
     let kubelet = Kubelet::new(folder.path()).unwrap();
     kubelet.write([("token", token("0", 600))]).unwrap();
     let fake = FakeMetadataServer::start().await.unwrap();
-    let metadata = MetadataServer::at(fake.host()).unwrap();
+    let metadata = MetadataServer::with_host(fake.host()).unwrap();
     let before = held();
     let mut sources = Vec::new();
     for _ in 0..1000 {

@@ -11,7 +11,7 @@ const AUDIENCE: &str = "https://auth-server.example";
 
 async fn servers() -> (FakeMetadataServer, MetadataServer) {
     let fake = FakeMetadataServer::start().await.unwrap();
-    let metadata = MetadataServer::at(fake.host()).unwrap();
+    let metadata = MetadataServer::with_host(fake.host()).unwrap();
     (fake, metadata)
 }
 
@@ -78,7 +78,7 @@ async fn where_nothing_answers_the_error_says_soon_that_this_is_not_google_cloud
     let host = unused.local_addr().unwrap().to_string();
     drop(unused);
     let began = Instant::now();
-    let error = MetadataServer::at(&host)
+    let error = MetadataServer::with_host(&host)
         .unwrap()
         .open(AUDIENCE)
         .await
@@ -172,7 +172,7 @@ async fn rejected_tokens_have_the_server_asked_once_for_all_and_not_again_and_ag
         .unwrap()
         .trim_start_matches("Bearer ")
         .to_owned();
-    fake.mint_with(move |_| text.clone());
+    fake.set_token_fn(move |_| text.clone());
     let callers = (0..50).map(|_| source.refresh(Some(&rejected)));
     for refreshed in join_all(callers).await {
         assert_eq!(refreshed.unwrap(), rejected);
@@ -233,7 +233,7 @@ async fn after_shutdown_the_server_is_asked_no_more() {
 #[test]
 fn a_host_that_is_none_is_refused() {
     for host in ["", "a b", "host/path", "user@host", "host?query"] {
-        assert!(MetadataServer::at(host).is_err(), "{host:?}");
+        assert!(MetadataServer::with_host(host).is_err(), "{host:?}");
     }
 }
 
@@ -245,12 +245,12 @@ fn an_ipv6_address_may_lack_its_brackets() {
         ("[fd20:ce::254]", "[fd20:ce::254]"),
         ("[fd20:ce::254]:8080", "[fd20:ce::254]:8080"),
     ] {
-        let metadata = MetadataServer::at(host).unwrap();
+        let metadata = MetadataServer::with_host(host).unwrap();
         let source = format!("{:?}", metadata.start("a"));
         assert!(source.contains(&format!("{expected} for")), "{source}");
     }
     for host in ["fd20:ce::254::1", "fd20:ce:::254", "[fd20:ce::254", "::1]"] {
-        assert!(MetadataServer::at(host).is_err(), "{host:?}");
+        assert!(MetadataServer::with_host(host).is_err(), "{host:?}");
     }
 }
 
@@ -262,7 +262,7 @@ async fn a_token_for_another_audience_is_refused() {
         r#"{"exp":4000000000,"aud":["https://other.example"]}"#,
         r#"{"exp":4000000000}"#,
     ] {
-        fake.mint_with(move |_| crate::support::signed(claims));
+        fake.set_token_fn(move |_| crate::support::signed(claims));
         let source = metadata.start(AUDIENCE);
         until("it has been tried", || source.health().last_error.is_some()).await;
         let error = source.health().last_error.unwrap();

@@ -113,7 +113,7 @@ async fn a_layer_at_an_origin_sends_its_token_to_that_origin_only() {
     let auth = BearerAuth::for_origin(ORIGIN, Tokens::one(&text)).unwrap();
     let any = BearerAuth::any_origin(Tokens::one(&text));
     for auth in [auth, any] {
-        let layer = auth.layer_at(ORIGIN).unwrap();
+        let layer = auth.layer_for_origin(ORIGIN).unwrap();
         for (cases, expected) in [(with_token, bearer(&text)), (without, None)] {
             for (method, uri, hosts) in cases {
                 let recorder = Recorder::default();
@@ -181,7 +181,7 @@ async fn beneath_a_layer_that_follows_redirects_a_layer_at_an_origin_leaks_nothi
             let auth = BearerAuth::for_origin(ORIGIN, Tokens::one(&text)).unwrap();
             let service = ServiceBuilder::new()
                 .layer(FollowRedirectLayer::new())
-                .layer(auth.layer_at(ORIGIN).unwrap())
+                .layer(auth.layer_for_origin(ORIGIN).unwrap())
                 .service(recorder.clone());
             service
                 .oneshot(request(Method::GET, start, &[]))
@@ -228,8 +228,8 @@ fn no_layer_is_built_at_an_origin_that_gets_no_tokens() {
         "auth-server.example",
         "",
     ] {
-        let error = auth.layer_at(origin).unwrap_err().to_string();
+        let error = auth.layer_for_origin(origin).unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
     }
-    assert!(auth.layer_at("https://Auth-Server.example:443/").is_ok());
+    assert!(auth.layer_for_origin("https://Auth-Server.example:443/").is_ok());
 }

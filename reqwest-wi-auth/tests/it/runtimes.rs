@@ -208,7 +208,7 @@ fn opening_outside_a_runtime_is_an_error_and_not_an_endless_wait() {
     );
     let opening = WatchedFile::open("/nowhere/file", |bytes| Ok(bytes.to_vec()));
     assert!(matches!(poll(opening), Err(FileError::NoRuntime { .. })));
-    let metadata = MetadataServer::at("127.0.0.1:1").unwrap();
+    let metadata = MetadataServer::with_host("127.0.0.1:1").unwrap();
     let error = poll(metadata.open("a")).unwrap_err();
     let is_typed = matches!(error, Error::Metadata(MetadataError::NoRuntime { .. }));
     assert!(is_typed, "{error:?}");
@@ -263,7 +263,7 @@ fn metadata() -> (Runtime, FakeMetadataServer) {
 
 fn short_lived(fake: &FakeMetadataServer, runtime: &Runtime) -> IdentityToken {
     fake.set_lifetime(Duration::from_secs(3));
-    let server = MetadataServer::at(fake.host()).unwrap();
+    let server = MetadataServer::with_host(fake.host()).unwrap();
     runtime.block_on(server.open("https://a.example")).unwrap()
 }
 
@@ -294,7 +294,7 @@ fn identity_tokens_are_fetched_from_each_runtime_that_uses_them_next() {
 #[test]
 fn outside_a_runtime_an_identity_token_is_fetched_by_whoever_finds_none() {
     let (_runtime, fake) = metadata();
-    let server = MetadataServer::at(fake.host()).unwrap();
+    let server = MetadataServer::with_host(fake.host()).unwrap();
     // Started outside a runtime as well.
     let source = server.start("https://a.example");
     let auth = BearerAuth::for_origin("https://a.example", source.clone()).unwrap();
@@ -310,7 +310,7 @@ fn outside_a_runtime_an_identity_token_is_fetched_by_whoever_finds_none() {
 fn outside_a_runtime_the_metadata_server_is_not_asked_at_each_use() {
     let (_runtime, fake) = metadata();
     fake.set_fault(Some(reqwest_wi_auth::testing::Fault::Garbage));
-    let source = MetadataServer::at(fake.host()).unwrap().start("a");
+    let source = MetadataServer::with_host(fake.host()).unwrap().start("a");
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(300) {
         assert!(source.current().is_err());

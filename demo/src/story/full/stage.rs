@@ -47,7 +47,7 @@ impl<'s> Stage<'s> {
             .token()
             .google_account("104", ACCOUNT)
             .claim("iss", GOOGLE);
-        metadata.mint_with(move |audience| account.clone().audience(audience).mint());
+        metadata.set_token_fn(move |audience| account.clone().audience(audience).mint());
         let folder = tempfile::tempdir().map_err(failed())?;
         let kubelet = Kubelet::new(folder.path().join("volume")).map_err(failed())?;
         let stage = Self {
