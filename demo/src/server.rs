@@ -111,8 +111,8 @@ pub async fn run(
         let forever = std::future::pending();
         tokio::spawn(listener::serve(listener, None, operators, limits, forever));
     }
-    // Asks for the keys now, so that the first request need not wait; without them the server starts all the same.
-    drop(guard.health());
+    // The first request need not wait for the keys, and the server starts whether they can be fetched or not.
+    guard.prefetch();
     let patience = async {
         if ended.await.is_err() {
             std::future::pending::<()>().await;

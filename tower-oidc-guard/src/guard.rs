@@ -98,6 +98,29 @@ impl OidcGuard {
         ResourceMetadata::new(self.clone())
     }
 
+    /// Starts fetching the keys of every issuer in the background, and returns immediately.
+    ///
+    /// Without it, the first request or the first call of [`ready`](Self::ready) starts the fetches. Building a guard never
+    /// does. Calling it again is harmless: it starts a fetch only if one is due. Outside a tokio runtime it does nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower_oidc_guard::{Issuer, OidcGuard, testing::TestIssuer};
+    /// # let issuer = TestIssuer::start().await?;
+    /// # let trusted = Issuer::oidc(issuer.url()).audience("me").insecure_loopback_http();
+    /// let guard = OidcGuard::builder().issuer(trusted).any_verified_caller().build()?;
+    /// assert!(!guard.health()[0].is_ready);
+    /// guard.prefetch();
+    /// // The server starts here, and its first request finds the keys.
+    /// # guard.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn prefetch(&self) {
+        self.0.verifier.prefetch();
+    }
+
     /// Waits until there are usable keys of every issuer. Not required: the first request does the same.
     ///
     /// # Errors
@@ -113,13 +136,17 @@ impl OidcGuard {
         self.0.verifier.ready().await
     }
 
-    /// Returns the key status of each issuer. Starts the first fetch, as a request does.
+    /// Returns the key status of each issuer.
+    ///
+    /// Starts no fetch: call [`prefetch`](Self::prefetch) or [`ready`](Self::ready) for that.
     pub fn health(&self) -> Vec<IssuerHealth> {
         self.0.verifier.health()
     }
 
-    /// A service that answers whether every issuer's keys are at hand, to be mounted where readiness is
-    /// asked for.
+    /// Returns a service for readiness probes, which responds with 200 while there are usable keys of every issuer, and with
+    /// 503 otherwise.
+    ///
+    /// A probe starts the fetches that are due, because a server that is not ready gets no other requests that could.
     ///
     /// ```
     /// # fn example(guard: tower_oidc_guard::OidcGuard) {

@@ -89,14 +89,25 @@ impl Keys {
         self.peek(|current| current.generation)
     }
 
-    fn peek<R>(&self, take: impl FnOnce(&Arc<Current>) -> R) -> Option<R> {
-        let now = Instant::now();
+    /// Starts the fetch that is due, if any, without waiting for it, and keeps the driver running.
+    ///
+    /// Does nothing outside a tokio runtime, or if the keys cannot change.
+    pub(crate) fn prefetch(&self) {
+        self.start_due_fetch(Instant::now());
+    }
+
+    fn start_due_fetch(&self, now: Instant) {
         if self.shared.source.may_change() {
             self.driver.keep_going(&self.shared);
             if self.shared.is_overdue(now) {
                 self.fetch_from_here(now);
             }
         }
+    }
+
+    fn peek<R>(&self, take: impl FnOnce(&Arc<Current>) -> R) -> Option<R> {
+        let now = Instant::now();
+        self.start_due_fetch(now);
         let current = self.shared.store.peek();
         let current = current.as_ref()?;
         self.shared.is_fresh(current, now).then(|| take(current))
@@ -210,10 +221,13 @@ impl Keys {
         });
     }
 
-    /// Returns the status of the keys. Keeps the driver running.
+    /// Returns the status of the keys. Starts no fetch.
     pub(crate) fn health(&self, issuer: &str) -> IssuerHealth {
-        let is_fresh = self.generation().is_some();
         let current = self.shared.store.get();
+        let now = Instant::now();
+        let is_fresh = current
+            .as_ref()
+            .is_some_and(|current| self.shared.is_fresh(current, now));
         let keys = current.as_ref().map(|current| &current.keys);
         if let Some(current) = &current {
             telemetry::keys_age(&self.shared.source.name, current.fetched.elapsed());
@@ -230,7 +244,7 @@ impl Keys {
             key_set_hash: current.as_ref().map(|current| current.hash.clone()),
             last_success: current.map(|current| SystemTime::UNIX_EPOCH + current.fetched_wall),
             last_error: self.shared.outcome.borrow().error.clone(),
-            next_attempt: due.map(|due| due.saturating_duration_since(Instant::now())),
+            next_attempt: due.map(|due| due.saturating_duration_since(now)),
         }
     }
 

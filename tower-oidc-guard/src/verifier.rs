@@ -225,6 +225,14 @@ impl TokenVerifier {
         names.map(|name| name.to_string()).collect()
     }
 
+    /// Starts fetching the keys of every issuer, without waiting.
+    pub(crate) fn prefetch(&self) {
+        for issuer in &self.0.issuers {
+            issuer.keys.prefetch();
+        }
+    }
+
+    /// Returns the key status of each issuer. Starts no fetch.
     pub(crate) fn health(&self) -> Vec<IssuerHealth> {
         self.0
             .issuers
@@ -235,10 +243,8 @@ impl TokenVerifier {
 
     /// Waits for the keys of every issuer, or for the next fetch of one to fail.
     pub(crate) async fn ready(&self) -> Result<(), NotReady> {
-        // The first look has the fetches of all begin, so that they run side by side.
-        for issuer in &self.0.issuers {
-            let _ = issuer.keys.look();
-        }
+        // The fetches of all issuers run concurrently.
+        self.prefetch();
         for issuer in &self.0.issuers {
             let failed = |source| NotReady {
                 issuer: issuer.name.to_string(),

@@ -286,7 +286,7 @@ pub async fn a_withdrawn_key_is_out_of_use_after_the_next_refresh(server: &mut B
     );
     later(Duration::from_secs(3600)).await;
     eventually(|| async {
-        guard.health();
+        guard.prefetch();
         (verdict(&guard, &old).await == Err(Rejection::UnknownKey)).then_some(())
     })
     .await;
@@ -377,7 +377,7 @@ pub async fn a_second_issuer_is_put_in_front(server: &mut Backend) {
     let new = caller(server).await;
     later(Duration::from_secs(3600)).await;
     eventually(|| async {
-        guard.health();
+        guard.prefetch();
         verdict(&guard, &new).await.is_ok().then_some(())
     })
     .await;

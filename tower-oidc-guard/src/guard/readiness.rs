@@ -34,6 +34,8 @@ impl<B> Service<Request<B>> for Readiness {
     }
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
+        // A server that is not ready gets no other requests that could start a fetch.
+        self.guard.prefetch();
         let missing: Vec<_> = self
             .guard
             .health()

@@ -57,7 +57,7 @@ async fn a_key_set_with_a_tag_is_asked_for_by_it_and_kept_at_a_304() {
     later(Duration::from_secs(3600)).await;
     while not_modified.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
-        guard.health();
+        guard.prefetch();
     }
     let after = guard.health().remove(0);
     assert_eq!(

@@ -77,7 +77,7 @@ async fn refresh(cluster: &Cluster, guard: &OidcGuard) {
     let before = cluster.key_fetches();
     later(Duration::from_secs(3600)).await;
     for _ in 0..1000 {
-        guard.health();
+        guard.prefetch();
         if cluster.key_fetches() > before {
             break;
         }

@@ -25,6 +25,52 @@ async fn building_a_guard_touches_no_network() {
     assert_eq!(issuer.key_fetches(), 1);
 }
 
+/// Gives spawned tasks and sockets time to do what they would do.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+#[tokio::test]
+async fn health_starts_no_fetch_and_prefetch_fetches_the_keys_of_every_issuer() {
+    let issuers = [
+        TestIssuer::start().await.unwrap(),
+        TestIssuer::start().await.unwrap(),
+    ];
+    let builder = issuers.iter().fold(OidcGuard::builder(), |builder, issuer| {
+        builder.issuer(trusted(issuer.url()))
+    });
+    let guard = builder.any_verified_caller().build().unwrap();
+    let fetches = || issuers.each_ref().map(TestIssuer::key_fetches);
+    assert!(guard.health().iter().all(|issuer| !issuer.is_ready));
+    pause().await;
+    assert_eq!(fetches(), [0, 0]);
+    guard.prefetch();
+    for _ in 0..1000 {
+        if guard.health().iter().all(|issuer| issuer.is_ready) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(guard.health().iter().all(|issuer| issuer.is_ready));
+    guard.prefetch();
+    pause().await;
+    assert_eq!(fetches(), [1, 1], "a second call fetches nothing");
+}
+
+#[tokio::test]
+async fn readiness_probes_alone_make_a_server_ready() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    for _ in 0..1000 {
+        let response = guard.readiness().oneshot(request(&[])).await.unwrap();
+        if response.status() == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{:?}", guard.health());
+}
+
 #[tokio::test]
 async fn a_day_without_the_issuer_fails_no_known_key_and_then_keys_are_stale() {
     let issuer = TestIssuer::start().await.unwrap();

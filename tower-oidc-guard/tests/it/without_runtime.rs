@@ -97,7 +97,7 @@ fn a_runtime_that_is_not_polled_any_more_does_not_stop_another_one_s_wait() {
     {
         // Spawns the task that fetches, on a runtime that never runs it.
         let _entered = throttled.enter();
-        guard.health();
+        guard.prefetch();
     }
     let awake = runtime();
     let ready = async { tokio::time::timeout(Duration::from_secs(10), guard.ready()).await };
