@@ -33,7 +33,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         .issuer(Issuer::kubernetes(issuer.url()).audience("me"))
         .http_client(issuer.client())
         .any_verified_caller()
-        .answers(problem)
+        .rejection_response(problem)
         .build()?;
     let service = service_fn(|_| async {
         Ok::<_, Box<dyn Error + Send + Sync>>(Response::new(Full::<Bytes>::from("in")))

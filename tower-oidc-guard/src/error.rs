@@ -30,13 +30,13 @@ pub enum BuildError {
     #[error(
         "the audience {audience:?} is the Kubernetes API server's own: every pod of the cluster has a token for it, so every pod could call; have callers mount a token for an audience of this service's, or accept that with `dangerous_accept_api_server_audience`"
     )]
-    ApiAudience {
+    ApiServerAudience {
         /// The audience.
         audience: String,
     },
     /// The same issuer is named twice: give it several audiences instead.
     #[error("the issuer {issuer:?} is named twice; name it once, with all its audiences")]
-    SameIssuer {
+    DuplicateIssuer {
         /// The issuer, as configured.
         issuer: String,
     },
@@ -85,6 +85,16 @@ pub enum BuildError {
     MaxTokenBytes {
         /// The limit, as configured.
         bytes: usize,
+    },
+    /// The cache of verified tokens cannot hold any.
+    #[error(
+        "cache({tokens}, {bytes}) cannot hold any token; to turn the cache off, call `without_cache` instead"
+    )]
+    Cache {
+        /// The number of tokens, as configured.
+        tokens: usize,
+        /// The number of bytes, as configured.
+        bytes: u64,
     },
     /// The HTTP client for discovery and keys could not be made.
     #[error("the HTTP client could not be made")]

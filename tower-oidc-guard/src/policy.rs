@@ -201,10 +201,10 @@ impl Policy {
     /// ```
     /// # use tower_oidc_guard::Policy;
     /// let policy = Policy::members(["system:serviceaccounts:shop"])
-    ///     .check(|caller| caller.kubernetes().is_some_and(|account| account.pod().is_some()));
+    ///     .require(|caller| caller.kubernetes().is_some_and(|account| account.pod().is_some()));
     /// ```
-    pub fn check(self, check: impl Fn(&Identity) -> bool + Send + Sync + 'static) -> Self {
-        self.narrowed(|rule| rule.checks.push(Arc::new(check)))
+    pub fn require(self, condition: impl Fn(&Identity) -> bool + Send + Sync + 'static) -> Self {
+        self.narrowed(|rule| rule.checks.push(Arc::new(condition)))
     }
 
     /// Explains to the operator whether a caller is allowed, and by which rule. Not to be shown to callers.

@@ -289,8 +289,8 @@ impl NotReady {
         &self.issuer
     }
 
-    /// What went wrong.
-    pub fn reason(&self) -> &KeysError {
+    /// Returns why the keys are not available.
+    pub fn cause(&self) -> &KeysError {
         &self.source
     }
 }

@@ -32,9 +32,9 @@ impl Gate {
             .issuer(issuer)
             .policy(policy)
             .token_from([SERVERLESS, AUTHORIZATION])
-            .slot(SLOT)
+            .identity_name(SLOT)
             .realm("gate")
-            .answers(|rejection, mut answer| {
+            .rejection_response(|rejection, mut answer| {
                 if *rejection == Rejection::MissingToken {
                     *answer.status_mut() = StatusCode::FORBIDDEN;
                     return answer.map(|_| "403 - Forbidden".into());

@@ -17,11 +17,16 @@ pub(super) async fn guard(settings: &ServerSettings) -> Result<OidcGuard, Error>
         Some(path) => builder.policy(PolicyFile::open(path).await?.policy()),
         None => builder.any_verified_caller(),
     };
-    let builder = match settings.optional {
-        true => builder.optional(),
-        false => builder,
+    let builder = if settings.optional {
+        builder.allow_missing_token()
+    } else {
+        builder
     };
-    let builder = builder.cache(settings.cache_tokens, settings.cache_bytes);
+    let builder = if settings.cache_tokens == 0 || settings.cache_bytes == 0 {
+        builder.without_cache()
+    } else {
+        builder.cache(settings.cache_tokens, settings.cache_bytes)
+    };
     Ok(builder.build()?)
 }
 

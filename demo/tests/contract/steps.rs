@@ -83,7 +83,7 @@ pub async fn without_a_token_with_a_wrong_one_and_with_a_wrong_ca_there_are_no_k
         let pod = Pod::with(server, &token, &ca);
         let guard = pod.guard();
         let error = guard.ready().await.unwrap_err();
-        let text = error.reason().to_string();
+        let text = error.cause().to_string();
         assert!(
             text.contains("returned 401") && text.contains("pod's token"),
             "{text}"
@@ -100,7 +100,7 @@ pub async fn without_a_token_with_a_wrong_one_and_with_a_wrong_ca_there_are_no_k
         .http_client(client)
         .build();
     let error = guard.unwrap().ready().await.unwrap_err();
-    let text = error.reason().to_string();
+    let text = error.cause().to_string();
     assert!(
         text.contains("returned 403") && text.contains("anonymous"),
         "{text}"
@@ -111,7 +111,7 @@ pub async fn without_a_token_with_a_wrong_one_and_with_a_wrong_ca_there_are_no_k
     let guard = pod.guard();
     let error = guard.ready().await.unwrap_err();
     assert!(
-        matches!(error.reason(), KeysError::Request { .. }),
+        matches!(error.cause(), KeysError::Request { .. }),
         "{error:?}"
     );
 }

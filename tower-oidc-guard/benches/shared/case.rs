@@ -44,7 +44,7 @@ impl Case {
     /// A verifier that keeps nothing.
     pub(crate) fn verifier(&self, keys: usize, issuers: usize) -> TokenVerifier {
         let builder = self.settings(keys, issuers).any_verified_caller();
-        builder.cache(0, 0).build().unwrap().verifier().clone()
+        builder.without_cache().build().unwrap().verifier().clone()
     }
 
     /// Settings of a guard of its issuer, with so many keys, among so many issuers.

@@ -49,7 +49,7 @@ pub struct OidcGuardBuilder {
     /// The first setting that would have replaced an earlier one; reported by `build`.
     conflict: Option<BuildError>,
     clock: Clock,
-    cache: CacheLimits,
+    cache: CacheSetting,
     max_token_bytes: Option<usize>,
     pub(super) intake: Intake,
     /// The setting that the headers of `intake` come from.
@@ -58,6 +58,35 @@ pub struct OidcGuardBuilder {
     pub(super) without_description: bool,
     pub(super) resource: Option<String>,
     pub(super) render: Option<Render>,
+}
+
+/// Whether verified tokens are cached, and how many.
+#[derive(Debug, Clone, Copy)]
+enum CacheSetting {
+    Off,
+    Limited(CacheLimits),
+}
+
+impl Default for CacheSetting {
+    fn default() -> Self {
+        Self::Limited(CacheLimits::default())
+    }
+}
+
+impl CacheSetting {
+    /// Returns the limits of the cache, which hold nothing if it is off.
+    fn limits(self) -> Result<CacheLimits, BuildError> {
+        match self {
+            Self::Off => Ok(CacheLimits {
+                tokens: 0,
+                bytes: 0,
+            }),
+            Self::Limited(CacheLimits { tokens, bytes }) if tokens == 0 || bytes == 0 => {
+                Err(BuildError::Cache { tokens, bytes })
+            }
+            Self::Limited(limits) => Ok(limits),
+        }
+    }
 }
 
 impl OidcGuardBuilder {
@@ -121,18 +150,31 @@ impl OidcGuardBuilder {
         });
     }
 
-    /// How many verified tokens are kept, and how many bytes they may take, so that the next request with one needs
-    /// no signature checked. Default: 4,096 tokens and 16 MiB; none of either switches it off. What is kept is a
-    /// verdict on the token, never the policy's; it goes when its time is up or its issuer's keys change. If called again, the
-    /// last limits count.
+    /// Sets how many verified tokens are cached, and how many bytes they may take, so that the next request with a cached
+    /// token needs no signature check. Default: 4,096 tokens and 16 MiB. Zero of either does not build; use
+    /// [`without_cache`](Self::without_cache). If called again, the last limits are used.
+    ///
+    /// Only tokens that have verified are cached, never the policy's decisions. An entry is dropped when its token expires or
+    /// its issuer's keys change.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
     /// let builder = OidcGuard::builder().cache(100_000, 400 * 1024 * 1024);
-    /// let without = OidcGuard::builder().cache(0, 0);
     /// ```
     pub fn cache(mut self, tokens: usize, bytes: u64) -> Self {
-        self.cache = CacheLimits { tokens, bytes };
+        self.cache = CacheSetting::Limited(CacheLimits { tokens, bytes });
+        self
+    }
+
+    /// Turns the cache of verified tokens off: every request needs a signature check. Replaces an earlier
+    /// [`cache`](Self::cache), and is replaced by a later one.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().without_cache();
+    /// ```
+    pub fn without_cache(mut self) -> Self {
+        self.cache = CacheSetting::Off;
         self
     }
 
@@ -176,14 +218,15 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Takes the time of day from here instead of from the system: for tests, and for replaying tokens
-    /// of another day. If called again, the last clock counts.
+    /// Reads the time of day from this function instead of from the system, for tests. If called again, the last function is
+    /// used.
     ///
     /// ```
     /// # use {std::time::{Duration, SystemTime}, tower_oidc_guard::OidcGuard};
     /// let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_462_877);
     /// let builder = OidcGuard::builder().clock(move || then);
     /// ```
+    #[cfg(feature = "testing")]
     pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Clock::new(now);
         self
@@ -227,7 +270,8 @@ impl OidcGuardBuilder {
             });
         }
         let issuers = trust(self.issuers, self.http_client, &self.clock)?;
-        let verifier = TokenVerifier::new(issuers, self.cache, max_token_bytes, self.clock);
+        let verifier =
+            TokenVerifier::new(issuers, self.cache.limits()?, max_token_bytes, self.clock);
         let policy = Bound::new(policy, &verifier.trusted_names())?;
         Ok(OidcGuard(Arc::new(Inner {
             verifier,

@@ -87,9 +87,9 @@ impl OidcGuardBuilder {
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
-    /// let builder = OidcGuard::builder().optional();
+    /// let builder = OidcGuard::builder().allow_missing_token();
     /// ```
-    pub fn optional(mut self) -> Self {
+    pub fn allow_missing_token(mut self) -> Self {
         self.intake.optional = true;
         self
     }
@@ -114,11 +114,15 @@ impl OidcGuardBuilder {
     /// ```
     /// # use {http::HeaderName, tower_oidc_guard::OidcGuard};
     /// const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
-    /// let gate = OidcGuard::builder().token_from([SERVERLESS]).slot("gate");
+    /// let gate = OidcGuard::builder().token_from([SERVERLESS]).identity_name("gate");
     /// ```
-    pub fn slot(mut self, name: &'static str) -> Self {
+    pub fn identity_name(mut self, name: &'static str) -> Self {
         if self.intake.slot != Slot::Default {
-            self.conflicts("slot", "slot", "a guard puts the identity into one slot");
+            self.conflicts(
+                "identity_name",
+                "identity_name",
+                "a guard puts the identity into one slot",
+            );
         }
         self.intake.slot = Slot::Named(name);
         self
@@ -170,14 +174,15 @@ impl OidcGuardBuilder {
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
-    /// let builder = OidcGuard::builder().answers(|rejection, answer| answer.map(|_| rejection.reason().into()));
+    /// let builder = OidcGuard::builder().rejection_response(|rejection, answer| answer.map(|_| rejection.reason().into()));
     /// ```
-    pub fn answers(
+    pub fn rejection_response(
         mut self,
         render: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
         if self.render.is_some() {
-            self.conflicts("answers", "answers", "make the answers in one function");
+            let advice = "a guard has one function for the responses to rejected requests";
+            self.conflicts("rejection_response", "rejection_response", advice);
         }
         self.render = Some(Render(Arc::new(render)));
         self

@@ -41,7 +41,7 @@ pub(super) fn trust(
         let own: HashSet<_> = own.chain(&issuer.also_known_as).collect();
         for name in own {
             if !names.insert(name.clone()) {
-                return Err(BuildError::SameIssuer {
+                return Err(BuildError::DuplicateIssuer {
                     issuer: name.clone(),
                 });
             }

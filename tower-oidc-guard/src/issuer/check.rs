@@ -110,7 +110,7 @@ impl Issuer {
         };
         match self.audiences.iter().find(is_of_api) {
             None => Ok(()),
-            Some(audience) => Err(BuildError::ApiAudience {
+            Some(audience) => Err(BuildError::ApiServerAudience {
                 audience: audience.clone(),
             }),
         }

@@ -84,9 +84,9 @@ impl Issuer {
     /// # use tower_oidc_guard::Issuer;
     /// let issuer = Issuer::github_actions()
     ///     .audience("me")
-    ///     .check_claims(|claims| claims.get("event_name").is_some_and(|name| name != "pull_request"));
+    ///     .require(|claims| claims.get("event_name").is_some_and(|name| name != "pull_request"));
     /// ```
-    pub fn check_claims(
+    pub fn require(
         mut self,
         check: impl Fn(&Map<String, Value>) -> bool + Send + Sync + 'static,
     ) -> Self {

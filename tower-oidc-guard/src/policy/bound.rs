@@ -56,7 +56,7 @@ impl TrustedNames {
         if let Some(name) = name {
             return match self.check_name(name)? == platform {
                 true => Ok(()),
-                false => Err(PolicyError::OtherPlatform {
+                false => Err(PolicyError::PlatformMismatch {
                     issuer: name.to_owned(),
                     platform: label,
                 }),
@@ -64,9 +64,9 @@ impl TrustedNames {
         }
         let speakers = self.issuers.iter().filter(|own| own.platform == platform);
         match speakers.count() {
-            0 => Err(PolicyError::NoSuchIssuer { platform: label }),
+            0 => Err(PolicyError::NoIssuerForPlatform { platform: label }),
             1 => Ok(()),
-            _ => Err(PolicyError::WhichIssuer { platform: label }),
+            _ => Err(PolicyError::AmbiguousIssuer { platform: label }),
         }
     }
 

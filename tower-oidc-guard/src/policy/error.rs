@@ -24,7 +24,7 @@ pub enum PolicyError {
         Escaped(member),
         perhaps(suggestion)
     )]
-    Incomplete {
+    MalformedMember {
         /// The member, as configured.
         member: String,
         /// The form it should have.
@@ -51,7 +51,7 @@ pub enum PolicyError {
         "the member {} is a group, and a token does not say which groups its bearer is in; name the accounts",
         Escaped(member)
     )]
-    Group {
+    GroupMember {
         /// The member, as configured.
         member: String,
     },
@@ -61,7 +61,7 @@ pub enum PolicyError {
         Escaped(member),
         Escaped(issuer)
     )]
-    NotOfIssuer {
+    IssuerMismatch {
         /// The member, as configured.
         member: String,
         /// The issuer whose members it was named among.
@@ -69,7 +69,7 @@ pub enum PolicyError {
     },
     /// No issuer is trusted that could speak for a member.
     #[error("no trusted issuer speaks for members of {platform}; trust one, or leave them out")]
-    NoSuchIssuer {
+    NoIssuerForPlatform {
         /// The platform.
         platform: &'static str,
     },
@@ -77,7 +77,7 @@ pub enum PolicyError {
     #[error(
         "several trusted issuers speak for members of {platform}; say which is meant, with `members_of` or `principal:<issuer>#<subject>`"
     )]
-    WhichIssuer {
+    AmbiguousIssuer {
         /// The platform.
         platform: &'static str,
     },
@@ -103,7 +103,7 @@ pub enum PolicyError {
     },
     /// The members of an issuer are of another platform than it is.
     #[error("the issuer {issuer:?} does not speak for members of {platform}")]
-    OtherPlatform {
+    PlatformMismatch {
         /// The issuer, as the policy names it.
         issuer: String,
         /// The platform that its members are of.

@@ -61,12 +61,12 @@ impl<'m> Member<'m> {
                     member: name,
                     suggestion,
                 },
-                Fault::Incomplete(form) => PolicyError::Incomplete {
+                Fault::Incomplete(form) => PolicyError::MalformedMember {
                     member: name,
                     form,
                     suggestion,
                 },
-                Fault::Group => PolicyError::Group { member: name },
+                Fault::Group => PolicyError::GroupMember { member: name },
                 Fault::Invalid(reason) => PolicyError::InvalidMember {
                     member: name,
                     reason,
@@ -395,7 +395,7 @@ mod tests {
             let shown = error.to_string();
             prop_assert!(shown.is_ascii() && !shown.contains('\n'), "{shown:?}");
             if let PolicyError::UnknownMember { suggestion, .. }
-            | PolicyError::Incomplete { suggestion, .. }
+            | PolicyError::MalformedMember { suggestion, .. }
             | PolicyError::InvalidMember { suggestion, .. } = error
                 && let Some(suggestion) = suggestion
             {

@@ -71,7 +71,7 @@ impl Members {
     }
 
     fn insert(&mut self, issuer: &Option<String>, member: &str) -> Result<(), PolicyError> {
-        let not_of = |issuer: &String| PolicyError::NotOfIssuer {
+        let not_of = |issuer: &String| PolicyError::IssuerMismatch {
             member: member.to_owned(),
             issuer: issuer.clone(),
         };

@@ -191,7 +191,8 @@ async fn no_refusal_may_be_stored() {
     let standard = settings(&cluster).policy(policy()).build().unwrap();
     let another = settings(&cluster).policy(policy());
     // A function that makes a response of its own, without the headers of the one that it is given.
-    let another = another.answers(|rejection, _| Response::new(rejection.reason().into()));
+    let another =
+        another.rejection_response(|rejection, _| Response::new(rejection.reason().into()));
     let another = another.build().unwrap();
     cluster.fail(StatusCode::BAD_GATEWAY);
     let away = settings(&cluster).policy(policy()).build().unwrap();
@@ -222,7 +223,7 @@ async fn no_refusal_may_be_stored() {
     }
     let own = settings(&cluster)
         .policy(policy())
-        .answers(|_, mut answer| {
+        .rejection_response(|_, mut answer| {
             let value = "private, max-age=1".parse().unwrap();
             answer.headers_mut().insert("cache-control", value);
             answer
@@ -265,7 +266,7 @@ async fn grpc_requests_get_answers_of_trailers_only() {
 async fn answers_can_be_one_s_own() {
     let guard = settings(&cluster())
         .any_verified_caller()
-        .answers(|rejection, answer| {
+        .rejection_response(|rejection, answer| {
             let (mut parts, _) = answer.into_parts();
             parts
                 .headers

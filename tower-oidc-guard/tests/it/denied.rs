@@ -49,7 +49,7 @@ fn email_policies() -> Vec<Policy> {
         any().deny(["user:EVIL@P.iam.gserviceaccount.com", GKE_OTHER]),
         Policy::members([format!("principal:{GOOGLE}#1234")]).deny(&evil),
         any().require_claim("azp", "1234").deny(&evil),
-        any().check(|_| true).deny(&evil),
+        any().require(|_| true).deny(&evil),
         any().audience(crate::support::AUDIENCE).deny(&evil),
         Policy::members_of(GOOGLE, ["allAuthenticatedUsers"]).deny(&evil),
         Policy::members(["allUsers"]).deny(&evil),
@@ -262,11 +262,16 @@ async fn a_deny_wins_over_every_other_part_of_a_policy() {
             us(),
             any().require_claim("x", 1).deny(["system:serviceaccounts"]),
         ]),
-        Policy::any_of([us(), any().check(|_| false).deny(["system:authenticated"])]),
+        Policy::any_of([
+            us(),
+            any().require(|_| false).deny(["system:authenticated"]),
+        ]),
         Policy::any_of([us(), any().deny(["allAuthenticatedUsers"])]),
         Policy::any_of([us(), any().deny(["allUsers"])]),
         Policy::any_of([us(), any()]).deny([GKE_SA]),
-        Policy::any_of([us(), any()]).check(|_| true).deny([GKE_SA]),
+        Policy::any_of([us(), any()])
+            .require(|_| true)
+            .deny([GKE_SA]),
         Policy::any_of([us(), Policy::any_of([us()]).deny([GKE_SA])]),
         Policy::all_of([us(), Policy::any_of([denying(), us()])]),
         us().deny([GKE_SA]).deny(["system:serviceaccounts:other"]),

@@ -78,7 +78,7 @@ async fn a_304_that_nobody_asked_for_is_an_error() {
     let client = answering(|_| Response::builder().status(304).body(Vec::new()).unwrap());
     let error = guard_by(issuer(), client).ready().await.unwrap_err();
     assert!(
-        matches!(error.reason(), KeysError::Status { .. }),
+        matches!(error.cause(), KeysError::Status { .. }),
         "{error:?}"
     );
 }
@@ -93,7 +93,7 @@ async fn a_set_with_more_keys_than_the_limit_is_refused() {
         assert_eq!(ready.is_ok(), is_taken, "{count}");
         let error = ready.err();
         let is_named = |error: &tower_oidc_guard::NotReady| {
-            matches!(error.reason(), KeysError::TooManyKeys { .. })
+            matches!(error.cause(), KeysError::TooManyKeys { .. })
         };
         assert!(error.is_none_or(|error| is_named(&error)));
     }
@@ -106,7 +106,7 @@ async fn a_body_that_is_longer_than_the_limit_is_not_read() {
         let issuer = limit.map_or(issuer(), |limit| issuer().max_document_bytes(limit));
         let error = guard_by(issuer, client).ready().await.unwrap_err();
         assert!(
-            matches!(error.reason(), KeysError::TooLarge { .. }),
+            matches!(error.cause(), KeysError::TooLarge { .. }),
             "{error:?}"
         );
     }
@@ -138,7 +138,7 @@ async fn drip(first: &'static [u8]) -> OidcGuard {
 async fn a_silent_server_ends_in_an_error() {
     let error = drip(b"").await.ready().await.unwrap_err();
     assert!(
-        matches!(error.reason(), KeysError::Timeout { .. }),
+        matches!(error.cause(), KeysError::Timeout { .. }),
         "{error:?}"
     );
 }
@@ -148,7 +148,7 @@ async fn a_dripping_server_ends_in_an_error() {
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n";
     let error = drip(head).await.ready().await.unwrap_err();
     assert!(
-        matches!(error.reason(), KeysError::Timeout { .. }),
+        matches!(error.cause(), KeysError::Timeout { .. }),
         "{error:?}"
     );
 }

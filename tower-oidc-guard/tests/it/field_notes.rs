@@ -100,9 +100,9 @@ async fn openidconnect_rs_226_a_trailing_slash_makes_another_issuer_and_the_erro
         .await
         .unwrap_err();
     assert!(
-        error.reason().to_string().contains("slash"),
+        error.cause().to_string().contains("slash"),
         "{}",
-        error.reason()
+        error.cause()
     );
     let slashed = claims(json!({ "iss": format!("{FORGED_ISSUER}/") }));
     let verdict = guard_of(&[forge.jwk()])

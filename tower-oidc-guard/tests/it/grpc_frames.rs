@@ -218,7 +218,7 @@ async fn a_refusal_after_a_wait_for_keys_ends_the_stream_too() {
 async fn a_refusal_without_a_body_ends_the_stream_with_its_headers() {
     let cluster = cluster();
     let guard = settings(&cluster).any_verified_caller();
-    let guard = guard.answers(|_, answer| answer.map(|_| Bytes::new()));
+    let guard = guard.rejection_response(|_, answer| answer.map(|_| Bytes::new()));
     let address = servers(&guard.build().unwrap()).await.remove(0).1;
     let request = request(Method::GET, "application/grpc", None);
     let (head, frames) = exchange(&address, request).await;

@@ -164,11 +164,11 @@ async fn two_guards_on_two_headers_keep_two_slots() {
     let cluster = cluster();
     let gate = settings(&cluster)
         .token_from([SERVERLESS])
-        .slot("gate")
+        .identity_name("gate")
         .any_verified_caller();
     let gate = gate.build().unwrap();
     let own = settings(&cluster)
-        .optional()
+        .allow_missing_token()
         .any_verified_caller()
         .build()
         .unwrap();
@@ -201,7 +201,7 @@ async fn an_inner_optional_guard_in_the_same_slot_clears_the_outer_one_s_caller(
         .build()
         .unwrap();
     let inner = settings(&cluster)
-        .optional()
+        .allow_missing_token()
         .any_verified_caller()
         .build()
         .unwrap();
@@ -217,7 +217,7 @@ async fn an_inner_optional_guard_in_the_same_slot_clears_the_outer_one_s_caller(
 async fn an_identity_from_an_earlier_layer_does_not_pass_an_optional_guard() {
     let cluster = cluster();
     let guard = settings(&cluster)
-        .optional()
+        .allow_missing_token()
         .any_verified_caller()
         .build()
         .unwrap();
@@ -233,7 +233,7 @@ async fn axum_extracts_the_identity_or_an_optional_one() {
     use axum::{Router, routing::get};
     let cluster = cluster();
     let guard = settings(&cluster)
-        .optional()
+        .allow_missing_token()
         .any_verified_caller()
         .build()
         .unwrap();

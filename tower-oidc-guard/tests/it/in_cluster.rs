@@ -75,7 +75,7 @@ async fn a_refused_status_is_reported_with_its_request_and_a_hint_only_where_one
             response
         });
         let error = pod.guard().ready().await.unwrap_err();
-        let text = error.reason().to_string();
+        let text = error.cause().to_string();
         let request = format!(
             "/openid/v1/jwks returned {status} (sent Accept: application/jwk-set+json, application/json)"
         );
@@ -150,7 +150,7 @@ async fn an_audience_of_the_api_server_s_own_does_not_build() {
     for audience in [ISSUER, "https://kubernetes.default.svc"] {
         let built = pod.build(pod.issuer().audience(AUDIENCE).audience(audience));
         assert!(
-            matches!(built, Err(BuildError::ApiAudience { .. })),
+            matches!(built, Err(BuildError::ApiServerAudience { .. })),
             "{audience}"
         );
     }
@@ -180,7 +180,7 @@ async fn an_audience_that_only_discovery_shows_to_be_the_api_server_s_gets_no_ke
         let guard = pod.build(pod.issuer().audience(audience)).unwrap();
         let error = guard.ready().await.unwrap_err();
         assert!(
-            matches!(error.reason(), KeysError::ApiAudience { .. }),
+            matches!(error.cause(), KeysError::ApiAudience { .. }),
             "{error:?}"
         );
     }
@@ -220,7 +220,7 @@ async fn keycloak_50224_the_pod_s_token_follows_no_redirect() {
     });
     let error = pod.guard().ready().await.unwrap_err();
     assert!(
-        matches!(error.reason(), KeysError::Status { status, .. } if *status == 302),
+        matches!(error.cause(), KeysError::Status { status, .. } if *status == 302),
         "{error:?}"
     );
 }
@@ -232,7 +232,7 @@ async fn keycloak_50224_an_api_server_of_another_ca_gets_no_token() {
     pod.kubelet.rotate("ca.crt", other.ca_pem()).unwrap();
     let error = pod.guard().ready().await.unwrap_err();
     assert!(
-        matches!(error.reason(), KeysError::Request { .. }),
+        matches!(error.cause(), KeysError::Request { .. }),
         "{error:?}"
     );
     assert!(pod.api.requests().is_empty());
@@ -248,7 +248,7 @@ async fn clusters_that_answer_discovery_to_all_and_keys_to_nobody_are_told_as_su
         response
     });
     let error = pod.guard().ready().await.unwrap_err();
-    let text = error.reason().to_string();
+    let text = error.cause().to_string();
     assert!(text.contains("/openid/v1/jwks returned 403"), "{text}");
 }
 

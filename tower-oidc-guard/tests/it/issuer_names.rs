@@ -364,7 +364,7 @@ fn a_name_that_cannot_be_one_or_is_another_issuer_s_does_not_build() {
     for other in [Issuer::oidc(NEW), Issuer::oidc(OLD).also_known_as(NEW)] {
         let built = build(vec![one().also_known_as(NEW), other]);
         assert!(
-            matches!(built, Err(BuildError::SameIssuer { .. })),
+            matches!(built, Err(BuildError::DuplicateIssuer { .. })),
             "{built:?}"
         );
     }

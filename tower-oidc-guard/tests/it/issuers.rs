@@ -241,7 +241,7 @@ async fn claims_that_are_asked_for_must_have_their_values() {
 async fn a_function_sees_the_claims_of_verified_tokens_only() {
     let (forge, other) = (Forge::new(), Forge::new());
     let issuer = || {
-        given(&forge).check_claims(|claims| {
+        given(&forge).require(|claims| {
             assert_ne!(
                 claims.get("forged"),
                 Some(&json!(true)),
@@ -270,7 +270,7 @@ fn an_issuer_named_twice_does_not_build_by_any_of_its_names() {
         builder.any_verified_caller().build()
     };
     let error = twice(Issuer::google(), Issuer::google()).unwrap_err();
-    assert!(matches!(error, BuildError::SameIssuer { .. }));
+    assert!(matches!(error, BuildError::DuplicateIssuer { .. }));
 }
 
 #[tokio::test]
@@ -526,7 +526,7 @@ fn the_api_server_s_own_audience_does_not_build_for_any_kubernetes_issuer() {
         ] {
             let issuer = issuer.clone().audience(audience);
             match build(issuer.clone(), &[]) {
-                Err(error @ BuildError::ApiAudience { .. }) => {
+                Err(error @ BuildError::ApiServerAudience { .. }) => {
                     let text = error.to_string();
                     assert!(
                         text.contains("dangerous_accept_api_server_audience"),

@@ -557,7 +557,7 @@ async fn withdrawn_keys_are_out_of_use_with_the_next_fetch_even_if_all_are_withd
         let error = health.last_error.unwrap();
         assert!(matches!(&*error, KeysError::NoUsableKey { .. }), "{error}");
         let error = guard.ready().await.unwrap_err();
-        assert!(matches!(error.reason(), KeysError::NoUsableKey { .. }));
+        assert!(matches!(error.cause(), KeysError::NoUsableKey { .. }));
         // A server that is not ready gets no requests, so it asks by itself.
         publisher.publish(&[key(&forge, Some("k"))]);
         advance(10 * SECOND).await;

@@ -116,7 +116,7 @@ fn members_that_are_none_do_not_build() {
         assert!(
             matches!(
                 error(Policy::members([member])),
-                PolicyError::Incomplete { .. }
+                PolicyError::MalformedMember { .. }
             ),
             "{member}"
         );
@@ -224,7 +224,7 @@ fn members_of_another_issuer_or_of_none_are_not_members_of_an_issuer() {
         (CLUSTER, "principal:https://cluster.example/#x"),
     ] {
         let policy = Policy::members_of(issuer, [member]);
-        let expected = PolicyError::NotOfIssuer {
+        let expected = PolicyError::IssuerMismatch {
             member: member.to_owned(),
             issuer: issuer.to_owned(),
         };
@@ -238,7 +238,7 @@ fn members_of_another_issuer_or_of_none_are_not_members_of_an_issuer() {
         (GOOGLE, "system:serviceaccounts:shop", "Kubernetes"),
         (CLUSTER, "user:a@example.com", "Google"),
     ] {
-        let other = PolicyError::OtherPlatform {
+        let other = PolicyError::PlatformMismatch {
             issuer: issuer.to_owned(),
             platform,
         };

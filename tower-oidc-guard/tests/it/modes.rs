@@ -54,7 +54,7 @@ async fn an_optional_guard_lets_in_who_has_no_token_and_refuses_a_bad_one() {
     let cluster = cluster();
     let guard = settings(&cluster)
         .any_verified_caller()
-        .optional()
+        .allow_missing_token()
         .build()
         .unwrap();
     assert_eq!(answer(guard.layer(), request(&[])).await.body(), b"nobody");
@@ -97,7 +97,7 @@ async fn a_preflight_with_credentials_is_malformed() {
     let bearer = format!("Bearer {token}");
     for guard in [
         builder().build().unwrap(),
-        builder().optional().build().unwrap(),
+        builder().allow_missing_token().build().unwrap(),
         builder().token_from([SERVERLESS]).build().unwrap(),
     ] {
         for value in [&*bearer, "Bearer x", "Basic YTpi", ""] {
@@ -129,7 +129,7 @@ async fn what_is_almost_a_bearer_token_never_passes_as_anonymous() {
     let token = spec(&cluster).mint();
     let builder = || settings(&cluster).any_verified_caller();
     let guards = [
-        builder().optional().build().unwrap(),
+        builder().allow_missing_token().build().unwrap(),
         settings(&cluster)
             .policy(Policy::members(["allUsers"]))
             .build()
@@ -180,7 +180,9 @@ async fn what_is_almost_a_bearer_token_never_passes_as_anonymous() {
         }
     }
     // In other headers, the same.
-    let other = builder().token_from([SERVERLESS, IAP]).optional();
+    let other = builder()
+        .token_from([SERVERLESS, IAP])
+        .allow_missing_token();
     let other = other.build().unwrap();
     for name in [SERVERLESS, IAP] {
         for value in [
@@ -234,7 +236,7 @@ async fn headers_that_a_token_may_come_in_are_sensitive_for_the_service() {
     assert_absent(&token, &text);
     // Admitted without a token, by another scheme.
     let text = shown(
-        builder().optional(),
+        builder().allow_missing_token(),
         with(&[(AUTHORIZATION, "Basic c2VjcmV0")]),
     )
     .await;

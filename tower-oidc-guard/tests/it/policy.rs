@@ -36,10 +36,10 @@ async fn claims_audiences_and_functions_narrow_a_policy() {
     assert_eq!(status(all().require_claim("sub", "other")).await, 403);
     assert_eq!(status(all().audience(AUDIENCE)).await, 200);
     assert_eq!(
-        status(all().check(|caller| caller.kubernetes().is_some())).await,
+        status(all().require(|caller| caller.kubernetes().is_some())).await,
         200
     );
-    assert_eq!(status(all().check(|_| false)).await, 403);
+    assert_eq!(status(all().require(|_| false)).await, 403);
 }
 
 #[tokio::test]
@@ -140,11 +140,17 @@ async fn policies_compose_by_any_and_all() {
 #[test]
 fn members_that_nobody_speaks_for_do_not_build() {
     let google = error(Policy::members(["user:a@example.com"]));
-    assert_eq!(google, PolicyError::NoSuchIssuer { platform: "Google" });
+    assert_eq!(
+        google,
+        PolicyError::NoIssuerForPlatform { platform: "Google" }
+    );
     let stranger = error(Policy::members(["principal:https://evil.example#x"]));
     assert!(matches!(stranger, PolicyError::UntrustedIssuer { .. }));
     let denied = error(Policy::members([GKE_SA]).deny(["user:a@example.com"]));
-    assert_eq!(denied, PolicyError::NoSuchIssuer { platform: "Google" });
+    assert_eq!(
+        denied,
+        PolicyError::NoIssuerForPlatform { platform: "Google" }
+    );
 }
 
 #[tokio::test]
@@ -163,7 +169,7 @@ async fn with_two_issuers_of_one_platform_a_member_must_say_which_it_means() {
     let unsaid = build(Policy::members([GKE_SA]));
     assert!(matches!(
         unsaid,
-        Err(BuildError::Policy(PolicyError::WhichIssuer { .. }))
+        Err(BuildError::Policy(PolicyError::AmbiguousIssuer { .. }))
     ));
     let guard: OidcGuard = build(Policy::members_of(two.url(), [GKE_SA])).unwrap();
     assert_eq!(
@@ -198,7 +204,7 @@ async fn all_users_are_those_without_a_token_too_and_a_bad_token_is_refused_all_
     assert_eq!(answer(guard.layer(), bearer(&bad)).await.status(), 401);
     for narrowed in [
         Policy::members(["allUsers"]).require_claim("a", 1),
-        Policy::members(["allUsers"]).check(|_| true),
+        Policy::members(["allUsers"]).require(|_| true),
     ] {
         let layer = guard.layer_with(narrowed).unwrap();
         assert_eq!(

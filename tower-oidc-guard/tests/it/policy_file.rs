@@ -453,7 +453,7 @@ async fn a_file_s_issuers_are_checked_as_those_in_code_are() {
     let api = "{ url: \"https://c.example\", platform: kubernetes, audiences: [\"https://kubernetes.default.svc\"]";
     let refused = build(&format!("{api} }}"), allow).await;
     assert!(
-        matches!(refused, Err(BuildError::ApiAudience { .. })),
+        matches!(refused, Err(BuildError::ApiServerAudience { .. })),
         "{refused:?}"
     );
     let accepted = format!("{api}, dangerous_accept_api_server_audience: true }}");

@@ -93,7 +93,10 @@ fn settings_that_can_be_made_once_do_not_build_twice() {
                 .token_from_exactly_one_of([SERVERLESS]),
             ("token_from", "token_from_exactly_one_of"),
         ),
-        (builder().slot("a").slot("b"), ("slot", "slot")),
+        (
+            builder().identity_name("a").identity_name("b"),
+            ("identity_name", "identity_name"),
+        ),
         (
             builder()
                 .protected_resource("https://a.example")
@@ -102,9 +105,9 @@ fn settings_that_can_be_made_once_do_not_build_twice() {
         ),
         (
             builder()
-                .answers(|_, answer| answer)
-                .answers(|_, answer| answer),
-            ("answers", "answers"),
+                .rejection_response(|_, answer| answer)
+                .rejection_response(|_, answer| answer),
+            ("rejection_response", "rejection_response"),
         ),
     ] {
         assert_eq!(conflict(twice), expected);
@@ -117,8 +120,8 @@ fn the_first_conflict_is_the_one_that_is_reported_and_says_what_to_do() {
     let builder = builder()
         .policy(policy)
         .any_verified_caller()
-        .slot("a")
-        .slot("b");
+        .identity_name("a")
+        .identity_name("b");
     let text = builder.build().unwrap_err().to_string();
     assert!(text.contains("Policy::any_of"), "{text}");
 }
@@ -130,12 +133,27 @@ fn values_that_are_documented_to_be_replaced_are_replaced() {
     assert!(
         builder
             .cache(1, 1)
-            .cache(0, 0)
+            .without_cache()
             .clock(now)
             .clock(now)
             .build()
             .is_ok()
     );
+}
+
+#[test]
+fn a_cache_that_can_hold_nothing_does_not_build_and_the_error_names_without_cache() {
+    for (tokens, bytes) in [(0, 1 << 20), (100, 0), (0, 0)] {
+        let built = builder().any_verified_caller().cache(tokens, bytes).build();
+        match built {
+            Err(error @ BuildError::Cache { .. }) => {
+                assert!(error.to_string().contains("`without_cache`"), "{error}");
+            }
+            other => panic!("({tokens}, {bytes}): {other:?}"),
+        }
+    }
+    let replaced = builder().any_verified_caller().cache(0, 0).cache(1, 1);
+    assert!(replaced.build().is_ok());
 }
 
 #[test]

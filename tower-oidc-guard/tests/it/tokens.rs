@@ -445,7 +445,7 @@ async fn verdicts(forge: &Forge, x: &str, value: &Value) -> [bool; 3] {
     let required = by(forged().require_claim("x", value.clone()));
     let expected = value.clone();
     let is_equal = move |claims: &Map<String, Value>| claims.get("x") == Some(&expected);
-    let checked = by(forged().check_claims(is_equal));
+    let checked = by(forged().require(is_equal));
     let policy = Policy::any_verified_caller().require_claim("x", value.clone());
     let settings = settings_of(&[forge.jwk()], forged());
     let by_policy = settings.policy(policy).build().unwrap();
@@ -519,7 +519,7 @@ async fn a_required_claim_is_found_beside_members_of_any_depth() {
     let caller = verify(&required, &token).await.unwrap();
     assert!(required.policy().explain(&caller).is_allowed());
     // A function is given all claims as values, which take stack for each level.
-    let refused = verify(&guard(forged().check_claims(|_| true)), &token).await;
+    let refused = verify(&guard(forged().require(|_| true)), &token).await;
     assert!(matches!(refused, Err(Rejection::Malformed(text)) if text.contains("128 levels")));
 }
 

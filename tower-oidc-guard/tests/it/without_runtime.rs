@@ -46,7 +46,7 @@ fn outside_a_runtime_waiting_for_keys_is_an_error() {
     let token = forge.sign(HEADER, &claims(json!({})));
     let (ready, verifier) = (guard.clone(), guard.verifier().clone());
     let error = block_on(async move { ready.ready().await }).unwrap_err();
-    assert!(matches!(error.reason(), KeysError::NoRuntime), "{error:?}");
+    assert!(matches!(error.cause(), KeysError::NoRuntime), "{error:?}");
     let verdict = block_on(async move { verifier.verify(token).await.map(drop) });
     assert!(matches!(verdict, Err(Rejection::KeysUnavailable { .. })));
 }

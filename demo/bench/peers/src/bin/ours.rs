@@ -13,7 +13,7 @@ async fn main() -> Anything {
         .issuer(issuer.insecure_loopback_http())
         .policy(Policy::members([member]));
     if std::env::var_os("UNCACHED").is_some() {
-        guard = guard.cache(0, 0);
+        guard = guard.without_cache();
     }
     let guard = guard.build()?;
     guard.ready().await?;
