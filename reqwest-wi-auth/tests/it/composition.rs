@@ -250,8 +250,11 @@ mod grpc {
         ] {
             let message = error.to_string();
             let auth = BearerAuth::for_origin(&origin, Failing(error)).unwrap();
-            let mut client =
-                HealthClient::new(auth.layer_for_origin(&origin).unwrap().layer(channel.clone()));
+            let mut client = HealthClient::new(
+                auth.layer_for_origin(&origin)
+                    .unwrap()
+                    .layer(channel.clone()),
+            );
             let status = client
                 .check(HealthCheckRequest::default())
                 .await

@@ -108,7 +108,9 @@ async fn above_a_channel_the_origin_is_given_when_the_layer_is_made() {
         auth.layer_for_origin("https://other.example"),
         Err(Error::Origin { .. })
     ));
-    let layer = auth.layer_for_origin("https://auth-server.example").unwrap();
+    let layer = auth
+        .layer_for_origin("https://auth-server.example")
+        .unwrap();
     layer
         .layer(network)
         .oneshot(get("/grpc.health.v1.Health/Check"))

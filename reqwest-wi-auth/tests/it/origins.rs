@@ -231,5 +231,8 @@ fn no_layer_is_built_at_an_origin_that_gets_no_tokens() {
         let error = auth.layer_for_origin(origin).unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
     }
-    assert!(auth.layer_for_origin("https://Auth-Server.example:443/").is_ok());
+    assert!(
+        auth.layer_for_origin("https://Auth-Server.example:443/")
+            .is_ok()
+    );
 }

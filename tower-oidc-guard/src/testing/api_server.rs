@@ -52,7 +52,7 @@ type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String>
 /// the service account was deleted, this one notices a deletion at once.
 ///
 /// Its responses are held against recorded ones of Kubernetes 1.20 and 1.36, header by header, by this crate's
-/// `tests/fakes.rs`; and the contract tests of the repository run against it and against a real kube-apiserver alike. Like
+/// `tests/it/fakes.rs`; and the contract tests of the repository run against it and against a real kube-apiserver alike. Like
 /// Kubernetes 1.22 and later, and unlike 1.20, it can have [several issuers](Self::set_issuers).
 ///
 /// It stops when dropped.

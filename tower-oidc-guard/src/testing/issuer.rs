@@ -18,7 +18,7 @@ use crate::jose::algorithm::Algorithm;
 ///
 /// It negotiates as strictly as a real API server: a key set requested as `application/json` alone gets 406, a method
 /// other than GET 405, an `Authorization` header 401, since it knows no such token. Its responses are held against
-/// recorded ones of Kubernetes 1.20 and 1.36, header by header, by this crate's `tests/fakes.rs`. The key set and the
+/// recorded ones of Kubernetes 1.20 and 1.36, header by header, by this crate's `tests/it/fakes.rs`. The key set and the
 /// discovery document can be cached for an hour (`max-age=3600`) and have no `ETag`.
 ///
 /// It stops when dropped; its connections are closed then.

@@ -1,6 +1,6 @@
 //! Responses as a Kubernetes API server gives them: content negotiation, headers, and errors as `Status` objects.
 //!
-//! Held against recorded responses of real API servers by `tests/fakes.rs`.
+//! Held against recorded responses of real API servers by `tests/it/fakes.rs`.
 
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};

@@ -3,8 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use crate::support::forge::{Forge, encode};
-use crate::support::{HEADER, claims, forged, guard_of, settings_of};
+use crate::support::signer::{Signer, base64url};
+use crate::support::{HEADER, claims, guard_builder_with_keys, guard_with_keys, issuer_settings};
 use serde_json::json;
 use tower_oidc_guard::{JwkSet, OidcGuard};
 
@@ -59,13 +59,13 @@ fn held_for(keys: &JwkSet, token: &[u8]) -> isize {
 const CAP: usize = 16 * 1024;
 
 #[test]
-fn for_a_token_over_the_cap_nothing_is_allocated() {
-    let keys = Forge::set(&[Forge::new().jwk()]);
+fn verify_jws_allocates_nothing_for_a_token_over_the_size_limit() {
+    let keys = Signer::set(&[Signer::new().jwk()]);
     for size in [CAP + 1, 100_000, 1_000_000] {
         for byte in [b'.', b'A', b'\0', b'{'] {
             assert_eq!(held_for(&keys, &vec![byte; size]), 0, "{size} of {byte}");
         }
-        let header = [encode(HEADER.as_bytes()).as_bytes(), &vec![b'.'; size]].concat();
+        let header = [base64url(HEADER.as_bytes()).as_bytes(), &vec![b'.'; size]].concat();
         assert_eq!(held_for(&keys, &header), 0);
     }
 }
@@ -122,18 +122,18 @@ fn members(bytes: usize) -> Vec<String> {
 }
 
 #[test]
-fn the_memory_for_a_refused_jws_is_proportional_to_its_length() {
-    let keys = Forge::set(&[Forge::new().jwk()]);
+fn memory_for_a_rejected_jws_is_proportional_to_its_length() {
+    let keys = Signer::set(&[Signer::new().jwk()]);
     for length in [1000, 4000, CAP] {
         for members in members(length * 3 / 4 - 100) {
-            let header = encode(format!(r#"{{"alg":"ES256",{members}}}"#).as_bytes());
+            let header = base64url(format!(r#"{{"alg":"ES256",{members}}}"#).as_bytes());
             let token = format!("{header}.e30.AA");
             assert!(token.len() <= CAP, "{}", token.len());
             let start = &members[..members.len().min(40)];
             assert_linear(held_for(&keys, token.as_bytes()), &token, start);
         }
-        let part = encode(&vec![b'x'; length / 8 * 3]);
-        let header = encode(HEADER.as_bytes());
+        let part = base64url(&vec![b'x'; length / 8 * 3]);
+        let header = base64url(HEADER.as_bytes());
         let token = format!(
             "{header}.{}.{}",
             &part[..length / 2 - 40],
@@ -171,9 +171,10 @@ fn held_by_guard(guard: &OidcGuard, token: &str) -> isize {
 }
 
 #[test]
-fn the_memory_for_a_refused_token_is_proportional_to_its_length() {
-    let (forge, other) = (Forge::new(), Forge::new());
-    let settings = settings_of(&[forge.jwk()], forged()).max_token_bytes(1 << 20);
+fn memory_for_a_rejected_token_is_proportional_to_its_length() {
+    let (signer, other) = (Signer::new(), Signer::new());
+    let settings =
+        guard_builder_with_keys(&[signer.jwk()], issuer_settings()).max_token_bytes(1 << 20);
     let guard = settings.any_verified_caller().build().unwrap();
     let sound = claims(json!({}));
     let with = |members: String| format!("{},{members}}}", sound.strip_suffix('}').unwrap());
@@ -188,8 +189,8 @@ fn the_memory_for_a_refused_token_is_proportional_to_its_length() {
 }
 
 #[test]
-fn a_whole_verification_allocates_nothing_for_a_token_over_the_cap() {
-    let guard = guard_of(&[Forge::new().jwk()]);
+fn verifier_allocates_nothing_for_a_token_over_the_size_limit() {
+    let guard = guard_with_keys(&[Signer::new().jwk()]);
     for size in [CAP + 1, 1_000_000] {
         assert_eq!(held_by_guard(&guard, &".".repeat(size)), 0, "{size}");
     }

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::support::stage::{GKE_SA, cluster, settings, spec};
-use crate::support::{Body, bearer, text, who};
+use crate::support::in_memory::{GKE_SA, cluster, guard_builder, token_spec};
+use crate::support::{Body, bearer_request, body_text, echo_subject};
 use http::{Request, Response};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -19,14 +19,17 @@ use tower_oidc_guard::testing::MemoryIssuer;
 const SECOND: Duration = Duration::from_secs(1);
 
 async fn guard(cluster: &MemoryIssuer) -> OidcGuard {
-    let guard = settings(cluster).any_verified_caller().build().unwrap();
+    let guard = guard_builder(cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
     guard.ready().await.unwrap();
     guard
 }
 
 /// A token that names a key which nobody publishes.
 fn made_up(cluster: &MemoryIssuer, number: usize) -> String {
-    spec(cluster).header("kid", number.to_string()).mint()
+    token_spec(cluster).header("kid", number.to_string()).mint()
 }
 
 /// Sends 64 requests that wait for keys, and then one of a known key, which must be answered at once; at last one of a key
@@ -38,11 +41,11 @@ where
     S::Error: Debug + Send,
 {
     let service = guard.layer().layer(inner);
-    let known = spec(&cluster).mint();
+    let known = token_spec(&cluster).mint();
     let mut waiting = JoinSet::new();
     for number in 0..64 {
         let mut service = service.clone();
-        let request = bearer(&made_up(&cluster, number));
+        let request = bearer_request(&made_up(&cluster, number));
         // As servers do: poll the service ready, call it, and only then poll what it returned.
         let response = service.ready().await.unwrap().call(request);
         waiting.spawn(async move { response.await.unwrap().status() });
@@ -51,49 +54,53 @@ where
         tokio::task::yield_now().await;
     }
     let began = Instant::now();
-    let response = service.clone().oneshot(bearer(&known)).await.unwrap();
+    let response = service
+        .clone()
+        .oneshot(bearer_request(&known))
+        .await
+        .unwrap();
     assert_eq!(response.status(), 200);
     assert_eq!(began.elapsed(), Duration::ZERO, "it waits for nobody");
     cluster.rotate_key().unwrap();
-    let new = spec(&cluster).mint();
-    let response = service.clone().oneshot(bearer(&new)).await.unwrap();
-    assert_eq!(text(response).await, GKE_SA);
+    let new = token_spec(&cluster).mint();
+    let response = service.clone().oneshot(bearer_request(&new)).await.unwrap();
+    assert_eq!(body_text(response).await, GKE_SA);
     for status in waiting.join_all().await {
         assert_eq!(status, 401);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_wait_for_keys_hold_no_permit_of_a_concurrency_limit() {
+async fn requests_waiting_for_keys_hold_no_concurrency_limit_permit() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
-    let inner = ConcurrencyLimit::new(service_fn(who), 1);
+    let inner = ConcurrencyLimit::new(service_fn(echo_subject), 1);
     known_keys_are_served_meanwhile(cluster, guard, inner).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_wait_for_keys_hold_no_place_of_a_buffer() {
+async fn requests_waiting_for_keys_hold_no_buffer_slot() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
-    let inner = Buffer::new(service_fn(who), 1);
+    let inner = Buffer::new(service_fn(echo_subject), 1);
     known_keys_are_served_meanwhile(cluster, guard, inner).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_wait_for_keys_have_nobody_s_load_shed() {
+async fn requests_waiting_for_keys_cause_no_load_shedding() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
-    let inner = LoadShed::new(ConcurrencyLimit::new(service_fn(who), 1));
+    let inner = LoadShed::new(ConcurrencyLimit::new(service_fn(echo_subject), 1));
     known_keys_are_served_meanwhile(cluster, guard, inner).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_wait_for_keys_and_are_refused_do_not_count_against_a_rate_limit() {
+async fn rejected_requests_that_waited_for_keys_do_not_count_against_a_rate_limit() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
     // Two requests in an hour: that of the known key, and that of the new one.
     let rate = tower::limit::rate::Rate::new(2, 3600 * SECOND);
-    let inner = Buffer::new(RateLimit::new(service_fn(who), rate), 8);
+    let inner = Buffer::new(RateLimit::new(service_fn(echo_subject), rate), 8);
     known_keys_are_served_meanwhile(cluster, guard, inner).await;
 }
 
@@ -134,7 +141,7 @@ impl Service<Request<Body>> for Gated {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_wait_for_keys_a_request_waits_for_the_service_to_be_ready_again() {
+async fn after_waiting_for_keys_a_request_waits_until_the_service_is_ready_again() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
     let (gate, open) = tokio::sync::watch::channel(true);
@@ -145,17 +152,17 @@ async fn after_the_wait_for_keys_a_request_waits_for_the_service_to_be_ready_aga
     };
     let mut service = guard.layer().layer(inner);
     cluster.rotate_key().unwrap();
-    let request = bearer(&spec(&cluster).mint());
+    let request = bearer_request(&token_spec(&cluster).mint());
     let response = tokio::spawn(service.ready().await.unwrap().call(request));
     gate.send_replace(false);
     tokio::time::sleep(60 * SECOND).await;
     assert!(!response.is_finished());
     gate.send_replace(true);
-    assert_eq!(text(response.await.unwrap().unwrap()).await, "served");
+    assert_eq!(body_text(response.await.unwrap().unwrap()).await, "served");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_fails_after_the_wait_for_keys_has_its_error_returned() {
+async fn readiness_error_after_waiting_for_keys_is_returned() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
     let (_gate, open) = tokio::sync::watch::channel(true);
@@ -189,7 +196,7 @@ async fn a_service_that_fails_after_the_wait_for_keys_has_its_error_returned() {
     });
     let mut service = guard.layer().layer(inner);
     cluster.rotate_key().unwrap();
-    let request = bearer(&spec(&cluster).mint());
+    let request = bearer_request(&token_spec(&cluster).mint());
     let response = service.ready().await.unwrap().call(request).await;
     assert_eq!(response.err().unwrap().to_string(), "out of order");
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::support::stage::{answer, cluster, settings, spec};
-use crate::support::{AUDIENCE, bearer, later, seconds};
+use crate::support::in_memory::{cluster, guard_builder, send_request, token_spec};
+use crate::support::{AUDIENCE, advance_clock, bearer_request, unix_time};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, Rejection};
 
 fn guard(issuer: &MemoryIssuer) -> OidcGuard {
-    settings(issuer).any_verified_caller().build().unwrap()
+    guard_builder(issuer).any_verified_caller().build().unwrap()
 }
 
 /// Whether a verified token comes from the cache: the identity is the same one then.
@@ -22,16 +22,18 @@ async fn is_kept(guard: &OidcGuard, token: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_verified_token_is_kept_unless_that_is_switched_off() {
+async fn verified_token_is_cached_unless_the_cache_is_disabled() {
     let cluster = cluster();
-    let token = spec(&cluster).mint();
+    let token = token_spec(&cluster).mint();
     assert!(is_kept(&guard(&cluster), &token).await);
-    let without = settings(&cluster).any_verified_caller().without_cache();
+    let without = guard_builder(&cluster)
+        .any_verified_caller()
+        .without_cache();
     assert!(!is_kept(&without.build().unwrap(), &token).await);
 }
 
 #[tokio::test]
-async fn a_kept_token_s_time_is_looked_at_each_time() {
+async fn times_of_a_cached_token_are_checked_at_each_use() {
     let (cluster, now) = (cluster(), Arc::new(AtomicU64::new(1000)));
     let clock = now.clone();
     let trusted = Issuer::kubernetes(cluster.url())
@@ -40,9 +42,9 @@ async fn a_kept_token_s_time_is_looked_at_each_time() {
     let builder = OidcGuard::builder()
         .issuer(trusted)
         .http_client(cluster.client());
-    let builder = builder.clock(move || seconds(clock.load(Ordering::Relaxed)));
+    let builder = builder.clock(move || unix_time(clock.load(Ordering::Relaxed)));
     let guard = builder.any_verified_caller().build().unwrap();
-    let token = spec(&cluster)
+    let token = token_spec(&cluster)
         .claim("iat", 900)
         .claim("nbf", 900)
         .claim("exp", 1100)
@@ -63,18 +65,18 @@ async fn a_kept_token_s_time_is_looked_at_each_time() {
 }
 
 #[tokio::test]
-async fn a_kept_token_is_gone_when_its_key_is_gone() {
+async fn cached_token_is_dropped_when_its_key_is_withdrawn() {
     let cluster = cluster();
     let guard = guard(&cluster);
     // Issued before the keys are fetched: who meets an unknown key in a newer one is told to come back.
-    let token = spec(&cluster)
+    let token = token_spec(&cluster)
         .issued_at(std::time::SystemTime::now() - Duration::from_secs(3600))
         .lifetime(Duration::from_secs(48 * 3600))
         .mint();
     assert!(is_kept(&guard, &token).await);
     cluster.rotate_key().unwrap();
     cluster.withdraw_old_keys();
-    later(Duration::from_secs(3600)).await;
+    advance_clock(Duration::from_secs(3600)).await;
     for _ in 0..1000 {
         if let Err(rejection) = guard.verifier().verify(&token).await {
             assert_eq!(rejection, Rejection::UnknownKey);
@@ -86,14 +88,14 @@ async fn a_kept_token_is_gone_when_its_key_is_gone() {
 }
 
 #[tokio::test]
-async fn a_kept_token_survives_a_refresh_that_changes_nothing() {
+async fn cached_token_survives_a_refresh_that_changes_nothing() {
     let cluster = cluster();
     let guard = guard(&cluster);
-    let token = spec(&cluster)
+    let token = token_spec(&cluster)
         .lifetime(Duration::from_secs(48 * 3600))
         .mint();
     let before = guard.verifier().verify(&token).await.unwrap();
-    later(Duration::from_secs(3600)).await;
+    advance_clock(Duration::from_secs(3600)).await;
     while cluster.key_fetches() < 2 {
         guard.verifier().verify(&token).await.unwrap();
         tokio::task::yield_now().await;
@@ -104,10 +106,10 @@ async fn a_kept_token_survives_a_refresh_that_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_whole_token_is_the_key() {
+async fn whole_token_is_the_cache_key() {
     let cluster = cluster();
     let guard = guard(&cluster);
-    let token = spec(&cluster).mint();
+    let token = token_spec(&cluster).mint();
     assert!(is_kept(&guard, &token).await);
     for end in [token.len() - 1, token.len() / 2] {
         let mut other = token.clone().into_bytes();
@@ -117,9 +119,9 @@ async fn the_whole_token_is_the_key() {
 }
 
 #[tokio::test]
-async fn a_verdict_for_one_guard_s_audience_is_none_for_another_s() {
+async fn cached_tokens_are_not_shared_between_guards_with_different_audiences() {
     let cluster = cluster();
-    let (here, token) = (guard(&cluster), spec(&cluster).mint());
+    let (here, token) = (guard(&cluster), token_spec(&cluster).mint());
     let trusted = Issuer::kubernetes(cluster.url()).audience("https://other.example");
     let builder = OidcGuard::builder()
         .issuer(trusted)
@@ -133,31 +135,49 @@ async fn a_verdict_for_one_guard_s_audience_is_none_for_another_s() {
 }
 
 #[tokio::test]
-async fn policy_is_never_kept() {
+async fn policy_decisions_are_not_cached() {
     let cluster = cluster();
-    let (guard, token) = (guard(&cluster), spec(&cluster).mint());
-    assert_eq!(answer(guard.layer(), bearer(&token)).await.status(), 200);
+    let (guard, token) = (guard(&cluster), token_spec(&cluster).mint());
+    assert_eq!(
+        send_request(guard.layer(), bearer_request(&token))
+            .await
+            .status(),
+        200
+    );
     let narrow = guard.layer_with(Policy::any_verified_caller().require_claim("sub", "other"));
-    assert_eq!(answer(narrow.unwrap(), bearer(&token)).await.status(), 403);
+    assert_eq!(
+        send_request(narrow.unwrap(), bearer_request(&token))
+            .await
+            .status(),
+        403
+    );
     let closed = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let asks = closed.clone();
     let policy = Policy::any_verified_caller().require(move |_| !asks.load(Ordering::Relaxed));
     let layer = guard.layer_with(policy).unwrap();
-    assert_eq!(answer(layer.clone(), bearer(&token)).await.status(), 200);
+    assert_eq!(
+        send_request(layer.clone(), bearer_request(&token))
+            .await
+            .status(),
+        200
+    );
     closed.store(true, Ordering::Relaxed);
-    assert_eq!(answer(layer, bearer(&token)).await.status(), 403);
+    assert_eq!(
+        send_request(layer, bearer_request(&token)).await.status(),
+        403
+    );
 }
 
 #[tokio::test]
-async fn no_more_tokens_are_kept_than_the_limits_allow() {
+async fn cache_holds_no_more_tokens_than_its_limits_allow() {
     let cluster = cluster();
     for (tokens, bytes) in [(10, 1 << 30), (1 << 20, 40_000)] {
-        let guard = settings(&cluster)
+        let guard = guard_builder(&cluster)
             .any_verified_caller()
             .cache(tokens, bytes)
             .build()
             .unwrap();
-        let all: Vec<_> = (0..100).map(|_| spec(&cluster).mint()).collect();
+        let all: Vec<_> = (0..100).map(|_| token_spec(&cluster).mint()).collect();
         let mut first = Vec::new();
         for token in &all {
             first.push(guard.verifier().verify(token).await.unwrap());

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::support::stage::{cluster, jwks, spec};
-use crate::support::{AUDIENCE, canned};
+use crate::support::in_memory::{cluster, fetch_jwks, token_spec};
+use crate::support::{AUDIENCE, document_client};
 use serde_json::{Value, json};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{Algorithm, Issuer, JwkSet, OidcGuard, Rejection};
@@ -29,24 +29,28 @@ async fn verify(guard: &OidcGuard, token: String) -> Result<(), Rejection> {
 }
 
 #[tokio::test]
-async fn the_test_issuer_signs_and_publishes_under_either_name() {
+async fn test_issuer_signs_and_publishes_under_either_name() {
     for name in NAMES {
         let issuer = issuer(name);
-        let keys: Value = serde_json::from_str(&jwks(&issuer).await).unwrap();
+        let keys: Value = serde_json::from_str(&fetch_jwks(&issuer).await).unwrap();
         assert_eq!(keys["keys"][0]["alg"], name.name());
         assert_eq!(keys["keys"][0]["crv"], "Ed25519");
         let guard = guard(&issuer, Issuer::kubernetes(issuer.url()));
-        assert_eq!(verify(&guard, spec(&issuer).mint()).await, Ok(()), "{name}");
+        assert_eq!(
+            verify(&guard, token_spec(&issuer).mint()).await,
+            Ok(()),
+            "{name}"
+        );
     }
 }
 
 #[tokio::test]
-async fn trust_in_one_name_is_trust_in_both() {
+async fn allowing_one_name_allows_both() {
     for (published, trusted, signed) in [0, 1, 2, 3, 4, 5, 6, 7]
         .map(|bits| (NAMES[bits & 1], NAMES[bits >> 1 & 1], NAMES[bits >> 2]))
     {
         let issuer = issuer(published);
-        let token = || spec(&issuer).header("alg", signed.name()).mint();
+        let token = || token_spec(&issuer).header("alg", signed.name()).mint();
         let by_discovery = guard(&issuer, Issuer::kubernetes(issuer.url()));
         assert_eq!(verify(&by_discovery, token()).await, Ok(()));
         let by_settings = Issuer::kubernetes(issuer.url()).algorithms([trusted]);
@@ -60,26 +64,26 @@ async fn trust_in_one_name_is_trust_in_both() {
 }
 
 #[tokio::test]
-async fn a_key_without_alg_verifies_tokens_of_both_names() {
+async fn key_without_alg_verifies_tokens_with_either_name() {
     let issuer = issuer(Algorithm::EdDSA);
-    let mut keys: Value = serde_json::from_str(&jwks(&issuer).await).unwrap();
+    let mut keys: Value = serde_json::from_str(&fetch_jwks(&issuer).await).unwrap();
     keys["keys"][0].as_object_mut().unwrap().remove("alg");
     for trusted in NAMES {
         let given = Issuer::kubernetes(issuer.url()).keys_json(keys.to_string());
         let guard = guard(&issuer, given.algorithms([trusted]));
         for signed in NAMES {
-            let token = spec(&issuer).header("alg", signed.name()).mint();
+            let token = token_spec(&issuer).header("alg", signed.name()).mint();
             assert_eq!(verify(&guard, token).await, Ok(()), "{trusted} {signed}");
         }
     }
 }
 
 #[tokio::test]
-async fn other_names_and_other_keys_are_not_taken_for_it() {
+async fn other_algorithm_names_and_key_types_are_rejected() {
     let issuer = issuer(Algorithm::Ed25519);
     let guard_of_ed = guard(&issuer, Issuer::kubernetes(issuer.url()));
     for name in ["Ed448", "ed25519", "EDDSA", "ESP256", "Ed25519ph", "X25519"] {
-        let token = spec(&issuer).header("alg", name).mint();
+        let token = token_spec(&issuer).header("alg", name).mint();
         let expected = Err(Rejection::UnsupportedAlgorithm);
         assert_eq!(verify(&guard_of_ed, token).await, expected, "{name}");
     }
@@ -87,17 +91,17 @@ async fn other_names_and_other_keys_are_not_taken_for_it() {
     let rs256 = Issuer::kubernetes(issuer.url()).algorithms([Algorithm::RS256]);
     let rs256 = guard(&issuer, rs256);
     let expected = Err(Rejection::AlgorithmNotAllowed);
-    assert_eq!(verify(&rs256, spec(&issuer).mint()).await, expected);
+    assert_eq!(verify(&rs256, token_spec(&issuer).mint()).await, expected);
     // Not with a key of another type.
     let rsa = cluster();
     let trusted = Issuer::kubernetes(rsa.url()).algorithms([Algorithm::RS256, Algorithm::Ed25519]);
     let both = guard(&rsa, trusted);
-    let token = spec(&rsa).header("alg", "Ed25519").mint();
+    let token = token_spec(&rsa).header("alg", "Ed25519").mint();
     assert_eq!(verify(&both, token).await, Err(Rejection::UnknownKey));
 }
 
 #[test]
-fn keys_that_are_not_ed25519_keys_are_skipped_under_that_name() {
+fn keys_with_alg_ed25519_that_are_not_ed25519_keys_are_skipped() {
     let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     for key in [
         json!({ "kty": "OKP", "crv": "Ed448", "alg": "Ed25519", "x": x }),
@@ -115,7 +119,7 @@ fn keys_that_are_not_ed25519_keys_are_skipped_under_that_name() {
 
 /// The key and the JWS of RFC 8037, appendix A.
 #[test]
-fn a_signature_is_verified_under_either_name() {
+fn rfc_8037_signature_verifies_under_either_name() {
     let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     let message = b"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc";
     let signature =
@@ -143,7 +147,7 @@ fn a_signature_is_verified_under_either_name() {
 }
 
 #[tokio::test]
-async fn a_discovery_document_that_lists_it_among_unsupported_ones_allows_it() {
+async fn discovery_document_may_list_unsupported_algorithms_beside_ed25519() {
     let issuer = issuer(Algorithm::EdDSA);
     for (listed, expected) in [
         (&["Ed25519", "Ed448", "ESP256", "ML-DSA-44"][..], Ok(())),
@@ -162,24 +166,24 @@ async fn a_discovery_document_that_lists_it_among_unsupported_ones_allows_it() {
             ),
             (
                 "https://keys.example/jwks".to_owned(),
-                jwks(&issuer).await.into_bytes(),
+                fetch_jwks(&issuer).await.into_bytes(),
             ),
         ]);
         let builder = OidcGuard::builder().any_verified_caller();
         let guard = builder
             .issuer(Issuer::kubernetes(issuer.url()).audience(AUDIENCE))
-            .http_client(canned(documents))
+            .http_client(document_client(documents))
             .build()
             .unwrap();
         for name in NAMES {
-            let token = spec(&issuer).header("alg", name.name()).mint();
+            let token = token_spec(&issuer).header("alg", name.name()).mint();
             assert_eq!(verify(&guard, token).await, expected, "{listed:?} {name}");
         }
     }
 }
 
 #[test]
-fn its_name_is_read_and_written() {
+fn algorithm_names_round_trip() {
     assert_eq!(Algorithm::from_name("Ed25519"), Some(Algorithm::Ed25519));
     assert_eq!(Algorithm::Ed25519.to_string(), "Ed25519");
     let written = serde_json::to_string(&NAMES).unwrap();
@@ -190,11 +194,11 @@ fn its_name_is_read_and_written() {
 
 #[cfg(feature = "policy-file")]
 #[tokio::test]
-async fn a_guard_s_file_names_it() {
+async fn config_file_accepts_ed25519() {
     let issuer = issuer(Algorithm::EdDSA);
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("jwks.json");
-    std::fs::write(&keys, jwks(&issuer).await).unwrap();
+    std::fs::write(&keys, fetch_jwks(&issuer).await).unwrap();
     let file = folder.path().join("guard.yaml");
     let document = json!({
         "issuers": [{
@@ -208,5 +212,5 @@ async fn a_guard_s_file_names_it() {
     std::fs::write(&file, document.to_string()).unwrap();
     let builder = tower_oidc_guard::OidcGuardBuilder::from_file(&file).await;
     let guard = builder.unwrap().build().unwrap();
-    assert_eq!(verify(&guard, spec(&issuer).mint()).await, Ok(()));
+    assert_eq!(verify(&guard, token_spec(&issuer).mint()).await, Ok(()));
 }

@@ -197,7 +197,7 @@ impl Cluster {
 }
 
 #[tokio::test]
-async fn documents_are_negotiated_as_real_api_servers_do() {
+async fn fake_api_server_negotiates_content_types_like_a_real_one() {
     let cluster = Cluster::start().await;
     for (path, accept, recorded) in [
         (DISCOVERY, "application/json", "discovery-accept-json"),
@@ -227,7 +227,7 @@ async fn documents_are_negotiated_as_real_api_servers_do() {
 }
 
 #[tokio::test]
-async fn methods_are_refused_as_real_api_servers_do() {
+async fn fake_api_server_rejects_methods_like_a_real_one() {
     let cluster = Cluster::start().await;
     for (method, caller, recorded) in [
         (Method::HEAD, Caller::Account, "jwks-head"),
@@ -241,7 +241,7 @@ async fn methods_are_refused_as_real_api_servers_do() {
 }
 
 #[tokio::test]
-async fn callers_are_authenticated_as_real_api_servers_do() {
+async fn fake_api_server_authenticates_callers_like_a_real_one() {
     let cluster = Cluster::start().await;
     let other_audience = cluster.server.token("other", "guard").audience("https://x");
     for (path, caller, recorded) in [
@@ -282,7 +282,7 @@ async fn callers_are_authenticated_as_real_api_servers_do() {
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_hold_any_more_is_unauthorized() {
+async fn fake_api_server_rejects_expired_and_withdrawn_tokens() {
     let cluster = Cluster::start().await;
     let audience = cluster.server.issuers().remove(0);
     let spec = || cluster.server.token("other", "guard").audience(&audience);
@@ -306,7 +306,7 @@ async fn a_token_that_does_not_hold_any_more_is_unauthorized() {
 }
 
 #[tokio::test]
-async fn token_requests_are_answered_as_real_api_servers_do() {
+async fn fake_api_server_answers_token_requests_like_a_real_one() {
     let cluster = Cluster::start().await;
     let request =
         |seconds: u64| json!({ "spec": { "audiences": [AUDIENCE], "expirationSeconds": seconds } });
@@ -323,7 +323,7 @@ async fn token_requests_are_answered_as_real_api_servers_do() {
 }
 
 #[tokio::test]
-async fn token_reviews_are_answered_as_real_api_servers_do() {
+async fn fake_api_server_answers_token_reviews_like_a_real_one() {
     let cluster = Cluster::start().await;
     let spec = cluster.server.token("id-namespace", "gke-sa");
     let token = spec.clone().audience(AUDIENCE).mint();
@@ -381,7 +381,7 @@ async fn token_reviews_are_answered_as_real_api_servers_do() {
 }
 
 #[tokio::test]
-async fn service_accounts_and_roles_are_the_administrator_s_to_change() {
+async fn only_administrators_change_service_accounts_and_roles() {
     let cluster = Cluster::start().await;
     let accounts = "/api/v1/namespaces/id-namespace/serviceaccounts";
     let body = json!({ "metadata": { "name": "new" } });
@@ -457,7 +457,7 @@ async fn assert_issuer(get: impl AsyncFn(Method, &str, &[(HeaderName, &str)]) ->
 }
 
 #[tokio::test]
-async fn a_test_issuer_is_as_strict_as_an_api_server() {
+async fn test_issuer_is_as_strict_as_an_api_server() {
     let issuer = TestIssuer::start().await.unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     assert_issuer(async |method, path, headers| {
@@ -471,7 +471,7 @@ async fn a_test_issuer_is_as_strict_as_an_api_server() {
 }
 
 #[tokio::test]
-async fn an_issuer_in_memory_is_as_strict_as_an_api_server() {
+async fn memory_issuer_is_as_strict_as_an_api_server() {
     let issuer = MemoryIssuer::new("https://cluster.example").unwrap();
     let http = issuer.client();
     assert_issuer(async |method, path, headers| {
@@ -495,7 +495,7 @@ async fn an_issuer_in_memory_is_as_strict_as_an_api_server() {
 }
 
 #[tokio::test]
-async fn a_stopped_fake_closes_the_connections_that_it_has() {
+async fn stopped_fakes_close_their_connections() {
     let mut issuer = TestIssuer::start().await.unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}{JWKS}", issuer.url());

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use crate::support::{FORGED_ISSUER, answering, guard_by};
+use crate::support::{ISSUER_URL, guard_with_client, mock_client};
 use http::Response;
 use serde_json::json;
 use tower_oidc_guard::Issuer;
@@ -24,7 +24,7 @@ impl Write for Log {
 }
 
 #[tokio::test]
-async fn a_failed_fetch_logs_little_of_what_the_issuer_sent() {
+async fn failed_fetch_logs_only_an_excerpt_of_the_response() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -33,7 +33,7 @@ async fn a_failed_fetch_logs_little_of_what_the_issuer_sent() {
         .finish();
     let _collecting = tracing::subscriber::set_default(subscriber);
     let long = "x".repeat(500_000);
-    let sound = || json!({ "issuer": FORGED_ISSUER, "jwks_uri": "https://keys.example/jwks" });
+    let sound = || json!({ "issuer": ISSUER_URL, "jwks_uri": "https://keys.example/jwks" });
     let with = |name: &str, value: serde_json::Value| {
         let mut document = sound();
         document[name] = value;
@@ -61,13 +61,13 @@ async fn a_failed_fetch_logs_little_of_what_the_issuer_sent() {
             json!({ "keys": [long, { "kid": long }] }).to_string(),
         ),
     ] {
-        let client = answering(move |request| {
+        let client = mock_client(move |request| {
             let is_keys = request.url().path() == "/jwks";
             let body = if is_keys { &keys } else { &document };
             Response::new(body.clone().into_bytes())
         });
         log.0.lock().unwrap().clear();
-        let guard = guard_by(Issuer::oidc(FORGED_ISSUER), client);
+        let guard = guard_with_client(Issuer::oidc(ISSUER_URL), client);
         let error = guard.ready().await.unwrap_err();
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains("WARN"), "{text}");

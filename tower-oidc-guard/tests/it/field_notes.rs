@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::support::forge::Forge;
+use crate::support::signer::Signer;
 use crate::support::{
-    AUDIENCE, FORGED_ISSUER, HEADER, answering, bearer, claims, guard, guard_by, guard_of, later,
-    request, seconds, text, token, who,
+    AUDIENCE, HEADER, ISSUER_URL, advance_clock, bearer_request, body_text, claims, echo_subject,
+    guard, guard_with_client, guard_with_keys, mock_client, request, unix_time, valid_token,
 };
 use base64::Engine as _;
 use http::{Method, Response};
@@ -24,70 +24,73 @@ fn discovery(issuer: &str) -> Value {
 }
 
 #[tokio::test]
-async fn openidconnect_rs_201_a_discovery_document_has_no_authorization_endpoint() {
-    let forge = Forge::new();
+async fn openidconnect_rs_201_discovery_document_without_authorization_endpoint_is_accepted() {
+    let signer = Signer::new();
     assert!(
-        discovery(FORGED_ISSUER)
+        discovery(ISSUER_URL)
             .get("authorization_endpoint")
             .is_none()
     );
-    let guard = guard_of(&[forge.jwk()]);
-    let token = forge.sign(HEADER, &claims(json!({})));
+    let guard = guard_with_keys(&[signer.jwk()]);
+    let token = signer.sign(HEADER, &claims(json!({})));
     assert!(guard.verifier().verify(token).await.is_ok());
 }
 
 #[tokio::test]
-async fn head_is_a_405_there_is_no_etag_and_keys_are_of_a_type_of_their_own() {
-    let forge = Forge::new();
-    let keys = json!({ "keys": [forge.jwk()] });
-    let client = answering(move |request| {
+async fn keys_load_from_a_server_without_head_or_etag_and_with_jwk_set_content_type() {
+    let signer = Signer::new();
+    let keys = json!({ "keys": [signer.jwk()] });
+    let client = mock_client(move |request| {
         if request.method() != Method::GET {
             return Response::builder().status(405).body(Vec::new()).unwrap();
         }
         let (kind, body) = match request.url().path() {
             "/jwks" => ("application/jwk-set+json", &keys),
-            _ => ("application/json", &discovery(FORGED_ISSUER)),
+            _ => ("application/json", &discovery(ISSUER_URL)),
         };
         let answer = Response::builder().header("content-type", kind);
         answer.body(body.to_string().into_bytes()).unwrap()
     });
-    guard_by(Issuer::oidc(FORGED_ISSUER), client)
+    guard_with_client(Issuer::oidc(ISSUER_URL), client)
         .ready()
         .await
         .unwrap();
 }
 
 #[tokio::test]
-async fn openfga_3101_keys_rotate_and_the_same_request_is_let_in() {
+async fn openfga_3101_first_request_after_a_key_rotation_is_admitted() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     guard.ready().await.unwrap();
-    later(Duration::from_secs(6)).await;
+    advance_clock(Duration::from_secs(6)).await;
     issuer.rotate_key().unwrap();
-    let service = guard.layer().layer(service_fn(who));
-    let response = service.oneshot(bearer(&token(&issuer))).await.unwrap();
+    let service = guard.layer().layer(service_fn(echo_subject));
+    let response = service
+        .oneshot(bearer_request(&valid_token(&issuer)))
+        .await
+        .unwrap();
     assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]
-async fn start_up_never_blocks_on_the_issuer_and_health_says_that_it_is_away() {
+async fn unreachable_issuer_does_not_block_startup_and_is_reported_by_health() {
     let guard = guard("http://127.0.0.1:1");
-    let service = guard.layer().layer(service_fn(who));
+    let service = guard.layer().layer(service_fn(echo_subject));
     let response = service.oneshot(request(&[])).await.unwrap();
     assert_eq!(response.status(), 401, "who has no token hears so at once");
     assert!(guard.ready().await.is_err());
     let health = guard.health().remove(0);
     assert!(!health.is_ready && health.last_error.is_some());
     let response = guard.readiness().oneshot(request(&[])).await.unwrap();
-    assert!(text(response).await.contains("http://127.0.0.1:1"));
+    assert!(body_text(response).await.contains("http://127.0.0.1:1"));
 }
 
 #[tokio::test]
-async fn openidconnect_rs_226_a_trailing_slash_makes_another_issuer_and_the_error_says_so() {
-    let forge = Forge::new();
-    let keys = json!({ "keys": [forge.jwk()] });
-    let client = answering(move |request| {
-        let slashed = discovery(&format!("{FORGED_ISSUER}/"));
+async fn openidconnect_rs_226_trailing_slash_is_a_different_issuer_and_the_error_mentions_it() {
+    let signer = Signer::new();
+    let keys = json!({ "keys": [signer.jwk()] });
+    let client = mock_client(move |request| {
+        let slashed = discovery(&format!("{ISSUER_URL}/"));
         let body = if request.url().path() == "/jwks" {
             &keys
         } else {
@@ -95,7 +98,7 @@ async fn openidconnect_rs_226_a_trailing_slash_makes_another_issuer_and_the_erro
         };
         Response::new(body.to_string().into_bytes())
     });
-    let error = guard_by(Issuer::oidc(FORGED_ISSUER), client)
+    let error = guard_with_client(Issuer::oidc(ISSUER_URL), client)
         .ready()
         .await
         .unwrap_err();
@@ -104,18 +107,18 @@ async fn openidconnect_rs_226_a_trailing_slash_makes_another_issuer_and_the_erro
         "{}",
         error.cause()
     );
-    let slashed = claims(json!({ "iss": format!("{FORGED_ISSUER}/") }));
-    let verdict = guard_of(&[forge.jwk()])
+    let slashed = claims(json!({ "iss": format!("{ISSUER_URL}/") }));
+    let verdict = guard_with_keys(&[signer.jwk()])
         .verifier()
-        .verify(forge.sign(HEADER, &slashed))
+        .verify(signer.sign(HEADER, &slashed))
         .await;
     assert_eq!(verdict.err(), Some(Rejection::UnknownIssuer));
 }
 
 #[tokio::test]
-async fn anyone_can_have_google_sign_a_token_for_any_audience_so_ask_for_more_than_that() {
-    let forge = Forge::new();
-    let keys = json!({ "keys": [forge.jwk()] }).to_string();
+async fn required_email_claim_rejects_other_google_accounts() {
+    let signer = Signer::new();
+    let keys = json!({ "keys": [signer.jwk()] }).to_string();
     let google = || {
         Issuer::google()
             .algorithms([Algorithm::ES256])
@@ -124,9 +127,9 @@ async fn anyone_can_have_google_sign_a_token_for_any_audience_so_ask_for_more_th
     let nobody = |_: &reqwest::Request| Response::new(Vec::new());
     let of = |email: &str| {
         let google = json!({ "iss": "https://accounts.google.com", "email": email });
-        forge.sign(HEADER, &claims(google))
+        signer.sign(HEADER, &claims(google))
     };
-    let any = guard_by(google(), answering(nobody));
+    let any = guard_with_client(google(), mock_client(nobody));
     assert!(
         any.verifier()
             .verify(of("stranger@gmail.com"))
@@ -134,7 +137,7 @@ async fn anyone_can_have_google_sign_a_token_for_any_audience_so_ask_for_more_th
             .is_ok()
     );
     let known = google().require_claim("email", "known@project.iam.gserviceaccount.com");
-    let known = guard_by(known, answering(nobody));
+    let known = guard_with_client(known, mock_client(nobody));
     let verdict = known.verifier().verify(of("stranger@gmail.com")).await;
     assert_eq!(verdict.err(), Some(Rejection::UnmetClaim));
     assert!(
@@ -170,12 +173,12 @@ async fn judged(
         issuer = issuer.dangerous_accept_api_server_audience();
     }
     let builder = OidcGuard::builder().issuer(issuer).any_verified_caller();
-    let guard = builder.clock(move || seconds(now + 1)).build().unwrap();
+    let guard = builder.clock(move || unix_time(now + 1)).build().unwrap();
     guard.verifier().verify(token.trim_end()).await
 }
 
 #[tokio::test]
-async fn a_kubernetes_token_has_an_array_of_audiences_and_is_valid_from_its_issue_on() {
+async fn kubernetes_token_has_an_array_of_audiences_and_nbf_equal_to_iat() {
     let identity = judged("v1.36/rs256", "gke-sa-600s.jwt", AUDIENCE)
         .await
         .unwrap();
@@ -185,7 +188,7 @@ async fn a_kubernetes_token_has_an_array_of_audiences_and_is_valid_from_its_issu
 }
 
 #[tokio::test]
-async fn the_automounted_token_of_1_36_lives_a_year_and_says_when_it_is_stale() {
+async fn automounted_token_of_1_36_lasts_a_year_and_has_warnafter() {
     let api = "https://kubernetes.default.svc.cluster.local";
     let identity = judged("v1.36/rs256", "automounted-one-year.jwt", api)
         .await
@@ -201,7 +204,7 @@ async fn the_automounted_token_of_1_36_lives_a_year_and_says_when_it_is_stale() 
 }
 
 #[tokio::test]
-async fn the_automounted_token_of_1_20_has_no_audience_and_no_end_and_is_refused() {
+async fn legacy_automounted_token_of_1_20_without_audience_and_expiry_is_rejected() {
     let verdict = judged("v1.20/rs256", "automounted-legacy.jwt", AUDIENCE).await;
     assert!(
         matches!(verdict, Err(Rejection::Malformed(_))),
@@ -210,15 +213,15 @@ async fn the_automounted_token_of_1_20_has_no_audience_and_no_end_and_is_refused
 }
 
 #[test]
-fn no_audience_configured_does_not_build() {
-    let builder = OidcGuard::builder().issuer(Issuer::oidc(FORGED_ISSUER));
+fn issuer_without_audience_does_not_build() {
+    let builder = OidcGuard::builder().issuer(Issuer::oidc(ISSUER_URL));
     let built = builder.any_verified_caller().build();
     assert!(matches!(built, Err(BuildError::NoAudience { .. })));
 }
 
 #[tokio::test]
-async fn jku_x5u_jwk_and_x5c_are_never_read() {
-    let (forge, thief) = (Forge::new(), Forge::new());
+async fn header_members_jku_x5u_jwk_and_x5c_are_ignored() {
+    let (signer, thief) = (Signer::new(), Signer::new());
     for member in [
         json!({ "jku": "https://evil.example/jwks" }),
         json!({ "x5u": "https://evil.example/cert" }),
@@ -231,18 +234,18 @@ async fn jku_x5u_jwk_and_x5c_are_never_read() {
             .unwrap()
             .append(member.clone().as_object_mut().unwrap());
         let token = thief.sign(&header.to_string(), &claims(json!({})));
-        let guard = guard_of(&[forge.jwk()]);
+        let guard = guard_with_keys(&[signer.jwk()]);
         let verdict = guard.verifier().verify(token).await;
         assert_eq!(verdict.err(), Some(Rejection::BadSignature), "{member}");
     }
 }
 
 #[tokio::test]
-async fn bearer_is_taken_in_any_case() {
+async fn bearer_scheme_is_case_insensitive() {
     let issuer = TestIssuer::start().await.unwrap();
-    let service = guard(issuer.url()).layer().layer(service_fn(who));
+    let service = guard(issuer.url()).layer().layer(service_fn(echo_subject));
     for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
-        let sent = request(&[&format!("{scheme} {}", token(&issuer))]);
+        let sent = request(&[&format!("{scheme} {}", valid_token(&issuer))]);
         let response = service.clone().oneshot(sent).await.unwrap();
         assert_eq!(response.status(), 200, "{scheme}");
     }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
-use crate::support::stage::{GKE_SA, cluster, settings, spec};
+use crate::support::in_memory::{GKE_SA, cluster, guard_builder, token_spec};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
@@ -159,12 +159,15 @@ async fn servers(guard: &OidcGuard) -> Vec<(&'static str, String)> {
 }
 
 #[tokio::test]
-async fn a_refusal_of_a_grpc_request_is_one_headers_frame_that_ends_the_stream() {
+async fn grpc_rejection_is_one_headers_frame_that_ends_the_stream() {
     let cluster = cluster();
-    let builder = || settings(&cluster).policy(Policy::members([GKE_SA]));
+    let builder = || guard_builder(&cluster).policy(Policy::members([GKE_SA]));
     let guard = builder().build().unwrap();
     let without_message = builder().without_error_description().build().unwrap();
-    let stranger = format!("Bearer {}", spec(&cluster).service_account("a", "b").mint());
+    let stranger = format!(
+        "Bearer {}",
+        token_spec(&cluster).service_account("a", "b").mint()
+    );
     let mut checked = 0;
     for guard in [&guard, &without_message] {
         guard.ready().await.unwrap();
@@ -198,11 +201,14 @@ async fn a_refusal_of_a_grpc_request_is_one_headers_frame_that_ends_the_stream()
 }
 
 #[tokio::test]
-async fn a_refusal_after_a_wait_for_keys_ends_the_stream_too() {
+async fn grpc_rejection_after_waiting_for_keys_ends_the_stream() {
     let cluster = cluster();
     cluster.fail(StatusCode::BAD_GATEWAY);
-    let token = format!("Bearer {}", spec(&cluster).mint());
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    let token = format!("Bearer {}", token_spec(&cluster).mint());
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
     for (server, address) in servers(&guard).await {
         let request = request(Method::POST, "application/grpc", Some(&token));
         let (head, frames) = exchange(&address, request).await;
@@ -215,9 +221,9 @@ async fn a_refusal_after_a_wait_for_keys_ends_the_stream_too() {
 }
 
 #[tokio::test]
-async fn a_refusal_without_a_body_ends_the_stream_with_its_headers() {
+async fn rejection_with_an_empty_body_ends_the_stream_with_its_headers() {
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller();
+    let guard = guard_builder(&cluster).any_verified_caller();
     let guard = guard.rejection_response(|_, answer| answer.map(|_| Bytes::new()));
     let address = servers(&guard.build().unwrap()).await.remove(0).1;
     let request = request(Method::GET, "application/grpc", None);
@@ -230,9 +236,12 @@ async fn a_refusal_without_a_body_ends_the_stream_with_its_headers() {
 }
 
 #[tokio::test]
-async fn a_get_with_a_content_type_of_grpc_is_refused_as_http() {
+async fn get_request_with_grpc_content_type_gets_an_http_rejection() {
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
     for (server, address) in servers(&guard).await {
         let request = request(Method::GET, "application/grpc", None);
         let (head, frames) = exchange(&address, request).await;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::stage::{
-    CLUSTER, GKE_SA, Google, SERVERLESS, answer, cluster, identity, settings, spec,
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, GoogleIssuer, SERVERLESS, cluster, guard_builder, send_request, token_spec,
+    verified_identity,
 };
-use crate::support::{AUDIENCE, Body, bearer, request};
+use crate::support::{AUDIENCE, Body, bearer_request, request};
 use http::Request;
 use serde::Deserialize;
 use serde_json::json;
@@ -13,10 +14,14 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_oidc_guard::{Identities, Identity, OidcGuard, Platform, Policy};
 
 #[tokio::test]
-async fn the_standard_claims_are_typed() {
+async fn standard_claims_are_typed() {
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
-    let caller = identity(&guard, &spec(&cluster).audience("two").token_id("t1")).await;
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let caller =
+        verified_identity(&guard, &token_spec(&cluster).audience("two").token_id("t1")).await;
     assert_eq!(
         (caller.issuer(), caller.platform()),
         (CLUSTER, Platform::Kubernetes)
@@ -32,10 +37,13 @@ async fn the_standard_claims_are_typed() {
 }
 
 #[tokio::test]
-async fn kubernetes_names_namespace_account_pod_and_node_with_their_uids() {
+async fn kubernetes_identity_has_namespace_account_pod_and_node_with_uids() {
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
-    let caller = identity(&guard, &spec(&cluster)).await;
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let caller = verified_identity(&guard, &token_spec(&cluster)).await;
     let account = caller.kubernetes().unwrap();
     assert_eq!(account.namespace(), "id-namespace");
     assert_eq!(account.service_account().name(), "gke-sa");
@@ -52,16 +60,24 @@ async fn kubernetes_names_namespace_account_pod_and_node_with_their_uids() {
 }
 
 #[tokio::test]
-async fn a_claim_of_kubernetes_that_differs_from_the_subject_says_nothing() {
+async fn kubernetes_claim_that_contradicts_the_subject_is_ignored() {
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
-    let forged = spec(&cluster).claim("sub", "system:serviceaccount:kube-system:admin");
-    assert!(identity(&guard, &forged).await.kubernetes().is_none());
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let forged = token_spec(&cluster).claim("sub", "system:serviceaccount:kube-system:admin");
+    assert!(
+        verified_identity(&guard, &forged)
+            .await
+            .kubernetes()
+            .is_none()
+    );
 }
 
 #[tokio::test]
-async fn google_names_email_party_domain_and_machine() {
-    let (cluster, google) = (cluster(), Google::new());
+async fn google_identity_has_email_authorized_party_domain_and_machine() {
+    let (cluster, google) = (cluster(), GoogleIssuer::new());
     let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
     let machine = json!({ "compute_engine": {
         "project_id": "p", "project_number": 7, "zone": "z", "instance_id": "i", "instance_name": "n",
@@ -69,7 +85,7 @@ async fn google_names_email_party_domain_and_machine() {
     let token = google
         .account("sa@p.iam.gserviceaccount.com")
         .claim("hd", "example.com");
-    let caller = identity(&guard, &token.claim("google", machine)).await;
+    let caller = verified_identity(&guard, &token.claim("google", machine)).await;
     assert_eq!(caller.platform(), Platform::Google);
     let account = caller.google().unwrap();
     assert_eq!(account.email(), Some("sa@p.iam.gserviceaccount.com"));
@@ -95,14 +111,14 @@ async fn google_names_email_party_domain_and_machine() {
 }
 
 #[tokio::test]
-async fn a_google_token_without_email_verified_has_none_that_is() {
-    let (cluster, google) = (cluster(), Google::new());
+async fn google_email_without_email_verified_is_not_verified() {
+    let (cluster, google) = (cluster(), GoogleIssuer::new());
     let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
     let token = google
         .account("sa@p.iam.gserviceaccount.com")
         .without_claim("email_verified");
     assert!(
-        !identity(&guard, &token)
+        !verified_identity(&guard, &token)
             .await
             .google()
             .unwrap()
@@ -111,23 +127,29 @@ async fn a_google_token_without_email_verified_has_none_that_is() {
 }
 
 #[tokio::test]
-async fn claims_of_one_s_own_are_read_into_one_s_own_type() {
+async fn claims_deserialize_into_a_custom_type() {
     #[derive(Deserialize)]
     struct Mine {
         tenant: String,
     }
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
-    let caller = identity(&guard, &spec(&cluster).claim("tenant", "shop")).await;
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let caller = verified_identity(&guard, &token_spec(&cluster).claim("tenant", "shop")).await;
     assert_eq!(caller.claims::<Mine>().unwrap().tenant, "shop");
     assert!(caller.claims::<Vec<u8>>().is_err());
 }
 
 #[tokio::test]
-async fn debug_shows_the_caller_and_no_token() {
+async fn debug_output_shows_the_caller_but_not_the_token() {
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
-    let token = spec(&cluster).mint();
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let token = token_spec(&cluster).mint();
     let caller = guard.verifier().verify(&token).await.unwrap();
     let text = format!("{caller:?}");
     assert!(text.contains(GKE_SA), "{text}");
@@ -150,7 +172,7 @@ async fn both(
         Ok::<_, std::convert::Infallible>(http::Response::new(format!("{gate:?}|{own:?}")))
     });
     let service = gate.layer().layer(own.layer().layer(seen));
-    let text = crate::support::text(service.oneshot(request).await.unwrap()).await;
+    let text = crate::support::body_text(service.oneshot(request).await.unwrap()).await;
     let (gate, own) = text.split_once('|').unwrap();
     let read = |text: &str| {
         text.strip_prefix("Some(\"")
@@ -160,20 +182,20 @@ async fn both(
 }
 
 #[tokio::test]
-async fn two_guards_on_two_headers_keep_two_slots() {
+async fn guards_with_different_slots_keep_their_identities_apart() {
     let cluster = cluster();
-    let gate = settings(&cluster)
+    let gate = guard_builder(&cluster)
         .token_from([SERVERLESS])
         .identity_name("gate")
         .any_verified_caller();
     let gate = gate.build().unwrap();
-    let own = settings(&cluster)
+    let own = guard_builder(&cluster)
         .allow_missing_token()
         .any_verified_caller()
         .build()
         .unwrap();
-    let caller = spec(&cluster).service_account("edge", "proxy").mint();
-    let mut sent = bearer(&spec(&cluster).mint());
+    let caller = token_spec(&cluster).service_account("edge", "proxy").mint();
+    let mut sent = bearer_request(&token_spec(&cluster).mint());
     sent.headers_mut()
         .insert(SERVERLESS, format!("Bearer {caller}").parse().unwrap());
     let proxy = Some("system:serviceaccount:edge:proxy".to_owned());
@@ -193,14 +215,14 @@ async fn two_guards_on_two_headers_keep_two_slots() {
 }
 
 #[tokio::test]
-async fn an_inner_optional_guard_in_the_same_slot_clears_the_outer_one_s_caller() {
+async fn inner_optional_guard_in_the_same_slot_clears_the_outer_identity() {
     let cluster = cluster();
-    let outer = settings(&cluster)
+    let outer = guard_builder(&cluster)
         .token_from([SERVERLESS])
         .any_verified_caller()
         .build()
         .unwrap();
-    let inner = settings(&cluster)
+    let inner = guard_builder(&cluster)
         .allow_missing_token()
         .any_verified_caller()
         .build()
@@ -208,31 +230,33 @@ async fn an_inner_optional_guard_in_the_same_slot_clears_the_outer_one_s_caller(
     let mut sent = request(&[]);
     sent.headers_mut().insert(
         SERVERLESS,
-        format!("Bearer {}", spec(&cluster).mint()).parse().unwrap(),
+        format!("Bearer {}", token_spec(&cluster).mint())
+            .parse()
+            .unwrap(),
     );
     assert_eq!(both(&outer, &inner, sent).await, (None, None));
 }
 
 #[tokio::test]
-async fn an_identity_from_an_earlier_layer_does_not_pass_an_optional_guard() {
+async fn optional_guard_removes_an_identity_inserted_by_an_earlier_layer() {
     let cluster = cluster();
-    let guard = settings(&cluster)
+    let guard = guard_builder(&cluster)
         .allow_missing_token()
         .any_verified_caller()
         .build()
         .unwrap();
     let mut sent = request(&[]);
     sent.extensions_mut()
-        .insert(identity(&guard, &spec(&cluster)).await);
-    assert_eq!(answer(guard.layer(), sent).await.body(), b"nobody");
+        .insert(verified_identity(&guard, &token_spec(&cluster)).await);
+    assert_eq!(send_request(guard.layer(), sent).await.body(), b"nobody");
 }
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn axum_extracts_the_identity_or_an_optional_one() {
+async fn axum_extracts_a_required_or_optional_identity() {
     use axum::{Router, routing::get};
     let cluster = cluster();
-    let guard = settings(&cluster)
+    let guard = guard_builder(&cluster)
         .allow_missing_token()
         .any_verified_caller()
         .build()
@@ -249,7 +273,7 @@ async fn axum_extracts_the_identity_or_an_optional_one() {
             }),
         )
         .route_layer(guard.layer());
-    let token = spec(&cluster).mint();
+    let token = token_spec(&cluster).mint();
     for (path, authorization, status, body) in [
         ("/must", Some(&token), 200, GKE_SA),
         ("/may", Some(&token), 200, GKE_SA),
@@ -263,6 +287,6 @@ async fn axum_extracts_the_identity_or_an_optional_one() {
         let sent = sent.body(axum::body::Body::empty()).unwrap();
         let response = app.clone().oneshot(sent).await.unwrap();
         assert_eq!(response.status(), status, "{path}");
-        assert_eq!(crate::support::text(response).await, body, "{path}");
+        assert_eq!(crate::support::body_text(response).await, body, "{path}");
     }
 }

@@ -5,15 +5,17 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::pod::{ISSUER, NEW, OLD, Pod, issued_at, publish, publish_mapped, token};
-use crate::support::{AUDIENCE, later, seconds};
+use crate::support::kubernetes::{
+    ISSUER, Pod, V1_20, V1_36, issued_at, publish, publish_mapped, recorded_token,
+};
+use crate::support::{AUDIENCE, advance_clock, unix_time};
 use http::StatusCode;
 use tower_oidc_guard::testing::FakeApiServer;
 use tower_oidc_guard::{BuildError, Issuer, KeysError, OidcGuard, Platform, Policy};
 
 #[tokio::test]
-async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_has_the_keys() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn pomerium_6592_issuer_comes_from_the_pod_token_and_keys_from_the_api_server() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     let guard = pod.guard();
     assert!(pod.api.requests().is_empty(), "building fetches nothing");
     let identity = guard.verifier().verify(&pod.caller).await.unwrap();
@@ -24,7 +26,7 @@ async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_h
         "system:serviceaccount:id-namespace:gke-sa"
     );
     assert_eq!(guard.health()[0].issuer, ISSUER);
-    let own = token(NEW, "gke-sa-api-audience.jwt");
+    let own = recorded_token(V1_36, "gke-sa-api-audience.jwt");
     // The advertised address of the keys is that of a node, where nothing listens.
     let own = Some(own);
     assert_eq!(
@@ -37,8 +39,8 @@ async fn pomerium_6592_the_pod_s_own_token_names_the_issuer_and_the_api_server_h
 }
 
 #[tokio::test]
-async fn each_document_is_requested_by_its_own_media_type() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn each_document_is_requested_with_its_own_media_type() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     pod.guard().ready().await.unwrap();
     let accepted: Vec<_> = pod
         .api
@@ -56,7 +58,7 @@ async fn each_document_is_requested_by_its_own_media_type() {
 }
 
 #[tokio::test]
-async fn a_refused_status_is_reported_with_its_request_and_a_hint_only_where_one_fits() {
+async fn status_error_contains_the_request_and_a_hint_only_for_401_and_403() {
     const BEFORE: &str = "GET https://127.0.0.1:";
     for (status, hint) in [
         (StatusCode::NOT_ACCEPTABLE, None),
@@ -67,7 +69,7 @@ async fn a_refused_status_is_reported_with_its_request_and_a_hint_only_where_one
             Some("system:service-account-issuer-discovery"),
         ),
     ] {
-        let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+        let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
         pod.api.map_responses(move |request, mut response| {
             if request.uri().path() == "/openid/v1/jwks" {
                 *response.status_mut() = status;
@@ -91,14 +93,14 @@ async fn a_refused_status_is_reported_with_its_request_and_a_hint_only_where_one
 }
 
 #[tokio::test]
-async fn with_a_token_of_the_legacy_kind_the_discovery_document_names_the_issuer() {
-    let pod = Pod::new(OLD, "automounted-legacy.jwt").await;
+async fn issuer_comes_from_discovery_if_the_pod_token_is_a_legacy_token() {
+    let pod = Pod::new(V1_20, "automounted-legacy.jwt").await;
     let guard = pod.guard();
     let identity = guard.verifier().verify(&pod.caller).await.unwrap();
     assert_eq!(identity.issuer(), ISSUER);
     let legacy = guard
         .verifier()
-        .verify(token(OLD, "automounted-legacy.jwt"))
+        .verify(recorded_token(V1_20, "automounted-legacy.jwt"))
         .await;
     assert!(
         legacy.is_err(),
@@ -107,14 +109,14 @@ async fn with_a_token_of_the_legacy_kind_the_discovery_document_names_the_issuer
 }
 
 #[tokio::test]
-async fn an_api_server_is_reached_over_ipv6() {
-    let pod = Pod::at(NEW, "gke-sa-api-audience.jwt", Ipv6Addr::LOCALHOST.into()).await;
+async fn api_server_is_reachable_over_ipv6() {
+    let pod = Pod::at(V1_36, "gke-sa-api-audience.jwt", Ipv6Addr::LOCALHOST.into()).await;
     assert!(pod.guard().verifier().verify(&pod.caller).await.is_ok());
 }
 
 #[tokio::test]
-async fn token_and_ca_are_read_afresh_when_they_rotate() {
-    let mut pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn rotated_token_and_ca_files_are_reloaded() {
+    let mut pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     let guard = pod.guard();
     guard.ready().await.unwrap();
     let before = pod.answered().len();
@@ -122,13 +124,13 @@ async fn token_and_ca_are_read_afresh_when_they_rotate() {
     pod.api.replace_ca().unwrap();
     pod.api.stop().await;
     pod.api.restart().await.unwrap();
-    let own = token("v1.36/after-key-rotation", "gke-sa-api-audience.jwt");
+    let own = recorded_token("v1.36/after-key-rotation", "gke-sa-api-audience.jwt");
     pod.api.accept_token(own.as_str(), "id-namespace", "guard");
     publish(&pod.api, "v1.36/after-key-rotation");
     pod.kubelet
         .write([("token", own.as_str()), ("ca.crt", &pod.api.ca_pem())])
         .unwrap();
-    later(Duration::from_secs(3600)).await;
+    advance_clock(Duration::from_secs(3600)).await;
     for _ in 0..1000 {
         assert!(
             guard.verifier().verify(&pod.caller).await.is_ok(),
@@ -145,8 +147,8 @@ async fn token_and_ca_are_read_afresh_when_they_rotate() {
 }
 
 #[tokio::test]
-async fn an_audience_of_the_api_server_s_own_does_not_build() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn api_server_audience_does_not_build() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     for audience in [ISSUER, "https://kubernetes.default.svc"] {
         let built = pod.build(pod.issuer().audience(AUDIENCE).audience(audience));
         assert!(
@@ -157,12 +159,12 @@ async fn an_audience_of_the_api_server_s_own_does_not_build() {
 }
 
 #[tokio::test]
-async fn an_audience_of_the_api_server_s_own_is_accepted_by_a_name_that_says_so() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn api_server_audience_is_accepted_with_dangerous_accept_api_server_audience() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     let issuer = pod.issuer().audience(ISSUER);
     let guard = pod.build(issuer.dangerous_accept_api_server_audience());
     let guard = guard.unwrap();
-    let own = token(NEW, "gke-sa-api-audience.jwt");
+    let own = recorded_token(V1_36, "gke-sa-api-audience.jwt");
     assert!(guard.ready().await.is_ok());
     assert_ne!(
         guard.verifier().verify(&own).await.err(),
@@ -171,9 +173,9 @@ async fn an_audience_of_the_api_server_s_own_is_accepted_by_a_name_that_says_so(
 }
 
 #[tokio::test]
-async fn an_audience_that_only_discovery_shows_to_be_the_api_server_s_gets_no_keys() {
-    let pod = Pod::new(OLD, "automounted-legacy.jwt").await;
-    publish_mapped(&pod.api, OLD, |document| {
+async fn api_server_audience_found_by_discovery_makes_the_fetch_fail() {
+    let pod = Pod::new(V1_20, "automounted-legacy.jwt").await;
+    publish_mapped(&pod.api, V1_20, |document| {
         document.replace(ISSUER, "https://issuer.example")
     });
     for audience in ["https://issuer.example", "https://issuer.example/"] {
@@ -190,7 +192,7 @@ async fn an_audience_that_only_discovery_shows_to_be_the_api_server_s_gets_no_ke
 }
 
 #[test]
-fn outside_a_cluster_the_error_says_what_is_missing() {
+fn error_outside_a_cluster_names_the_missing_variable() {
     let text = Issuer::in_cluster().unwrap_err().to_string();
     assert!(
         text.contains("KUBERNETES_SERVICE_HOST") && text.contains("Issuer::kubernetes"),
@@ -199,8 +201,8 @@ fn outside_a_cluster_the_error_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_missing_volume_is_named() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn error_names_a_missing_token_file() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     let missing = "/nowhere/to/be/found/token";
     let built = pod.build(pod.issuer().audience(AUDIENCE).api_token_file(missing));
     let text = built.unwrap_err().to_string();
@@ -208,8 +210,8 @@ async fn a_missing_volume_is_named() {
 }
 
 #[tokio::test]
-async fn keycloak_50224_the_pod_s_token_follows_no_redirect() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn keycloak_50224_pod_token_is_not_sent_after_a_redirect() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     pod.api.map_responses(|_, mut response| {
         *response.status_mut() = StatusCode::FOUND;
         let elsewhere = http::HeaderValue::from_static("https://127.0.0.1:1/");
@@ -226,8 +228,8 @@ async fn keycloak_50224_the_pod_s_token_follows_no_redirect() {
 }
 
 #[tokio::test]
-async fn keycloak_50224_an_api_server_of_another_ca_gets_no_token() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn keycloak_50224_pod_token_is_not_sent_to_a_server_with_another_ca() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     let other = FakeApiServer::start().await.unwrap();
     pod.kubelet.rotate("ca.crt", other.ca_pem()).unwrap();
     let error = pod.guard().ready().await.unwrap_err();
@@ -239,8 +241,8 @@ async fn keycloak_50224_an_api_server_of_another_ca_gets_no_token() {
 }
 
 #[tokio::test]
-async fn clusters_that_answer_discovery_to_all_and_keys_to_nobody_are_told_as_such() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn error_names_the_key_request_that_a_cluster_forbids() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     pod.api.map_responses(|request, mut response| {
         if request.uri().path() == "/openid/v1/jwks" {
             *response.status_mut() = StatusCode::FORBIDDEN;
@@ -253,8 +255,8 @@ async fn clusters_that_answer_discovery_to_all_and_keys_to_nobody_are_told_as_su
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_the_environment_of_a_pod_nothing_else_has_to_be_said() {
-    let pod = Pod::new(NEW, "gke-sa-api-audience.jwt").await;
+async fn pod_environment_variables_suffice_to_find_the_api_server() {
+    let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     let mut test = std::process::Command::new(std::env::current_exe().unwrap());
     test.args([
         "--exact",
@@ -279,7 +281,7 @@ async fn inside_a_pod() {
     let Some(volume) = std::env::var_os("VOLUME").map(PathBuf::from) else {
         return;
     };
-    let caller = token(NEW, "gke-sa-600s.jwt");
+    let caller = recorded_token(V1_36, "gke-sa-600s.jwt");
     let now = issued_at(&caller) + 1;
     let issuer = Issuer::in_cluster()
         .unwrap()
@@ -288,13 +290,13 @@ async fn inside_a_pod() {
     let guard = OidcGuard::builder()
         .issuer(issuer.audience(AUDIENCE))
         .any_verified_caller()
-        .clock(move || seconds(now))
+        .clock(move || unix_time(now))
         .build();
     assert!(guard.unwrap().verifier().verify(&caller).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_deny_list_by_a_cluster_s_former_name_keeps_out_callers_with_its_new_one() {
+async fn deny_list_with_a_former_issuer_name_denies_callers_with_the_new_name() {
     const NEW_NAME: &str = "https://new.example";
     let api = FakeApiServer::start().await.unwrap();
     api.set_issuers([ISSUER]);
@@ -322,7 +324,7 @@ async fn a_deny_list_by_a_cluster_s_former_name_keeps_out_callers_with_its_new_o
     mount();
     let token = |name: &str| api.token("shop", name).audience(AUDIENCE).mint();
     let mut caller = guard.verifier().verify(token("web")).await;
-    later(Duration::from_secs(3600)).await;
+    advance_clock(Duration::from_secs(3600)).await;
     for _ in 0..1000 {
         caller = guard.verifier().verify(token("web")).await;
         if caller.is_ok() {

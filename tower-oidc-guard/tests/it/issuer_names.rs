@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::forge::Forge;
-use crate::support::stage::answer;
+use crate::support::in_memory::send_request;
+use crate::support::signer::Signer;
 use crate::support::{
-    AUDIENCE, FORGED_ISSUER, HEADER, answering, bearer, canned, claims, guard_by, later,
+    AUDIENCE, HEADER, ISSUER_URL, advance_clock, bearer_request, claims, document_client,
+    guard_with_client, mock_client,
 };
 use serde_json::json;
 use tower_oidc_guard::testing::{FakeApiServer, TokenSpec};
@@ -75,7 +76,7 @@ async fn issuer_of(guard: &OidcGuard, token: &str) -> Result<String, Rejection> 
 /// Lets an hour pass, and waits for the refresh.
 async fn refresh(cluster: &Cluster, guard: &OidcGuard) {
     let before = cluster.key_fetches();
-    later(Duration::from_secs(3600)).await;
+    advance_clock(Duration::from_secs(3600)).await;
     for _ in 0..1000 {
         guard.prefetch();
         if cluster.key_fetches() > before {
@@ -87,7 +88,7 @@ async fn refresh(cluster: &Cluster, guard: &OidcGuard) {
 }
 
 #[tokio::test]
-async fn a_cluster_s_new_name_is_accepted_as_soon_as_its_api_server_has_it_and_the_old_one_stays() {
+async fn new_issuer_name_is_accepted_as_soon_as_the_api_server_announces_it_beside_the_old_one() {
     let cluster = Cluster::new().await;
     let guard = cluster.guard(cluster.issuer(), Policy::any_verified_caller());
     let old = cluster.caller().mint();
@@ -111,7 +112,7 @@ async fn a_cluster_s_new_name_is_accepted_as_soon_as_its_api_server_has_it_and_t
 }
 
 #[tokio::test]
-async fn a_guard_whose_own_token_has_the_new_name_accepts_the_old_one_if_it_is_named() {
+async fn old_issuer_name_is_accepted_after_a_rename_if_it_is_configured() {
     let cluster = Cluster::new().await;
     let old = cluster.caller().mint();
     cluster.api.set_issuers([NEW, OLD]);
@@ -133,7 +134,7 @@ async fn a_guard_whose_own_token_has_the_new_name_accepts_the_old_one_if_it_is_n
 }
 
 #[tokio::test]
-async fn policies_call_a_cluster_by_any_of_its_names() {
+async fn policies_may_use_any_name_of_an_issuer() {
     let cluster = Cluster::new().await;
     let old = cluster.caller().mint();
     for policy in [
@@ -149,13 +150,13 @@ async fn policies_call_a_cluster_by_any_of_its_names() {
         cluster.api.set_issuers([NEW, OLD]);
         let new = cluster.caller().mint();
         for token in [&old, &new] {
-            let response = answer(guard.layer(), bearer(token)).await;
+            let response = send_request(guard.layer(), bearer_request(token)).await;
             assert_eq!(response.status(), 200, "{:?}", guard.policy());
         }
         let denies = Policy::any_verified_caller().deny([WEB]);
         let layer = guard.layer_with(denies).unwrap();
         for token in [&old, &new] {
-            let response = answer(layer.clone(), bearer(token)).await;
+            let response = send_request(layer.clone(), bearer_request(token)).await;
             assert_eq!(response.status(), 403);
         }
     }
@@ -163,13 +164,13 @@ async fn policies_call_a_cluster_by_any_of_its_names() {
 
 /// The keys of the cluster `NEW` are given, so that it is never asked.
 fn configured_as_new() -> Issuer {
-    let keys = json!({ "keys": [Forge::new().jwk()] }).to_string();
+    let keys = json!({ "keys": [Signer::new().jwk()] }).to_string();
     let issuer = Issuer::kubernetes(NEW).keys_json(keys);
     issuer.algorithms([Algorithm::ES256]).audience(AUDIENCE)
 }
 
 #[tokio::test]
-async fn a_cluster_that_announces_the_name_of_another_issuer_does_not_get_that_one_s_members() {
+async fn cluster_announcing_another_issuers_name_does_not_match_its_members() {
     let cluster = Cluster::new().await;
     let policy = Policy::any_of([
         Policy::members_of(NEW, [WEB]),
@@ -180,7 +181,7 @@ async fn a_cluster_that_announces_the_name_of_another_issuer_does_not_get_that_o
     let guard = builder.build().unwrap();
     let old = cluster.caller().mint();
     let status = async || {
-        let response = answer(guard.layer(), bearer(&old)).await;
+        let response = send_request(guard.layer(), bearer_request(&old)).await;
         response.status().as_u16()
     };
     assert_eq!(status().await, 403);
@@ -203,7 +204,7 @@ fn legacy_token(cluster: &Cluster) -> String {
 }
 
 #[tokio::test]
-async fn a_policy_names_a_cluster_whose_pods_have_legacy_tokens_only_by_configured_names() {
+async fn policy_must_use_configured_issuer_names_if_the_pod_token_is_a_legacy_token() {
     let cluster = Cluster::new().await;
     let token = legacy_token(&cluster);
     std::fs::write(cluster.volume.path().join("token"), token).unwrap();
@@ -217,20 +218,20 @@ async fn a_policy_names_a_cluster_whose_pods_have_legacy_tokens_only_by_configur
     for issuers in [vec![OLD], vec![NEW, OLD]] {
         cluster.api.set_issuers(issuers);
         let caller = cluster.caller().mint();
-        let response = answer(guard.layer(), bearer(&caller)).await;
+        let response = send_request(guard.layer(), bearer_request(&caller)).await;
         assert_eq!(response.status(), 403);
     }
 }
 
 #[tokio::test]
-async fn an_audience_that_the_pod_s_own_token_gets_later_makes_the_next_fetch_fail() {
+async fn audience_added_to_the_pod_token_later_makes_the_next_fetch_fail() {
     let cluster = Cluster::new().await;
     let guard = cluster.guard(cluster.issuer(), Policy::any_verified_caller());
     guard.ready().await.unwrap();
     let own = cluster.api.token("shop", "guard").audience(OLD);
     let own = own.audience(AUDIENCE).mint();
     std::fs::write(cluster.volume.path().join("token"), own).unwrap();
-    later(Duration::from_secs(3600)).await;
+    advance_clock(Duration::from_secs(3600)).await;
     for _ in 0..1000 {
         if guard.health()[0].last_error.is_some() {
             break;
@@ -242,7 +243,7 @@ async fn an_audience_that_the_pod_s_own_token_gets_later_makes_the_next_fetch_fa
 }
 
 #[tokio::test]
-async fn an_issuer_that_nobody_has_is_refused_and_causes_no_more_fetches_than_the_limit() {
+async fn unknown_issuer_is_rejected_and_fetches_are_rate_limited() {
     let cluster = Cluster::new().await;
     let guard = cluster.guard(cluster.issuer(), Policy::any_verified_caller());
     guard.ready().await.unwrap();
@@ -272,7 +273,7 @@ async fn an_issuer_that_nobody_has_is_refused_and_causes_no_more_fetches_than_th
 }
 
 #[tokio::test]
-async fn a_new_name_that_is_an_audience_of_the_guard_makes_it_stop() {
+async fn new_issuer_name_equal_to_an_accepted_audience_makes_the_fetch_fail() {
     let cluster = Cluster::new().await;
     for audience in [NEW.to_owned(), format!("{NEW}/")] {
         cluster.api.set_issuers([OLD]);
@@ -288,7 +289,7 @@ async fn a_new_name_that_is_an_audience_of_the_guard_makes_it_stop() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_signs_with_es256_from_now_on_is_accepted_in_the_same_request() {
+async fn cluster_that_switches_to_es256_is_accepted_by_the_same_request() {
     let cluster = Cluster::new().await;
     let guard = cluster.guard(cluster.issuer(), Policy::any_verified_caller());
     guard.ready().await.unwrap();
@@ -299,38 +300,41 @@ async fn a_cluster_that_signs_with_es256_from_now_on_is_accepted_in_the_same_req
 
 #[tokio::test]
 async fn any_issuer_can_have_several_names() {
-    let forge = Forge::new();
+    let signer = Signer::new();
     let named = || {
-        let issuer = Issuer::oidc(FORGED_ISSUER).also_known_as(OLD);
+        let issuer = Issuer::oidc(ISSUER_URL).also_known_as(OLD);
         issuer
             .also_known_as("not a URL")
             .algorithms([Algorithm::ES256])
     };
-    let keys = json!({ "keys": [forge.jwk()] }).to_string();
-    let given = guard_by(
+    let keys = json!({ "keys": [signer.jwk()] }).to_string();
+    let given = guard_with_client(
         named().keys_json(keys.clone()),
-        answering(|request| panic!("{request:?}")),
+        mock_client(|request| panic!("{request:?}")),
     );
     // A discovery document may have any of the names.
     let document = json!({ "issuer": OLD, "jwks_uri": "https://keys.example/jwks" });
     let documents = [
         (
-            format!("{FORGED_ISSUER}/.well-known/openid-configuration"),
+            format!("{ISSUER_URL}/.well-known/openid-configuration"),
             document.to_string(),
         ),
         ("https://keys.example/jwks".to_owned(), keys),
     ];
     let documents = documents.map(|(url, body)| (url, body.into_bytes()));
-    let discovered = guard_by(named(), canned(documents.into_iter().collect()));
+    let discovered = guard_with_client(named(), document_client(documents.into_iter().collect()));
     for guard in [given, discovered] {
-        for iss in [FORGED_ISSUER, OLD, "not a URL"] {
-            let token = forge.sign(HEADER, &claims(json!({ "iss": iss })));
+        for iss in [ISSUER_URL, OLD, "not a URL"] {
+            let token = signer.sign(HEADER, &claims(json!({ "iss": iss })));
             assert_eq!(issuer_of(&guard, &token).await, Ok(iss.to_owned()));
-            let policy = Policy::members([format!("principal:{FORGED_ISSUER}#caller")]);
+            let policy = Policy::members([format!("principal:{ISSUER_URL}#caller")]);
             let layer = guard.layer_with(policy).unwrap();
-            assert_eq!(answer(layer, bearer(&token)).await.status(), 200);
+            assert_eq!(
+                send_request(layer, bearer_request(&token)).await.status(),
+                200
+            );
         }
-        let stranger = forge.sign(HEADER, &claims(json!({ "iss": "https://evil.example" })));
+        let stranger = signer.sign(HEADER, &claims(json!({ "iss": "https://evil.example" })));
         assert_eq!(
             issuer_of(&guard, &stranger).await,
             Err(Rejection::UnknownIssuer)
@@ -339,8 +343,8 @@ async fn any_issuer_can_have_several_names() {
 }
 
 #[test]
-fn a_name_that_cannot_be_one_or_is_another_issuer_s_does_not_build() {
-    let keys = json!({ "keys": [Forge::new().jwk()] }).to_string();
+fn invalid_or_duplicate_issuer_name_does_not_build() {
+    let keys = json!({ "keys": [Signer::new().jwk()] }).to_string();
     let build = |issuers: Vec<Issuer>| {
         let builder = OidcGuard::builder().any_verified_caller();
         let with_keys = |issuer: Issuer| issuer.audience("me").keys_json(keys.clone());

@@ -1,8 +1,8 @@
 //! Keys that are given, or lie in a file.
 #![cfg(unix)]
 
-use crate::support::forge::Forge;
-use crate::support::{FORGED_ISSUER, HEADER, answering, claims, guard_by, later};
+use crate::support::signer::Signer;
+use crate::support::{HEADER, ISSUER_URL, advance_clock, claims, guard_with_client, mock_client};
 use reqwest_wi_auth::testing::Kubelet;
 use serde_json::json;
 use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, Rejection};
@@ -17,44 +17,44 @@ MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 -----END PUBLIC KEY-----
 ";
 
-fn pem(forge: &Forge) -> String {
+fn pem(signer: &Signer) -> String {
     use base64::Engine as _;
-    let der = [P256_PREFIX, &forge.point()].concat();
+    let der = [P256_PREFIX, &signer.point()].concat();
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let (one, two) = text.split_at(64);
     format!("-----BEGIN PUBLIC KEY-----\n{one}\n{two}\n-----END PUBLIC KEY-----\n")
 }
 
 /// The `kid` that Kubernetes gives that key.
-fn kid(forge: &Forge) -> String {
+fn kid(signer: &Signer) -> String {
     use aws_lc_rs::digest::{SHA256, digest};
-    let der = [P256_PREFIX, &forge.point()].concat();
-    crate::support::forge::encode(digest(&SHA256, &der).as_ref())
+    let der = [P256_PREFIX, &signer.point()].concat();
+    crate::support::signer::base64url(digest(&SHA256, &der).as_ref())
 }
 
 fn issuer() -> Issuer {
-    Issuer::oidc(FORGED_ISSUER).algorithms([Algorithm::ES256])
+    Issuer::oidc(ISSUER_URL).algorithms([Algorithm::ES256])
 }
 
 /// A guard of that issuer, which asks nobody.
 fn guard(issuer: Issuer) -> OidcGuard {
-    guard_by(issuer, answering(|request| panic!("{request:?}")))
+    guard_with_client(issuer, mock_client(|request| panic!("{request:?}")))
 }
 
 async fn verdict(guard: &OidcGuard, token: String) -> Result<(), Rejection> {
     guard.verifier().verify(token).await.map(drop)
 }
 
-fn jwks(forge: &Forge) -> String {
-    json!({ "keys": [forge.jwk()] }).to_string()
+fn jwks(signer: &Signer) -> String {
+    json!({ "keys": [signer.jwk()] }).to_string()
 }
 
 #[tokio::test]
-async fn a_single_key_in_pem_is_used_for_any_kid() {
-    let (forge, other) = (Forge::new(), Forge::new());
-    let guard = guard(issuer().keys_pem(pem(&forge)));
-    let signed = |by: &Forge| by.sign(HEADER, &claims(json!({})));
-    assert_eq!(verdict(&guard, signed(&forge)).await, Ok(()));
+async fn single_pem_key_is_used_for_any_kid() {
+    let (signer, other) = (Signer::new(), Signer::new());
+    let guard = guard(issuer().keys_pem(pem(&signer)));
+    let signed = |by: &Signer| by.sign(HEADER, &claims(json!({})));
+    assert_eq!(verdict(&guard, signed(&signer)).await, Ok(()));
     assert_eq!(
         verdict(&guard, signed(&other)).await,
         Err(Rejection::BadSignature)
@@ -62,12 +62,12 @@ async fn a_single_key_in_pem_is_used_for_any_kid() {
 }
 
 #[tokio::test]
-async fn several_keys_in_pem_are_named_as_kubernetes_names_them() {
-    let (one, two) = (Forge::new(), Forge::new());
+async fn multiple_pem_keys_have_the_kids_that_kubernetes_assigns() {
+    let (one, two) = (Signer::new(), Signer::new());
     let guard = guard(issuer().keys_pem(format!("{}{}{ED25519}", pem(&one), pem(&two))));
-    for forge in [&one, &two] {
-        let header = json!({ "alg": "ES256", "kid": kid(forge) }).to_string();
-        let token = forge.sign(&header, &claims(json!({})));
+    for signer in [&one, &two] {
+        let header = json!({ "alg": "ES256", "kid": kid(signer) }).to_string();
+        let token = signer.sign(&header, &claims(json!({})));
         assert_eq!(verdict(&guard, token).await, Ok(()));
     }
     let misnamed = json!({ "alg": "ES256", "kid": kid(&one) }).to_string();
@@ -77,7 +77,7 @@ async fn several_keys_in_pem_are_named_as_kubernetes_names_them() {
 }
 
 #[test]
-fn an_rsa_key_in_pem_is_held_to_the_same_rules_as_one_in_json() {
+fn rsa_rules_apply_to_pem_keys() {
     let weak = "-----BEGIN PUBLIC KEY-----
 MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAL3qXZ4K3p0mPWYn2YyZtQyHkT4dTqXf
 v3mJ3gI1f0m1r2x0ytYbG6p6dG4Yv3fQ8T2bqkqk5u0m2R3k8WcF2WMCAwEAAQ==
@@ -95,7 +95,7 @@ v3mJ3gI1f0m1r2x0ytYbG6p6dG4Yv3fQ8T2bqkqk5u0m2R3k8WcF2WMCAwEAAQ==
 }
 
 /// A certificate of a key, issued by somebody else.
-fn certificate(forge: &Forge) -> String {
+fn certificate(signer: &Signer) -> String {
     struct Key(Vec<u8>);
     impl rcgen::PublicKeyData for Key {
         fn der_bytes(&self) -> &[u8] {
@@ -109,46 +109,46 @@ fn certificate(forge: &Forge) -> String {
     let authority = rcgen::KeyPair::generate().unwrap();
     let params = || rcgen::CertificateParams::new(Vec::new()).unwrap();
     let authority = rcgen::Issuer::new(params(), authority);
-    let certificate = params().signed_by(&Key(forge.point()), &authority);
+    let certificate = params().signed_by(&Key(signer.point()), &authority);
     certificate.unwrap().pem()
 }
 
 #[tokio::test]
-async fn the_key_of_a_certificate_is_used_like_a_public_key() {
-    let (one, two) = (Forge::new(), Forge::new());
+async fn certificate_key_is_used_like_a_public_key() {
+    let (one, two) = (Signer::new(), Signer::new());
     // Text before and between the blocks is allowed.
     let alone = format!("Certificate:\n    Data:\n{}", certificate(&one));
     let guard_one = guard(issuer().keys_pem(alone));
-    let token = |forge: &Forge, kid: &str| {
+    let token = |signer: &Signer, kid: &str| {
         let header = json!({ "alg": "ES256", "kid": kid }).to_string();
-        forge.sign(&header, &claims(json!({})))
+        signer.sign(&header, &claims(json!({})))
     };
     assert_eq!(verdict(&guard_one, token(&one, "any")).await, Ok(()));
     let both = format!("{}# the next one\n{}", certificate(&one), pem(&two));
     let guard = guard(issuer().keys_pem(both));
-    for forge in [&one, &two] {
-        assert_eq!(verdict(&guard, token(forge, &kid(forge))).await, Ok(()));
+    for signer in [&one, &two] {
+        assert_eq!(verdict(&guard, token(signer, &kid(signer))).await, Ok(()));
     }
     assert_eq!(guard.health()[0].usable_keys, 2);
 }
 
 #[tokio::test]
-async fn a_key_that_stands_twice_in_pem_is_one_key() {
-    let forge = Forge::new();
+async fn duplicate_pem_key_counts_once() {
+    let signer = Signer::new();
     for text in [
-        format!("{0}{0}", pem(&forge)),
-        format!("{}{}", pem(&forge), certificate(&forge)),
+        format!("{0}{0}", pem(&signer)),
+        format!("{}{}", pem(&signer), certificate(&signer)),
     ] {
         let guard = guard(issuer().keys_pem(text));
-        let token = forge.sign(HEADER, &claims(json!({})));
+        let token = signer.sign(HEADER, &claims(json!({})));
         assert_eq!(verdict(&guard, token).await, Ok(()), "for any kid");
         assert_eq!(guard.health()[0].usable_keys, 1);
     }
 }
 
 #[test]
-fn what_is_not_public_keys_in_pem_is_refused_and_named() {
-    let sound = pem(&Forge::new());
+fn pem_without_public_keys_is_rejected_and_the_error_names_its_content() {
+    let sound = pem(&Signer::new());
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let block = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
     let fault = |issuer: Issuer| {
@@ -156,7 +156,7 @@ fn what_is_not_public_keys_in_pem_is_refused_and_named() {
         let error = builder.any_verified_caller().build().unwrap_err();
         error.to_string()
     };
-    let json = jwks(&Forge::new());
+    let json = jwks(&Signer::new());
     for (text, named) in [
         (String::new(), "not PEM"),
         ("hello".to_owned(), "not PEM"),
@@ -190,7 +190,7 @@ fn what_is_not_public_keys_in_pem_is_refused_and_named() {
 }
 
 #[tokio::test]
-async fn a_key_in_pem_that_cannot_be_used_does_not_spoil_the_others() {
+async fn unusable_pem_key_is_skipped() {
     // secp256k1, and X25519 (RFC 8410, section 10.2 has its form).
     let odd = [
         "MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAEeb5mfvncu6xVoGKVzocLBwKb/NstzijZ\nWfKBWxb4F5hIOtp3JqPEZV2k+/wOEQio/Re0SKaFVBmcR9CP+xDUuA==",
@@ -198,13 +198,13 @@ async fn a_key_in_pem_that_cannot_be_used_does_not_spoil_the_others() {
     ];
     let odd =
         odd.map(|der| format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n"));
-    let forge = Forge::new();
+    let signer = Signer::new();
     let parameters =
         "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
-    let text = format!("{parameters}{}{}{}", odd[0], odd[1], pem(&forge));
+    let text = format!("{parameters}{}{}{}", odd[0], odd[1], pem(&signer));
     let guard = guard(issuer().keys_pem(text));
-    let header = json!({ "alg": "ES256", "kid": kid(&forge) }).to_string();
-    let token = forge.sign(&header, &claims(json!({})));
+    let header = json!({ "alg": "ES256", "kid": kid(&signer) }).to_string();
+    let token = signer.sign(&header, &claims(json!({})));
     assert_eq!(verdict(&guard, token).await, Ok(()));
     let health = guard.health().remove(0);
     assert_eq!(
@@ -215,13 +215,13 @@ async fn a_key_in_pem_that_cannot_be_used_does_not_spoil_the_others() {
 }
 
 #[tokio::test]
-async fn a_file_of_keys_is_followed_through_the_kubelet_s_swap() {
+async fn key_file_is_reloaded_after_a_kubelet_update() {
     let folder = tempfile::tempdir().unwrap();
     let kubelet = Kubelet::new(folder.path()).unwrap();
-    let (old, new) = (Forge::new(), Forge::new());
+    let (old, new) = (Signer::new(), Signer::new());
     kubelet.write([("jwks.json", jwks(&old))]).unwrap();
     let guard = guard(issuer().keys_file(kubelet.path("jwks.json")));
-    let signed = |by: &Forge| by.sign(HEADER, &claims(json!({})));
+    let signed = |by: &Signer| by.sign(HEADER, &claims(json!({})));
     assert_eq!(verdict(&guard, signed(&old)).await, Ok(()));
     kubelet.rotate("jwks.json", pem(&new)).unwrap();
     for _ in 0..1000 {
@@ -238,16 +238,16 @@ async fn a_file_of_keys_is_followed_through_the_kubelet_s_swap() {
 }
 
 #[tokio::test]
-async fn a_bad_new_file_changes_nothing_and_is_told() {
+async fn invalid_key_file_keeps_the_old_keys_and_is_reported() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, forge) = (folder.path().join("jwks.json"), Forge::new());
-    std::fs::write(&path, jwks(&forge)).unwrap();
+    let (path, signer) = (folder.path().join("jwks.json"), Signer::new());
+    std::fs::write(&path, jwks(&signer)).unwrap();
     let guard = guard(issuer().keys_file(&path));
-    let token = || forge.sign(HEADER, &claims(json!({})));
+    let token = || signer.sign(HEADER, &claims(json!({})));
     assert_eq!(verdict(&guard, token()).await, Ok(()));
     std::fs::write(&path, r#"{"keys":null}"#).unwrap();
     for _ in 0..1000 {
-        later(std::time::Duration::from_secs(61)).await;
+        advance_clock(std::time::Duration::from_secs(61)).await;
         assert_eq!(verdict(&guard, token()).await, Ok(()));
         if guard.health()[0].last_error.is_some() {
             break;
@@ -264,17 +264,17 @@ async fn a_bad_new_file_changes_nothing_and_is_told() {
 }
 
 #[tokio::test]
-async fn an_operator_who_empties_the_file_withdraws_all_keys() {
+async fn emptied_key_file_withdraws_all_keys() {
     for emptied in [r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AA"}]}"#] {
         let folder = tempfile::tempdir().unwrap();
-        let (path, forge) = (folder.path().join("jwks.json"), Forge::new());
-        std::fs::write(&path, jwks(&forge)).unwrap();
+        let (path, signer) = (folder.path().join("jwks.json"), Signer::new());
+        std::fs::write(&path, jwks(&signer)).unwrap();
         let guard = guard(
             issuer()
                 .keys_file(&path)
                 .unknown_key_jitter(std::time::Duration::ZERO),
         );
-        let token = || forge.sign(HEADER, &claims(json!({})));
+        let token = || signer.sign(HEADER, &claims(json!({})));
         assert_eq!(verdict(&guard, token()).await, Ok(()));
         std::fs::write(&path, emptied).unwrap();
         for _ in 0..1000 {
@@ -291,7 +291,7 @@ async fn an_operator_who_empties_the_file_withdraws_all_keys() {
             verdict(&guard, token()).await,
             Err(Rejection::KeysUnavailable { .. })
         ));
-        std::fs::write(&path, jwks(&forge)).unwrap();
+        std::fs::write(&path, jwks(&signer)).unwrap();
         for _ in 0..1000 {
             if guard.health()[0].is_ready {
                 break;
@@ -303,18 +303,18 @@ async fn an_operator_who_empties_the_file_withdraws_all_keys() {
 }
 
 #[tokio::test]
-async fn a_missing_file_is_a_503_until_it_is_there() {
+async fn missing_key_file_causes_503_until_it_exists() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, forge) = (folder.path().join("jwks.json"), Forge::new());
+    let (path, signer) = (folder.path().join("jwks.json"), Signer::new());
     let guard = guard(issuer().keys_file(&path));
-    let token = || forge.sign(HEADER, &claims(json!({})));
+    let token = || signer.sign(HEADER, &claims(json!({})));
     assert!(matches!(
         verdict(&guard, token()).await,
         Err(Rejection::KeysUnavailable { .. })
     ));
-    std::fs::write(&path, jwks(&forge)).unwrap();
+    std::fs::write(&path, jwks(&signer)).unwrap();
     for _ in 0..1000 {
-        later(std::time::Duration::from_secs(2)).await;
+        advance_clock(std::time::Duration::from_secs(2)).await;
         if verdict(&guard, token()).await.is_ok() {
             return;
         }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::forge::Forge;
-use crate::support::{FORGED_ISSUER, answering, claims, guard_by};
+use crate::support::signer::Signer;
+use crate::support::{ISSUER_URL, claims, guard_with_client, mock_client};
 use http::{HeaderMap, Response};
 use reqwest_middleware::ClientWithMiddleware;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ impl Publisher {
 
     fn client(&self) -> ClientWithMiddleware {
         let state = self.0.clone();
-        answering(move |request| {
+        mock_client(move |request| {
             let mut state = state.lock().unwrap();
             let (url, headers) = (request.url().to_string(), request.headers().clone());
             let knows = |tag: &str| {
@@ -78,7 +78,7 @@ impl Publisher {
             }
             let body = if url.ends_with("/.well-known/openid-configuration") {
                 let document = json!({
-                    "issuer": FORGED_ISSUER,
+                    "issuer": ISSUER_URL,
                     "jwks_uri": state.jwks_uri,
                     "id_token_signing_alg_values_supported": state.algorithms,
                 });
@@ -103,14 +103,14 @@ impl Publisher {
     }
 
     fn guard_with(&self, settings: impl FnOnce(Issuer) -> Issuer) -> OidcGuard {
-        let issuer = Issuer::oidc(FORGED_ISSUER).unknown_key_jitter(Duration::ZERO);
-        guard_by(settings(issuer), self.client())
+        let issuer = Issuer::oidc(ISSUER_URL).unknown_key_jitter(Duration::ZERO);
+        guard_with_client(settings(issuer), self.client())
     }
 }
 
 /// A key with that `kid`, or without one.
-fn key(forge: &Forge, kid: Option<&str>) -> Value {
-    let mut key = forge.jwk();
+fn key(signer: &Signer, kid: Option<&str>) -> Value {
+    let mut key = signer.jwk();
     key["kid"] = json!(kid);
     key.as_object_mut()
         .unwrap()
@@ -118,12 +118,12 @@ fn key(forge: &Forge, kid: Option<&str>) -> Value {
     key
 }
 
-fn token(forge: &Forge, kid: Option<&str>) -> String {
+fn token(signer: &Signer, kid: Option<&str>) -> String {
     let mut header = json!({ "alg": "ES256" });
     if let Some(kid) = kid {
         header["kid"] = kid.into();
     }
-    forge.sign(&header.to_string(), &claims(json!({})))
+    signer.sign(&header.to_string(), &claims(json!({})))
 }
 
 async fn verdict(guard: &OidcGuard, token: &str) -> Result<(), Rejection> {
@@ -145,8 +145,8 @@ async fn timed(guard: &OidcGuard, token: &str) -> (Result<(), Rejection>, Durati
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_discovery_document_is_read_at_each_refresh() {
-    let (old, new) = (Forge::new(), Forge::new());
+async fn discovery_document_is_fetched_at_each_refresh() {
+    let (old, new) = (Signer::new(), Signer::new());
     let publisher = Publisher::new(&[key(&old, Some("old"))]);
     let guard = publisher.guard();
     guard.ready().await.unwrap();
@@ -162,44 +162,44 @@ async fn the_discovery_document_is_read_at_each_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_algorithm_that_is_dropped_is_refused_after_the_next_refresh() {
-    let forge = Forge::new();
-    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+async fn removed_algorithm_is_rejected_after_the_next_refresh() {
+    let signer = Signer::new();
+    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     let guard = publisher.guard();
-    assert_eq!(verdict(&guard, &token(&forge, Some("k"))).await, Ok(()));
+    assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
     publisher.change(|state| state.algorithms = json!(["RS256"]));
     advance(3600 * SECOND).await;
     settle().await;
-    let verdict = verdict(&guard, &token(&forge, Some("k"))).await;
+    let verdict = verdict(&guard, &token(&signer, Some("k"))).await;
     assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_algorithm_that_is_added_is_accepted_in_the_same_request() {
-    let forge = Forge::new();
-    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+async fn added_algorithm_is_accepted_by_the_same_request() {
+    let signer = Signer::new();
+    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     publisher.change(|state| state.algorithms = json!(["RS256"]));
     let guard = publisher.guard();
     guard.ready().await.unwrap();
     publisher.change(|state| state.algorithms = json!(["RS256", "ES256"]));
-    assert_eq!(verdict(&guard, &token(&forge, Some("k"))).await, Ok(()));
+    assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
     assert_eq!(publisher.fetches(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_algorithm_that_is_not_listed_asks_under_the_same_limit_as_an_unknown_kid() {
-    let forge = Forge::new();
-    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+async fn unlisted_algorithm_and_unknown_kid_share_one_fetch_limit() {
+    let signer = Signer::new();
+    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     publisher.change(|state| state.algorithms = json!(["RS256"]));
     let guard = publisher.guard();
     guard.ready().await.unwrap();
     for _ in 0..3 {
-        let (verdict, took) = timed(&guard, &token(&forge, Some("k"))).await;
+        let (verdict, took) = timed(&guard, &token(&signer, Some("k"))).await;
         assert_eq!(
             (verdict, took),
             (Err(Rejection::AlgorithmNotAllowed), Duration::ZERO)
         );
-        let (verdict, _) = timed(&guard, &token(&forge, Some("unknown"))).await;
+        let (verdict, _) = timed(&guard, &token(&signer, Some("unknown"))).await;
         assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
         advance(10 * SECOND).await;
     }
@@ -207,24 +207,24 @@ async fn an_algorithm_that_is_not_listed_asks_under_the_same_limit_as_an_unknown
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_algorithm_that_no_document_can_add_is_refused_at_once() {
-    let forge = Forge::new();
+async fn algorithm_that_discovery_cannot_add_is_rejected_without_a_fetch() {
+    let signer = Signer::new();
     for settings in [
         (|issuer: Issuer| issuer.algorithms([Algorithm::RS256])) as fn(Issuer) -> Issuer,
         |issuer| issuer.jwks_url(OLD_KEYS),
     ] {
-        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        let publisher = Publisher::new(&[key(&signer, Some("k"))]);
         let guard = publisher.guard_with(settings);
         guard.ready().await.unwrap();
-        let verdict = verdict(&guard, &token(&forge, Some("k"))).await;
+        let verdict = verdict(&guard, &token(&signer, Some("k"))).await;
         assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
         assert_eq!(publisher.fetches(), 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_lists_only_unsupported_algorithms_is_not_trusted_for_rs256() {
-    let forge = Forge::new();
+async fn issuer_listing_only_unsupported_algorithms_does_not_default_to_rs256() {
+    let signer = Signer::new();
     for (listed, expected) in [
         (json!(["ES256K"]), Rejection::AlgorithmNotAllowed),
         (json!(["none", "HS256"]), Rejection::AlgorithmNotAllowed),
@@ -232,10 +232,10 @@ async fn an_issuer_that_lists_only_unsupported_algorithms_is_not_trusted_for_rs2
         (json!([]), Rejection::UnknownKey),
         (json!(null), Rejection::UnknownKey),
     ] {
-        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        let publisher = Publisher::new(&[key(&signer, Some("k"))]);
         publisher.change(|state| state.algorithms = listed.clone());
         let guard = publisher.guard();
-        let token = forge.sign(r#"{"alg":"RS256","kid":"k"}"#, &claims(json!({})));
+        let token = signer.sign(r#"{"alg":"RS256","kid":"k"}"#, &claims(json!({})));
         assert_eq!(verdict(&guard, &token).await, Err(expected), "{listed}");
         let warns = !guard.health()[0].warnings.is_empty();
         assert_eq!(
@@ -247,8 +247,8 @@ async fn an_issuer_that_lists_only_unsupported_algorithms_is_not_trusted_for_rs2
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_moved_jwks_uri_with_a_new_key_serves_the_request_that_meets_the_key() {
-    let (old, new) = (Forge::new(), Forge::new());
+async fn moved_jwks_uri_with_a_new_key_admits_the_first_request_with_that_key() {
+    let (old, new) = (Signer::new(), Signer::new());
     let publisher = Publisher::new(&[key(&old, Some("old"))]);
     let guard = publisher.guard();
     guard.ready().await.unwrap();
@@ -259,9 +259,9 @@ async fn a_moved_jwks_uri_with_a_new_key_serves_the_request_that_meets_the_key()
 
 /// Each kind of replacement that no new `kid` announces.
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_replaced_without_a_new_kid_serves_the_request_that_meets_it() {
-    let (old, new, beside) = (Forge::new(), Forge::new(), Forge::new());
-    let rsa = json!({ "kty": "RSA", "kid": "k", "n": crate::support::forge::encode(&[0xa5; 256]), "e": "AQAB" });
+async fn key_replaced_without_a_new_kid_admits_the_first_request_with_that_key() {
+    let (old, new, beside) = (Signer::new(), Signer::new(), Signer::new());
+    let rsa = json!({ "kty": "RSA", "kid": "k", "n": crate::support::signer::base64url(&[0xa5; 256]), "e": "AQAB" });
     for (what, before, after, kid) in [
         (
             "a single key without kid",
@@ -321,9 +321,9 @@ async fn a_key_that_is_replaced_without_a_new_kid_serves_the_request_that_meets_
 }
 
 #[tokio::test(start_paused = true)]
-async fn bad_signatures_cause_no_more_fetches_than_the_limit_and_hold_up_no_good_token() {
-    let (forge, other) = (Forge::new(), Forge::new());
-    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+async fn bad_signatures_cause_rate_limited_fetches_and_do_not_delay_valid_tokens() {
+    let (signer, other) = (Signer::new(), Signer::new());
+    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     let guard = publisher.guard();
     guard.ready().await.unwrap();
     let mut flood = JoinSet::new();
@@ -333,7 +333,7 @@ async fn bad_signatures_cause_no_more_fetches_than_the_limit_and_hold_up_no_good
     }
     settle().await;
     for _ in 0..100 {
-        let (verdict, took) = timed(&guard, &token(&forge, Some("k"))).await;
+        let (verdict, took) = timed(&guard, &token(&signer, Some("k"))).await;
         assert_eq!((verdict, took), (Ok(()), Duration::ZERO));
     }
     for verdict in flood.join_all().await {
@@ -359,9 +359,9 @@ async fn bad_signatures_cause_no_more_fetches_than_the_limit_and_hold_up_no_good
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_usable_keys_a_made_up_kid_is_a_401_however_often_it_comes() {
-    let (forge, other) = (Forge::new(), Forge::new());
-    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+async fn unknown_kid_is_always_401_while_keys_are_usable() {
+    let (signer, other) = (Signer::new(), Signer::new());
+    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     let guard = publisher.guard();
     guard.ready().await.unwrap();
     let began = Instant::now();
@@ -382,26 +382,26 @@ async fn with_usable_keys_a_made_up_kid_is_a_401_however_often_it_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_right_after_the_first_fetch_is_served_in_the_same_request() {
-    let publisher = Publisher::new(&[key(&Forge::new(), Some("0"))]);
+async fn rotation_right_after_the_first_fetch_is_picked_up_by_the_same_request() {
+    let publisher = Publisher::new(&[key(&Signer::new(), Some("0"))]);
     let guard = publisher.guard();
     guard.ready().await.unwrap();
     for number in 1..4 {
-        let (forge, kid) = (Forge::new(), number.to_string());
-        publisher.publish(&[key(&forge, Some(&kid))]);
-        let (verdict, took) = timed(&guard, &token(&forge, Some(&kid))).await;
+        let (signer, kid) = (Signer::new(), number.to_string());
+        publisher.publish(&[key(&signer, Some(&kid))]);
+        let (verdict, took) = timed(&guard, &token(&signer, Some(&kid))).await;
         assert_eq!((verdict, took), (Ok(()), Duration::ZERO));
     }
-    let (forge, kid) = (Forge::new(), "4");
-    publisher.publish(&[key(&forge, Some(kid))]);
+    let (signer, kid) = (Signer::new(), "4");
+    publisher.publish(&[key(&signer, Some(kid))]);
     // The next fetch is due in 5 s, which would be too late for an answer.
-    let (at_once, took) = timed(&guard, &token(&forge, Some(kid))).await;
+    let (at_once, took) = timed(&guard, &token(&signer, Some(kid))).await;
     assert_eq!(
         (at_once, took),
         (Err(Rejection::UnknownKey), Duration::ZERO)
     );
     advance(SECOND).await;
-    let (verdict, took) = timed(&guard, &token(&forge, Some(kid))).await;
+    let (verdict, took) = timed(&guard, &token(&signer, Some(kid))).await;
     assert_eq!(
         (verdict, took),
         (Ok(()), 4 * SECOND),
@@ -410,8 +410,8 @@ async fn a_rotation_right_after_the_first_fetch_is_served_in_the_same_request() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_made_up_kids_keeps_a_rotation_out_for_one_interval_at_most() {
-    let (old, new, other) = (Forge::new(), Forge::new(), Forge::new());
+async fn flood_of_unknown_kids_delays_a_rotation_by_at_most_one_interval() {
+    let (old, new, other) = (Signer::new(), Signer::new(), Signer::new());
     let publisher = Publisher::new(&[key(&old, Some("old"))]);
     let guard = publisher.guard();
     guard.ready().await.unwrap();
@@ -440,16 +440,16 @@ async fn a_flood_of_made_up_kids_keeps_a_rotation_out_for_one_interval_at_most()
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_rounds_of_waiting_together_take_no_longer_than_the_limit() {
-    let (forge, other) = (Forge::new(), Forge::new());
-    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+async fn total_wait_for_keys_stays_within_the_limit() {
+    let (signer, other) = (Signer::new(), Signer::new());
+    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     let (documents, slow) = (publisher.client(), Arc::new(Mutex::new(Duration::ZERO)));
     let delay = slow.clone();
     let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
         .with(Delayed(documents, delay))
         .build();
-    let issuer = Issuer::oidc(FORGED_ISSUER).unknown_key_jitter(Duration::ZERO);
-    let guard = guard_by(issuer, client);
+    let issuer = Issuer::oidc(ISSUER_URL).unknown_key_jitter(Duration::ZERO);
+    let guard = guard_with_client(issuer, client);
     guard.ready().await.unwrap();
     for document in [1500, 2400, 2600, 4000, 9000] {
         *slow.lock().unwrap() = Duration::from_millis(document);
@@ -488,13 +488,13 @@ impl reqwest_middleware::Middleware for Delayed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_503_means_that_there_are_no_usable_keys() {
-    let forge = Forge::new();
-    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+async fn requests_get_503_only_without_usable_keys() {
+    let signer = Signer::new();
+    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     publisher.change(|state| state.status = 500);
     let guard = publisher.guard();
     for _ in 0..5 {
-        let (verdict, took) = timed(&guard, &token(&forge, Some("k"))).await;
+        let (verdict, took) = timed(&guard, &token(&signer, Some("k"))).await;
         assert!(
             matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
             "{verdict:?}"
@@ -503,19 +503,19 @@ async fn a_503_means_that_there_are_no_usable_keys() {
     }
     publisher.change(|state| state.status = 200);
     advance(10 * SECOND).await;
-    assert_eq!(verdict(&guard, &token(&forge, Some("k"))).await, Ok(()));
+    assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
     // From here on there are usable keys, whatever the issuer answers.
     publisher.change(|state| state.status = 500);
     for _ in 0..5 {
-        let verdict = verdict(&guard, &token(&forge, Some("new"))).await;
+        let verdict = verdict(&guard, &token(&signer, Some("new"))).await;
         assert_eq!(verdict, Err(Rejection::UnknownKey));
         advance(SECOND).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_meets_a_failing_issuer_waits_for_the_next_attempt() {
-    let (old, new) = (Forge::new(), Forge::new());
+async fn request_during_issuer_failure_waits_for_the_next_attempt() {
+    let (old, new) = (Signer::new(), Signer::new());
     let publisher = Publisher::new(&[key(&old, Some("old"))]);
     let guard = publisher.guard();
     guard.ready().await.unwrap();
@@ -530,22 +530,22 @@ async fn a_request_that_meets_a_failing_issuer_waits_for_the_next_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn withdrawn_keys_are_out_of_use_with_the_next_fetch_even_if_all_are_withdrawn() {
-    let forge = Forge::new();
+async fn withdrawing_all_keys_takes_effect_at_the_next_fetch() {
+    let signer = Signer::new();
     for emptied in [
         r#"{"keys":[]}"#.to_owned(),
         json!({ "keys": [{ "kty": "oct", "k": "AA" }] }).to_string(),
         json!({ "keys": [{ "kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA" }, null] }).to_string(),
     ] {
-        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        let publisher = Publisher::new(&[key(&signer, Some("k"))]);
         let guard = publisher.guard();
-        let kept = token(&forge, Some("k"));
+        let kept = token(&signer, Some("k"));
         assert_eq!(verdict(&guard, &kept).await, Ok(()));
         publisher.change(|state| state.keys = emptied.clone());
         advance(3600 * SECOND).await;
         settle().await;
         // A verdict that was kept is as gone as the key.
-        for token in [&kept, &token(&forge, Some("k"))] {
+        for token in [&kept, &token(&signer, Some("k"))] {
             let verdict = verdict(&guard, token).await;
             assert!(
                 matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
@@ -559,7 +559,7 @@ async fn withdrawn_keys_are_out_of_use_with_the_next_fetch_even_if_all_are_withd
         let error = guard.ready().await.unwrap_err();
         assert!(matches!(error.cause(), KeysError::NoUsableKey { .. }));
         // A server that is not ready gets no requests, so it asks by itself.
-        publisher.publish(&[key(&forge, Some("k"))]);
+        publisher.publish(&[key(&signer, Some("k"))]);
         advance(10 * SECOND).await;
         settle().await;
         assert!(guard.health()[0].is_ready && guard.health()[0].last_error.is_none());
@@ -568,8 +568,8 @@ async fn withdrawn_keys_are_out_of_use_with_the_next_fetch_even_if_all_are_withd
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_answer_changes_nothing() {
-    let forge = Forge::new();
+async fn malformed_key_set_keeps_the_old_keys() {
+    let signer = Signer::new();
     for malformed in [
         "",
         "{}",
@@ -583,7 +583,7 @@ async fn a_malformed_answer_changes_nothing() {
         r#"{"keys":[],"keys":[]}"#,
         "<html>",
     ] {
-        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        let publisher = Publisher::new(&[key(&signer, Some("k"))]);
         let guard = publisher.guard();
         guard.ready().await.unwrap();
         publisher.change(|state| state.keys = malformed.to_owned());
@@ -596,13 +596,13 @@ async fn a_malformed_answer_changes_nothing() {
             "{malformed}: {error}"
         );
         assert!(health.is_ready, "{malformed}");
-        assert_eq!(verdict(&guard, &token(&forge, Some("k"))).await, Ok(()));
+        assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_key_twice_is_one_key_and_different_keys_of_one_kid_are_all_used() {
-    let (one, two) = (Forge::new(), Forge::new());
+async fn duplicate_key_counts_once_and_different_keys_with_one_kid_are_all_used() {
+    let (one, two) = (Signer::new(), Signer::new());
     let same = key(&one, Some("k"));
     let mut other_members = same.clone();
     other_members["x5c"] = json!(["AAAA"]);
@@ -616,8 +616,8 @@ async fn the_same_key_twice_is_one_key_and_different_keys_of_one_kid_are_all_use
     assert_eq!((health.usable_keys, health.warnings.len()), (1, 0));
 
     publisher.publish(&[same, key(&two, Some("k"))]);
-    for forge in [&two, &one] {
-        assert_eq!(verdict(&guard, &token(forge, Some("k"))).await, Ok(()));
+    for signer in [&two, &one] {
+        assert_eq!(verdict(&guard, &token(signer, Some("k"))).await, Ok(()));
     }
     let health = guard.health().remove(0);
     assert_eq!((health.usable_keys, health.warnings.len()), (2, 1));
@@ -629,8 +629,8 @@ async fn the_same_key_twice_is_one_key_and_different_keys_of_one_kid_are_all_use
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_was_not_accepted_is_not_revived_by_its_tag() {
-    let (old, new) = (Forge::new(), Forge::new());
+async fn etag_of_a_rejected_key_set_is_not_used() {
+    let (old, new) = (Signer::new(), Signer::new());
     let too_many: Vec<_> = (0..201).map(|n| key(&new, Some(&n.to_string()))).collect();
     for bad in [
         "not JSON".to_owned(),
@@ -664,8 +664,8 @@ async fn an_answer_that_was_not_accepted_is_not_revived_by_its_tag() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_for_an_unknown_key_bypasses_caches_and_a_refresh_does_not() {
-    let (old, new) = (Forge::new(), Forge::new());
+async fn fetch_for_an_unknown_key_bypasses_http_caches_and_a_refresh_does_not() {
+    let (old, new) = (Signer::new(), Signer::new());
     let publisher = Publisher::new(&[key(&old, Some("old"))]);
     let guard = publisher.guard();
     guard.ready().await.unwrap();
@@ -673,7 +673,7 @@ async fn a_fetch_for_an_unknown_key_bypasses_caches_and_a_refresh_does_not() {
     assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
     advance(3600 * SECOND).await;
     settle().await;
-    let document = format!("{FORGED_ISSUER}/.well-known/openid-configuration");
+    let document = format!("{ISSUER_URL}/.well-known/openid-configuration");
     for url in [OLD_KEYS, &document] {
         let asked = publisher.asked(url);
         let bypasses: Vec<_> = asked
@@ -689,8 +689,8 @@ async fn a_fetch_for_an_unknown_key_bypasses_caches_and_a_refresh_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_age_of_an_answer_counts_against_its_max_age() {
-    let forge = Forge::new();
+async fn age_header_counts_against_max_age() {
+    let signer = Signer::new();
     for (headers, expected) in [
         (vec![("cache-control", "max-age=1000")], 800..=1000),
         (
@@ -706,7 +706,7 @@ async fn the_age_of_an_answer_counts_against_its_max_age() {
             800..=1000,
         ),
     ] {
-        let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+        let publisher = Publisher::new(&[key(&signer, Some("k"))]);
         publisher.change(|state| state.headers = headers.clone());
         let guard = publisher.guard();
         guard.ready().await.unwrap();
@@ -716,16 +716,16 @@ async fn the_age_of_an_answer_counts_against_its_max_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_may_take_as_long_as_its_limit_says() {
-    let forge = Forge::new();
-    let publisher = Publisher::new(&[key(&forge, Some("k"))]);
+async fn fetch_may_take_as_long_as_its_timeout() {
+    let signer = Signer::new();
+    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     for (limit, document) in [(100 * SECOND, 90 * SECOND), (Duration::MAX, 900 * SECOND)] {
         let delayed = Delayed(publisher.client(), Arc::new(Mutex::new(document)));
         let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
             .with(delayed)
             .build();
-        let issuer = Issuer::oidc(FORGED_ISSUER).fetch_timeout(limit);
-        let guard = guard_by(issuer, client);
+        let issuer = Issuer::oidc(ISSUER_URL).fetch_timeout(limit);
+        let guard = guard_with_client(issuer, client);
         let began = Instant::now();
         guard.ready().await.unwrap();
         assert!(

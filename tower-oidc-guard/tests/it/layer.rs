@@ -4,85 +4,91 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::support::{AUDIENCE, Body, bearer, guard, later, request, text, token, who};
+use crate::support::{
+    AUDIENCE, Body, advance_clock, bearer_request, body_text, echo_subject, guard, request,
+    valid_token,
+};
 use http::{Request, Response};
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 use tower_oidc_guard::{Identity, testing::TestIssuer};
 
 #[tokio::test]
-async fn without_a_token_the_answer_is_a_bare_challenge_and_the_issuer_is_not_asked() {
+async fn missing_token_gets_a_challenge_and_causes_no_fetch() {
     let issuer = TestIssuer::start().await.unwrap();
-    let service = guard(issuer.url()).layer().layer(service_fn(who));
+    let service = guard(issuer.url()).layer().layer(service_fn(echo_subject));
     let response = service.oneshot(request(&[])).await.unwrap();
     assert_eq!(response.status(), 401);
     assert_eq!(
         response.headers()["www-authenticate"],
         "Bearer realm=\"protected\""
     );
-    assert_eq!(text(response).await, "401 - Unauthorized");
+    assert_eq!(body_text(response).await, "401 - Unauthorized");
     assert_eq!(issuer.key_fetches(), 0);
 }
 
 #[tokio::test]
-async fn a_valid_token_lets_the_request_in_with_its_identity_in_the_extensions() {
+async fn valid_token_admits_the_request_with_an_identity_in_its_extensions() {
     let issuer = TestIssuer::start().await.unwrap();
-    let service = guard(issuer.url()).layer().layer(service_fn(who));
-    let response = service.oneshot(bearer(&token(&issuer))).await.unwrap();
+    let service = guard(issuer.url()).layer().layer(service_fn(echo_subject));
+    let response = service
+        .oneshot(bearer_request(&valid_token(&issuer)))
+        .await
+        .unwrap();
     assert_eq!(response.status(), 200);
     assert_eq!(
-        text(response).await,
+        body_text(response).await,
         "system:serviceaccount:id-namespace:gke-sa"
     );
 }
 
 #[tokio::test]
-async fn a_token_for_another_service_is_refused() {
+async fn token_for_another_audience_is_rejected() {
     let issuer = TestIssuer::start().await.unwrap();
-    let service = guard(issuer.url()).layer().layer(service_fn(who));
+    let service = guard(issuer.url()).layer().layer(service_fn(echo_subject));
     let other = issuer.token().audience("https://other.example").mint();
-    let response = service.oneshot(bearer(&other)).await.unwrap();
+    let response = service.oneshot(bearer_request(&other)).await.unwrap();
     assert_eq!(response.status(), 401);
     let challenge = response.headers()["www-authenticate"].to_str().unwrap();
     assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
-    assert_eq!(text(response).await, "401 - Unauthorized");
+    assert_eq!(body_text(response).await, "401 - Unauthorized");
 }
 
 #[tokio::test]
-async fn a_token_of_another_issuer_is_refused() {
+async fn token_of_an_untrusted_issuer_is_rejected() {
     let (trusted, stranger) = (
         TestIssuer::start().await.unwrap(),
         TestIssuer::start().await.unwrap(),
     );
-    let service = guard(trusted.url()).layer().layer(service_fn(who));
+    let service = guard(trusted.url()).layer().layer(service_fn(echo_subject));
     // Of its own name, and in the trusted issuer's name with a key that this one does not have.
-    let own = token(&stranger);
+    let own = valid_token(&stranger);
     let posing = stranger
         .token()
         .audience(AUDIENCE)
         .claim("iss", trusted.url())
         .mint();
-    let response = service.clone().oneshot(bearer(&own)).await.unwrap();
+    let response = service.clone().oneshot(bearer_request(&own)).await.unwrap();
     assert_eq!(response.status(), 401);
-    let response = service.oneshot(bearer(&posing)).await.unwrap();
+    let response = service.oneshot(bearer_request(&posing)).await.unwrap();
     assert_ne!(response.status(), 200);
 }
 
 #[tokio::test]
-async fn two_authorization_headers_are_a_bad_request() {
+async fn two_authorization_headers_get_400() {
     let issuer = TestIssuer::start().await.unwrap();
-    let service = guard(issuer.url()).layer().layer(service_fn(who));
-    let bearer = format!("Bearer {}", token(&issuer));
+    let service = guard(issuer.url()).layer().layer(service_fn(echo_subject));
+    let bearer = format!("Bearer {}", valid_token(&issuer));
     let response = service.oneshot(request(&[&bearer, &bearer])).await.unwrap();
     assert_eq!(response.status(), 400);
 }
 
 #[tokio::test]
-async fn while_the_issuer_is_away_the_answer_says_when_to_come_back() {
+async fn unreachable_issuer_causes_503_with_retry_after() {
     let issuer = TestIssuer::start().await.unwrap();
-    let (token, url) = (token(&issuer), issuer.url().to_owned());
+    let (token, url) = (valid_token(&issuer), issuer.url().to_owned());
     drop(issuer);
-    let service = guard(&url).layer().layer(service_fn(who));
-    let response = service.oneshot(bearer(&token)).await.unwrap();
+    let service = guard(&url).layer().layer(service_fn(echo_subject));
+    let response = service.oneshot(bearer_request(&token)).await.unwrap();
     assert_eq!(response.status(), 503);
     let seconds: u64 = response.headers()["retry-after"]
         .to_str()
@@ -93,27 +99,34 @@ async fn while_the_issuer_is_away_the_answer_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_token_of_a_key_that_is_new_is_let_in_by_the_same_request() {
+async fn first_token_with_a_new_key_is_admitted() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     guard.ready().await.unwrap();
-    later(Duration::from_secs(6)).await;
-    let old = token(&issuer);
+    advance_clock(Duration::from_secs(6)).await;
+    let old = valid_token(&issuer);
     issuer.rotate_key().unwrap();
-    let service = guard.layer().layer(service_fn(who));
+    let service = guard.layer().layer(service_fn(echo_subject));
     let response = service
         .clone()
-        .oneshot(bearer(&token(&issuer)))
+        .oneshot(bearer_request(&valid_token(&issuer)))
         .await
         .unwrap();
     assert_eq!(response.status(), 200);
     // The old key is still published.
-    assert_eq!(service.oneshot(bearer(&old)).await.unwrap().status(), 200);
+    assert_eq!(
+        service
+            .oneshot(bearer_request(&old))
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
     assert_eq!(issuer.key_fetches(), 2);
 }
 
 #[tokio::test]
-async fn a_withdrawn_key_is_out_of_use_within_the_hour() {
+async fn withdrawn_key_is_rejected_within_an_hour() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     let old = issuer
@@ -121,11 +134,11 @@ async fn a_withdrawn_key_is_out_of_use_within_the_hour() {
         .audience(AUDIENCE)
         .lifetime(Duration::from_secs(7200))
         .mint();
-    let service = guard.layer().layer(service_fn(who));
+    let service = guard.layer().layer(service_fn(echo_subject));
     assert_eq!(
         service
             .clone()
-            .oneshot(bearer(&old))
+            .oneshot(bearer_request(&old))
             .await
             .unwrap()
             .status(),
@@ -133,30 +146,37 @@ async fn a_withdrawn_key_is_out_of_use_within_the_hour() {
     );
     issuer.rotate_key().unwrap();
     issuer.withdraw_old_keys();
-    later(Duration::from_secs(3600)).await;
+    advance_clock(Duration::from_secs(3600)).await;
     while issuer.key_fetches() < 2 {
         tokio::task::yield_now().await;
     }
     // The fetch has been answered; that it is taken in is waited for by asking for the new key.
-    let new = token(&issuer);
+    let new = valid_token(&issuer);
     assert_eq!(
         service
             .clone()
-            .oneshot(bearer(&new))
+            .oneshot(bearer_request(&new))
             .await
             .unwrap()
             .status(),
         200
     );
-    assert_ne!(service.oneshot(bearer(&old)).await.unwrap().status(), 200);
+    assert_ne!(
+        service
+            .oneshot(bearer_request(&old))
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
 }
 
 #[tokio::test]
-async fn many_made_up_keys_at_a_time_cost_the_issuer_one_fetch() {
+async fn concurrent_unknown_kids_cause_one_fetch() {
     let issuer = TestIssuer::start().await.unwrap();
     let forger = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
-    let service = guard.layer().layer(service_fn(who));
+    let service = guard.layer().layer(service_fn(echo_subject));
     let mut flood = tokio::task::JoinSet::new();
     for number in 0..20 {
         let forged = forger
@@ -165,7 +185,7 @@ async fn many_made_up_keys_at_a_time_cost_the_issuer_one_fetch() {
             .claim("iss", issuer.url())
             .header("kid", number.to_string())
             .mint();
-        flood.spawn(service.clone().oneshot(bearer(&forged)));
+        flood.spawn(service.clone().oneshot(bearer_request(&forged)));
     }
     for response in flood.join_all().await {
         assert_eq!(response.unwrap().status(), 401);
@@ -206,18 +226,22 @@ impl Service<Request<Body>> for Particular {
 }
 
 #[tokio::test]
-async fn a_service_is_polled_ready_before_each_call_also_after_a_wait_for_keys() {
+async fn service_is_polled_ready_before_each_call() {
     let issuer = TestIssuer::start().await.unwrap();
     let mut service = guard(issuer.url()).layer().layer(Particular::default());
     // The first waits for keys, the second finds them at hand.
     for _ in 0..2 {
-        let response = service.ready().await.unwrap().call(bearer(&token(&issuer)));
+        let response = service
+            .ready()
+            .await
+            .unwrap()
+            .call(bearer_request(&valid_token(&issuer)));
         assert_eq!(response.await.unwrap().status(), 200);
     }
 }
 
 #[tokio::test]
-async fn readiness_and_errors_of_the_service_come_through() {
+async fn readiness_and_errors_of_the_service_are_forwarded() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     let (mock, mut handle) = tower_test::mock::pair::<Request<Body>, Response<String>>();
@@ -231,24 +255,24 @@ async fn readiness_and_errors_of_the_service_come_through() {
 }
 
 #[tokio::test]
-async fn an_identity_from_elsewhere_does_not_pass_the_guard() {
+async fn identity_inserted_by_an_earlier_layer_does_not_admit_a_request() {
     let (outer, inner) = (
         TestIssuer::start().await.unwrap(),
         TestIssuer::start().await.unwrap(),
     );
     let identity: Identity = guard(outer.url())
         .verifier()
-        .verify(token(&outer))
+        .verify(valid_token(&outer))
         .await
         .unwrap();
-    let service = guard(inner.url()).layer().layer(service_fn(who));
+    let service = guard(inner.url()).layer().layer(service_fn(echo_subject));
     let mut forged = request(&[]);
     forged.extensions_mut().insert(identity);
     assert_eq!(service.oneshot(forged).await.unwrap().status(), 401);
 }
 
 #[tokio::test]
-async fn tower_test_s_mock_sees_the_request_only_once_it_said_that_it_is_ready() {
+async fn mock_service_receives_the_request_only_after_it_is_ready() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     let (mut service, mut handle) =
@@ -257,9 +281,9 @@ async fn tower_test_s_mock_sees_the_request_only_once_it_said_that_it_is_ready()
     assert!(service.poll_ready().is_pending());
     handle.allow(1);
     assert!(service.poll_ready().is_ready());
-    let answered = tokio::spawn(service.call(bearer(&token(&issuer))));
+    let answered = tokio::spawn(service.call(bearer_request(&valid_token(&issuer))));
     let (request, send) = handle.next_request().await.unwrap();
     assert!(request.extensions().get::<Identity>().is_some());
     send.send_response(Response::new("mock".to_owned()));
-    assert_eq!(text(answered.await.unwrap().unwrap()).await, "mock");
+    assert_eq!(body_text(answered.await.unwrap().unwrap()).await, "mock");
 }

@@ -1,49 +1,59 @@
 //! Who may call.
 
-use crate::support::stage::{
-    CLUSTER, GKE_SA, answer, cluster, error, identity, settings, spec, status,
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, cluster, guard_builder, policy_error, send_request, status_for_policy,
+    token_spec, verified_identity,
 };
-use crate::support::{AUDIENCE, bearer, request};
+use crate::support::{AUDIENCE, bearer_request, request};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy, PolicyError};
 
 #[tokio::test]
-async fn nobody_named_means_nobody_enters() {
-    assert_eq!(status(Policy::members([""; 0])).await, 403);
-    assert_eq!(status(Policy::any_of([])).await, 403);
-    assert_eq!(status(Policy::all_of([])).await, 403);
+async fn empty_policies_allow_nobody() {
+    assert_eq!(status_for_policy(Policy::members([""; 0])).await, 403);
+    assert_eq!(status_for_policy(Policy::any_of([])).await, 403);
+    assert_eq!(status_for_policy(Policy::all_of([])).await, 403);
 }
 
 #[tokio::test]
-async fn denied_members_win() {
+async fn deny_list_takes_precedence_over_members() {
     let all = || Policy::members(["system:serviceaccounts", "allAuthenticatedUsers"]);
-    assert_eq!(status(all().deny([GKE_SA])).await, 403);
+    assert_eq!(status_for_policy(all().deny([GKE_SA])).await, 403);
     assert_eq!(
-        status(all().deny(["system:serviceaccounts:id-namespace"])).await,
+        status_for_policy(all().deny(["system:serviceaccounts:id-namespace"])).await,
         403
     );
     assert_eq!(
-        status(all().deny(["system:serviceaccounts:other"])).await,
+        status_for_policy(all().deny(["system:serviceaccounts:other"])).await,
         200
     );
-    assert_eq!(status(Policy::any_of([all()]).deny([GKE_SA])).await, 403);
-}
-
-#[tokio::test]
-async fn claims_audiences_and_functions_narrow_a_policy() {
-    let all = Policy::any_verified_caller;
-    assert_eq!(status(all().require_claim("sub", GKE_SA)).await, 200);
-    assert_eq!(status(all().require_claim("sub", "other")).await, 403);
-    assert_eq!(status(all().audience(AUDIENCE)).await, 200);
     assert_eq!(
-        status(all().require(|caller| caller.kubernetes().is_some())).await,
-        200
+        status_for_policy(Policy::any_of([all()]).deny([GKE_SA])).await,
+        403
     );
-    assert_eq!(status(all().require(|_| false)).await, 403);
 }
 
 #[tokio::test]
-async fn a_policy_s_audience_is_one_of_several_that_the_issuer_s_tokens_are_accepted_for() {
+async fn claims_audiences_and_functions_restrict_a_policy() {
+    let all = Policy::any_verified_caller;
+    assert_eq!(
+        status_for_policy(all().require_claim("sub", GKE_SA)).await,
+        200
+    );
+    assert_eq!(
+        status_for_policy(all().require_claim("sub", "other")).await,
+        403
+    );
+    assert_eq!(status_for_policy(all().audience(AUDIENCE)).await, 200);
+    assert_eq!(
+        status_for_policy(all().require(|caller| caller.kubernetes().is_some())).await,
+        200
+    );
+    assert_eq!(status_for_policy(all().require(|_| false)).await, 403);
+}
+
+#[tokio::test]
+async fn policy_audience_restricts_to_one_of_the_accepted_audiences() {
     const ADMIN: &str = "https://admin.example";
     let cluster = cluster();
     let issuer = Issuer::kubernetes(cluster.url());
@@ -71,17 +81,20 @@ async fn a_policy_s_audience_is_one_of_several_that_the_issuer_s_tokens_are_acce
             (cluster.token().audience(ADMIN), admin),
             (both.clone(), 200),
         ] {
-            let response = answer(layer.clone(), bearer(&token.mint())).await;
+            let response = send_request(layer.clone(), bearer_request(&token.mint())).await;
             assert_eq!(response.status(), expected, "{policy:?} {token:?}");
         }
     }
 }
 
 #[test]
-fn an_audience_that_no_issuer_accepts_does_not_build() {
+fn policy_audience_that_no_issuer_accepts_does_not_build() {
     let cluster = cluster();
     let any = Policy::any_verified_caller;
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
     for audience in [
         "https://admin.example",
         "https://auth-server.example/",
@@ -104,7 +117,7 @@ fn an_audience_that_no_issuer_accepts_does_not_build() {
         }
     }
     for audience in ["", " ", " https://auth-server.example", "a b", "a\u{200b}"] {
-        let error = error(any().audience(audience));
+        let error = policy_error(any().audience(audience));
         assert!(
             matches!(error, PolicyError::InvalidAudience { .. }),
             "{audience:?}: {error}"
@@ -113,7 +126,7 @@ fn an_audience_that_no_issuer_accepts_does_not_build() {
 }
 
 #[test]
-fn claims_that_cannot_be_required_do_not_build() {
+fn empty_or_null_required_claims_do_not_build() {
     let any = Policy::any_verified_caller;
     for policy in [
         any().require_claim("", "x"),
@@ -121,32 +134,35 @@ fn claims_that_cannot_be_required_do_not_build() {
         any().require_claim("hd", None::<String>),
         Policy::any_of([any()]).require_claim("hd", serde_json::Value::Null),
     ] {
-        assert!(matches!(error(policy), PolicyError::InvalidClaim { .. }));
+        assert!(matches!(
+            policy_error(policy),
+            PolicyError::InvalidClaim { .. }
+        ));
     }
 }
 
 #[tokio::test]
-async fn policies_compose_by_any_and_all() {
+async fn policies_compose_with_any_of_and_all_of() {
     let (yes, no) = (
         || Policy::members([GKE_SA]),
         || Policy::members(["system:serviceaccounts:other"]),
     );
-    assert_eq!(status(Policy::any_of([no(), yes()])).await, 200);
-    assert_eq!(status(Policy::any_of([no(), no()])).await, 403);
-    assert_eq!(status(Policy::all_of([yes(), yes()])).await, 200);
-    assert_eq!(status(Policy::all_of([yes(), no()])).await, 403);
+    assert_eq!(status_for_policy(Policy::any_of([no(), yes()])).await, 200);
+    assert_eq!(status_for_policy(Policy::any_of([no(), no()])).await, 403);
+    assert_eq!(status_for_policy(Policy::all_of([yes(), yes()])).await, 200);
+    assert_eq!(status_for_policy(Policy::all_of([yes(), no()])).await, 403);
 }
 
 #[test]
-fn members_that_nobody_speaks_for_do_not_build() {
-    let google = error(Policy::members(["user:a@example.com"]));
+fn members_of_untrusted_platforms_do_not_build() {
+    let google = policy_error(Policy::members(["user:a@example.com"]));
     assert_eq!(
         google,
         PolicyError::NoIssuerForPlatform { platform: "Google" }
     );
-    let stranger = error(Policy::members(["principal:https://evil.example#x"]));
+    let stranger = policy_error(Policy::members(["principal:https://evil.example#x"]));
     assert!(matches!(stranger, PolicyError::UntrustedIssuer { .. }));
-    let denied = error(Policy::members([GKE_SA]).deny(["user:a@example.com"]));
+    let denied = policy_error(Policy::members([GKE_SA]).deny(["user:a@example.com"]));
     assert_eq!(
         denied,
         PolicyError::NoIssuerForPlatform { platform: "Google" }
@@ -154,14 +170,15 @@ fn members_that_nobody_speaks_for_do_not_build() {
 }
 
 #[tokio::test]
-async fn with_two_issuers_of_one_platform_a_member_must_say_which_it_means() {
+async fn ambiguous_members_must_name_their_issuer() {
     let (one, two) = (
         cluster(),
         MemoryIssuer::new("https://other.example").unwrap(),
     );
-    let other = Issuer::kubernetes(two.url()).keys_json(crate::support::stage::jwks(&two).await);
+    let other =
+        Issuer::kubernetes(two.url()).keys_json(crate::support::in_memory::fetch_jwks(&two).await);
     let build = |policy| {
-        settings(&one)
+        guard_builder(&one)
             .issuer(other.clone().audience(AUDIENCE))
             .policy(policy)
             .build()
@@ -173,13 +190,13 @@ async fn with_two_issuers_of_one_platform_a_member_must_say_which_it_means() {
     ));
     let guard: OidcGuard = build(Policy::members_of(two.url(), [GKE_SA])).unwrap();
     assert_eq!(
-        answer(guard.layer(), bearer(&spec(&two).mint()))
+        send_request(guard.layer(), bearer_request(&token_spec(&two).mint()))
             .await
             .status(),
         200
     );
     assert_eq!(
-        answer(guard.layer(), bearer(&spec(&one).mint()))
+        send_request(guard.layer(), bearer_request(&token_spec(&one).mint()))
             .await
             .status(),
         403
@@ -187,28 +204,36 @@ async fn with_two_issuers_of_one_platform_a_member_must_say_which_it_means() {
 }
 
 #[tokio::test]
-async fn all_users_are_those_without_a_token_too_and_a_bad_token_is_refused_all_the_same() {
+async fn all_users_includes_requests_without_a_token_but_not_invalid_tokens() {
     let cluster = cluster();
-    let guard = settings(&cluster)
+    let guard = guard_builder(&cluster)
         .policy(Policy::members(["allUsers"]))
         .build()
         .unwrap();
-    assert_eq!(answer(guard.layer(), request(&[])).await.body(), b"nobody");
     assert_eq!(
-        answer(guard.layer(), bearer(&spec(&cluster).mint()))
+        send_request(guard.layer(), request(&[])).await.body(),
+        b"nobody"
+    );
+    assert_eq!(
+        send_request(guard.layer(), bearer_request(&token_spec(&cluster).mint()))
             .await
             .body(),
         GKE_SA.as_bytes()
     );
-    let bad = spec(&cluster).bad_signature().mint();
-    assert_eq!(answer(guard.layer(), bearer(&bad)).await.status(), 401);
+    let bad = token_spec(&cluster).bad_signature().mint();
+    assert_eq!(
+        send_request(guard.layer(), bearer_request(&bad))
+            .await
+            .status(),
+        401
+    );
     for narrowed in [
         Policy::members(["allUsers"]).require_claim("a", 1),
         Policy::members(["allUsers"]).require(|_| true),
     ] {
         let layer = guard.layer_with(narrowed).unwrap();
         assert_eq!(
-            answer(layer, request(&[])).await.status(),
+            send_request(layer, request(&[])).await.status(),
             401,
             "what a token must say, nobody says"
         );
@@ -216,17 +241,17 @@ async fn all_users_are_those_without_a_token_too_and_a_bad_token_is_refused_all_
 }
 
 #[tokio::test]
-async fn routes_have_policies_of_their_own() {
+async fn routes_can_have_different_policies() {
     let cluster = cluster();
-    let guard = settings(&cluster)
+    let guard = guard_builder(&cluster)
         .policy(Policy::members([GKE_SA]))
         .build()
         .unwrap();
     let admins = Policy::members(["system:serviceaccount:ops:admin"]);
-    let sent = || bearer(&spec(&cluster).mint());
-    assert_eq!(answer(guard.layer(), sent()).await.status(), 200);
+    let sent = || bearer_request(&token_spec(&cluster).mint());
+    assert_eq!(send_request(guard.layer(), sent()).await.status(), 200);
     assert_eq!(
-        answer(guard.layer_with(admins).unwrap(), sent())
+        send_request(guard.layer_with(admins).unwrap(), sent())
             .await
             .status(),
         403
@@ -239,18 +264,18 @@ async fn routes_have_policies_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_decision_is_explained_to_the_operator() {
+async fn decisions_are_explained() {
     let cluster = cluster();
     let policy = Policy::members(["system:serviceaccounts:id-namespace"])
         .deny(["system:serviceaccount:id-namespace:bad"]);
-    let guard = settings(&cluster).policy(policy).build().unwrap();
+    let guard = guard_builder(&cluster).policy(policy).build().unwrap();
     let explain = |name: &str| {
-        let spec = spec(&cluster).service_account("id-namespace", name);
+        let spec = token_spec(&cluster).service_account("id-namespace", name);
         let guard = guard.clone();
         async move {
             guard
                 .policy()
-                .explain(&identity(&guard, &spec).await)
+                .explain(&verified_identity(&guard, &spec).await)
                 .to_string()
         }
     };
@@ -262,8 +287,10 @@ async fn a_decision_is_explained_to_the_operator() {
         explain("bad").await,
         "refused: system:serviceaccount:id-namespace:bad is denied"
     );
-    let stranger = spec(&cluster).service_account("other", "x");
-    let decision = guard.policy().explain(&identity(&guard, &stranger).await);
+    let stranger = token_spec(&cluster).service_account("other", "x");
+    let decision = guard
+        .policy()
+        .explain(&verified_identity(&guard, &stranger).await);
     assert!(
         !decision.is_allowed() && decision.reason().contains("no allowed member"),
         "{decision}"
@@ -271,9 +298,9 @@ async fn a_decision_is_explained_to_the_operator() {
 }
 
 #[test]
-fn without_a_policy_a_guard_does_not_build() {
+fn guard_without_a_policy_does_not_build() {
     assert!(matches!(
-        settings(&cluster()).build(),
+        guard_builder(&cluster()).build(),
         Err(BuildError::NoPolicy)
     ));
 }

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use crate::support::stage::{CLUSTER, GKE_SA, answer, cluster, jwks, settings, spec};
-use crate::support::{AUDIENCE, bearer};
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, cluster, fetch_jwks, guard_builder, send_request, token_spec,
+};
+use crate::support::{AUDIENCE, bearer_request};
 use reqwest_wi_auth::testing::Kubelet;
 use tower_oidc_guard::{BuildError, OidcGuard, OidcGuardBuilder, PolicyFile};
 
@@ -36,7 +38,10 @@ impl Volume {
 }
 
 async fn status(guard: &OidcGuard, token: &str) -> u16 {
-    answer(guard.layer(), bearer(token)).await.status().as_u16()
+    send_request(guard.layer(), bearer_request(token))
+        .await
+        .status()
+        .as_u16()
 }
 
 /// Waits for something that a change of a file brings about.
@@ -51,11 +56,14 @@ async fn until(what: impl AsyncFn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_config_map_s_swap_changes_who_may_call() {
+async fn config_map_update_changes_the_policy() {
     let (volume, cluster) = (Volume::new(ALLOW), cluster());
     let file = PolicyFile::open(volume.path()).await.unwrap();
-    let guard = settings(&cluster).policy(file.policy()).build().unwrap();
-    let token = spec(&cluster).mint();
+    let guard = guard_builder(&cluster)
+        .policy(file.policy())
+        .build()
+        .unwrap();
+    let token = token_spec(&cluster).mint();
     assert_eq!(status(&guard, &token).await, 200);
     volume.write("allow: []\n");
     until(async || status(&guard, &token).await == 403).await;
@@ -66,11 +74,14 @@ async fn a_config_map_s_swap_changes_who_may_call() {
 }
 
 #[tokio::test]
-async fn a_bad_new_file_keeps_the_old_policy_and_is_told_with_line_and_column() {
+async fn invalid_file_keeps_the_old_policy_and_is_reported_with_its_line() {
     let (volume, cluster) = (Volume::new(ALLOW), cluster());
     let file = PolicyFile::open(volume.path()).await.unwrap();
-    let guard = settings(&cluster).policy(file.policy()).build().unwrap();
-    let token = spec(&cluster).mint();
+    let guard = guard_builder(&cluster)
+        .policy(file.policy())
+        .build()
+        .unwrap();
+    let token = token_spec(&cluster).mint();
     for (bad, told) in [
         ("allow: []\nallwo: []\n", "line 2"),
         ("allow: [\"gke-sa\"]\n", "no known kind"),
@@ -91,7 +102,7 @@ async fn a_bad_new_file_keeps_the_old_policy_and_is_told_with_line_and_column() 
 }
 
 #[tokio::test]
-async fn a_bad_first_file_does_not_start() {
+async fn invalid_first_file_is_an_error() {
     for bad in [
         "allow: [\"gke-sa\"]",
         "",
@@ -105,7 +116,7 @@ async fn a_bad_first_file_does_not_start() {
     }
     let volume = Volume::new("allow: [\"user:a@example.com\"]");
     let file = PolicyFile::open(volume.path()).await.unwrap();
-    let built = settings(&cluster()).policy(file.policy()).build();
+    let built = guard_builder(&cluster()).policy(file.policy()).build();
     assert!(
         matches!(built, Err(BuildError::Policy(_))),
         "nobody speaks for its members"
@@ -113,7 +124,7 @@ async fn a_bad_first_file_does_not_start() {
 }
 
 #[tokio::test]
-async fn members_of_an_issuer_claims_and_audiences_can_be_said_in_the_file() {
+async fn file_can_restrict_by_issuer_claims_and_audiences() {
     let cluster = cluster();
     for (content, expected) in [
         (
@@ -126,9 +137,12 @@ async fn members_of_an_issuer_claims_and_audiences_can_be_said_in_the_file() {
     ] {
         let volume = Volume::new(&content);
         let file = PolicyFile::open(volume.path()).await.unwrap();
-        let guard = settings(&cluster).policy(file.policy()).build().unwrap();
+        let guard = guard_builder(&cluster)
+            .policy(file.policy())
+            .build()
+            .unwrap();
         assert_eq!(
-            status(&guard, &spec(&cluster).mint()).await,
+            status(&guard, &token_spec(&cluster).mint()).await,
             expected,
             "{content}"
         );
@@ -136,10 +150,10 @@ async fn members_of_an_issuer_claims_and_audiences_can_be_said_in_the_file() {
 }
 
 #[tokio::test]
-async fn a_guard_is_configured_whole_from_a_file() {
+async fn whole_guard_can_be_configured_from_a_file() {
     let cluster = cluster();
     let keys = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(keys.path(), jwks(&cluster).await).unwrap();
+    std::fs::write(keys.path(), fetch_jwks(&cluster).await).unwrap();
     let volume = Volume::new(&format!(
         "issuers:\n  - url: {CLUSTER}\n    platform: kubernetes\n    audiences: [\"{AUDIENCE}\"]\n    algorithms: [RS256]\n    leeway_seconds: 5\n    max_lifetime_seconds: 3600\n    keys_file: {}\n{ALLOW}",
         keys.path().display()
@@ -149,13 +163,15 @@ async fn a_guard_is_configured_whole_from_a_file() {
         .unwrap()
         .build()
         .unwrap();
-    assert_eq!(status(&guard, &spec(&cluster).mint()).await, 200);
-    let long = spec(&cluster).lifetime(Duration::from_secs(3601)).mint();
+    assert_eq!(status(&guard, &token_spec(&cluster).mint()).await, 200);
+    let long = token_spec(&cluster)
+        .lifetime(Duration::from_secs(3601))
+        .mint();
     assert_eq!(status(&guard, &long).await, 401);
 }
 
 #[tokio::test]
-async fn issuers_that_cannot_work_are_errors() {
+async fn contradictory_issuers_are_errors() {
     for (issuer, told) in [
         ("{ platform: kubernetes, audiences: [a] }", "no `url`"),
         (
@@ -193,7 +209,7 @@ async fn not_opened(content: &str) -> String {
 }
 
 #[tokio::test]
-async fn fields_that_are_null_or_empty_are_errors_that_say_what_to_do() {
+async fn null_or_empty_fields_are_errors_that_name_the_field() {
     let issuer = |fields: &str| {
         format!(
             "{ALLOW}issuers:\n  - url: {CLUSTER}\n    audiences: [\"{AUDIENCE}\"]\n    {fields}\n"
@@ -312,15 +328,18 @@ async fn fields_that_are_null_or_empty_are_errors_that_say_what_to_do() {
 }
 
 #[tokio::test]
-async fn an_emptied_restriction_keeps_the_old_policy() {
+async fn emptied_restriction_keeps_the_old_policy() {
     let cluster = cluster();
     let restricted = format!(
         "allow: [allAuthenticatedUsers]\nclaims: {{ tenant: shop }}\ndeny: [\"{GKE_SA}\"]\n"
     );
     let volume = Volume::new(&restricted);
     let file = PolicyFile::open(volume.path()).await.unwrap();
-    let guard = settings(&cluster).policy(file.policy()).build().unwrap();
-    let token = spec(&cluster).mint();
+    let guard = guard_builder(&cluster)
+        .policy(file.policy())
+        .build()
+        .unwrap();
+    let token = token_spec(&cluster).mint();
     for emptied in [
         "allow: [allAuthenticatedUsers]\nclaims:\n",
         "allow: [allAuthenticatedUsers]\nclaims: {}\n",
@@ -345,11 +364,14 @@ async fn an_emptied_restriction_keeps_the_old_policy() {
 }
 
 #[tokio::test]
-async fn deny_lists_of_files_win_over_the_policies_that_they_are_combined_with() {
+async fn deny_list_of_a_file_takes_precedence_over_combined_policies() {
     use tower_oidc_guard::Policy;
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
-    let token = spec(&cluster).mint();
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let token = token_spec(&cluster).mint();
     let volume = Volume::new(&format!("allow: []\ndeny: [\"{GKE_SA}\"]\n"));
     let file = PolicyFile::open(volume.path()).await.unwrap();
     let any = Policy::any_verified_caller;
@@ -364,7 +386,7 @@ async fn deny_lists_of_files_win_over_the_policies_that_they_are_combined_with()
     for policy in policies() {
         let layer = guard.layer_with(policy.clone()).unwrap();
         assert_eq!(
-            answer(layer, bearer(&token)).await.status(),
+            send_request(layer, bearer_request(&token)).await.status(),
             403,
             "{policy:?}"
         );
@@ -372,18 +394,24 @@ async fn deny_lists_of_files_win_over_the_policies_that_they_are_combined_with()
     let layers = policies().map(|policy| guard.layer_with(policy).unwrap());
     volume.write("allow: []\n");
     for layer in layers {
-        until(async || answer(layer.clone(), bearer(&token)).await.status() == 200).await;
+        until(async || {
+            send_request(layer.clone(), bearer_request(&token))
+                .await
+                .status()
+                == 200
+        })
+        .await;
     }
 }
 
 #[tokio::test]
-async fn entries_of_an_issuer_are_scoped_in_allow_and_deny_lists() {
-    use crate::support::stage::Google;
+async fn entries_with_an_issuer_match_only_that_issuer() {
+    use crate::support::in_memory::GoogleIssuer;
     use tower_oidc_guard::Policy;
-    let (cluster, google) = (cluster(), Google::new());
+    let (cluster, google) = (cluster(), GoogleIssuer::new());
     let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
     let of_google = google.account("a@example.com").mint();
-    let of_cluster = spec(&cluster).mint();
+    let of_cluster = token_spec(&cluster).mint();
     let entry = |issuer: &str, member: &str| {
         format!("[{{ issuer: \"{issuer}\", members: [\"{member}\"] }}]")
     };
@@ -428,7 +456,9 @@ async fn entries_of_an_issuer_are_scoped_in_allow_and_deny_lists() {
         let file = PolicyFile::open(volume.path()).await.unwrap();
         let layer = guard.layer_with(file.policy()).unwrap();
         for (token, expected) in [(&of_google, at_google), (&of_cluster, in_cluster)] {
-            let status = answer(layer.clone(), bearer(token)).await.status();
+            let status = send_request(layer.clone(), bearer_request(token))
+                .await
+                .status();
             assert_eq!(status, expected, "{content}");
         }
     }
@@ -441,7 +471,7 @@ async fn entries_of_an_issuer_are_scoped_in_allow_and_deny_lists() {
 }
 
 #[tokio::test]
-async fn a_file_s_issuers_are_checked_as_those_in_code_are() {
+async fn issuers_of_a_file_are_validated_like_issuers_in_code() {
     let build = async |issuer: &str, policy: &str| {
         let volume = Volume::new(&format!("issuers: [{issuer}]\n{policy}\n"));
         match OidcGuardBuilder::from_file(volume.path()).await {

@@ -1,13 +1,13 @@
 //! JSON Web Token Best Current Practices (RFC 8725), section 3, paragraph by paragraph.
 
-use crate::support::forge::{Forge, encode};
-use crate::support::{HEADER, claims, guard_of};
+use crate::support::signer::{Signer, base64url};
+use crate::support::{HEADER, claims, guard_with_keys};
 use serde_json::{Value, json};
 use tower_oidc_guard::{Algorithm, JwkSet, Rejection};
 
-/// What a guard of the forge's key says to a token.
-async fn verdict(forge: &Forge, token: &str) -> Result<(), Rejection> {
-    guard_of(&[forge.jwk()])
+/// What a guard of the signer's key says to a token.
+async fn verdict(signer: &Signer, token: &str) -> Result<(), Rejection> {
+    guard_with_keys(&[signer.jwk()])
         .verifier()
         .verify(token)
         .await
@@ -15,10 +15,10 @@ async fn verdict(forge: &Forge, token: &str) -> Result<(), Rejection> {
 }
 
 #[tokio::test]
-async fn section_3_1_the_algorithm_is_one_that_is_allowed_and_that_fits_the_key() {
-    let forge = Forge::new();
-    let good = forge.sign(HEADER, &claims(json!({})));
-    assert_eq!(verdict(&forge, &good).await, Ok(()));
+async fn section_3_1_algorithm_must_be_allowed_and_match_the_key() {
+    let signer = Signer::new();
+    let good = signer.sign(HEADER, &claims(json!({})));
+    assert_eq!(verdict(&signer, &good).await, Ok(()));
     for (alg, expected) in [
         ("none", Rejection::UnsupportedAlgorithm),
         ("HS256", Rejection::UnsupportedAlgorithm),
@@ -26,13 +26,13 @@ async fn section_3_1_the_algorithm_is_one_that_is_allowed_and_that_fits_the_key(
         ("RS256", Rejection::UnknownKey),
     ] {
         let header = format!(r#"{{"alg":"{alg}","kid":"k"}}"#);
-        let token = forge.sign(&header, &claims(json!({})));
-        assert_eq!(verdict(&forge, &token).await, Err(expected), "{alg}");
+        let token = signer.sign(&header, &claims(json!({})));
+        assert_eq!(verdict(&signer, &token).await, Err(expected), "{alg}");
     }
 }
 
 #[test]
-fn section_3_2_weak_and_unsigned_algorithms_do_not_exist() {
+fn section_3_2_weak_and_unsigned_algorithms_are_unknown() {
     for name in [
         "none",
         "NONE",
@@ -49,20 +49,20 @@ fn section_3_2_weak_and_unsigned_algorithms_do_not_exist() {
 }
 
 #[tokio::test]
-async fn section_3_3_one_signature_that_does_not_verify_refuses_the_whole_token() {
-    let forge = Forge::new();
-    let token = Forge::new().sign(HEADER, &claims(json!({})));
-    assert_eq!(verdict(&forge, &token).await, Err(Rejection::BadSignature));
-    let nested = forge.sign(r#"{"alg":"ES256","kid":"k","cty":"JWT"}"#, &token);
+async fn section_3_3_invalid_signature_rejects_the_token() {
+    let signer = Signer::new();
+    let token = Signer::new().sign(HEADER, &claims(json!({})));
+    assert_eq!(verdict(&signer, &token).await, Err(Rejection::BadSignature));
+    let nested = signer.sign(r#"{"alg":"ES256","kid":"k","cty":"JWT"}"#, &token);
     assert!(
-        verdict(&forge, &nested).await.is_err(),
+        verdict(&signer, &nested).await.is_err(),
         "what is nested is no claims set"
     );
 }
 
 #[test]
-fn section_3_4_a_point_that_is_not_on_its_curve_is_no_key() {
-    let good = Forge::new().jwk();
+fn section_3_4_point_off_its_curve_is_not_a_key() {
+    let good = Signer::new().jwk();
     let mut bad = good.clone();
     bad["y"] = bad["x"].clone();
     let set = json!({ "keys": [bad] }).to_string();
@@ -71,9 +71,9 @@ fn section_3_4_a_point_that_is_not_on_its_curve_is_no_key() {
 }
 
 #[test]
-fn section_3_5_keys_that_can_be_guessed_are_no_keys() {
+fn section_3_5_weak_keys_are_skipped() {
     // A modulus of 1024 bits, one with an exponent of 1, and a symmetric key made of a password.
-    let modulus = |bytes: usize| encode(&[&[0xff], &vec![0x01; bytes - 1][..]].concat());
+    let modulus = |bytes: usize| base64url(&[&[0xff], &vec![0x01; bytes - 1][..]].concat());
     let keys = json!({ "keys": [
         { "kty": "RSA", "n": modulus(128), "e": "AQAB" },
         { "kty": "RSA", "n": modulus(256), "e": "AQ" },
@@ -84,22 +84,22 @@ fn section_3_5_keys_that_can_be_guessed_are_no_keys() {
 }
 
 #[tokio::test]
-async fn section_3_6_compressed_and_encrypted_tokens_are_not_read() {
-    let forge = Forge::new();
+async fn section_3_6_compressed_and_encrypted_tokens_are_rejected() {
+    let signer = Signer::new();
     let header = r#"{"alg":"RSA-OAEP","enc":"A256GCM","zip":"DEF","kid":"k"}"#;
-    let jwe = format!("{}.AA.AA.AA.AA", encode(header.as_bytes()));
+    let jwe = format!("{}.AA.AA.AA.AA", base64url(header.as_bytes()));
     assert_eq!(
-        verdict(&forge, &jwe).await,
+        verdict(&signer, &jwe).await,
         Err(Rejection::Malformed("not three parts"))
     );
 }
 
 #[tokio::test]
-async fn section_3_7_header_and_claims_are_utf_8() {
-    let forge = Forge::new();
+async fn section_3_7_header_and_claims_must_be_utf_8() {
+    let signer = Signer::new();
     let latin = claims(json!({})).replace("caller", "caf\u{e9}");
     assert_eq!(
-        verdict(&forge, &forge.sign(HEADER, &latin)).await,
+        verdict(&signer, &signer.sign(HEADER, &latin)).await,
         Ok(()),
         "in UTF-8"
     );
@@ -109,25 +109,25 @@ async fn section_3_7_header_and_claims_are_utf_8() {
         .position(|window| window == b"caller")
         .unwrap();
     bytes[at] = 0xe9;
-    let token = forge.sign_bytes(HEADER, &bytes);
+    let token = signer.sign_bytes(HEADER, &bytes);
     assert_eq!(
-        verdict(&forge, &token).await,
+        verdict(&signer, &token).await,
         Err(Rejection::Malformed("the claims"))
     );
 }
 
 #[tokio::test]
-async fn section_3_8_the_issuer_is_one_that_is_trusted_and_the_key_is_its_own() {
-    let forge = Forge::new();
+async fn section_3_8_issuer_must_be_trusted_and_own_the_key() {
+    let signer = Signer::new();
     for iss in [
         "https://issuer.example/",
         "https://ISSUER.example",
         "https://evil.example",
         "",
     ] {
-        let token = forge.sign(HEADER, &claims(json!({ "iss": iss })));
+        let token = signer.sign(HEADER, &claims(json!({ "iss": iss })));
         assert_eq!(
-            verdict(&forge, &token).await,
+            verdict(&signer, &token).await,
             Err(Rejection::UnknownIssuer),
             "{iss}"
         );
@@ -136,37 +136,40 @@ async fn section_3_8_the_issuer_is_one_that_is_trusted_and_the_key_is_its_own() 
         ("iss", "the claim `iss` is missing"),
         ("sub", "the claim `sub` is missing"),
     ] {
-        let token = forge.sign(HEADER, &claims(json!({ name: Value::Null })));
+        let token = signer.sign(HEADER, &claims(json!({ name: Value::Null })));
         assert_eq!(
-            verdict(&forge, &token).await,
+            verdict(&signer, &token).await,
             Err(Rejection::Malformed(reason))
         );
     }
 }
 
 #[tokio::test]
-async fn section_3_9_the_audience_is_one_of_this_service() {
-    let forge = Forge::new();
+async fn section_3_9_audience_must_be_accepted() {
+    let signer = Signer::new();
     for aud in [
         json!("https://other.example"),
         json!([]),
         json!(["a", "b"]),
         Value::Null,
     ] {
-        let token = forge.sign(HEADER, &claims(json!({ "aud": aud })));
+        let token = signer.sign(HEADER, &claims(json!({ "aud": aud })));
         assert_eq!(
-            verdict(&forge, &token).await,
+            verdict(&signer, &token).await,
             Err(Rejection::WrongAudience),
             "{aud}"
         );
     }
     let several = claims(json!({ "aud": ["https://other.example", crate::support::AUDIENCE] }));
-    assert_eq!(verdict(&forge, &forge.sign(HEADER, &several)).await, Ok(()));
+    assert_eq!(
+        verdict(&signer, &signer.sign(HEADER, &several)).await,
+        Ok(())
+    );
 }
 
 #[tokio::test]
-async fn section_3_10_a_token_does_not_say_where_its_key_is() {
-    let (forge, attacker) = (Forge::new(), Forge::new());
+async fn section_3_10_key_locations_in_the_token_are_ignored() {
+    let (signer, attacker) = (Signer::new(), Signer::new());
     let header = |kid: &str| {
         json!({
             "alg": "ES256",
@@ -179,7 +182,7 @@ async fn section_3_10_a_token_does_not_say_where_its_key_is() {
         .to_string()
     };
     let token = attacker.sign(&header("k"), &claims(json!({})));
-    assert_eq!(verdict(&forge, &token).await, Err(Rejection::BadSignature));
+    assert_eq!(verdict(&signer, &token).await, Err(Rejection::BadSignature));
     for kid in [
         "../../etc/passwd",
         "' OR 1=1 --",
@@ -188,18 +191,18 @@ async fn section_3_10_a_token_does_not_say_where_its_key_is() {
         "",
     ] {
         let token = attacker.sign(&header(kid), &claims(json!({})));
-        assert!(verdict(&forge, &token).await.is_err(), "{kid:?}");
+        assert!(verdict(&signer, &token).await.is_err(), "{kid:?}");
     }
     // Where nothing is believed, nothing is in the way of a sound token either.
     assert_eq!(
-        verdict(&forge, &forge.sign(&header("k"), &claims(json!({})))).await,
+        verdict(&signer, &signer.sign(&header("k"), &claims(json!({})))).await,
         Ok(())
     );
 }
 
 #[tokio::test]
-async fn section_3_11_a_token_of_another_type_is_refused() {
-    let forge = Forge::new();
+async fn section_3_11_token_of_another_type_is_rejected() {
+    let signer = Signer::new();
     for (typ, expected) in [
         ("JWT", Ok(())),
         ("jwt", Ok(())),
@@ -208,14 +211,14 @@ async fn section_3_11_a_token_of_another_type_is_refused() {
         ("secevent+jwt", Err(Rejection::WrongType)),
     ] {
         let header = json!({ "alg": "ES256", "kid": "k", "typ": typ }).to_string();
-        let token = forge.sign(&header, &claims(json!({})));
-        assert_eq!(verdict(&forge, &token).await, expected, "{typ}");
+        let token = signer.sign(&header, &claims(json!({})));
+        assert_eq!(verdict(&signer, &token).await, expected, "{typ}");
     }
 }
 
 #[tokio::test]
-async fn section_3_12_a_token_made_for_another_use_is_refused_by_one_rule_or_another() {
-    let forge = Forge::new();
+async fn section_3_12_token_for_another_use_is_rejected() {
+    let signer = Signer::new();
     let other_uses = [
         // A logout token and an event have no expiry; a request object has another audience.
         claims(json!({ "exp": Value::Null, "events": {} })),
@@ -223,7 +226,9 @@ async fn section_3_12_a_token_made_for_another_use_is_refused_by_one_rule_or_ano
     ];
     for claims in other_uses {
         assert!(
-            verdict(&forge, &forge.sign(HEADER, &claims)).await.is_err(),
+            verdict(&signer, &signer.sign(HEADER, &claims))
+                .await
+                .is_err(),
             "{claims}"
         );
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use crate::support::{AUDIENCE, bearer, guard, token, who};
+use crate::support::{AUDIENCE, bearer_request, echo_subject, guard, valid_token};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_oidc_guard::testing::TestIssuer;
 
@@ -30,7 +30,7 @@ fn assert_absent(token: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn a_token_shows_neither_in_logs_nor_in_debug_nor_in_answers() {
+async fn tokens_appear_neither_in_logs_nor_in_debug_output_nor_in_responses() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -41,7 +41,7 @@ async fn a_token_shows_neither_in_logs_nor_in_debug_nor_in_answers() {
 
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
-    let good = token(&issuer);
+    let good = valid_token(&issuer);
     let mut seen = String::new();
     let identity = guard.verifier().verify(&good).await.unwrap();
     seen.push_str(&format!(
@@ -57,8 +57,8 @@ async fn a_token_shows_neither_in_logs_nor_in_debug_nor_in_answers() {
     let other = issuer.token().audience("https://other.example").mint();
     let cut = &good[..good.len() - 2];
     for token in [good.as_str(), cut, bad.as_str(), other.as_str()] {
-        let service = guard.layer().layer(service_fn(who));
-        let response = service.oneshot(bearer(token)).await.unwrap();
+        let service = guard.layer().layer(service_fn(echo_subject));
+        let response = service.oneshot(bearer_request(token)).await.unwrap();
         seen.push_str(&format!("{response:?}"));
         if let Err(rejection) = guard.verifier().verify(token).await {
             seen.push_str(&format!("{rejection} {rejection:?}"));

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use crate::support::bearer;
-use crate::support::forge::Forge;
-use crate::support::stage::{CLUSTER, GKE_SA, answer, cluster, settings, spec};
+use crate::support::bearer_request;
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, cluster, guard_builder, send_request, token_spec,
+};
+use crate::support::signer::Signer;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde_json::json;
 use tower_oidc_guard::Policy;
@@ -39,27 +41,27 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn decisions_fetches_keys_hits_and_times_are_counted() {
+fn decisions_fetches_keys_cache_hits_and_durations_are_recorded() {
     let _one = ONE_AT_A_TIME.lock();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     metrics::with_local_recorder(&recorder, || {
         runtime().block_on(async {
             let cluster = cluster();
-            let guard = settings(&cluster)
+            let guard = guard_builder(&cluster)
                 .policy(Policy::members([GKE_SA]))
                 .build()
                 .unwrap();
-            let token = spec(&cluster).mint();
-            answer(guard.layer(), bearer(&token)).await;
-            answer(guard.layer(), bearer(&token)).await;
-            answer(
+            let token = token_spec(&cluster).mint();
+            send_request(guard.layer(), bearer_request(&token)).await;
+            send_request(guard.layer(), bearer_request(&token)).await;
+            send_request(
                 guard.layer(),
-                bearer(&spec(&cluster).service_account("a", "b").mint()),
+                bearer_request(&token_spec(&cluster).service_account("a", "b").mint()),
             )
             .await;
-            answer(guard.layer(), bearer("x")).await;
-            answer(guard.layer(), crate::support::request(&[])).await;
+            send_request(guard.layer(), bearer_request("x")).await;
+            send_request(guard.layer(), crate::support::request(&[])).await;
             guard.health();
         });
     });
@@ -98,36 +100,39 @@ fn decisions_fetches_keys_hits_and_times_are_counted() {
 }
 
 #[test]
-fn ten_thousand_hostile_tokens_do_not_add_a_label() {
+fn ten_thousand_hostile_tokens_add_no_metric_label() {
     let _one = ONE_AT_A_TIME.lock();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let (first, last) = metrics::with_local_recorder(&recorder, || {
         runtime().block_on(async {
-            let (cluster, forge) = (cluster(), Forge::new());
-            let guard = settings(&cluster).any_verified_caller().build().unwrap();
+            let (cluster, signer) = (cluster(), Signer::new());
+            let guard = guard_builder(&cluster)
+                .any_verified_caller()
+                .build()
+                .unwrap();
             guard.ready().await.unwrap();
             let mut after_some = BTreeSet::new();
             for number in 0..10_000 {
                 let hostile = match number % 5 {
-                    0 => forge.sign(
+                    0 => signer.sign(
                         &json!({ "alg": "ES256", "kid": number.to_string() }).to_string(),
                         &crate::support::claims(json!({ "iss": number.to_string() })),
                     ),
-                    1 => forge.sign(
+                    1 => signer.sign(
                         r#"{"alg":"RS256"}"#,
                         &crate::support::claims(
                             json!({ "iss": CLUSTER, "sub": number.to_string() }),
                         ),
                     ),
                     2 => format!("{number}"),
-                    3 => forge.sign(&json!({ "alg": number.to_string() }).to_string(), "{}"),
-                    _ => spec(&cluster)
+                    3 => signer.sign(&json!({ "alg": number.to_string() }).to_string(), "{}"),
+                    _ => token_spec(&cluster)
                         .claim("iat", number)
                         .header("kid", number)
                         .mint(),
                 };
-                let response = answer(guard.layer(), bearer(&hostile)).await;
+                let response = send_request(guard.layer(), bearer_request(&hostile)).await;
                 assert!(response.status().is_client_error());
                 if number == 100 {
                     after_some = names(&snapshotter);
@@ -162,7 +167,7 @@ impl Write for Log {
 }
 
 #[test]
-fn what_the_service_logs_stands_in_a_span_with_issuer_and_subject() {
+fn events_of_the_service_are_in_a_span_with_issuer_and_subject() {
     let _one = ONE_AT_A_TIME.lock();
     let log = Log::default();
     let writer = log.clone();
@@ -175,7 +180,7 @@ fn what_the_service_logs_stands_in_a_span_with_issuer_and_subject() {
     tracing::subscriber::with_default(subscriber, || {
         runtime().block_on(async {
             use tower::{Layer as _, ServiceExt as _, service_fn};
-            let guard = settings(&cluster)
+            let guard = guard_builder(&cluster)
                 .policy(Policy::members([GKE_SA]))
                 .build()
                 .unwrap();
@@ -184,15 +189,23 @@ fn what_the_service_logs_stands_in_a_span_with_issuer_and_subject() {
                 tracing::info!("in the handler");
                 Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
             });
-            let token = spec(&cluster).mint();
+            let token = token_spec(&cluster).mint();
             let service = guard.layer().layer(handler);
-            service.clone().oneshot(bearer(&token)).await.unwrap();
-            let stranger = spec(&cluster).service_account("a", "b").mint();
-            service.clone().oneshot(bearer(&stranger)).await.unwrap();
-            let forged = spec(&cluster)
+            service
+                .clone()
+                .oneshot(bearer_request(&token))
+                .await
+                .unwrap();
+            let stranger = token_spec(&cluster).service_account("a", "b").mint();
+            service
+                .clone()
+                .oneshot(bearer_request(&stranger))
+                .await
+                .unwrap();
+            let forged = token_spec(&cluster)
                 .claim("iss", "https://evil.example/\"injected")
                 .mint();
-            service.oneshot(bearer(&forged)).await.unwrap();
+            service.oneshot(bearer_request(&forged)).await.unwrap();
             sent.lock().unwrap().extend([token, stranger, forged]);
         });
     });

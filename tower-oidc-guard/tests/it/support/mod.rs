@@ -1,9 +1,9 @@
 //! What several of the tests need.
 
-pub mod forge;
+pub mod in_memory;
 #[cfg(unix)]
-pub mod pod;
-pub mod stage;
+pub mod kubernetes;
+pub mod signer;
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -20,13 +20,13 @@ pub const AUDIENCE: &str = "https://auth-server.example";
 /// A guard that trusts the issuer for [`AUDIENCE`], with a leeway of nothing.
 pub fn guard(issuer: &str) -> OidcGuard {
     OidcGuard::builder()
-        .issuer(trusted(issuer))
+        .issuer(trusted_issuer(issuer))
         .any_verified_caller()
         .build()
         .unwrap()
 }
 
-pub fn trusted(issuer: &str) -> Issuer {
+pub fn trusted_issuer(issuer: &str) -> Issuer {
     Issuer::kubernetes(issuer)
         .audience(AUDIENCE)
         .leeway(Duration::ZERO)
@@ -34,7 +34,7 @@ pub fn trusted(issuer: &str) -> Issuer {
 }
 
 /// A token that such a guard takes.
-pub fn token(issuer: &TestIssuer) -> String {
+pub fn valid_token(issuer: &TestIssuer) -> String {
     issuer
         .token()
         .audience(AUDIENCE)
@@ -56,18 +56,20 @@ pub fn request(authorization: &[&str]) -> Request<Body> {
     request
 }
 
-pub fn bearer(token: &str) -> Request<Body> {
+pub fn bearer_request(token: &str) -> Request<Body> {
     request(&[&format!("Bearer {token}")])
 }
 
 /// Answers with the subject of the caller, as text.
-pub async fn who(request: Request<Body>) -> Result<Response<String>, std::convert::Infallible> {
+pub async fn echo_subject(
+    request: Request<Body>,
+) -> Result<Response<String>, std::convert::Infallible> {
     let caller = request.extensions().get::<Identity>();
     let subject = caller.map_or("nobody", Identity::subject);
     Ok(Response::new(subject.to_owned()))
 }
 
-pub async fn text<B>(response: Response<B>) -> String
+pub async fn body_text<B>(response: Response<B>) -> String
 where
     B: http_body::Body<Data = bytes::Bytes>,
     B::Error: std::fmt::Debug,
@@ -76,26 +78,26 @@ where
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-pub fn seconds(since_epoch: u64) -> SystemTime {
+pub fn unix_time(since_epoch: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch)
 }
 
 /// Lets the tokio clock stand `duration` further on, without anything waiting for it.
-pub async fn later(duration: Duration) {
+pub async fn advance_clock(duration: Duration) {
     tokio::time::pause();
     tokio::time::advance(duration).await;
     tokio::time::resume();
 }
 
 /// An HTTP client that answers from these documents instead of from the network.
-pub fn canned(documents: HashMap<String, Vec<u8>>) -> ClientWithMiddleware {
+pub fn document_client(documents: HashMap<String, Vec<u8>>) -> ClientWithMiddleware {
     reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
         .with(Canned(documents))
         .build()
 }
 
 /// An HTTP client whose requests this function answers.
-pub fn answering(
+pub fn mock_client(
     answer: impl Fn(&reqwest::Request) -> Response<Vec<u8>> + Send + Sync + 'static,
 ) -> ClientWithMiddleware {
     reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
@@ -148,35 +150,35 @@ impl Middleware for Canned {
     }
 }
 
-pub const FORGED_ISSUER: &str = "https://issuer.example";
+pub const ISSUER_URL: &str = "https://issuer.example";
 /// The second at which guards of forged tokens live.
 pub const NOW: u64 = 1_800_000_000;
 
 /// A guard of an issuer that publishes these keys, for [`AUDIENCE`], with a leeway of nothing.
-pub fn guard_of(keys: &[serde_json::Value]) -> OidcGuard {
-    settings_of(keys, forged())
+pub fn guard_with_keys(keys: &[serde_json::Value]) -> OidcGuard {
+    guard_builder_with_keys(keys, issuer_settings())
         .any_verified_caller()
         .build()
         .unwrap()
 }
 
 /// The issuer of forged tokens, for [`AUDIENCE`], with a leeway of nothing.
-pub fn forged() -> Issuer {
-    Issuer::oidc(FORGED_ISSUER)
+pub fn issuer_settings() -> Issuer {
+    Issuer::oidc(ISSUER_URL)
         .audience(AUDIENCE)
         .leeway(Duration::ZERO)
 }
 
 /// Settings of a guard of that issuer, which publishes these keys.
-pub fn settings_of(keys: &[serde_json::Value], issuer: Issuer) -> OidcGuardBuilder {
+pub fn guard_builder_with_keys(keys: &[serde_json::Value], issuer: Issuer) -> OidcGuardBuilder {
     let discovery = serde_json::json!({
-        "issuer": FORGED_ISSUER,
+        "issuer": ISSUER_URL,
         "jwks_uri": "https://keys.example/jwks",
         "id_token_signing_alg_values_supported": ["ES256", "RS256"],
     });
     let documents = HashMap::from([
         (
-            format!("{FORGED_ISSUER}/.well-known/openid-configuration"),
+            format!("{ISSUER_URL}/.well-known/openid-configuration"),
             discovery.to_string().into(),
         ),
         (
@@ -186,17 +188,17 @@ pub fn settings_of(keys: &[serde_json::Value], issuer: Issuer) -> OidcGuardBuild
     ]);
     OidcGuard::builder()
         .issuer(issuer)
-        .http_client(canned(documents))
-        .clock(|| seconds(NOW))
+        .http_client(document_client(documents))
+        .clock(|| unix_time(NOW))
 }
 
 /// A guard of that issuer, for [`AUDIENCE`], at the second at which forged tokens live.
-pub fn guard_by(issuer: Issuer, client: ClientWithMiddleware) -> OidcGuard {
+pub fn guard_with_client(issuer: Issuer, client: ClientWithMiddleware) -> OidcGuard {
     OidcGuard::builder()
         .issuer(issuer.audience(AUDIENCE).leeway(Duration::ZERO))
         .any_verified_caller()
         .http_client(client)
-        .clock(|| seconds(NOW))
+        .clock(|| unix_time(NOW))
         .build()
         .unwrap()
 }
@@ -204,7 +206,7 @@ pub fn guard_by(issuer: Issuer, client: ClientWithMiddleware) -> OidcGuard {
 /// Claims that such a guard takes, with some of them replaced, or left out where they are null.
 pub fn claims(changes: serde_json::Value) -> String {
     let mut claims = serde_json::json!({
-        "iss": FORGED_ISSUER,
+        "iss": ISSUER_URL,
         "sub": "caller",
         "aud": AUDIENCE,
         "iat": NOW - 10,

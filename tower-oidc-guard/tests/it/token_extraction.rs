@@ -1,7 +1,9 @@
 //! Where the token comes from, and what passes without one.
 
-use crate::support::stage::{GKE_SA, SERVERLESS, answer, cluster, settings, spec};
-use crate::support::{Body, bearer, request};
+use crate::support::in_memory::{
+    GKE_SA, SERVERLESS, cluster, guard_builder, send_request, token_spec,
+};
+use crate::support::{Body, bearer_request, request};
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderName, Method, Request, Response};
 use tower::{Layer as _, ServiceExt as _, service_fn};
@@ -10,7 +12,7 @@ use tower_oidc_guard::{OidcGuardBuilder, Policy};
 const IAP: HeaderName = HeaderName::from_static("x-goog-iap-jwt-assertion");
 
 #[tokio::test]
-async fn only_a_true_preflight_passes_and_only_where_that_is_switched_on() {
+async fn only_real_preflights_are_admitted_and_only_if_enabled() {
     let preflight = |method: Method, headers: &[&'static str]| {
         let mut request = Request::new(Body::new());
         *request.method_mut() = method;
@@ -20,20 +22,23 @@ async fn only_a_true_preflight_passes_and_only_where_that_is_switched_on() {
         request
     };
     let whole = ["origin", "access-control-request-method"];
-    let off = settings(&cluster()).any_verified_caller().build().unwrap();
+    let off = guard_builder(&cluster())
+        .any_verified_caller()
+        .build()
+        .unwrap();
     assert_eq!(
-        answer(off.layer(), preflight(Method::OPTIONS, &whole))
+        send_request(off.layer(), preflight(Method::OPTIONS, &whole))
             .await
             .status(),
         401
     );
-    let on = settings(&cluster())
+    let on = guard_builder(&cluster())
         .any_verified_caller()
         .allow_cors_preflight()
         .build()
         .unwrap();
     assert_eq!(
-        answer(on.layer(), preflight(Method::OPTIONS, &whole))
+        send_request(on.layer(), preflight(Method::OPTIONS, &whole))
             .await
             .body(),
         b"nobody"
@@ -44,30 +49,38 @@ async fn only_a_true_preflight_passes_and_only_where_that_is_switched_on() {
         (Method::GET, &whole),
         (Method::OPTIONS, &[]),
     ] {
-        let response = answer(on.layer(), preflight(method, headers)).await;
+        let response = send_request(on.layer(), preflight(method, headers)).await;
         assert_eq!(response.status(), 401, "{headers:?}");
     }
 }
 
 #[tokio::test]
-async fn an_optional_guard_lets_in_who_has_no_token_and_refuses_a_bad_one() {
+async fn optional_guard_admits_requests_without_a_token_and_rejects_invalid_tokens() {
     let cluster = cluster();
-    let guard = settings(&cluster)
+    let guard = guard_builder(&cluster)
         .any_verified_caller()
         .allow_missing_token()
         .build()
         .unwrap();
-    assert_eq!(answer(guard.layer(), request(&[])).await.body(), b"nobody");
     assert_eq!(
-        answer(guard.layer(), bearer(&spec(&cluster).mint()))
+        send_request(guard.layer(), request(&[])).await.body(),
+        b"nobody"
+    );
+    assert_eq!(
+        send_request(guard.layer(), bearer_request(&token_spec(&cluster).mint()))
             .await
             .body(),
         GKE_SA.as_bytes()
     );
-    let expired = spec(&cluster).claim("exp", 1).mint();
-    assert_eq!(answer(guard.layer(), bearer(&expired)).await.status(), 401);
+    let expired = token_spec(&cluster).claim("exp", 1).mint();
     assert_eq!(
-        answer(guard.layer(), request(&["Bearer a", "Bearer b"]))
+        send_request(guard.layer(), bearer_request(&expired))
+            .await
+            .status(),
+        401
+    );
+    assert_eq!(
+        send_request(guard.layer(), request(&["Bearer a", "Bearer b"]))
             .await
             .status(),
         400
@@ -75,11 +88,11 @@ async fn an_optional_guard_lets_in_who_has_no_token_and_refuses_a_bad_one() {
 }
 
 #[tokio::test]
-async fn a_preflight_with_credentials_is_malformed() {
+async fn preflight_with_credentials_is_malformed() {
     let cluster = cluster();
-    let token = spec(&cluster).mint();
+    let token = token_spec(&cluster).mint();
     let builder = || {
-        settings(&cluster)
+        guard_builder(&cluster)
             .any_verified_caller()
             .allow_cors_preflight()
     };
@@ -102,20 +115,20 @@ async fn a_preflight_with_credentials_is_malformed() {
     ] {
         for value in [&*bearer, "Bearer x", "Basic YTpi", ""] {
             let response =
-                answer(guard.layer(), preflight(Some((AUTHORIZATION, value)), "/")).await;
+                send_request(guard.layer(), preflight(Some((AUTHORIZATION, value)), "/")).await;
             assert_eq!(response.status(), 400, "{value}");
         }
-        let response = answer(guard.layer(), preflight(None, "/?a&access%5Ftoken=x")).await;
+        let response = send_request(guard.layer(), preflight(None, "/?a&access%5Ftoken=x")).await;
         assert_eq!(response.status(), 400);
-        let response = answer(guard.layer(), preflight(None, "/?a=b")).await;
+        let response = send_request(guard.layer(), preflight(None, "/?a=b")).await;
         assert_eq!(response.body(), b"nobody");
     }
     let other = builder().token_from([IAP, SERVERLESS]).build().unwrap();
     for name in [IAP, SERVERLESS] {
-        let response = answer(other.layer(), preflight(Some((name, &bearer)), "/")).await;
+        let response = send_request(other.layer(), preflight(Some((name, &bearer)), "/")).await;
         assert_eq!(response.status(), 400);
     }
-    let response = answer(
+    let response = send_request(
         other.layer(),
         preflight(Some((PROXY_AUTHORIZATION, "x")), "/"),
     )
@@ -124,13 +137,13 @@ async fn a_preflight_with_credentials_is_malformed() {
 }
 
 #[tokio::test]
-async fn what_is_almost_a_bearer_token_never_passes_as_anonymous() {
+async fn malformed_bearer_credentials_are_never_treated_as_anonymous() {
     let cluster = cluster();
-    let token = spec(&cluster).mint();
-    let builder = || settings(&cluster).any_verified_caller();
+    let token = token_spec(&cluster).mint();
+    let builder = || guard_builder(&cluster).any_verified_caller();
     let guards = [
         builder().allow_missing_token().build().unwrap(),
-        settings(&cluster)
+        guard_builder(&cluster)
             .policy(Policy::members(["allUsers"]))
             .build()
             .unwrap(),
@@ -164,7 +177,7 @@ async fn what_is_almost_a_bearer_token_never_passes_as_anonymous() {
             let mut request = request(&[]);
             let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
             request.headers_mut().insert(AUTHORIZATION, value.clone());
-            let response = answer(guard.layer(), request).await;
+            let response = send_request(guard.layer(), request).await;
             assert_eq!(response.status(), 400, "{value:?}");
         }
         for uri in [
@@ -176,7 +189,11 @@ async fn what_is_almost_a_bearer_token_never_passes_as_anonymous() {
         ] {
             let mut request = request(&[]);
             *request.uri_mut() = uri.replace("TOKEN", &token).parse().unwrap();
-            assert_eq!(answer(guard.layer(), request).await.status(), 400, "{uri}");
+            assert_eq!(
+                send_request(guard.layer(), request).await.status(),
+                400,
+                "{uri}"
+            );
         }
     }
     // In other headers, the same.
@@ -195,7 +212,7 @@ async fn what_is_almost_a_bearer_token_never_passes_as_anonymous() {
             let value = value.replace("TOKEN", &token);
             request.headers_mut().insert(&name, value.parse().unwrap());
             assert_eq!(
-                answer(other.layer(), request).await.status(),
+                send_request(other.layer(), request).await.status(),
                 400,
                 "{value}"
             );
@@ -203,15 +220,15 @@ async fn what_is_almost_a_bearer_token_never_passes_as_anonymous() {
     }
     // Another scheme is no bearer token, and its credentials are the service's affair.
     for value in ["Basic YTpi", "DPoP a.b.c", "Bearerx a.b.c"] {
-        let response = answer(guards[0].layer(), request(&[value])).await;
+        let response = send_request(guards[0].layer(), request(&[value])).await;
         assert_eq!(response.body(), b"nobody", "{value}");
     }
 }
 
 #[tokio::test]
-async fn headers_that_a_token_may_come_in_are_sensitive_for_the_service() {
+async fn token_headers_are_marked_sensitive() {
     let cluster = cluster();
-    let token = spec(&cluster).mint();
+    let token = token_spec(&cluster).mint();
     let shown = |builder: OidcGuardBuilder, request: Request<Body>| async move {
         let shows = service_fn(|request: Request<Body>| async move {
             let text = format!("{:?} {request:?}", request.headers());
@@ -220,9 +237,9 @@ async fn headers_that_a_token_may_come_in_are_sensitive_for_the_service() {
         let service = builder.build().unwrap().layer().layer(shows);
         let response = service.oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
-        crate::support::text(response).await
+        crate::support::body_text(response).await
     };
-    let builder = || settings(&cluster).any_verified_caller();
+    let builder = || guard_builder(&cluster).any_verified_caller();
     let with = |headers: &[(HeaderName, &str)]| {
         let mut request = request(&[]);
         for (name, value) in headers {
@@ -262,7 +279,8 @@ async fn headers_that_a_token_may_come_in_are_sensitive_for_the_service() {
             Ok::<_, std::convert::Infallible>(Response::new(text))
         });
         let service = guard.layer().layer(shows);
-        let text = crate::support::text(service.oneshot(bearer(&token)).await.unwrap()).await;
+        let text =
+            crate::support::body_text(service.oneshot(bearer_request(&token)).await.unwrap()).await;
         assert_absent(&token, &text);
     }
 }
@@ -280,8 +298,8 @@ async fn with(
     headers: &[(HeaderName, &str)],
 ) -> u16 {
     let cluster = cluster();
-    let token = spec(&cluster).mint();
-    let guard = build(settings(&cluster).any_verified_caller())
+    let token = token_spec(&cluster).mint();
+    let guard = build(guard_builder(&cluster).any_verified_caller())
         .build()
         .unwrap();
     let mut request = request(&[]);
@@ -289,11 +307,11 @@ async fn with(
         let value = value.replace("TOKEN", &token);
         request.headers_mut().append(name, value.parse().unwrap());
     }
-    answer(guard.layer(), request).await.status().as_u16()
+    send_request(guard.layer(), request).await.status().as_u16()
 }
 
 #[tokio::test]
-async fn the_token_is_taken_from_other_headers() {
+async fn token_is_read_from_configured_headers() {
     for header in [SERVERLESS, IAP, PROXY_AUTHORIZATION] {
         let from = |builder: OidcGuardBuilder| builder.token_from([header.clone()]);
         assert_eq!(
@@ -346,10 +364,10 @@ async fn the_token_is_taken_from_other_headers() {
 }
 
 #[tokio::test]
-async fn the_token_can_be_stripped_before_the_service_sees_it() {
+async fn token_can_be_removed_before_the_service_is_called() {
     let cluster = cluster();
     for (strips, expected) in [(true, "false"), (false, "true")] {
-        let builder = settings(&cluster).any_verified_caller();
+        let builder = guard_builder(&cluster).any_verified_caller();
         let builder = if strips {
             builder.strip_token()
         } else {
@@ -361,9 +379,9 @@ async fn the_token_can_be_stripped_before_the_service_sees_it() {
         });
         let service = builder.build().unwrap().layer().layer(sees);
         let response = service
-            .oneshot(bearer(&spec(&cluster).mint()))
+            .oneshot(bearer_request(&token_spec(&cluster).mint()))
             .await
             .unwrap();
-        assert_eq!(crate::support::text(response).await, expected);
+        assert_eq!(crate::support::body_text(response).await, expected);
     }
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::forge::Forge;
-use crate::support::{FORGED_ISSUER, HEADER, answering, claims, guard_by, later, trusted};
+use crate::support::signer::Signer;
+use crate::support::{
+    HEADER, ISSUER_URL, advance_clock, claims, guard_with_client, mock_client, trusted_issuer,
+};
 use http::Response;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -15,14 +17,14 @@ use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard};
 const KEYS: &str = "https://keys.example/jwks";
 
 fn issuer() -> Issuer {
-    Issuer::oidc(FORGED_ISSUER)
+    Issuer::oidc(ISSUER_URL)
         .algorithms([Algorithm::ES256])
         .jwks_url(KEYS)
 }
 
-fn keys(forge: &Forge, count: usize) -> Vec<u8> {
+fn keys(signer: &Signer, count: usize) -> Vec<u8> {
     let named = |number: usize| {
-        let mut key = forge.jwk();
+        let mut key = signer.jwk();
         key["kid"] = if number == 0 {
             "k".into()
         } else {
@@ -35,11 +37,11 @@ fn keys(forge: &Forge, count: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_key_set_with_a_tag_is_asked_for_by_it_and_kept_at_a_304() {
-    let forge = Forge::new();
-    let (body, not_modified) = (keys(&forge, 1), Arc::new(AtomicUsize::new(0)));
+async fn key_set_with_etag_is_requested_conditionally_and_kept_after_304() {
+    let signer = Signer::new();
+    let (body, not_modified) = (keys(&signer, 1), Arc::new(AtomicUsize::new(0)));
     let counted = not_modified.clone();
-    let client = answering(move |request| {
+    let client = mock_client(move |request| {
         let knows = request.headers().get("if-none-match");
         if knows.is_some_and(|tag| tag == "\"v1\"") {
             counted.fetch_add(1, Ordering::Relaxed);
@@ -51,10 +53,10 @@ async fn a_key_set_with_a_tag_is_asked_for_by_it_and_kept_at_a_304() {
         let answer = Response::builder().header("etag", "\"v1\"");
         answer.body(body.clone()).unwrap()
     });
-    let guard = guard_by(issuer(), client);
+    let guard = guard_with_client(issuer(), client);
     guard.ready().await.unwrap();
     let before = guard.health().remove(0);
-    later(Duration::from_secs(3600)).await;
+    advance_clock(Duration::from_secs(3600)).await;
     while not_modified.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
         guard.prefetch();
@@ -69,14 +71,17 @@ async fn a_key_set_with_a_tag_is_asked_for_by_it_and_kept_at_a_304() {
             .next_attempt
             .is_some_and(|pause| pause <= Duration::from_secs(600))
     );
-    let token = forge.sign(HEADER, &claims(json!({})));
+    let token = signer.sign(HEADER, &claims(json!({})));
     assert!(guard.verifier().verify(token).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_304_that_nobody_asked_for_is_an_error() {
-    let client = answering(|_| Response::builder().status(304).body(Vec::new()).unwrap());
-    let error = guard_by(issuer(), client).ready().await.unwrap_err();
+async fn unsolicited_304_is_an_error() {
+    let client = mock_client(|_| Response::builder().status(304).body(Vec::new()).unwrap());
+    let error = guard_with_client(issuer(), client)
+        .ready()
+        .await
+        .unwrap_err();
     assert!(
         matches!(error.cause(), KeysError::Status { .. }),
         "{error:?}"
@@ -84,12 +89,14 @@ async fn a_304_that_nobody_asked_for_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_set_with_more_keys_than_the_limit_is_refused() {
-    let forge = Forge::new();
+async fn key_set_with_more_keys_than_the_limit_is_rejected() {
+    let signer = Signer::new();
     for (count, limit, is_taken) in [(200, 200, true), (201, 200, false), (2, 1, false)] {
-        let body = keys(&forge, count);
-        let client = answering(move |_| Response::new(body.clone()));
-        let ready = guard_by(issuer().max_keys(limit), client).ready().await;
+        let body = keys(&signer, count);
+        let client = mock_client(move |_| Response::new(body.clone()));
+        let ready = guard_with_client(issuer().max_keys(limit), client)
+            .ready()
+            .await;
         assert_eq!(ready.is_ok(), is_taken, "{count}");
         let error = ready.err();
         let is_named = |error: &tower_oidc_guard::NotReady| {
@@ -100,11 +107,11 @@ async fn a_set_with_more_keys_than_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_longer_than_the_limit_is_not_read() {
+async fn response_body_over_the_size_limit_is_rejected() {
     for (size, limit) in [(512 * 1024 + 1, None), (1001, Some(1000))] {
-        let client = answering(move |_| Response::new(vec![b' '; size]));
+        let client = mock_client(move |_| Response::new(vec![b' '; size]));
         let issuer = limit.map_or(issuer(), |limit| issuer().max_document_bytes(limit));
-        let error = guard_by(issuer, client).ready().await.unwrap_err();
+        let error = guard_with_client(issuer, client).ready().await.unwrap_err();
         assert!(
             matches!(error.cause(), KeysError::TooLarge { .. }),
             "{error:?}"
@@ -129,13 +136,13 @@ async fn drip(first: &'static [u8]) -> OidcGuard {
             });
         }
     });
-    let issuer = trusted(&url).fetch_timeout(Duration::from_millis(600));
+    let issuer = trusted_issuer(&url).fetch_timeout(Duration::from_millis(600));
     let builder = OidcGuard::builder().issuer(issuer);
     builder.any_verified_caller().build().unwrap()
 }
 
 #[tokio::test]
-async fn a_silent_server_ends_in_an_error() {
+async fn silent_server_causes_a_timeout() {
     let error = drip(b"").await.ready().await.unwrap_err();
     assert!(
         matches!(error.cause(), KeysError::Timeout { .. }),
@@ -144,7 +151,7 @@ async fn a_silent_server_ends_in_an_error() {
 }
 
 #[tokio::test]
-async fn a_dripping_server_ends_in_an_error() {
+async fn slowly_sending_server_causes_a_timeout() {
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n";
     let error = drip(head).await.ready().await.unwrap_err();
     assert!(
@@ -154,11 +161,11 @@ async fn a_dripping_server_ends_in_an_error() {
 }
 
 #[tokio::test]
-async fn a_redirect_within_the_origin_is_followed_and_one_to_elsewhere_is_not() {
-    let forge = Forge::new();
+async fn same_origin_redirect_is_followed_and_cross_origin_redirect_is_not() {
+    let signer = Signer::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let body = keys(&forge, 1);
+    let body = keys(&signer, 1);
     tokio::spawn(async move {
         use tokio::io::AsyncReadExt as _;
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -178,7 +185,7 @@ async fn a_redirect_within_the_origin_is_followed_and_one_to_elsewhere_is_not() 
         }
     });
     for (path, is_followed) in [("/within", true), ("/away", false)] {
-        let issuer = trusted(&url).jwks_url(format!("{url}{path}"));
+        let issuer = trusted_issuer(&url).jwks_url(format!("{url}{path}"));
         let builder = OidcGuard::builder().issuer(issuer).any_verified_caller();
         let guard = builder.build().unwrap();
         let ready = guard.ready().await;

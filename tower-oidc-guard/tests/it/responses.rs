@@ -1,13 +1,15 @@
 //! What callers are told.
 
-use crate::support::stage::{CLUSTER, GKE_SA, answer, cluster, settings, spec};
-use crate::support::{Body, bearer, request};
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, cluster, guard_builder, send_request, token_spec,
+};
+use crate::support::{Body, bearer_request, request};
 use http::{Method, Request, Response, StatusCode};
 use tower::ServiceExt as _;
 use tower_oidc_guard::{BuildError, OidcGuard, Policy};
 
 fn guard() -> OidcGuard {
-    settings(&cluster())
+    guard_builder(&cluster())
         .policy(Policy::members([GKE_SA]))
         .build()
         .unwrap()
@@ -18,8 +20,8 @@ fn challenge<B>(response: &Response<B>) -> &str {
 }
 
 #[tokio::test]
-async fn without_a_token_it_is_bearer_and_realm_and_nothing_more() {
-    let response = answer(guard().layer(), request(&[])).await;
+async fn missing_token_is_challenged_with_bearer_and_realm_only() {
+    let response = send_request(guard().layer(), request(&[])).await;
     assert_eq!(
         (response.status().as_u16(), challenge(&response)),
         (401, "Bearer realm=\"protected\"")
@@ -27,38 +29,41 @@ async fn without_a_token_it_is_bearer_and_realm_and_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_malformed_request_is_a_400_invalid_request() {
+async fn malformed_request_returns_400_invalid_request() {
     for authorization in [&["Bearer a", "Bearer b"][..], &["Basic a", "Bearer b"]] {
-        let response = answer(guard().layer(), request(authorization)).await;
+        let response = send_request(guard().layer(), request(authorization)).await;
         assert_eq!(response.status(), 400);
         assert!(challenge(&response).contains("error=\"invalid_request\""));
     }
 }
 
 #[tokio::test]
-async fn a_refused_token_is_a_401_invalid_token() {
+async fn invalid_token_returns_401_invalid_token() {
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
-    let spoilt = spec(&cluster).bad_signature().mint();
-    let expired = spec(&cluster).claim("exp", 1).mint();
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let spoilt = token_spec(&cluster).bad_signature().mint();
+    let expired = token_spec(&cluster).claim("exp", 1).mint();
     for token in ["x", "a.b.c", &spoilt, &expired] {
-        let response = answer(guard.layer(), bearer(token)).await;
+        let response = send_request(guard.layer(), bearer_request(token)).await;
         assert_eq!(response.status(), 401);
         assert!(challenge(&response).contains("error=\"invalid_token\", error_description=\""));
     }
 }
 
 #[tokio::test]
-async fn whom_the_policy_refuses_gets_a_403_insufficient_scope_and_hears_no_member() {
+async fn caller_not_allowed_by_the_policy_gets_403_insufficient_scope_without_member_names() {
     let cluster = cluster();
-    let guard = settings(&cluster)
+    let guard = guard_builder(&cluster)
         .policy(Policy::members([GKE_SA]))
         .build()
         .unwrap();
-    let other = spec(&cluster)
+    let other = token_spec(&cluster)
         .service_account("id-namespace", "other")
         .mint();
-    let response = answer(guard.layer(), bearer(&other)).await;
+    let response = send_request(guard.layer(), bearer_request(&other)).await;
     assert_eq!(response.status(), 403);
     assert!(challenge(&response).contains("error=\"insufficient_scope\""));
     let told = format!(
@@ -73,11 +78,14 @@ async fn whom_the_policy_refuses_gets_a_403_insufficient_scope_and_hears_no_memb
 }
 
 #[tokio::test]
-async fn while_there_are_no_keys_it_is_a_503_with_retry_after_and_a_401_without_a_token() {
+async fn without_keys_a_token_gets_503_with_retry_after_and_no_token_gets_401() {
     let cluster = cluster();
     cluster.fail(StatusCode::INTERNAL_SERVER_ERROR);
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
-    let response = answer(guard.layer(), bearer(&spec(&cluster).mint())).await;
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let response = send_request(guard.layer(), bearer_request(&token_spec(&cluster).mint())).await;
     assert_eq!(response.status(), 503);
     assert!(
         response.headers()["retry-after"]
@@ -87,11 +95,14 @@ async fn while_there_are_no_keys_it_is_a_503_with_retry_after_and_a_401_without_
             .unwrap()
             >= 1
     );
-    assert_eq!(answer(guard.layer(), request(&[])).await.status(), 401);
-    cluster.recover();
-    crate::support::later(std::time::Duration::from_secs(61)).await;
     assert_eq!(
-        answer(guard.layer(), bearer(&spec(&cluster).mint()))
+        send_request(guard.layer(), request(&[])).await.status(),
+        401
+    );
+    cluster.recover();
+    crate::support::advance_clock(std::time::Duration::from_secs(61)).await;
+    assert_eq!(
+        send_request(guard.layer(), bearer_request(&token_spec(&cluster).mint()))
             .await
             .status(),
         200
@@ -99,17 +110,17 @@ async fn while_there_are_no_keys_it_is_a_503_with_retry_after_and_a_401_without_
 }
 
 #[tokio::test]
-async fn the_description_can_be_left_out_and_the_realm_is_one_s_own() {
-    let guard = settings(&cluster())
+async fn error_description_can_be_omitted_and_realm_is_configurable() {
+    let guard = guard_builder(&cluster())
         .any_verified_caller()
         .without_error_description();
     let guard = guard.realm("a \"b\" \\c").build().unwrap();
-    let response = answer(guard.layer(), bearer("x")).await;
+    let response = send_request(guard.layer(), bearer_request("x")).await;
     assert_eq!(
         challenge(&response),
         "Bearer realm=\"a \\\"b\\\" \\\\c\", error=\"invalid_token\""
     );
-    let built = settings(&cluster())
+    let built = guard_builder(&cluster())
         .any_verified_caller()
         .realm("a\r\nb")
         .build();
@@ -117,18 +128,18 @@ async fn the_description_can_be_left_out_and_the_realm_is_one_s_own() {
 }
 
 #[tokio::test]
-async fn a_protected_resource_is_named_in_challenges_and_answers_with_its_metadata() {
-    let builder = || settings(&cluster()).any_verified_caller();
+async fn protected_resource_is_named_in_challenges_and_publishes_its_metadata() {
+    let builder = || guard_builder(&cluster()).any_verified_caller();
     let guard = builder()
         .protected_resource("https://orders.example/api")
         .build()
         .unwrap();
-    let response = answer(guard.layer(), request(&[])).await;
+    let response = send_request(guard.layer(), request(&[])).await;
     let url = "https://orders.example/.well-known/oauth-protected-resource/api";
     assert!(challenge(&response).ends_with(&format!(", resource_metadata=\"{url}\"")));
     let metadata = guard.resource_metadata().unwrap();
     assert_eq!(metadata.path(), "/.well-known/oauth-protected-resource/api");
-    let document = crate::support::text(metadata.oneshot(request(&[])).await.unwrap()).await;
+    let document = crate::support::body_text(metadata.oneshot(request(&[])).await.unwrap()).await;
     let document: serde_json::Value = serde_json::from_str(&document).unwrap();
     assert_eq!(document["resource"], "https://orders.example/api");
     assert_eq!(
@@ -157,12 +168,12 @@ fn with_content_type(
 }
 
 #[tokio::test]
-async fn only_a_post_gets_an_answer_of_grpc() {
+async fn only_post_requests_get_grpc_responses() {
     let guard = guard();
     for method in [Method::GET, Method::HEAD, Method::PUT, Method::OPTIONS] {
         for content_type in ["application/grpc", "application/grpc-web+proto"] {
             let request = with_content_type(method.clone(), content_type, request(&[]));
-            let response = answer(guard.layer(), request).await;
+            let response = send_request(guard.layer(), request).await;
             assert_eq!(response.status(), 401, "{method} {content_type}");
             assert!(!response.headers().contains_key("grpc-status"));
             assert_eq!(challenge(&response), "Bearer realm=\"protected\"");
@@ -175,35 +186,39 @@ async fn only_a_post_gets_an_answer_of_grpc() {
         ("application/grpc-web-text", "application/grpc-web-text"),
     ] {
         let request = with_content_type(Method::POST, sent, request(&[]));
-        let response = answer(guard.layer(), request).await;
+        let response = send_request(guard.layer(), request).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "16");
         assert_eq!(response.headers()["content-type"], answered);
     }
     let json = with_content_type(Method::POST, "application/json", request(&[]));
-    assert_eq!(answer(guard.layer(), json).await.status(), 401);
+    assert_eq!(send_request(guard.layer(), json).await.status(), 401);
 }
 
 #[tokio::test]
-async fn no_refusal_may_be_stored() {
+async fn rejections_are_not_cacheable() {
     let cluster = cluster();
     let policy = || Policy::members([GKE_SA]);
-    let standard = settings(&cluster).policy(policy()).build().unwrap();
-    let another = settings(&cluster).policy(policy());
+    let standard = guard_builder(&cluster).policy(policy()).build().unwrap();
+    let another = guard_builder(&cluster).policy(policy());
     // A function that makes a response of its own, without the headers of the one that it is given.
     let another =
         another.rejection_response(|rejection, _| Response::new(rejection.reason().into()));
     let another = another.build().unwrap();
     cluster.fail(StatusCode::BAD_GATEWAY);
-    let away = settings(&cluster).policy(policy()).build().unwrap();
-    let unavailable = spec(&cluster).mint();
-    let response = answer(away.layer(), bearer(&unavailable)).await;
+    let away = guard_builder(&cluster).policy(policy()).build().unwrap();
+    let unavailable = token_spec(&cluster).mint();
+    let response = send_request(away.layer(), bearer_request(&unavailable)).await;
     assert_eq!(response.headers()["cache-control"], "no-store");
-    let grpc = with_content_type(Method::POST, "application/grpc", bearer(&unavailable));
-    let response = answer(away.layer(), grpc).await;
+    let grpc = with_content_type(
+        Method::POST,
+        "application/grpc",
+        bearer_request(&unavailable),
+    );
+    let response = send_request(away.layer(), grpc).await;
     assert_eq!(response.headers()["cache-control"], "no-store");
     cluster.recover();
-    let stranger = spec(&cluster).service_account("a", "b").mint();
+    let stranger = token_spec(&cluster).service_account("a", "b").mint();
     for guard in [&standard, &another] {
         for authorization in [
             &[][..],
@@ -215,56 +230,63 @@ async fn no_refusal_may_be_stored() {
                 for content_type in ["text/plain", "application/grpc", "application/grpc-web"] {
                     let sent = request(authorization);
                     let request = with_content_type(method.clone(), content_type, sent);
-                    let response = answer(guard.layer(), request).await;
+                    let response = send_request(guard.layer(), request).await;
                     assert_eq!(response.headers()["cache-control"], "no-store");
                 }
             }
         }
     }
-    let own = settings(&cluster)
+    let own = guard_builder(&cluster)
         .policy(policy())
         .rejection_response(|_, mut answer| {
             let value = "private, max-age=1".parse().unwrap();
             answer.headers_mut().insert("cache-control", value);
             answer
         });
-    let response = answer(own.build().unwrap().layer(), request(&[])).await;
+    let response = send_request(own.build().unwrap().layer(), request(&[])).await;
     assert_eq!(response.headers()["cache-control"], "private, max-age=1");
     // What the service answers is its own affair.
-    let good = bearer(&spec(&cluster).mint());
-    let response = answer(standard.layer(), good).await;
+    let good = bearer_request(&token_spec(&cluster).mint());
+    let response = send_request(standard.layer(), good).await;
     assert!(!response.headers().contains_key("cache-control"));
 }
 
 #[tokio::test]
-async fn grpc_requests_get_answers_of_trailers_only() {
+async fn rejected_grpc_requests_get_trailers_only_responses() {
     let cluster = cluster();
-    let guard = settings(&cluster)
+    let guard = guard_builder(&cluster)
         .policy(Policy::members([GKE_SA]))
         .build()
         .unwrap();
     let grpc = |request| with_content_type(Method::POST, "application/grpc+proto", request);
-    let stranger = spec(&cluster).service_account("a", "b").mint();
+    let stranger = token_spec(&cluster).service_account("a", "b").mint();
     for (sent, status) in [
         (request(&[]), "16"),
-        (bearer("x"), "16"),
-        (bearer(&stranger), "7"),
+        (bearer_request("x"), "16"),
+        (bearer_request(&stranger), "7"),
     ] {
-        let response = answer(guard.layer(), grpc(sent)).await;
+        let response = send_request(guard.layer(), grpc(sent)).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], status);
         assert_eq!(response.headers()["content-type"], "application/grpc");
         assert!(response.headers().contains_key("grpc-message") && response.body().is_empty());
     }
     cluster.fail(StatusCode::BAD_GATEWAY);
-    let away = settings(&cluster).any_verified_caller().build().unwrap();
-    let response = answer(away.layer(), grpc(bearer(&spec(&cluster).mint()))).await;
+    let away = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let response = send_request(
+        away.layer(),
+        grpc(bearer_request(&token_spec(&cluster).mint())),
+    )
+    .await;
     assert_eq!(response.headers()["grpc-status"], "14");
 }
 
 #[tokio::test]
-async fn answers_can_be_one_s_own() {
-    let guard = settings(&cluster())
+async fn rejection_responses_can_be_replaced() {
+    let guard = guard_builder(&cluster())
         .any_verified_caller()
         .rejection_response(|rejection, answer| {
             let (mut parts, _) = answer.into_parts();
@@ -277,7 +299,7 @@ async fn answers_can_be_one_s_own() {
             )
         });
     let guard = guard.build().unwrap();
-    let response = answer(guard.layer(), request(&[])).await;
+    let response = send_request(guard.layer(), request(&[])).await;
     assert_eq!(
         (response.status().as_u16(), response.body().as_slice()),
         (401, &b"{\"reason\":\"missing_token\"}"[..])

@@ -1,7 +1,7 @@
 //! Settings of a guard that contradict each other.
 
 use crate::support::AUDIENCE;
-use crate::support::stage::{CLUSTER, SERVERLESS};
+use crate::support::in_memory::{CLUSTER, SERVERLESS};
 use http::HeaderName;
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use tower_oidc_guard::{BuildError, Issuer, OidcGuard, OidcGuardBuilder, Policy};
@@ -23,7 +23,7 @@ fn conflict(builder: OidcGuardBuilder) -> (&'static str, &'static str) {
 }
 
 #[test]
-fn a_policy_is_never_replaced_without_a_word() {
+fn second_policy_is_a_conflict() {
     let policy = || Policy::members(["system:serviceaccount:shop:web"]);
     for (builder, expected) in [
         (
@@ -49,7 +49,7 @@ fn a_policy_is_never_replaced_without_a_word() {
 
 #[cfg(feature = "policy-file")]
 #[tokio::test]
-async fn the_policy_of_a_file_is_never_replaced_without_a_word() {
+async fn policy_beside_a_config_file_is_a_conflict() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let content = format!(
         "issuers: [{{ url: \"{CLUSTER}\", platform: kubernetes, audiences: [\"{AUDIENCE}\"] }}]\nallow: [\"system:serviceaccount:shop:web\"]\n"
@@ -68,7 +68,7 @@ async fn the_policy_of_a_file_is_never_replaced_without_a_word() {
 }
 
 #[test]
-fn settings_that_can_be_made_once_do_not_build_twice() {
+fn settings_that_may_be_set_once_conflict_if_set_twice() {
     let builder = || builder().any_verified_caller();
     for (twice, expected) in [
         (
@@ -115,7 +115,7 @@ fn settings_that_can_be_made_once_do_not_build_twice() {
 }
 
 #[test]
-fn the_first_conflict_is_the_one_that_is_reported_and_says_what_to_do() {
+fn first_conflict_is_reported_with_its_remedy() {
     let policy = Policy::members(["system:serviceaccount:shop:web"]);
     let builder = builder()
         .policy(policy)
@@ -127,7 +127,7 @@ fn the_first_conflict_is_the_one_that_is_reported_and_says_what_to_do() {
 }
 
 #[test]
-fn values_that_are_documented_to_be_replaced_are_replaced() {
+fn documented_settings_can_be_replaced() {
     let now = std::time::SystemTime::now;
     let builder = builder().any_verified_caller().realm("a").realm("b");
     assert!(
@@ -157,7 +157,7 @@ fn a_cache_that_can_hold_nothing_does_not_build_and_the_error_names_without_cach
 }
 
 #[test]
-fn headers_in_which_no_token_could_come_do_not_build() {
+fn empty_or_duplicate_token_headers_do_not_build() {
     let none: [HeaderName; 0] = [];
     for builder in [
         builder().token_from(none.clone()),

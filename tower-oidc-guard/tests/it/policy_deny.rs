@@ -1,9 +1,10 @@
 //! Deny lists: they keep out whom they name, and whoever may be one of those.
 
-use crate::support::stage::{
-    CLUSTER, GKE_SA, Google, answer, cluster, identity, settings, spec, status,
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, GoogleIssuer, cluster, guard_builder, send_request, status_for_policy,
+    token_spec, verified_identity,
 };
-use crate::support::{bearer, request};
+use crate::support::{bearer_request, request};
 use serde_json::{Value, json};
 use tower_oidc_guard::testing::{MemoryIssuer, TokenSpec};
 use tower_oidc_guard::{OidcGuard, Policy};
@@ -14,13 +15,13 @@ const GOOGLE: &str = "https://accounts.google.com";
 /// A guard of a cluster and of Google, whose routes get the policies of the tests.
 struct Stage {
     cluster: MemoryIssuer,
-    google: Google,
+    google: GoogleIssuer,
     guard: OidcGuard,
 }
 
 impl Stage {
     async fn new() -> Self {
-        let (cluster, google) = (cluster(), Google::new());
+        let (cluster, google) = (cluster(), GoogleIssuer::new());
         let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
         Self {
             cluster,
@@ -31,11 +32,14 @@ impl Stage {
 
     async fn status(&self, policy: &Policy, token: &TokenSpec) -> u16 {
         let layer = self.guard.layer_with(policy.clone()).unwrap();
-        answer(layer, bearer(&token.mint())).await.status().as_u16()
+        send_request(layer, bearer_request(&token.mint()))
+            .await
+            .status()
+            .as_u16()
     }
 
     async fn explain(&self, policy: &Policy, token: &TokenSpec) -> String {
-        let caller = identity(&self.guard, token).await;
+        let caller = verified_identity(&self.guard, token).await;
         policy.explain(&caller).to_string()
     }
 }
@@ -71,7 +75,7 @@ fn email_policies() -> Vec<Policy> {
 const GKE_OTHER: &str = "system:serviceaccount:id-namespace:other";
 
 #[tokio::test]
-async fn an_account_denied_by_its_email_cannot_call_whatever_its_token_leaves_out_or_mistypes() {
+async fn account_denied_by_email_is_rejected_even_if_its_token_omits_or_mistypes_the_claim() {
     let stage = Stage::new().await;
     let evil = || stage.google.account(EVIL);
     let mut tokens = vec![
@@ -135,10 +139,10 @@ async fn an_account_denied_by_its_email_cannot_call_whatever_its_token_leaves_ou
 }
 
 #[tokio::test]
-async fn accounts_with_another_verified_email_and_callers_of_other_issuers_are_not_denied() {
+async fn accounts_with_other_verified_emails_and_callers_of_other_issuers_are_not_denied() {
     let stage = Stage::new().await;
     let good = stage.google.account("good@p.iam.gserviceaccount.com");
-    let of_cluster = spec(&stage.cluster);
+    let of_cluster = token_spec(&stage.cluster);
     let any = Policy::any_verified_caller;
     let evil = format!("serviceAccount:{EVIL}");
     for policy in email_policies() {
@@ -170,7 +174,7 @@ async fn accounts_with_another_verified_email_and_callers_of_other_issuers_are_n
 }
 
 #[tokio::test]
-async fn an_explanation_says_what_a_token_lacks_for_the_deny_list() {
+async fn explanation_names_the_claim_that_the_deny_list_requires() {
     let stage = Stage::new().await;
     let policy = Policy::any_verified_caller().deny([format!("user:{EVIL}")]);
     let evil = || stage.google.account(EVIL);
@@ -190,10 +194,10 @@ async fn an_explanation_says_what_a_token_lacks_for_the_deny_list() {
 }
 
 #[tokio::test]
-async fn a_kubernetes_subject_without_a_namespace_is_denied_with_any_namespace_or_account() {
+async fn malformed_kubernetes_subject_is_denied_by_any_denied_namespace_or_account() {
     let stage = Stage::new().await;
     let any = Policy::any_verified_caller;
-    let of_subject = |subject: &str| spec(&stage.cluster).claim("sub", subject);
+    let of_subject = |subject: &str| token_spec(&stage.cluster).claim("sub", subject);
     let odd = [
         "system:node:n1",
         "system:serviceaccount:shop",
@@ -247,7 +251,7 @@ async fn a_kubernetes_subject_without_a_namespace_is_denied_with_any_namespace_o
 }
 
 #[tokio::test]
-async fn a_deny_wins_over_every_other_part_of_a_policy() {
+async fn deny_takes_precedence_over_every_other_part_of_a_policy() {
     let (any, us) = (Policy::any_verified_caller, || Policy::members([GKE_SA]));
     let nobody = || Policy::members([""; 0]);
     let denying = || us().deny([GKE_SA]);
@@ -276,21 +280,24 @@ async fn a_deny_wins_over_every_other_part_of_a_policy() {
         Policy::all_of([us(), Policy::any_of([denying(), us()])]),
         us().deny([GKE_SA]).deny(["system:serviceaccounts:other"]),
     ] {
-        assert_eq!(status(policy.clone()).await, 403, "{policy:?}");
+        assert_eq!(status_for_policy(policy.clone()).await, 403, "{policy:?}");
     }
     let other = || us().deny(["system:serviceaccounts:other"]);
     for policy in [
         Policy::any_of([other(), nobody()]),
         Policy::all_of([other(), us().deny([GKE_OTHER])]),
     ] {
-        assert_eq!(status(policy.clone()).await, 200, "{policy:?}");
+        assert_eq!(status_for_policy(policy.clone()).await, 200, "{policy:?}");
     }
 }
 
 #[tokio::test]
-async fn a_denied_caller_cannot_call_without_its_token_either() {
+async fn denying_a_member_also_denies_requests_without_a_token() {
     let cluster = cluster();
-    let guard = settings(&cluster).any_verified_caller().build().unwrap();
+    let guard = guard_builder(&cluster)
+        .any_verified_caller()
+        .build()
+        .unwrap();
     let everyone = || Policy::members(["allUsers"]);
     for (policy, anonymous, known) in [
         (everyone(), 200, 200),
@@ -305,15 +312,15 @@ async fn a_denied_caller_cannot_call_without_its_token_either() {
         (everyone().deny(["allUsers"]), 401, 403),
     ] {
         let layer = guard.layer_with(policy.clone()).unwrap();
-        let response = answer(layer.clone(), request(&[])).await;
+        let response = send_request(layer.clone(), request(&[])).await;
         assert_eq!(response.status(), anonymous, "{policy:?}");
-        let response = answer(layer, bearer(&spec(&cluster).mint())).await;
+        let response = send_request(layer, bearer_request(&token_spec(&cluster).mint())).await;
         assert_eq!(response.status(), known, "{policy:?}");
     }
 }
 
 #[tokio::test]
-async fn denied_members_of_an_issuer_are_found_by_each_of_its_names() {
+async fn denied_members_match_every_name_of_their_issuer() {
     let stage = Stage::new().await;
     let any = Policy::any_verified_caller;
     let caller = stage.google.account("good@example.com");
@@ -330,7 +337,7 @@ async fn denied_members_of_an_issuer_are_found_by_each_of_its_names() {
 }
 
 #[tokio::test]
-async fn a_claim_of_another_type_does_not_void_the_other_claims_of_google() {
+async fn google_claim_of_wrong_type_does_not_discard_the_other_google_claims() {
     let stage = Stage::new().await;
     let machine = |changed: &str, value: Value| {
         let mut machine = json!({
@@ -340,7 +347,7 @@ async fn a_claim_of_another_type_does_not_void_the_other_claims_of_google() {
         json!({ "compute_engine": machine })
     };
     let read = async |token: TokenSpec| {
-        let caller = identity(&stage.guard, &token).await;
+        let caller = verified_identity(&stage.guard, &token).await;
         caller.google().unwrap().clone()
     };
     let whole = || {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::support::forge::Forge;
-use crate::support::{AUDIENCE, FORGED_ISSUER, HEADER, NOW, canned, claims, seconds};
+use crate::support::signer::Signer;
+use crate::support::{AUDIENCE, HEADER, ISSUER_URL, NOW, claims, document_client, unix_time};
 use serde_json::{Value, json};
 use tower_oidc_guard::{
     Algorithm, BuildError, Issuer, OidcGuard, Platform, Policy, Rejection, TokenVerifier,
@@ -20,21 +20,21 @@ fn build(issuer: Issuer, documents: &[(&str, Value)]) -> Result<OidcGuard, Build
     OidcGuard::builder()
         .issuer(issuer.audience(AUDIENCE).leeway(Duration::ZERO))
         .any_verified_caller()
-        .http_client(canned(
+        .http_client(document_client(
             documents.iter().map(owned).collect::<HashMap<_, _>>(),
         ))
-        .clock(|| seconds(NOW))
+        .clock(|| unix_time(NOW))
         .build()
 }
 
-fn keys(forge: &Forge) -> Value {
-    json!({ "keys": [forge.jwk()] })
+fn keys(signer: &Signer) -> Value {
+    json!({ "keys": [signer.jwk()] })
 }
 
 /// An issuer whose keys are given, so that nobody is asked.
-fn given(forge: &Forge) -> Issuer {
-    let issuer = Issuer::oidc(FORGED_ISSUER).algorithms([Algorithm::ES256]);
-    issuer.keys_json(keys(forge).to_string())
+fn given(signer: &Signer) -> Issuer {
+    let issuer = Issuer::oidc(ISSUER_URL).algorithms([Algorithm::ES256]);
+    issuer.keys_json(keys(signer).to_string())
 }
 
 async fn verdict(issuer: Issuer, token: &str) -> Result<(), Rejection> {
@@ -42,28 +42,28 @@ async fn verdict(issuer: Issuer, token: &str) -> Result<(), Rejection> {
 }
 
 #[tokio::test]
-async fn keys_that_are_given_are_used_and_nobody_is_asked() {
-    let (forge, other) = (Forge::new(), Forge::new());
+async fn configured_keys_are_used_without_any_request() {
+    let (signer, other) = (Signer::new(), Signer::new());
     assert_eq!(
-        verdict(given(&forge), &forge.sign(HEADER, &claims(json!({})))).await,
+        verdict(given(&signer), &signer.sign(HEADER, &claims(json!({})))).await,
         Ok(())
     );
     let forged = other.sign(HEADER, &claims(json!({})));
     assert_eq!(
-        verdict(given(&forge), &forged).await,
+        verdict(given(&signer), &forged).await,
         Err(Rejection::BadSignature)
     );
 }
 
 #[test]
-fn keys_that_are_none_do_not_build() {
+fn unusable_configured_keys_do_not_build() {
     for json in [
         "",
         "{}",
         r#"{"keys":[]}"#,
         r#"{"keys":[{"kty":"oct","k":"AA"}]}"#,
     ] {
-        let issuer = Issuer::oidc(FORGED_ISSUER).keys_json(json);
+        let issuer = Issuer::oidc(ISSUER_URL).keys_json(json);
         assert!(
             matches!(build(issuer, &[]), Err(BuildError::Issuer { .. })),
             "{json}"
@@ -72,14 +72,14 @@ fn keys_that_are_none_do_not_build() {
 }
 
 #[tokio::test]
-async fn keys_at_a_url_of_their_own_need_no_discovery() {
-    let forge = Forge::new();
+async fn configured_jwks_url_skips_discovery() {
+    let signer = Signer::new();
     let issuer = |url: &str| {
-        let issuer = Issuer::oidc(FORGED_ISSUER).algorithms([Algorithm::ES256]);
+        let issuer = Issuer::oidc(ISSUER_URL).algorithms([Algorithm::ES256]);
         issuer.jwks_url(url)
     };
-    let documents = [("https://elsewhere.example/keys", keys(&forge))];
-    let token = forge.sign(HEADER, &claims(json!({})));
+    let documents = [("https://elsewhere.example/keys", keys(&signer))];
+    let token = signer.sign(HEADER, &claims(json!({})));
     let verifier = verifier(issuer("https://elsewhere.example/keys"), &documents);
     assert!(verifier.verify(&token).await.is_ok());
     for url in [
@@ -96,8 +96,8 @@ async fn keys_at_a_url_of_their_own_need_no_discovery() {
 }
 
 #[tokio::test]
-async fn a_discovery_document_from_elsewhere_must_be_the_issuer_s_all_the_same() {
-    let forge = Forge::new();
+async fn discovery_document_from_another_url_must_name_the_issuer() {
+    let signer = Signer::new();
     let at = "https://mirror.example/openid-configuration";
     let document = |issuer: &str| {
         json!({
@@ -106,13 +106,13 @@ async fn a_discovery_document_from_elsewhere_must_be_the_issuer_s_all_the_same()
             "id_token_signing_alg_values_supported": ["ES256"],
         })
     };
-    let token = forge.sign(HEADER, &claims(json!({})));
-    for (name, is_taken) in [(FORGED_ISSUER, true), ("https://evil.example", false)] {
+    let token = signer.sign(HEADER, &claims(json!({})));
+    for (name, is_taken) in [(ISSUER_URL, true), ("https://evil.example", false)] {
         let documents = [
             (at, document(name)),
-            ("https://mirror.example/keys", keys(&forge)),
+            ("https://mirror.example/keys", keys(&signer)),
         ];
-        let issuer = Issuer::oidc(FORGED_ISSUER).discovery_url(at);
+        let issuer = Issuer::oidc(ISSUER_URL).discovery_url(at);
         assert_eq!(
             verifier(issuer, &documents).verify(&token).await.is_ok(),
             is_taken,
@@ -122,20 +122,20 @@ async fn a_discovery_document_from_elsewhere_must_be_the_issuer_s_all_the_same()
 }
 
 #[tokio::test]
-async fn google_is_known_by_both_of_its_names() {
-    let forge = Forge::new();
+async fn google_is_accepted_under_both_of_its_names() {
+    let signer = Signer::new();
     let google = Issuer::google()
         .algorithms([Algorithm::ES256])
-        .keys_json(keys(&forge).to_string());
+        .keys_json(keys(&signer).to_string());
     let verifier = verifier(google, &[]);
     for iss in ["https://accounts.google.com", "accounts.google.com"] {
-        let token = forge.sign(HEADER, &claims(json!({ "iss": iss })));
+        let token = signer.sign(HEADER, &claims(json!({ "iss": iss })));
         let identity = verifier.verify(token).await.unwrap();
         assert_eq!(identity.issuer(), "https://accounts.google.com");
         assert_eq!(identity.platform(), Platform::Google);
         assert!(identity.kubernetes().is_none());
     }
-    let token = forge.sign(
+    let token = signer.sign(
         HEADER,
         &claims(json!({ "iss": "http://accounts.google.com" })),
     );
@@ -146,8 +146,8 @@ async fn google_is_known_by_both_of_its_names() {
 }
 
 #[tokio::test]
-async fn clusters_of_the_clouds_are_known_by_their_issuers_names() {
-    let forge = Forge::new();
+async fn cloud_presets_accept_their_issuer_names() {
+    let signer = Signer::new();
     for (issuer, name) in [
         (
             Issuer::gke("p", "europe-west1", "c"),
@@ -168,17 +168,17 @@ async fn clusters_of_the_clouds_are_known_by_their_issuers_names() {
     ] {
         let issuer = issuer
             .algorithms([Algorithm::ES256])
-            .keys_json(keys(&forge).to_string());
-        let token = forge.sign(HEADER, &claims(json!({ "iss": name })));
+            .keys_json(keys(&signer).to_string());
+        let token = signer.sign(HEADER, &claims(json!({ "iss": name })));
         let identity = verifier(issuer, &[]).verify(token).await.unwrap();
         assert_eq!(identity.issuer(), name);
     }
 }
 
 #[tokio::test]
-async fn a_type_that_is_asked_for_must_be_named() {
-    let forge = Forge::new();
-    let issuer = || given(&forge).token_types(["at+jwt"]);
+async fn required_token_type_must_be_present() {
+    let signer = Signer::new();
+    let issuer = || given(&signer).token_types(["at+jwt"]);
     for (typ, expected) in [
         (Some("at+jwt"), Ok(())),
         (Some("AT+JWT"), Ok(())),
@@ -190,15 +190,15 @@ async fn a_type_that_is_asked_for_must_be_named() {
         if let Some(typ) = typ {
             header["typ"] = typ.into();
         }
-        let token = forge.sign(&header.to_string(), &claims(json!({})));
+        let token = signer.sign(&header.to_string(), &claims(json!({})));
         assert_eq!(verdict(issuer(), &token).await, expected, "{typ:?}");
     }
 }
 
 #[tokio::test]
-async fn a_token_that_lives_longer_than_it_may_is_refused() {
-    let forge = Forge::new();
-    let issuer = || given(&forge).max_lifetime(Duration::from_secs(3600));
+async fn token_over_the_maximum_lifetime_is_rejected() {
+    let signer = Signer::new();
+    let issuer = || given(&signer).max_lifetime(Duration::from_secs(3600));
     for (changes, expected) in [
         (json!({ "iat": NOW, "exp": NOW + 3600 }), Ok(())),
         (
@@ -207,16 +207,16 @@ async fn a_token_that_lives_longer_than_it_may_is_refused() {
         ),
         (json!({ "iat": null }), Err(Rejection::LivesTooLong)),
     ] {
-        let token = forge.sign(HEADER, &claims(changes.clone()));
+        let token = signer.sign(HEADER, &claims(changes.clone()));
         assert_eq!(verdict(issuer(), &token).await, expected, "{changes}");
     }
 }
 
 #[tokio::test]
-async fn claims_that_are_asked_for_must_have_their_values() {
-    let forge = Forge::new();
+async fn required_claims_must_have_their_values() {
+    let signer = Signer::new();
     let issuer = || {
-        given(&forge)
+        given(&signer)
             .require_claim("repository", "a/b")
             .require_claim("count", 1)
     };
@@ -232,16 +232,16 @@ async fn claims_that_are_asked_for_must_have_their_values() {
         ),
         (json!({ "count": 1 }), Err(Rejection::UnmetClaim)),
     ] {
-        let token = forge.sign(HEADER, &claims(changes.clone()));
+        let token = signer.sign(HEADER, &claims(changes.clone()));
         assert_eq!(verdict(issuer(), &token).await, expected, "{changes}");
     }
 }
 
 #[tokio::test]
-async fn a_function_sees_the_claims_of_verified_tokens_only() {
-    let (forge, other) = (Forge::new(), Forge::new());
+async fn claims_function_sees_only_claims_of_verified_tokens() {
+    let (signer, other) = (Signer::new(), Signer::new());
     let issuer = || {
-        given(&forge).require(|claims| {
+        given(&signer).require(|claims| {
             assert_ne!(
                 claims.get("forged"),
                 Some(&json!(true)),
@@ -251,7 +251,7 @@ async fn a_function_sees_the_claims_of_verified_tokens_only() {
         })
     };
     for (event, expected) in [("push", Ok(())), ("pull", Err(Rejection::UnmetClaim))] {
-        let token = forge.sign(HEADER, &claims(json!({ "event": event })));
+        let token = signer.sign(HEADER, &claims(json!({ "event": event })));
         assert_eq!(verdict(issuer(), &token).await, expected, "{event}");
     }
     let forged = other.sign(HEADER, &claims(json!({ "event": "push", "forged": true })));
@@ -262,7 +262,7 @@ async fn a_function_sees_the_claims_of_verified_tokens_only() {
 }
 
 #[test]
-fn an_issuer_named_twice_does_not_build_by_any_of_its_names() {
+fn issuer_configured_twice_does_not_build() {
     let twice = |one: Issuer, two: Issuer| {
         let builder = OidcGuard::builder()
             .issuer(one.audience("a"))
@@ -274,8 +274,8 @@ fn an_issuer_named_twice_does_not_build_by_any_of_its_names() {
 }
 
 #[tokio::test]
-async fn an_issuer_from_which_nothing_is_fetched_may_have_any_name_that_iss_can_have() {
-    let forge = Forge::new();
+async fn issuer_that_needs_no_discovery_may_be_any_valid_iss_string() {
+    let signer = Signer::new();
     for name in [
         "kubernetes.default.svc",
         "kubernetes/serviceaccount",
@@ -288,9 +288,9 @@ async fn an_issuer_from_which_nothing_is_fetched_may_have_any_name_that_iss_can_
     ] {
         for platform in [Issuer::oidc, Issuer::kubernetes] {
             let issuer = || platform(name.to_owned()).algorithms([Algorithm::ES256]);
-            let given = issuer().keys_json(keys(&forge).to_string());
+            let given = issuer().keys_json(keys(&signer).to_string());
             let subject = "system:serviceaccount:shop:web";
-            let token = forge.sign(HEADER, &claims(json!({ "iss": name, "sub": subject })));
+            let token = signer.sign(HEADER, &claims(json!({ "iss": name, "sub": subject })));
             let guard = build(given, &[]).unwrap();
             let caller = guard.verifier().verify(&token).await.unwrap();
             assert_eq!(caller.issuer(), name);
@@ -320,7 +320,7 @@ async fn an_issuer_from_which_nothing_is_fetched_may_have_any_name_that_iss_can_
 }
 
 #[test]
-fn an_issuer_whose_documents_are_fetched_needs_a_url_and_the_error_says_what_else_would_do() {
+fn issuer_with_discovery_must_be_a_url_and_the_error_suggests_keys_json() {
     for name in ["kubernetes.default.svc", "my-issuer"] {
         let text = build(Issuer::oidc(name), &[]).unwrap_err().to_string();
         assert!(
@@ -340,8 +340,8 @@ fn an_issuer_whose_documents_are_fetched_needs_a_url_and_the_error_says_what_els
 }
 
 #[test]
-fn names_that_no_issuer_can_have_do_not_build_whatever_its_keys() {
-    let forge = Forge::new();
+fn invalid_issuer_names_do_not_build_with_any_key_source() {
+    let signer = Signer::new();
     for name in [
         "",
         " ",
@@ -375,7 +375,7 @@ fn names_that_no_issuer_can_have_do_not_build_whatever_its_keys() {
         for issuer in [
             Issuer::oidc(name),
             Issuer::kubernetes(name),
-            Issuer::oidc(name).keys_json(keys(&forge).to_string()),
+            Issuer::oidc(name).keys_json(keys(&signer).to_string()),
             Issuer::oidc(name).jwks_url("https://keys.example/jwks"),
         ] {
             let built = build(issuer, &[]);
@@ -391,10 +391,10 @@ fn names_that_no_issuer_can_have_do_not_build_whatever_its_keys() {
 }
 
 #[test]
-fn audiences_that_are_empty_repeated_or_contain_white_space_do_not_build() {
+fn empty_repeated_or_white_space_audiences_do_not_build() {
     for audience in ["", " ", "a b", " a", "a\n", "a\u{a0}", "\u{200b}", AUDIENCE] {
         // `build` adds AUDIENCE.
-        let built = build(Issuer::oidc(FORGED_ISSUER).audience(audience), &[]);
+        let built = build(Issuer::oidc(ISSUER_URL).audience(audience), &[]);
         assert!(
             matches!(built, Err(BuildError::Issuer { .. })),
             "{audience:?}"
@@ -403,8 +403,8 @@ fn audiences_that_are_empty_repeated_or_contain_white_space_do_not_build() {
 }
 
 #[test]
-fn settings_of_an_issuer_that_lift_a_restriction_or_mean_nothing_do_not_build() {
-    let issuer = || Issuer::oidc(FORGED_ISSUER);
+fn meaningless_or_repeated_issuer_settings_do_not_build() {
+    let issuer = || Issuer::oidc(ISSUER_URL);
     let hour = Duration::from_secs(3600);
     for (issuer, said) in [
         (issuer().algorithms([]), "no algorithm"),
@@ -443,7 +443,7 @@ fn settings_of_an_issuer_that_lift_a_restriction_or_mean_nothing_do_not_build() 
             "`api_token_file` is for `in_cluster`",
         ),
         (
-            Issuer::kubernetes(FORGED_ISSUER).api_ca_file("/ca.crt"),
+            Issuer::kubernetes(ISSUER_URL).api_ca_file("/ca.crt"),
             "`api_ca_file` is for `in_cluster`",
         ),
         (
@@ -461,7 +461,7 @@ fn settings_of_an_issuer_that_lift_a_restriction_or_mean_nothing_do_not_build() 
 }
 
 #[test]
-fn keys_of_two_places_do_not_build() {
+fn two_key_sources_do_not_build() {
     type Setting = (&'static str, fn(Issuer) -> Issuer);
     let settings: [Setting; 5] = [
         ("keys_json", |issuer| issuer.keys_json("{}")),
@@ -475,7 +475,7 @@ fn keys_of_two_places_do_not_build() {
     let text = |issuer: Issuer| build(issuer, &[]).unwrap_err().to_string();
     for (first, set_first) in settings {
         for (second, set_second) in settings {
-            let text = text(set_second(set_first(Issuer::oidc(FORGED_ISSUER))));
+            let text = text(set_second(set_first(Issuer::oidc(ISSUER_URL))));
             assert!(
                 text.contains(&format!("`{second}` would replace what `{first}` says")),
                 "{text}"
@@ -491,7 +491,7 @@ fn keys_of_two_places_do_not_build() {
 }
 
 #[test]
-fn the_api_server_s_own_audience_does_not_build_for_any_kubernetes_issuer() {
+fn api_server_audience_does_not_build_for_any_kubernetes_issuer() {
     let clusters: [(Issuer, &str); 5] = [
         (
             Issuer::gke("p", "l", "c"),
@@ -540,6 +540,6 @@ fn the_api_server_s_own_audience_does_not_build_for_any_kubernetes_issuer() {
         }
     }
     // For another issuer it is an audience like any other.
-    let other = Issuer::oidc(FORGED_ISSUER).audience("https://kubernetes.default.svc");
+    let other = Issuer::oidc(ISSUER_URL).audience("https://kubernetes.default.svc");
     assert!(build(other, &[]).is_ok());
 }

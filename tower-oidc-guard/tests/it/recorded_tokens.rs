@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::support::{AUDIENCE, seconds};
+use crate::support::{AUDIENCE, unix_time};
 use serde_json::Value;
 use tower_oidc_guard::{Identity, Issuer, OidcGuard, Rejection};
 
@@ -45,8 +45,8 @@ async fn judge(documents: &str, token: &str, now: u64) -> Result<Identity, Rejec
     let guard = OidcGuard::builder()
         .issuer(issuer.leeway(std::time::Duration::ZERO))
         .any_verified_caller()
-        .http_client(crate::support::canned(served))
-        .clock(move || seconds(now))
+        .http_client(crate::support::document_client(served))
+        .clock(move || unix_time(now))
         .build()
         .unwrap();
     guard.verifier().verify(token).await
@@ -103,9 +103,12 @@ fn assert_caller(identity: &Identity, stem: &str, token: &str) {
             .iter()
             .any(|audience| audience == AUDIENCE)
     );
-    assert_eq!(identity.expires_at(), seconds(claim(token, "exp").unwrap()));
-    assert_eq!(identity.issued_at(), claim(token, "iat").map(seconds));
-    assert_eq!(identity.not_before(), claim(token, "nbf").map(seconds));
+    assert_eq!(
+        identity.expires_at(),
+        unix_time(claim(token, "exp").unwrap())
+    );
+    assert_eq!(identity.issued_at(), claim(token, "iat").map(unix_time));
+    assert_eq!(identity.not_before(), claim(token, "nbf").map(unix_time));
     let caller = identity.kubernetes().expect("a service account");
     assert_eq!(caller.namespace(), "id-namespace");
     assert!(caller.service_account().uid().is_some());
@@ -127,27 +130,27 @@ fn assert_caller(identity: &Identity, stem: &str, token: &str) {
 }
 
 #[tokio::test]
-async fn tokens_of_kubernetes_1_20_are_judged_as_their_names_say() {
+async fn tokens_of_kubernetes_1_20_are_accepted_or_rejected_as_named() {
     assert_eq!(judge_folder("v1.20/rs256").await, 3);
 }
 
 #[tokio::test]
-async fn tokens_of_kubernetes_1_20_after_a_key_rotation_are_judged_as_their_names_say() {
+async fn tokens_of_kubernetes_1_20_after_a_key_rotation_are_accepted_or_rejected_as_named() {
     assert_eq!(judge_folder("v1.20/after-key-rotation").await, 3);
 }
 
 #[tokio::test]
-async fn tokens_of_kubernetes_1_36_are_judged_as_their_names_say() {
+async fn tokens_of_kubernetes_1_36_are_accepted_or_rejected_as_named() {
     assert_eq!(judge_folder("v1.36/rs256").await, 4);
 }
 
 #[tokio::test]
-async fn tokens_of_kubernetes_1_36_after_a_key_rotation_are_judged_as_their_names_say() {
+async fn tokens_of_kubernetes_1_36_after_a_key_rotation_are_accepted_or_rejected_as_named() {
     assert_eq!(judge_folder("v1.36/after-key-rotation").await, 3);
 }
 
 #[tokio::test]
-async fn tokens_of_an_ec_key_beside_an_rsa_key_are_judged_as_their_names_say() {
+async fn tokens_of_an_ec_key_beside_an_rsa_key_are_accepted_or_rejected_as_named() {
     assert_eq!(judge_folder("v1.36/es256-beside-rs256").await, 3);
 }
 
@@ -169,7 +172,7 @@ async fn tokens_of_the_old_key_verify_while_it_is_published() {
 }
 
 #[tokio::test]
-async fn a_token_of_a_key_that_is_not_published_is_refused() {
+async fn token_of_an_unpublished_key_is_rejected() {
     let new = token(&folder("v1.36/after-key-rotation/gke-sa-600s.jwt"));
     let issued = claim(&new, "iat").unwrap();
     // The keys that are fetched when it comes in do not have its key, whoever is asked again.

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use tower_oidc_guard::{Algorithm, JwkSet};
 
 /// An ES256 key that signs any bytes.
-pub struct Forge(EcdsaKeyPair);
+pub struct Signer(EcdsaKeyPair);
 
 const CURVE: &EcdsaSigningAlgorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
 
-impl Forge {
+impl Signer {
     pub fn new() -> Self {
         Self(EcdsaKeyPair::generate(CURVE).unwrap())
     }
@@ -28,7 +28,7 @@ impl Forge {
     pub fn jwk(&self) -> Value {
         let point = self.point();
         let (x, y) = point[1..].split_at(32);
-        json!({ "kty": "EC", "crv": "P-256", "kid": "k", "x": encode(x), "y": encode(y) })
+        json!({ "kty": "EC", "crv": "P-256", "kid": "k", "x": base64url(x), "y": base64url(y) })
     }
 
     /// A set of these keys, for ES256 and RS256.
@@ -43,12 +43,12 @@ impl Forge {
     }
 
     pub fn sign_bytes(&self, header: &str, payload: &[u8]) -> String {
-        let input = format!("{}.{}", encode(header.as_bytes()), encode(payload));
+        let input = format!("{}.{}", base64url(header.as_bytes()), base64url(payload));
         let signature = self.0.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
-        format!("{input}.{}", encode(signature.as_ref()))
+        format!("{input}.{}", base64url(signature.as_ref()))
     }
 }
 
-pub fn encode(bytes: &[u8]) -> String {
+pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }

@@ -10,19 +10,19 @@ use serde_json::Value;
 use tower_oidc_guard::testing::FakeApiServer;
 use tower_oidc_guard::{BuildError, Issuer, OidcGuard};
 
-use super::{AUDIENCE, seconds};
+use super::{AUDIENCE, unix_time};
 
-pub const NEW: &str = "v1.36/rs256";
-pub const OLD: &str = "v1.20/rs256";
+pub const V1_36: &str = "v1.36/rs256";
+pub const V1_20: &str = "v1.20/rs256";
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-pub fn folder(name: &str) -> PathBuf {
+pub fn recorded_folder(name: &str) -> PathBuf {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes");
     data.join(name)
 }
 
-pub fn token(of: &str, name: &str) -> String {
-    let token = std::fs::read_to_string(folder(of).join(name)).unwrap();
+pub fn recorded_token(of: &str, name: &str) -> String {
+    let token = std::fs::read_to_string(recorded_folder(of).join(name)).unwrap();
     token.trim_end().to_owned()
 }
 
@@ -48,7 +48,7 @@ impl Pod {
 
     pub async fn at(of: &str, own: &str, address: IpAddr) -> Self {
         let api = FakeApiServer::start_at(address).await.unwrap();
-        let own = token(of, own);
+        let own = recorded_token(of, own);
         api.accept_token(own.as_str(), "id-namespace", "guard");
         publish(&api, of);
         let volume = tempfile::tempdir().unwrap();
@@ -60,7 +60,7 @@ impl Pod {
             api,
             kubelet,
             _volume: volume,
-            caller: token(of, "gke-sa-600s.jwt"),
+            caller: recorded_token(of, "gke-sa-600s.jwt"),
         }
     }
 
@@ -80,7 +80,7 @@ impl Pod {
         OidcGuard::builder()
             .issuer(issuer)
             .any_verified_caller()
-            .clock(move || seconds(now))
+            .clock(move || unix_time(now))
             .build()
     }
 
@@ -118,7 +118,7 @@ pub fn publish_mapped(
         if response.status() != 200 {
             return response;
         }
-        let document = std::fs::read_to_string(folder(&of).join(name)).unwrap();
+        let document = std::fs::read_to_string(recorded_folder(&of).join(name)).unwrap();
         response.map(|_| map(document))
     });
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::forge::Forge;
-use crate::support::{AUDIENCE, guard, guard_of, later, request, text, token, trusted};
+use crate::support::signer::Signer;
+use crate::support::{
+    AUDIENCE, advance_clock, body_text, guard, guard_with_keys, request, trusted_issuer,
+    valid_token,
+};
 use serde_json::json;
 use tower::ServiceExt as _;
 use tower_oidc_guard::testing::TestIssuer;
@@ -16,7 +19,7 @@ fn long_token(issuer: &TestIssuer) -> String {
 }
 
 #[tokio::test]
-async fn building_a_guard_touches_no_network() {
+async fn building_a_guard_sends_no_request() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -36,9 +39,11 @@ async fn health_starts_no_fetch_and_prefetch_fetches_the_keys_of_every_issuer() 
         TestIssuer::start().await.unwrap(),
         TestIssuer::start().await.unwrap(),
     ];
-    let builder = issuers.iter().fold(OidcGuard::builder(), |builder, issuer| {
-        builder.issuer(trusted(issuer.url()))
-    });
+    let builder = issuers
+        .iter()
+        .fold(OidcGuard::builder(), |builder, issuer| {
+            builder.issuer(trusted_issuer(issuer.url()))
+        });
     let guard = builder.any_verified_caller().build().unwrap();
     let fetches = || issuers.each_ref().map(TestIssuer::key_fetches);
     assert!(guard.health().iter().all(|issuer| !issuer.is_ready));
@@ -72,7 +77,7 @@ async fn readiness_probes_alone_make_a_server_ready() {
 }
 
 #[tokio::test]
-async fn a_day_without_the_issuer_fails_no_known_key_and_then_keys_are_stale() {
+async fn known_keys_work_for_a_day_without_the_issuer_and_then_become_stale() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     let known = long_token(&issuer);
@@ -80,10 +85,10 @@ async fn a_day_without_the_issuer_fails_no_known_key_and_then_keys_are_stale() {
     drop(issuer);
     for hour in 0..23 {
         assert!(guard.verifier().verify(&known).await.is_ok(), "hour {hour}");
-        later(HOUR).await;
+        advance_clock(HOUR).await;
     }
     assert!(guard.health()[0].is_ready);
-    later(2 * HOUR).await;
+    advance_clock(2 * HOUR).await;
     let verdict = guard.verifier().verify(&known).await;
     assert!(
         matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
@@ -93,9 +98,9 @@ async fn a_day_without_the_issuer_fails_no_known_key_and_then_keys_are_stale() {
 }
 
 #[tokio::test]
-async fn how_long_keys_may_be_stale_can_be_said() {
+async fn stale_after_is_configurable() {
     let issuer = TestIssuer::start().await.unwrap();
-    let trusted = trusted(issuer.url()).stale_after(2 * HOUR);
+    let trusted = trusted_issuer(issuer.url()).stale_after(2 * HOUR);
     let guard = OidcGuard::builder()
         .issuer(trusted)
         .any_verified_caller()
@@ -104,14 +109,14 @@ async fn how_long_keys_may_be_stale_can_be_said() {
     let known = long_token(&issuer);
     guard.ready().await.unwrap();
     drop(issuer);
-    later(HOUR).await;
+    advance_clock(HOUR).await;
     assert!(guard.verifier().verify(&known).await.is_ok());
-    later(HOUR).await;
+    advance_clock(HOUR).await;
     assert!(guard.verifier().verify(&known).await.is_err());
 }
 
 #[tokio::test]
-async fn health_tells_of_keys_and_of_what_went_wrong() {
+async fn health_reports_keys_and_the_last_error() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     assert!(!guard.health()[0].is_ready);
@@ -126,13 +131,13 @@ async fn health_tells_of_keys_and_of_what_went_wrong() {
             .is_some_and(|pause| pause > Duration::from_secs(60))
     );
     issuer.rotate_key().unwrap();
-    later(Duration::from_secs(6)).await;
-    guard.verifier().verify(token(&issuer)).await.unwrap();
+    advance_clock(Duration::from_secs(6)).await;
+    guard.verifier().verify(valid_token(&issuer)).await.unwrap();
     let after = guard.health().remove(0);
     assert_eq!(after.usable_keys, 2);
     assert_ne!(after.key_set_hash, before.key_set_hash);
     drop(issuer);
-    later(HOUR).await;
+    advance_clock(HOUR).await;
     while guard.health()[0].last_error.is_none() {
         tokio::task::yield_now().await;
     }
@@ -140,33 +145,33 @@ async fn health_tells_of_keys_and_of_what_went_wrong() {
 }
 
 #[tokio::test]
-async fn health_names_the_keys_that_are_passed_over() {
-    let forge = Forge::new();
+async fn health_lists_skipped_keys() {
+    let signer = Signer::new();
     let odd = json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "pq", "pub": "AAAA" });
-    let guard = guard_of(&[odd, forge.jwk()]);
+    let guard = guard_with_keys(&[odd, signer.jwk()]);
     guard.ready().await.unwrap();
     let health = guard.health().remove(0);
     assert_eq!((health.usable_keys, health.passed_over.len()), (1, 1));
 }
 
 #[tokio::test]
-async fn readiness_is_answered_with_200_once_the_keys_are_there() {
+async fn readiness_returns_200_once_keys_are_available() {
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
     let response = guard.readiness().oneshot(request(&[])).await.unwrap();
     assert_eq!(response.status(), 503);
-    assert!(text(response).await.contains(issuer.url()));
+    assert!(body_text(response).await.contains(issuer.url()));
     guard.ready().await.unwrap();
     let response = guard.readiness().oneshot(request(&[])).await.unwrap();
     assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]
-async fn a_thousand_made_up_kids_cause_one_fetch_and_a_real_rotation_is_picked_up_all_the_same() {
-    let (issuer, forge) = (TestIssuer::start().await.unwrap(), Forge::new());
+async fn thousand_unknown_kids_cause_one_fetch_and_a_rotation_is_still_picked_up() {
+    let (issuer, signer) = (TestIssuer::start().await.unwrap(), Signer::new());
     let guard = guard(issuer.url());
     guard.ready().await.unwrap();
-    later(Duration::from_secs(6)).await;
+    advance_clock(Duration::from_secs(6)).await;
     issuer.rotate_key().unwrap();
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -180,12 +185,12 @@ async fn a_thousand_made_up_kids_cause_one_fetch_and_a_real_rotation_is_picked_u
         let header = format!(r#"{{"alg":"RS256","kid":"made-up-{number}"}}"#);
         let (verifier, forged) = (
             guard.verifier().clone(),
-            forge.sign(&header, &claims.to_string()),
+            signer.sign(&header, &claims.to_string()),
         );
         flood.spawn(async move { verifier.verify(forged).await.is_err() });
     }
     assert!(
-        guard.verifier().verify(token(&issuer)).await.is_ok(),
+        guard.verifier().verify(valid_token(&issuer)).await.is_ok(),
         "amid the flood"
     );
     assert!(flood.join_all().await.into_iter().all(|refused| refused));
@@ -198,7 +203,7 @@ async fn a_thousand_made_up_kids_cause_one_fetch_and_a_real_rotation_is_picked_u
 
 /// A platform that gives no time between requests: the runtime that the refresh was started on is not polled.
 #[test]
-fn a_throttled_background_does_not_stop_the_refresh_since_requests_move_it_along() {
+fn requests_drive_the_refresh_if_the_background_task_is_not_polled() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().build().unwrap()
@@ -215,7 +220,7 @@ fn a_throttled_background_does_not_stop_the_refresh_since_requests_move_it_along
     assert_eq!(issuer.key_fetches(), 1);
     let awake = runtime();
     awake.block_on(async {
-        later(2 * HOUR).await;
+        advance_clock(2 * HOUR).await;
         for _ in 0..1000 {
             assert!(guard.verifier().verify(&known).await.is_ok());
             if issuer.key_fetches() == 2 {
@@ -229,26 +234,26 @@ fn a_throttled_background_does_not_stop_the_refresh_since_requests_move_it_along
 }
 
 #[tokio::test]
-async fn kubernetes_142012_a_failed_fetch_for_an_unknown_key_is_a_401_and_gives_its_slot_back() {
+async fn kubernetes_142012_failed_fetch_for_an_unknown_key_is_401_and_does_not_use_up_the_limit() {
     let fails = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (old, new) = (Forge::new(), Forge::new());
+    let (old, new) = (Signer::new(), Signer::new());
     let (published, failing) = (json!({ "keys": [new.jwk()] }), fails.clone());
     let first = json!({ "keys": [{ "kty": "EC", "kid": "old", "crv": "P-256", "x": old.jwk()["x"], "y": old.jwk()["y"] }] });
     let asked = std::sync::atomic::AtomicUsize::new(0);
-    let client = crate::support::answering(move |_| {
+    let client = crate::support::mock_client(move |_| {
         let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
         let fails = failing.load(std::sync::atomic::Ordering::Relaxed);
         let body = if is_first { &first } else { &published };
         let answer = http::Response::builder().status(if fails { 500 } else { 200 });
         answer.body(body.to_string().into_bytes()).unwrap()
     });
-    let issuer = tower_oidc_guard::Issuer::oidc(crate::support::FORGED_ISSUER)
+    let issuer = tower_oidc_guard::Issuer::oidc(crate::support::ISSUER_URL)
         .algorithms([tower_oidc_guard::Algorithm::ES256])
         .unknown_key_jitter(Duration::ZERO)
         .jwks_url("https://keys.example/jwks");
-    let guard = crate::support::guard_by(issuer, client);
+    let guard = crate::support::guard_with_client(issuer, client);
     guard.ready().await.unwrap();
-    later(Duration::from_secs(6)).await;
+    advance_clock(Duration::from_secs(6)).await;
     let token = new.sign(crate::support::HEADER, &crate::support::claims(json!({})));
     fails.store(true, std::sync::atomic::Ordering::Relaxed);
     let verdict = guard.verifier().verify(&token).await;
@@ -256,7 +261,7 @@ async fn kubernetes_142012_a_failed_fetch_for_an_unknown_key_is_a_401_and_gives_
     let next = guard.health()[0].next_attempt.unwrap();
     assert!(next <= Duration::from_secs(1), "{next:?}");
     fails.store(false, std::sync::atomic::Ordering::Relaxed);
-    later(Duration::from_secs(1)).await;
+    advance_clock(Duration::from_secs(1)).await;
     assert!(
         guard.verifier().verify(&token).await.is_ok(),
         "no interval is lost"
@@ -264,41 +269,41 @@ async fn kubernetes_142012_a_failed_fetch_for_an_unknown_key_is_a_401_and_gives_
 }
 
 #[tokio::test]
-async fn a_token_or_a_key_without_kid_works_when_exactly_one_key_fits() {
-    let (forge, other) = (Forge::new(), Forge::new());
-    let nameless = |forge: &Forge| {
-        let mut key = forge.jwk();
+async fn token_or_key_without_kid_works_if_exactly_one_key_matches() {
+    let (signer, other) = (Signer::new(), Signer::new());
+    let nameless = |signer: &Signer| {
+        let mut key = signer.jwk();
         key.as_object_mut().unwrap().remove("kid");
         key
     };
     let named = crate::support::HEADER;
     let plain = r#"{"alg":"ES256"}"#;
     for (keys, header, is_taken) in [
-        (vec![forge.jwk()], plain, true),
-        (vec![nameless(&forge)], plain, true),
-        (vec![nameless(&forge)], named, true),
-        (vec![forge.jwk(), other.jwk()], plain, false),
-        (vec![nameless(&forge), nameless(&other)], named, false),
+        (vec![signer.jwk()], plain, true),
+        (vec![nameless(&signer)], plain, true),
+        (vec![nameless(&signer)], named, true),
+        (vec![signer.jwk(), other.jwk()], plain, false),
+        (vec![nameless(&signer), nameless(&other)], named, false),
     ] {
-        let token = forge.sign(header, &crate::support::claims(json!({})));
-        let verdict = guard_of(&keys).verifier().verify(token).await;
+        let token = signer.sign(header, &crate::support::claims(json!({})));
+        let verdict = guard_with_keys(&keys).verifier().verify(token).await;
         assert_eq!(verdict.is_ok(), is_taken, "{keys:?} {header}");
     }
 }
 
 #[tokio::test]
-async fn unusable_keys_of_every_kind_are_passed_over_each_with_its_reason() {
-    let forge = Forge::new();
+async fn unusable_keys_are_skipped_each_with_its_reason() {
+    let signer = Signer::new();
     let odd = [
         json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "a", "pub": "AAAA" }),
         json!({ "kty": "OKP", "crv": "Ed448", "kid": "b", "x": "AAAA" }),
         json!({ "kty": "EC", "crv": "secp256k1", "kid": "c", "x": "AAAA", "y": "AAAA" }),
         json!({ "kty": "RSA", "kid": "d", "e": "AQAB" }),
         json!({ "kty": "oct", "kid": "e", "k": "AAAA" }),
-        json!({ "kty": "EC", "use": "enc", "kid": "f", "crv": "P-256", "x": forge.jwk()["x"], "y": forge.jwk()["y"] }),
+        json!({ "kty": "EC", "use": "enc", "kid": "f", "crv": "P-256", "x": signer.jwk()["x"], "y": signer.jwk()["y"] }),
     ];
-    let guard = guard_of(&[&odd[..], &[forge.jwk()]].concat());
-    let token = forge.sign(crate::support::HEADER, &crate::support::claims(json!({})));
+    let guard = guard_with_keys(&[&odd[..], &[signer.jwk()]].concat());
+    let token = signer.sign(crate::support::HEADER, &crate::support::claims(json!({})));
     assert!(guard.verifier().verify(token).await.is_ok());
     let health = guard.health().remove(0);
     assert_eq!(

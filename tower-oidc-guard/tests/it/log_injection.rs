@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
-use crate::support::bearer;
-use crate::support::stage::{answer, cluster, settings, spec};
+use crate::support::bearer_request;
+use crate::support::in_memory::{cluster, guard_builder, send_request, token_spec};
 use tower_oidc_guard::{Decision, Policy};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
@@ -68,7 +68,7 @@ fn is_one_line(text: &str) -> bool {
 }
 
 #[test]
-fn a_subject_cannot_forge_a_line_of_the_log_nor_of_an_explanation() {
+fn subject_with_control_characters_cannot_forge_log_lines_or_explanations() {
     let log = Careless::default();
     let subscriber = tracing_subscriber::registry().with(log.clone());
     let mut explained: Vec<Decision> = Vec::new();
@@ -79,7 +79,10 @@ fn a_subject_cannot_forge_a_line_of_the_log_nor_of_an_explanation() {
             .unwrap();
         runtime.block_on(async {
             let cluster = cluster();
-            let everyone = settings(&cluster).any_verified_caller().build().unwrap();
+            let everyone = guard_builder(&cluster)
+                .any_verified_caller()
+                .build()
+                .unwrap();
             let denied = Policy::any_of([
                 Policy::members(["system:serviceaccount:a:b"]),
                 Policy::all_of([
@@ -87,25 +90,27 @@ fn a_subject_cannot_forge_a_line_of_the_log_nor_of_an_explanation() {
                     Policy::members(["system:serviceaccounts:c"]),
                 ]),
             ]);
-            let nobody = settings(&cluster).policy(denied).build().unwrap();
+            let nobody = guard_builder(&cluster).policy(denied).build().unwrap();
             for subject in HOSTILE {
-                let token = spec(&cluster).claim("sub", subject).mint();
-                let allowed = answer(everyone.layer(), bearer(&token)).await;
+                let token = token_spec(&cluster).claim("sub", subject).mint();
+                let allowed = send_request(everyone.layer(), bearer_request(&token)).await;
                 assert_eq!(allowed.status(), 200);
                 assert_eq!(
                     allowed.body(),
                     subject.as_bytes(),
                     "the service sees it as it is"
                 );
-                let refused = answer(nobody.layer(), bearer(&token)).await;
+                let refused = send_request(nobody.layer(), bearer_request(&token)).await;
                 assert_eq!(refused.status(), 403);
                 let caller = everyone.verifier().verify(&token).await.unwrap();
                 for guard in [&everyone, &nobody] {
                     explained.push(guard.policy().explain(&caller));
                 }
                 let issuer = format!("https://evil.example/{subject}");
-                let unknown = spec(&cluster).claim("iss", issuer).header("kid", subject);
-                let unknown = answer(everyone.layer(), bearer(&unknown.mint())).await;
+                let unknown = token_spec(&cluster)
+                    .claim("iss", issuer)
+                    .header("kid", subject);
+                let unknown = send_request(everyone.layer(), bearer_request(&unknown.mint())).await;
                 assert_eq!(unknown.status(), 401);
             }
         });

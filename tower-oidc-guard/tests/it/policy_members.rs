@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
-use crate::support::stage::{CLUSTER, GKE_SA, Google, answer, cluster, error, spec, status};
-use crate::support::{AUDIENCE, bearer, request};
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, GoogleIssuer, cluster, policy_error, send_request, status_for_policy,
+    token_spec,
+};
+use crate::support::{AUDIENCE, bearer_request, request};
 use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy, PolicyError};
 
 #[tokio::test]
-async fn kubernetes_members_are_accounts_namespaces_and_whole_clusters() {
+async fn kubernetes_members_are_accounts_namespaces_and_clusters() {
     for (member, expected) in [
         (GKE_SA, 200),
         ("system:serviceaccount:id-namespace:other", 403),
@@ -21,7 +24,7 @@ async fn kubernetes_members_are_accounts_namespaces_and_whole_clusters() {
         (&format!("principal:{CLUSTER}#other"), 403),
     ] {
         assert_eq!(
-            status(Policy::members([member])).await,
+            status_for_policy(Policy::members([member])).await,
             expected,
             "{member}"
         );
@@ -29,8 +32,8 @@ async fn kubernetes_members_are_accounts_namespaces_and_whole_clusters() {
 }
 
 #[tokio::test]
-async fn a_google_account_is_a_member_by_its_verified_email_only() {
-    let (cluster, google) = (cluster(), Google::new());
+async fn google_account_matches_by_verified_email_only() {
+    let (cluster, google) = (cluster(), GoogleIssuer::new());
     let email = "sa@p.iam.gserviceaccount.com";
     let policy = Policy::members([&format!("serviceAccount:{email}"), "user:Jane@Example.com"]);
     let guard = google.beside(&cluster, policy).await;
@@ -42,15 +45,15 @@ async fn a_google_account_is_a_member_by_its_verified_email_only() {
         (google.account(email).without_claim("email_verified"), 403),
         // A cluster's administrator can have any claim signed.
         (
-            spec(&cluster)
+            token_spec(&cluster)
                 .claim("email", email)
                 .claim("email_verified", true),
             403,
         ),
     ] {
-        let sent = bearer(&token.mint());
+        let sent = bearer_request(&token.mint());
         assert_eq!(
-            answer(guard.layer(), sent).await.status(),
+            send_request(guard.layer(), sent).await.status(),
             expected,
             "{token:?}"
         );
@@ -58,26 +61,28 @@ async fn a_google_account_is_a_member_by_its_verified_email_only() {
 }
 
 #[tokio::test]
-async fn only_a_kubernetes_issuer_speaks_for_service_accounts() {
-    let (cluster, google) = (cluster(), Google::new());
+async fn service_account_members_match_only_kubernetes_issuers() {
+    let (cluster, google) = (cluster(), GoogleIssuer::new());
     let guard = google
         .beside(&cluster, Policy::members([GKE_SA, "system:authenticated"]))
         .await;
     let posing = google.account("a@example.com").claim("sub", GKE_SA);
     assert_eq!(
-        answer(guard.layer(), bearer(&posing.mint())).await.status(),
+        send_request(guard.layer(), bearer_request(&posing.mint()))
+            .await
+            .status(),
         403
     );
 }
 
 #[tokio::test]
-async fn a_principal_is_one_issuer_s() {
-    let (cluster, google) = (cluster(), Google::new());
+async fn principal_matches_only_its_issuer() {
+    let (cluster, google) = (cluster(), GoogleIssuer::new());
     let policy = Policy::members([format!("principal:{CLUSTER}#1234")]);
     let guard = google.beside(&cluster, policy).await;
     let same_subject = google.account("a@example.com");
     assert_eq!(
-        answer(guard.layer(), bearer(&same_subject.mint()))
+        send_request(guard.layer(), bearer_request(&same_subject.mint()))
             .await
             .status(),
         403
@@ -85,7 +90,7 @@ async fn a_principal_is_one_issuer_s() {
 }
 
 #[test]
-fn members_that_are_none_do_not_build() {
+fn unknown_and_incomplete_members_do_not_build() {
     for member in [
         "",
         "gke-sa",
@@ -97,7 +102,7 @@ fn members_that_are_none_do_not_build() {
     ] {
         assert!(
             matches!(
-                error(Policy::members([member])),
+                policy_error(Policy::members([member])),
                 PolicyError::UnknownMember { .. }
             ),
             "{member}"
@@ -115,7 +120,7 @@ fn members_that_are_none_do_not_build() {
     ] {
         assert!(
             matches!(
-                error(Policy::members([member])),
+                policy_error(Policy::members([member])),
                 PolicyError::MalformedMember { .. }
             ),
             "{member}"
@@ -124,9 +129,9 @@ fn members_that_are_none_do_not_build() {
 }
 
 #[test]
-fn groups_are_an_error_that_says_why() {
+fn groups_and_domains_are_rejected_with_an_explanation() {
     for member in ["group:a@example.com", "domain:example.com"] {
-        let error = error(Policy::members([member]));
+        let error = policy_error(Policy::members([member]));
         assert!(error.to_string().contains("which groups"), "{error}");
     }
 }
@@ -135,7 +140,7 @@ const GOOGLE: &str = "https://accounts.google.com";
 
 thread_local! {
     /// Nothing is fetched with it; making one for each guard would take most of the time of these tests.
-    static CLIENT: reqwest_middleware::ClientWithMiddleware = crate::support::canned(HashMap::new());
+    static CLIENT: reqwest_middleware::ClientWithMiddleware = crate::support::document_client(HashMap::new());
 }
 
 /// The error of a guard of a cluster and of Google with that policy, if it does not build.
@@ -154,10 +159,10 @@ fn built(policy: Policy) -> Option<PolicyError> {
 }
 
 #[tokio::test]
-async fn members_of_an_issuer_are_callers_of_that_issuer_only() {
-    let (cluster, google) = (cluster(), Google::new());
+async fn members_of_matches_only_callers_of_that_issuer() {
+    let (cluster, google) = (cluster(), GoogleIssuer::new());
     let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
-    let of_cluster = spec(&cluster);
+    let of_cluster = token_spec(&cluster);
     let of_google = google.account("a@example.com");
     let any = Policy::any_verified_caller;
     for (policy, in_cluster, at_google) in [
@@ -200,11 +205,13 @@ async fn members_of_an_issuer_are_callers_of_that_issuer_only() {
     ] {
         let layer = guard.layer_with(policy.clone()).unwrap();
         for (token, expected) in [(&of_cluster, in_cluster), (&of_google, at_google)] {
-            let status = answer(layer.clone(), bearer(&token.mint())).await.status();
+            let status = send_request(layer.clone(), bearer_request(&token.mint()))
+                .await
+                .status();
             assert_eq!(status, expected, "{policy:?} {token:?}");
         }
         assert_eq!(
-            answer(layer, request(&[])).await.status(),
+            send_request(layer, request(&[])).await.status(),
             401,
             "{policy:?}"
         );
@@ -212,7 +219,7 @@ async fn members_of_an_issuer_are_callers_of_that_issuer_only() {
 }
 
 #[test]
-fn members_of_another_issuer_or_of_none_are_not_members_of_an_issuer() {
+fn members_of_rejects_members_of_other_issuers() {
     for (issuer, member) in [
         (CLUSTER, "allUsers"),
         (GOOGLE, "allUsers"),
@@ -247,7 +254,7 @@ fn members_of_another_issuer_or_of_none_are_not_members_of_an_issuer() {
 }
 
 #[test]
-fn the_issuer_of_members_is_one_that_is_trusted_and_a_slip_is_pointed_out() {
+fn untrusted_issuer_in_a_policy_is_an_error_that_suggests_a_similar_one() {
     for (issuer, close) in [
         ("https://cluster.example/", Some(CLUSTER)),
         ("https://Cluster.example", Some(CLUSTER)),
@@ -292,7 +299,7 @@ fn refused(member: &str) -> PolicyError {
 }
 
 #[test]
-fn members_that_no_platform_can_have_do_not_build() {
+fn impossible_members_do_not_build() {
     let long = |count| "a".repeat(count);
     for member in [
         // Wildcards and other patterns.
@@ -391,7 +398,7 @@ fn members_that_no_platform_can_have_do_not_build() {
 }
 
 #[test]
-fn members_that_their_platforms_can_have_build() {
+fn valid_members_build() {
     for member in [
         "system:serviceaccount:0-a:a.b-c.0",
         &format!("system:serviceaccounts:{}", "a".repeat(63)),
@@ -410,7 +417,7 @@ fn members_that_their_platforms_can_have_build() {
 }
 
 #[test]
-fn an_error_shows_what_cannot_be_seen_and_suggests_what_may_be_meant() {
+fn member_errors_escape_invisible_characters_and_suggest_corrections() {
     for (member, shown) in [
         ("system:serviceaccount:shop:web\u{200b}", "web\\u{200b}"),
         ("system:serviceaccount:sh\u{43e}p:web", "sh\\u{43e}p"),
