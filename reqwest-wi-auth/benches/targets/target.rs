@@ -1,13 +1,15 @@
-//! A figure and its limit.
+//! A measured figure and its limit.
 
 use std::fmt::Display;
 
-/// A figure that must not be over its limit.
+/// A measured figure that must not exceed its limit.
 pub(crate) struct Target {
     name: &'static str,
     value: f64,
     unit: &'static str,
     limit: f64,
+    /// The absolute figure behind a ratio.
+    absolute: Option<String>,
 }
 
 impl Target {
@@ -17,6 +19,22 @@ impl Target {
             value,
             unit,
             limit,
+            absolute: None,
+        }
+    }
+
+    /// Creates a target for a ratio to a fixed piece of work of the same run, which the speed of the machine hardly
+    /// changes. `absolute` is printed beside it.
+    pub(crate) fn ratio(
+        name: &'static str,
+        ratio: f64,
+        work: &'static str,
+        limit: f64,
+        absolute: String,
+    ) -> Self {
+        Self {
+            absolute: Some(absolute),
+            ..Self::new(name, ratio, work, limit)
         }
     }
 
@@ -28,14 +46,15 @@ impl Target {
         let Self {
             name, unit, limit, ..
         } = self;
-        println!(
-            "target {name}: {} {unit} (limit {limit})",
-            rounded(self.value)
-        );
+        let value = rounded(self.value);
+        match &self.absolute {
+            Some(absolute) => println!("target {name}: {value} {unit} (limit {limit}), {absolute}"),
+            None => println!("target {name}: {value} {unit} (limit {limit})"),
+        }
     }
 }
 
-/// With two decimals where there are any.
+/// Rounds to at most two decimals.
 pub(crate) fn rounded(value: f64) -> impl Display {
     (value * 100.0).round() / 100.0
 }
