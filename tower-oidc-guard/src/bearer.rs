@@ -9,6 +9,7 @@ use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use url::form_urlencoded;
 
+use crate::jose::TokenError;
 use crate::rejection::Rejection;
 
 const SCHEME: &[u8] = b"bearer";
@@ -156,7 +157,7 @@ fn read<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Bearer<'r>, Rej
         None => text,
     };
     if token.is_empty() {
-        return Err(Rejection::Malformed("no token after the scheme"));
+        return Err(TokenError::Malformed("no token after the scheme").into());
     }
     Ok(Bearer {
         value: Cow::Borrowed(value),
@@ -343,7 +344,10 @@ mod tests {
     fn a_scheme_without_a_token_is_malformed() {
         for value in ["Bearer", "Bearer ", "Bearer   "] {
             let read = read(&[value], "/");
-            assert!(matches!(read, Err(Rejection::Malformed(_))), "{value:?}");
+            assert!(
+                matches!(read, Err(Rejection::InvalidToken(TokenError::Malformed(_)))),
+                "{value:?}"
+            );
         }
     }
 

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::google::{ComputeEngine, GoogleIdentity};
 pub use self::kubernetes::{KubernetesIdentity, ObjectRef};
-use crate::jose::Verified;
+use crate::jose::VerifiedToken;
 use crate::jose::claims::Times;
 
 /// The platform that stands behind an issuer, and so what its subjects mean.
@@ -54,9 +54,9 @@ pub(crate) struct IssuerNames {
     pub(crate) issuer: Arc<str>,
     /// Others that policies may call it by: those that its tokens may bear, or have borne when the guard was built. A deny
     /// list that names one of them has to keep its callers out.
-    pub(crate) others: Arc<[String]>,
+    pub(crate) accepted: Arc<[String]>,
     /// The one for logs and metrics.
-    pub(crate) configured: Arc<str>,
+    pub(crate) label: Arc<str>,
 }
 
 /// What the platform's tokens say beyond the standard.
@@ -67,7 +67,11 @@ enum View {
 }
 
 impl Identity {
-    pub(crate) fn new(issuer: IssuerNames, platform: Platform, verified: &Verified<'_>) -> Self {
+    pub(crate) fn new(
+        issuer: IssuerNames,
+        platform: Platform,
+        verified: &VerifiedToken<'_>,
+    ) -> Self {
         let claims = verified.claims();
         let view = match platform {
             Platform::Kubernetes => View::Kubernetes(KubernetesIdentity::read(claims)),
@@ -93,8 +97,8 @@ impl Identity {
     }
 
     /// The issuer, as the guard's configuration tells it: one of a fixed few.
-    pub(crate) fn configured_issuer(&self) -> &Arc<str> {
-        &self.0.issuer.configured
+    pub(crate) fn issuer_label(&self) -> &Arc<str> {
+        &self.0.issuer.label
     }
 
     /// The claims as they stand in the token.
@@ -103,7 +107,7 @@ impl Identity {
     }
 
     /// What it takes of memory, about.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(crate) fn size_in_memory(&self) -> usize {
         let texts = self
             .0
             .audiences
@@ -119,8 +123,8 @@ impl Identity {
     }
 
     /// The names that a policy may call the issuer by.
-    pub(crate) fn issuer_names(&self) -> impl Iterator<Item = &str> {
-        let others = self.0.issuer.others.iter().map(String::as_str);
+    pub(crate) fn accepted_issuers(&self) -> impl Iterator<Item = &str> {
+        let others = self.0.issuer.accepted.iter().map(String::as_str);
         std::iter::once(self.issuer()).chain(others)
     }
 

@@ -15,7 +15,7 @@ pub(crate) use self::check::Checked;
 pub(crate) use self::keys_at::KeysAt;
 use crate::identity::Platform;
 use crate::jose::algorithm::Algorithm;
-use crate::jose::demands::Demands;
+use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
 use crate::keys::fetch::Limits;
 use crate::keys::schedule::Timing;
 
@@ -47,7 +47,8 @@ pub struct Issuer {
     pub(crate) leeway: Duration,
     pub(crate) types: Vec<String>,
     pub(crate) max_lifetime: Option<Duration>,
-    pub(crate) demands: Demands,
+    pub(crate) required_claims: RequiredClaims,
+    pub(crate) claim_predicates: ClaimPredicates,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
     pub(crate) max_keys: usize,
@@ -87,7 +88,8 @@ impl Issuer {
             leeway: DEFAULT_LEEWAY,
             types: Vec::new(),
             max_lifetime: None,
-            demands: Demands::default(),
+            required_claims: RequiredClaims::default(),
+            claim_predicates: ClaimPredicates::default(),
             timing: Timing::default(),
             limits: Limits::default(),
             max_keys: DEFAULT_MAX_KEYS,

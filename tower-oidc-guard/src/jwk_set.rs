@@ -1,17 +1,16 @@
-//! Keys by hand, and signatures over anything: the signature layer by itself.
+//! Verification of signatures with a given set of keys, without claims or an issuer.
 
 use std::fmt;
 
 use crate::jose::algorithm::Algorithm;
 use crate::jose::key_set::KeySet;
-use crate::jose::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
+use crate::jose::{self, SignatureError, TokenError};
 use crate::keys::error::{KeysError, excerpt};
-use crate::rejection::Rejection;
 
-/// A JSON Web Key Set (RFC 7517, section 5) that checks signatures over any bytes.
+/// A JSON Web Key Set (RFC 7517, section 5) that verifies signatures over any bytes.
 ///
-/// What verifies here is signed by one of the keys, and that is all: there are no claims, no issuer and no
-/// times. To let callers in, use [`OidcGuard`](crate::OidcGuard).
+/// A verified signature proves only that one of the keys made it: no claims, issuer or times are checked. To authenticate
+/// callers, use [`OidcGuard`](crate::OidcGuard).
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,12 +30,13 @@ use crate::rejection::Rejection;
 pub struct JwkSet(KeySet);
 
 impl JwkSet {
-    /// Reads a set, and says which algorithms it is trusted for. Keys that cannot be used are passed over:
-    /// see [`passed_over`](Self::passed_over).
+    /// Parses a set of keys that are allowed for the given algorithms.
+    ///
+    /// Keys that cannot be used are skipped; see [`skipped_keys`](Self::skipped_keys).
     ///
     /// # Errors
     ///
-    /// [`KeysError::KeySet`] if it is not a set of keys.
+    /// Returns [`KeysError::KeySet`] if the text is not a JSON Web Key Set.
     pub fn from_json(
         json: impl AsRef<[u8]>,
         algorithms: impl IntoIterator<Item = Algorithm>,
@@ -48,37 +48,48 @@ impl JwkSet {
         })
     }
 
-    /// Why keys are passed over, a reason for each.
-    pub fn passed_over(&self) -> impl Iterator<Item = &'static str> + '_ {
+    /// Returns the reason for each key that is skipped.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower_oidc_guard::{Algorithm, JwkSet};
+    /// let keys = JwkSet::from_json(br#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#, [Algorithm::RS256])?;
+    /// assert_eq!(keys.skipped_keys().count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn skipped_keys(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.0.skipped()
     }
 
-    /// Verifies a JWS in compact form (RFC 7515, section 7.1), and returns its payload, which may be anything.
-    ///
-    /// A JWS of more than 16 KiB (16,384 bytes) is refused with [`Rejection::TooLong`].
+    /// Verifies a JWS in compact serialization (RFC 7515, section 7.1) and returns its payload, which may be any bytes.
     ///
     /// # Errors
     ///
-    /// The reason why it is not taken.
-    pub fn verify_jws(&self, jws: impl AsRef<[u8]>) -> Result<Vec<u8>, Rejection> {
-        verify_jws(jws.as_ref(), DEFAULT_MAX_TOKEN_BYTES, &self.0)
+    /// - [`TokenError::TooLong`] if the JWS is longer than 16 KiB (16,384 bytes).
+    /// - [`TokenError::Malformed`] or [`TokenError::UnsupportedAlgorithm`] if it cannot be decoded.
+    /// - [`TokenError::AlgorithmNotAllowed`], [`TokenError::UnknownKey`] or [`TokenError::BadSignature`] if the signature
+    ///   does not verify.
+    pub fn verify_jws(&self, jws: impl AsRef<[u8]>) -> Result<Vec<u8>, TokenError> {
+        jose::verify_jws(jws.as_ref(), &self.0)
     }
 
-    /// Verifies a signature over a message with the key of that `kid`, or without a `kid` with the only key that
-    /// fits the algorithm. If several different keys have that `kid`, four of them at most are tried. An ECDSA signature
-    /// is `r` and `s` side by side (RFC 7518, section 3.4).
+    /// Verifies a signature over a message.
+    ///
+    /// With a `kid`, the keys with that `kid` are tried, at most four if they differ. Without a `kid`, the signature is verified
+    /// only if exactly one key fits the algorithm. An ECDSA signature is the concatenation of `r` and `s` (RFC 7518, section
+    /// 3.4).
     ///
     /// # Errors
     ///
-    /// [`AlgorithmNotAllowed`](Rejection::AlgorithmNotAllowed), [`UnknownKey`](Rejection::UnknownKey) or
-    /// [`BadSignature`](Rejection::BadSignature).
+    /// Returns an error if the algorithm is not allowed, if no key matches, or if the signature does not verify.
     pub fn verify_signature(
         &self,
         kid: Option<&str>,
         algorithm: Algorithm,
         message: &[u8],
         signature: &[u8],
-    ) -> Result<(), Rejection> {
+    ) -> Result<(), SignatureError> {
         self.0.verify(kid, algorithm, message, signature)
     }
 }

@@ -26,8 +26,8 @@ use self::shared::{Shared, Waiting, jitter};
 use self::source::KeySource;
 use self::store::Current;
 use crate::clock::Clock;
+use crate::jose::SignatureError;
 use crate::jose::key_set::KeySet;
-use crate::rejection::Rejection;
 use crate::telemetry;
 
 /// How often [`Keys::ready`] looks whether the fetch that it waits for has to be started again.
@@ -47,13 +47,13 @@ pub(crate) struct Seen {
     fetches: u64,
 }
 
-/// What a request waits for that found usable keys, but not for its token.
+/// The fetch that a request waits for if there are usable keys, but not for its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// A fetch, as soon as the limit permits one.
-    NextFetch,
-    /// A fetch that the limit permits now, or one that is under way.
-    CurrentFetch,
+pub(crate) enum AwaitedFetch {
+    /// The next fetch, as soon as the limits permit it.
+    Next,
+    /// A fetch that is in progress or that the limits permit now.
+    Current,
 }
 
 /// There are no newer keys, and waiting for them is of no use.
@@ -126,21 +126,19 @@ impl Keys {
         current.as_ref().map(|current| current.names.clone())
     }
 
-    /// Returns whether newer keys may cure this fault of a token.
-    pub(crate) fn may_cure(&self, rejection: &Rejection) -> bool {
+    /// Returns whether a signature that the available keys do not verify may verify with newer keys.
+    pub(crate) fn may_fix(&self, error: SignatureError) -> bool {
         let source = &self.shared.source;
-        match rejection {
-            Rejection::UnknownKey | Rejection::BadSignature => source.may_change(),
-            Rejection::AlgorithmNotAllowed => source.lists_algorithms(),
-            Rejection::UnknownIssuer => source.has_names(),
-            _ => false,
+        match error {
+            SignatureError::UnknownKey | SignatureError::BadSignature => source.may_change(),
+            SignatureError::AlgorithmNotAllowed => source.lists_algorithms(),
         }
     }
 
     /// Waits until `deadline` for keys other than those that a request has seen last.
     ///
     /// A request is served by at most one fetch that is started after it came, so `came` is what it found when it came.
-    /// The fetch is made as soon as the schedule permits. `patience` says whether a request that finds usable keys waits for
+    /// The fetch is made as soon as the schedule permits. `awaited` says whether a request that finds usable keys waits for
     /// that. One that finds none does not, so that requests do not pile up while the issuer is away.
     ///
     /// # Panics
@@ -150,7 +148,7 @@ impl Keys {
         &self,
         seen: Option<&Arc<Current>>,
         came: &Seen,
-        patience: Patience,
+        awaited: AwaitedFetch,
         deadline: Instant,
     ) -> Result<Arc<Current>, NoNewerKeys> {
         let mut outcome = self.shared.outcome.subscribe();
@@ -180,8 +178,8 @@ impl Keys {
             if place.is_none() || now >= deadline || Handle::try_current().is_err() {
                 return Err(give_up(self.shared.until_next()));
             }
-            let latest = match patience {
-                Patience::NextFetch if has_usable => deadline,
+            let latest = match awaited {
+                AwaitedFetch::Next if has_usable => deadline,
                 _ => now,
             };
             let ask = |schedule: &mut schedule::Schedule| schedule.ask(now, latest, jitter());

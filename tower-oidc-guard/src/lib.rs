@@ -6,7 +6,6 @@
 )]
 
 mod bearer;
-mod cache;
 mod clock;
 mod error;
 mod guard;
@@ -33,6 +32,7 @@ pub use identity::{
 };
 pub use issuer::Issuer;
 pub use jose::algorithm::Algorithm;
+pub use jose::{SignatureError, TokenError};
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
 pub use keys::health::IssuerHealth;
@@ -40,4 +40,4 @@ pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};
 pub use rejection::Rejection;
-pub use verifier::{NotReady, TokenVerifier};
+pub use verifier::{NotReady, TokenVerifier, VerifyError};

@@ -1,7 +1,6 @@
 //! Decides who may call.
 
 mod bound;
-pub(crate) mod claims;
 mod error;
 #[cfg(feature = "policy-file")]
 mod file;
@@ -180,8 +179,8 @@ impl Policy {
     /// let policy = Policy::any_verified_caller().require_claim("ref", "refs/heads/main");
     /// ```
     pub fn require_claim(self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        let claim = (name.into(), value.into());
-        self.narrowed(|rule| rule.claims.push(claim))
+        let (name, value) = (name.into(), value.into());
+        self.narrowed(|rule| rule.claims.push(name, value))
     }
 
     /// Also requires the token to be for this audience. If called several times, one of the audiences is enough. An

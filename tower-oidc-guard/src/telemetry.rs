@@ -25,7 +25,7 @@ const NO_ISSUER: &str = "none";
 
 /// A request is let in: the span in which the service handles it.
 pub(crate) fn allowed(identity: &Identity) -> Span {
-    let issuer = identity.configured_issuer();
+    let issuer = identity.issuer_label();
     decided("allowed", Some(issuer));
     tracing::debug_span!(
         "oidc_guard",

@@ -1,5 +1,16 @@
-//! One token in; the identity it proves, or the reason why not, out.
+//! Verifies tokens of trusted issuers.
+//!
+//! For each token, in this order:
+//!
+//! 1. A token in the [cache](TokenCache) is accepted if its times are still valid and its issuer still has the keys that
+//!    verified it.
+//! 2. The token is decoded, and its `iss` determines the [issuer](TrustedIssuer).
+//! 3. The claims are validated, then the signature is verified with the issuer's keys; see [`jose`](crate::jose).
+//! 4. If the signature cannot be verified with the available keys, the issuer's keys are fetched again, within limits, and
+//!    the token waits for them.
 
+mod cache;
+mod error;
 mod trusted;
 
 use std::collections::HashMap;
@@ -9,50 +20,37 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use self::trusted::{Attempt, Named, NeedsNewerKeys, TrustedIssuer};
-use crate::cache::{CacheLimits, Verdict, VerdictCache};
+pub(crate) use self::cache::CacheLimits;
+use self::cache::{CacheEntry, TokenCache};
+pub(crate) use self::error::FailedVerification;
+pub use self::error::{NotReady, VerifyError};
+pub(crate) use self::trusted::{IssuerName, PendingToken, TokenStatus, TrustedIssuer};
 use crate::clock::Clock;
 use crate::identity::Identity;
-use crate::jose::{Jws, Unverified};
-use crate::keys::Patience;
-use crate::keys::error::KeysError;
+use crate::jose::{TokenError, UnverifiedJws, UnverifiedToken};
+use crate::keys::AwaitedFetch;
 use crate::keys::health::IssuerHealth;
 use crate::keys::store::Current;
 use crate::policy::{TrustedName, TrustedNames};
-use crate::rejection::Rejection;
 use crate::telemetry;
 
-/// How long a token waits for newer keys in all.
+/// The longest time that a token waits for newer keys.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// Verifies tokens of trusted issuers, wherever they come from: requests, queues, sockets.
+/// Verifies tokens from any transport: requests, queues, sockets.
 ///
-/// Made by [`OidcGuard::verifier`](crate::OidcGuard::verifier). Cloning copies a pointer.
+/// It is returned by [`OidcGuard::verifier`](crate::OidcGuard::verifier). Cloning it copies a pointer.
 #[derive(Clone)]
 pub struct TokenVerifier(Arc<Inner>);
 
-/// Why a token is not taken, and whose it would have been.
-pub(crate) struct Refusal {
-    pub(crate) rejection: Rejection,
-    /// The issuer as it is told, if it is a trusted one.
-    pub(crate) issuer: Option<Arc<str>>,
-}
-
-impl From<Rejection> for Refusal {
-    fn from(rejection: Rejection) -> Self {
-        let issuer = None;
-        Self { rejection, issuer }
-    }
-}
-
 struct Inner {
     issuers: Vec<TrustedIssuer>,
-    /// Which issuer bears a name.
-    by_name: HashMap<String, usize>,
-    /// Those whose names come with their keys.
-    named_by_keys: Vec<usize>,
-    cache: Option<VerdictCache>,
-    /// The length of the longest token that is accepted.
+    /// The index of the issuer for each configured `iss`.
+    by_issuer: HashMap<String, usize>,
+    /// The indices of the issuers that announce their `iss` with their keys.
+    announced_with_keys: Vec<usize>,
+    cache: Option<TokenCache>,
+    /// The limit on the length of a token.
     max_token_bytes: usize,
     clock: Clock,
 }
@@ -64,165 +62,191 @@ impl TokenVerifier {
         max_token_bytes: usize,
         clock: Clock,
     ) -> Self {
-        let cache = VerdictCache::new(cache, issuers.len());
-        let (mut by_name, mut named_by_keys) = (HashMap::new(), Vec::new());
+        let cache = TokenCache::new(cache, issuers.len());
+        let (mut by_issuer, mut announced_with_keys) = (HashMap::new(), Vec::new());
         for (index, issuer) in issuers.iter().enumerate() {
-            match issuer.named {
-                Named::BySettings => drop(by_name.insert(issuer.name.to_string(), index)),
-                Named::ByItsKeys { .. } => named_by_keys.push(index),
+            match &issuer.issuer {
+                IssuerName::Configured(iss) => drop(by_issuer.insert(iss.to_string(), index)),
+                IssuerName::FromKeys { .. } => announced_with_keys.push(index),
             }
-            by_name.extend(issuer.aliases.iter().map(|alias| (alias.clone(), index)));
+            let others = issuer.other_issuers.iter();
+            by_issuer.extend(others.map(|iss| (iss.clone(), index)));
         }
         Self(Arc::new(Inner {
             issuers,
-            by_name,
-            named_by_keys,
+            by_issuer,
+            announced_with_keys,
             cache,
             max_token_bytes,
             clock,
         }))
     }
 
-    /// Verifies a token: its form, issuer, audience, times, algorithm and signature.
+    /// Verifies a token: its format, issuer, audience, times, algorithm and signature.
     ///
-    /// A token that the current keys verify does not wait for anything. For any other that is acceptable except for its
-    /// signature, the issuer is asked once for newer keys, as soon as the limits permit, and the call waits for the
-    /// answer: 5 s at most in all. If the signature does not verify although there is a key of the token's `kid`, that is
-    /// only done if the limits permit it now. Dropping the future stops nothing that others wait for.
+    /// A token that the available keys verify does not wait. For a token that is valid except for its signature, newer keys
+    /// are fetched once, as soon as the limits permit, and the call waits for them, at most 5 s in total. If there is a key
+    /// with the token's `kid` but the signature does not verify, they are fetched only if the limits permit it now. Dropping
+    /// the future does not cancel a fetch that other tokens wait for.
     ///
     /// # Errors
     ///
-    /// The reason why the token is refused. It is [`Rejection::KeysUnavailable`] only if there are no usable keys, such as
-    /// before they have been fetched. Outside a tokio runtime no keys can be fetched, so it is that then too.
+    /// Returns [`VerifyError::InvalidToken`] if the token failed verification, and [`VerifyError::KeysUnavailable`] if the
+    /// issuer has no usable keys, for example because they have not been fetched yet. Keys cannot be fetched outside a tokio
+    /// runtime.
     ///
     /// # Panics
     ///
-    /// If it has to wait in a tokio runtime without timers (`enable_time`).
-    pub async fn verify(&self, token: impl AsRef<[u8]>) -> Result<Identity, Rejection> {
+    /// Panics if it has to wait in a tokio runtime without timers (`enable_time`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{OidcGuard, VerifyError};
+    /// # async fn example(guard: OidcGuard, token: &str) -> Result<(), VerifyError> {
+    /// match guard.verifier().verify(token).await {
+    ///     Ok(caller) => println!("message from {}", caller.subject()),
+    ///     Err(error) if error.is_transient() => println!("try again later: {error}"),
+    ///     Err(error) => println!("drop the message: {error}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn verify(&self, token: impl AsRef<[u8]>) -> Result<Identity, VerifyError> {
         let token = token.as_ref();
         let verified = match self.try_verify(token) {
-            Ok(Attempt::Verified(identity)) => return Ok(identity),
-            Ok(Attempt::NeedsNewerKeys(needs)) => self.verify_with_newer_keys(token, needs).await,
-            Err(refusal) => Err(refusal),
+            Ok(TokenStatus::Verified(identity)) => return Ok(identity),
+            Ok(TokenStatus::NeedsNewerKeys(pending)) => {
+                self.verify_with_newer_keys(token, pending).await
+            }
+            Err(failed) => Err(failed),
         };
-        verified.map_err(|refusal| refusal.rejection)
+        verified.map_err(|failed| failed.error)
     }
 
-    /// Verifies a token that the current keys have not verified, as soon as there are newer ones.
+    /// Verifies a token that the available keys do not verify, as soon as there are newer keys.
     pub(crate) async fn verify_with_newer_keys(
         &self,
         token: &[u8],
-        needs: NeedsNewerKeys,
-    ) -> Result<Identity, Refusal> {
+        pending: PendingToken,
+    ) -> Result<Identity, FailedVerification> {
         let deadline = Instant::now() + MAX_WAIT;
-        let NeedsNewerKeys {
+        let PendingToken {
             issuer: index,
-            seen: came,
-            mut rejection,
-        } = needs;
-        let mut seen = came.current.clone();
+            seen: first_seen,
+            mut error,
+        } = pending;
+        let mut seen = first_seen.current.clone();
         loop {
             let issuer = self.0.issuers.get(index);
-            let issuer = issuer.ok_or(Rejection::UnknownIssuer)?;
-            let newer =
-                issuer
-                    .keys
-                    .newer_than(seen.as_ref(), &came, patience(&rejection), deadline);
-            let newer = newer.await;
-            let newer = newer.map_err(|none| issuer.refusal(none.rejection(rejection)))?;
+            let issuer = issuer.ok_or(TokenError::UnknownIssuer)?;
+            let awaited = awaited_fetch(error);
+            let newer = issuer
+                .keys
+                .newer_than(seen.as_ref(), &first_seen, awaited, deadline);
+            let newer = newer
+                .await
+                .map_err(|none| issuer.failed(none.into_error(error)))?;
             let generation = |current: &Arc<Current>| current.generation;
             if seen.as_ref().map(generation) == Some(newer.generation) {
-                // The same keys again: they would say the same of the token.
+                // The fetch returned the same keys, so the result for the token would be the same.
                 seen = Some(newer);
                 continue;
             }
             match self.try_verify(token)? {
-                Attempt::Verified(identity) => return Ok(identity),
-                Attempt::NeedsNewerKeys(needs) => {
-                    (seen, rejection) = (needs.seen.current, needs.rejection);
+                TokenStatus::Verified(identity) => return Ok(identity),
+                TokenStatus::NeedsNewerKeys(pending) => {
+                    (seen, error) = (pending.seen.current, pending.error);
                 }
             }
         }
     }
 
-    /// Verifies a token with what is at hand, without waiting.
-    pub(crate) fn try_verify(&self, token: &[u8]) -> Result<Attempt, Refusal> {
+    /// Verifies a token with the cache and the available keys, without waiting.
+    pub(crate) fn try_verify(&self, token: &[u8]) -> Result<TokenStatus, FailedVerification> {
         let now = self.0.clock.since_epoch();
-        if let Some(verdict) = self.cached(token, now) {
-            return verdict.map(Attempt::Verified);
+        if let Some(cached) = self.verify_cached(token, now) {
+            return cached.map(TokenStatus::Verified);
         }
         let _timed = telemetry::Verification::begin();
-        let jws = Jws::parse(token, self.0.max_token_bytes)?;
-        let unverified = Unverified::read(&jws)?;
-        let index = self.issuer(unverified.issuer());
-        let index = index.ok_or(Rejection::UnknownIssuer)?;
+        let jws = UnverifiedJws::parse(token, self.0.max_token_bytes)?;
+        let unverified = UnverifiedToken::parse(&jws)?;
+        let index = self.index_of_issuer(unverified.issuer());
+        let index = index.ok_or(TokenError::UnknownIssuer)?;
         let issuer = self.0.issuers.get(index);
-        let issuer = issuer.ok_or(Rejection::UnknownIssuer)?;
-        let attempt = issuer.attempt(index, unverified, now);
-        let (verified, generation) = attempt.map_err(|rejection| issuer.refusal(rejection))?;
-        if let (Attempt::Verified(identity), Some(cache)) = (&verified, &self.0.cache) {
-            let verdict = Verdict {
+        let issuer = issuer.ok_or(TokenError::UnknownIssuer)?;
+        let verified = issuer.verify(index, unverified, now);
+        let (status, generation) = verified.map_err(|error| issuer.failed(error.into()))?;
+        if let (TokenStatus::Verified(identity), Some(cache)) = (&status, &self.0.cache) {
+            let entry = CacheEntry {
                 identity: identity.clone(),
                 issuer: index,
                 generation,
             };
-            cache.insert(token, verdict);
+            cache.insert(token, entry);
         }
-        Ok(verified)
+        Ok(status)
     }
 
-    /// What is kept of the token, if it holds still: by its time, and by the keys of its issuer.
-    fn cached(&self, token: &[u8], now: Duration) -> Option<Result<Identity, Refusal>> {
-        // What is too long was never kept; it is not worth a hash.
-        let cache = self
-            .0
-            .cache
-            .as_ref()
-            .filter(|_| token.len() <= self.0.max_token_bytes)?;
-        let verdict = cache.get(token)?;
-        let issuer = self.0.issuers.get(verdict.issuer)?;
+    /// Verifies a token with the cache. Returns `None` if it has no current entry for the token.
+    fn verify_cached(
+        &self,
+        token: &[u8],
+        now: Duration,
+    ) -> Option<Result<Identity, FailedVerification>> {
+        // A token over the limit is never cached, so it need not be hashed.
+        let is_within_limit = token.len() <= self.0.max_token_bytes;
+        let cache = self.0.cache.as_ref().filter(|_| is_within_limit)?;
+        let entry = cache.get(token)?;
+        let issuer = self.0.issuers.get(entry.issuer)?;
         let generation = issuer.keys.generation()?;
-        if generation != verdict.generation {
-            cache.forget_other_keys(verdict.issuer, generation);
+        if generation != entry.generation {
+            cache.retain_generation(entry.issuer, generation);
             return None;
         }
-        if let Err(rejection) = issuer.rules.check_times(verdict.identity.times(), now) {
+        let times = entry.identity.times();
+        if let Err(error) = issuer.claim_rules.validate_times(times, now) {
             cache.remove(token);
-            return Some(Err(issuer.refusal(rejection)));
+            return Some(Err(issuer.failed(error.into())));
         }
         telemetry::cache_hit();
-        Some(Ok(verdict.identity))
+        Some(Ok(entry.identity))
     }
 
-    /// Returns the one issuer that a token of that `iss` can be from. The cluster that this process runs in may have got
-    /// another name than those that are known, so it is that one if there is no other.
-    fn issuer(&self, name: &str) -> Option<usize> {
+    /// Returns the index of the only issuer that may have issued a token with this `iss`.
+    ///
+    /// The cluster that this process runs in may have changed its `iss` to one that is not known yet, so it is that issuer if
+    /// no other has the name.
+    fn index_of_issuer(&self, iss: &str) -> Option<usize> {
         let inner = &self.0;
-        let mut named_by_keys = inner.named_by_keys.iter().copied();
-        let is_called = |index: &usize| {
+        let mut announced = inner.announced_with_keys.iter().copied();
+        let accepts = |index: &usize| {
             let issuer = inner.issuers.get(*index);
-            issuer.is_some_and(|issuer| issuer.is_called(name))
+            issuer.is_some_and(|issuer| issuer.accepts_issuer(iss))
         };
-        let named = inner.by_name.get(name).copied();
-        let named = named.or_else(|| named_by_keys.clone().find(is_called));
-        named.or_else(|| named_by_keys.next())
+        let configured = inner.by_issuer.get(iss).copied();
+        let known = configured.or_else(|| announced.clone().find(accepts));
+        known.or_else(|| announced.next())
     }
 
-    /// The issuers as policies name them.
+    /// Returns the issuers by the names that policies use for them.
     pub(crate) fn trusted_names(&self) -> TrustedNames {
         let trusted = |issuer: &TrustedIssuer| TrustedName {
-            names: issuer.policy_names.to_vec(),
+            names: issuer.configured_issuers.to_vec(),
             platform: issuer.platform,
-            audiences: issuer.rules.audiences.clone(),
+            audiences: issuer.claim_rules.audiences.clone(),
         };
         let issuers = self.0.issuers.iter().map(trusted).collect();
         TrustedNames { issuers }
     }
 
-    /// The issuers' names, as far as they are known.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let names = self.0.issuers.iter().filter_map(TrustedIssuer::known_name);
-        names.map(|name| name.to_string()).collect()
+    /// Returns the `iss` of each issuer's new tokens, except for issuers for which it is not known yet.
+    pub(crate) fn current_issuers(&self) -> Vec<String> {
+        let issuers = self.0.issuers.iter();
+        issuers
+            .filter_map(TrustedIssuer::current_issuer)
+            .map(|issuer| issuer.to_string())
+            .collect()
     }
 
     /// Starts fetching the keys of every issuer, without waiting.
@@ -237,18 +261,22 @@ impl TokenVerifier {
         self.0
             .issuers
             .iter()
-            .map(|issuer| issuer.keys.health(&issuer.name))
+            .map(|issuer| issuer.keys.health(&issuer.label))
             .collect()
     }
 
-    /// Waits for the keys of every issuer, or for the next fetch of one to fail.
+    /// Waits until every issuer has usable keys.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the next fetch for an issuer fails.
     pub(crate) async fn ready(&self) -> Result<(), NotReady> {
         // The fetches of all issuers run concurrently.
         self.prefetch();
         for issuer in &self.0.issuers {
-            let failed = |source| NotReady {
-                issuer: issuer.name.to_string(),
-                source,
+            let failed = |cause| NotReady {
+                issuer: issuer.label.to_string(),
+                cause,
             };
             issuer.keys.ready().await.map_err(failed)?;
         }
@@ -256,41 +284,22 @@ impl TokenVerifier {
     }
 }
 
-/// Anyone can send bad signatures under a published `kid`, and tokens of any issuer, while issuers hardly ever replace a
-/// key without a new `kid`, or change their name. So these have newer keys fetched if the limit permits, but do not wait
-/// for their turn.
-fn patience(rejection: &Rejection) -> Patience {
-    match rejection {
-        Rejection::BadSignature | Rejection::UnknownIssuer => Patience::CurrentFetch,
-        _ => Patience::NextFetch,
+/// Returns the fetch that a token with this error waits for.
+///
+/// Anyone can send bad signatures with a published `kid`, and tokens with any `iss`, while issuers hardly ever replace a key
+/// without a new `kid` or change their name. Such tokens start a fetch if the limits permit it now, but do not wait for the
+/// next one.
+fn awaited_fetch(error: TokenError) -> AwaitedFetch {
+    match error {
+        TokenError::BadSignature | TokenError::UnknownIssuer => AwaitedFetch::Current,
+        _ => AwaitedFetch::Next,
     }
 }
 
 impl fmt::Debug for TokenVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenVerifier")
-            .field("issuers", &self.0.by_name.keys())
+            .field("issuers", &self.0.by_issuer.keys())
             .finish_non_exhaustive()
-    }
-}
-
-/// There are no usable keys of an issuer. The guard keeps trying, with pauses that grow to 10 s.
-#[derive(Debug, thiserror::Error)]
-#[error("there are no usable keys of the issuer {issuer:?}")]
-pub struct NotReady {
-    issuer: String,
-    #[source]
-    source: Arc<KeysError>,
-}
-
-impl NotReady {
-    /// The issuer, as configured.
-    pub fn issuer(&self) -> &str {
-        &self.issuer
-    }
-
-    /// Returns why the keys are not available.
-    pub fn cause(&self) -> &KeysError {
-        &self.source
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tower_oidc_guard::{Issuer, KeysError, OidcGuard, Platform, Rejection};
+use tower_oidc_guard::{Issuer, KeysError, OidcGuard, Platform, TokenError, VerifyError};
 
 use super::backend::{Backend, ISSUER, KeyType};
 use super::pod::{GKE_SA, Pod};
@@ -20,7 +20,7 @@ async fn caller(server: &Backend) -> String {
     server.token("id-namespace", "gke-sa", Some(AUDIENCE)).await
 }
 
-async fn verdict(guard: &OidcGuard, token: &str) -> Result<String, Rejection> {
+async fn verdict(guard: &OidcGuard, token: &str) -> Result<String, VerifyError> {
     let identity = guard.verifier().verify(token).await?;
     Ok(identity.subject().to_owned())
 }
@@ -53,7 +53,11 @@ pub async fn only_tokens_for_our_audience_are_accepted(server: &mut Backend) {
     for audience in [Some("https://another.example"), None] {
         let token = server.token("id-namespace", "gke-sa", audience).await;
         let refused = verdict(&guard, &token).await;
-        assert_eq!(refused, Err(Rejection::WrongAudience), "{audience:?}");
+        assert_eq!(
+            refused,
+            Err(VerifyError::InvalidToken(TokenError::WrongAudience)),
+            "{audience:?}"
+        );
     }
 }
 
@@ -287,7 +291,8 @@ pub async fn a_withdrawn_key_is_out_of_use_after_the_next_refresh(server: &mut B
     later(Duration::from_secs(3600)).await;
     eventually(|| async {
         guard.prefetch();
-        (verdict(&guard, &old).await == Err(Rejection::UnknownKey)).then_some(())
+        (verdict(&guard, &old).await == Err(VerifyError::InvalidToken(TokenError::UnknownKey)))
+            .then_some(())
     })
     .await;
     assert!(verdict(&guard, &new).await.is_ok());
@@ -334,7 +339,7 @@ pub async fn a_guard_that_started_without_the_api_server_is_ready_soon_after_its
     tokio::time::sleep(Duration::from_secs(20)).await;
     let refused = verdict(&guard, &token).await.unwrap_err();
     assert!(
-        matches!(refused, Rejection::KeysUnavailable { .. }),
+        matches!(refused, VerifyError::KeysUnavailable { .. }),
         "{refused:?}"
     );
     server.restart().await;

@@ -112,6 +112,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::TokenError;
 
     fn to(rejection: &Rejection, realm: &str) -> Response<Bytes> {
         let answers = Answers {
@@ -143,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_refused_token_is_told_as_invalid_token() {
-        let response = to(&Rejection::Expired, "here");
+        let response = to(&Rejection::InvalidToken(TokenError::Expired), "here");
         assert_eq!(
             header(&response, WWW_AUTHENTICATE),
             Some(

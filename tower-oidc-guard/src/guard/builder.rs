@@ -13,13 +13,12 @@ use super::modes::Render;
 use super::resource::Resource;
 use super::trust::trust;
 use super::{Inner, OidcGuard};
-use crate::cache::CacheLimits;
 use crate::clock::Clock;
 use crate::error::BuildError;
 use crate::issuer::Issuer;
 use crate::jose::DEFAULT_MAX_TOKEN_BYTES;
 use crate::policy::{Bound, Policy};
-use crate::verifier::TokenVerifier;
+use crate::verifier::{CacheLimits, TokenVerifier};
 
 const DEFAULT_REALM: &str = "protected";
 /// What `max_token_bytes` may be: a shorter limit would refuse Kubernetes tokens, a longer one invites tokens that no
@@ -181,7 +180,7 @@ impl OidcGuardBuilder {
     /// Sets the length of the longest token that is accepted, in bytes, as it stands in the header, without `Bearer`.
     /// Default: 16 KiB (16,384 bytes); from 1 KiB to 1 MiB.
     ///
-    /// A longer token is refused with [`Rejection::TooLong`](crate::Rejection::TooLong) before anything of it is read. This
+    /// A longer token is refused with [`TokenError::TooLong`](crate::TokenError::TooLong) before anything of it is read. This
     /// is the only limit on a token: the number of members and audiences, the nesting and the escapes are bounded by it
     /// alone. The time and the memory that a token takes before its signature is verified are proportional to its length.
     ///

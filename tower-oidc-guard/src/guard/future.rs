@@ -15,9 +15,9 @@ use super::ResponseBody;
 use super::gate::{Admission, Gate};
 use crate::bearer::Bearer;
 use crate::identity::Identity;
-use crate::verifier::{NeedsNewerKeys, Refusal};
+use crate::verifier::{FailedVerification, PendingToken};
 
-type Verified = Pin<Box<dyn Future<Output = Result<Identity, Refusal>> + Send>>;
+type Verified = Pin<Box<dyn Future<Output = Result<Identity, FailedVerification>> + Send>>;
 
 pin_project! {
     /// The future of [`OidcGuardService`](super::OidcGuardService). Only a request that has to wait for keys takes an
@@ -117,11 +117,11 @@ where
     pub(super) fn waiting(
         gate: Gate,
         bearer: Bearer<'static>,
-        needs: NeedsNewerKeys,
+        pending: PendingToken,
         service: S,
         request: Request<ReqBody>,
     ) -> Self {
-        let verified = Box::pin(gate.clone().verify(bearer, needs));
+        let verified = Box::pin(gate.clone().verify(bearer, pending));
         let waiting = Waiting {
             service,
             request,

@@ -1,5 +1,7 @@
 //! Who passes: a request in, and what becomes of it out.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use tracing::Span;
@@ -10,7 +12,7 @@ use crate::identity::Identity;
 use crate::policy::Bound;
 use crate::rejection::Rejection;
 use crate::telemetry;
-use crate::verifier::{Attempt, NeedsNewerKeys, Refusal};
+use crate::verifier::{FailedVerification, PendingToken, TokenStatus};
 
 /// A guard, and the policy of the routes behind it.
 #[derive(Debug, Clone)]
@@ -32,7 +34,7 @@ pub(super) enum Admission {
 pub(super) enum Judgement {
     Decided(Admission),
     /// Newer keys for its token have to be waited for.
-    Wait(Bearer<'static>, NeedsNewerKeys),
+    Wait(Bearer<'static>, PendingToken),
 }
 
 impl Gate {
@@ -47,7 +49,7 @@ impl Gate {
         if intake.is_preflight(request) {
             if intake.has_credentials(request) {
                 let malformed = Rejection::MalformedRequest("a CORS preflight with credentials");
-                return Judgement::Decided(self.refuse(request, malformed.into()));
+                return Judgement::Decided(self.refuse(request, malformed, None));
             }
             return Judgement::Decided(self.enter_without_identity(request));
         }
@@ -57,40 +59,43 @@ impl Gate {
                 return Judgement::Decided(self.enter_without_identity(request));
             }
             Err(rejection) => {
-                return Judgement::Decided(self.refuse(request, rejection.into()));
+                return Judgement::Decided(self.refuse(request, rejection, None));
             }
         };
-        let verified = match self.guard.verifier().try_verify(bearer.token()) {
-            Ok(Attempt::Verified(identity)) => Ok(identity),
-            Ok(Attempt::NeedsNewerKeys(needs)) => {
-                return Judgement::Wait(bearer.into_owned(), needs);
+        match self.guard.verifier().try_verify(bearer.token()) {
+            Ok(TokenStatus::Verified(identity)) => {
+                Judgement::Decided(self.decide(request, Ok(identity)))
+            }
+            Ok(TokenStatus::NeedsNewerKeys(pending)) => {
+                Judgement::Wait(bearer.into_owned(), pending)
             }
             Err(_) if bearer.is_malformed() => {
                 let malformed = Rejection::MalformedRequest(
                     "more than one token, or a broken one, in a header",
                 );
-                Err(malformed.into())
+                Judgement::Decided(self.refuse(request, malformed, None))
             }
-            Err(refusal) => Err(refusal),
-        };
-        Judgement::Decided(self.decide(request, verified))
+            Err(failed) => Judgement::Decided(self.decide(request, Err(failed))),
+        }
     }
 
     /// Verifies a token that the current keys do not verify.
     pub(super) async fn verify(
         self,
         bearer: Bearer<'static>,
-        needs: NeedsNewerKeys,
-    ) -> Result<Identity, Refusal> {
+        pending: PendingToken,
+    ) -> Result<Identity, FailedVerification> {
         let verifier = self.guard.verifier();
-        verifier.verify_with_newer_keys(bearer.token(), needs).await
+        verifier
+            .verify_with_newer_keys(bearer.token(), pending)
+            .await
     }
 
     /// Judges a request by what its token has come to.
     pub(super) fn decide<B>(
         &self,
         request: &mut Request<B>,
-        verified: Result<Identity, Refusal>,
+        verified: Result<Identity, FailedVerification>,
     ) -> Admission {
         match verified {
             Ok(identity) if self.policy().allows(&identity) => {
@@ -99,18 +104,18 @@ impl Gate {
                 Admission::Enter(span)
             }
             Ok(identity) => {
-                let refusal = Refusal {
-                    rejection: Rejection::NotAllowed,
-                    issuer: Some(identity.configured_issuer().clone()),
-                };
                 if tracing::enabled!(tracing::Level::DEBUG) {
                     let why = self.policy().policy().explain(&identity).to_string();
                     let subject = telemetry::printable(identity.subject());
                     tracing::debug!(subject = &*subject, why, "not allowed");
                 }
-                self.refuse(request, refusal)
+                let label = identity.issuer_label();
+                self.refuse(request, Rejection::NotAllowed, Some(label))
             }
-            Err(refusal) => self.refuse(request, refusal),
+            Err(failed) => {
+                let label = failed.issuer_label.as_ref();
+                self.refuse(request, failed.error.into(), label)
+            }
         }
     }
 
@@ -127,9 +132,14 @@ impl Gate {
         Admission::Enter(telemetry::anonymous())
     }
 
-    fn refuse<B>(&self, request: &Request<B>, refusal: Refusal) -> Admission {
-        telemetry::refused(&refusal.rejection, refusal.issuer.as_ref());
+    fn refuse<B>(
+        &self,
+        request: &Request<B>,
+        rejection: Rejection,
+        issuer_label: Option<&Arc<str>>,
+    ) -> Admission {
+        telemetry::refused(&rejection, issuer_label);
         let protocol = grpc::Protocol::of(request);
-        Admission::Refuse(self.guard.0.answers.to(&refusal.rejection, protocol))
+        Admission::Refuse(self.guard.0.answers.to(&rejection, protocol))
     }
 }

@@ -76,7 +76,7 @@ impl<B> Service<Request<B>> for ResourceMetadata {
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
         // Only URLs can be there (RFC 9728, section 2); clients could do nothing with another name.
-        let mut issuers = self.guard.verifier().names();
+        let mut issuers = self.guard.verifier().current_issuers();
         issuers.retain(|name| Url::parse(name).is_ok_and(|url| url.has_host()));
         let document = json!({
             "resource": self.resource.name,

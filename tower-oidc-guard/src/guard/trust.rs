@@ -8,11 +8,11 @@ use reqwest_middleware::ClientWithMiddleware;
 use crate::clock::Clock;
 use crate::error::BuildError;
 use crate::issuer::{Checked, Issuer};
-use crate::jose::rules::Rules;
+use crate::jose::claim_rules::ClaimRules;
 use crate::keys::Keys;
 use crate::keys::client::default_client;
 use crate::keys::source::{KeySource, Origin};
-use crate::verifier::{Named, TrustedIssuer};
+use crate::verifier::{IssuerName, TrustedIssuer};
 
 /// What an issuer is told as whose name only its cluster's API server knows.
 const UNNAMED: &str = "kubernetes (in cluster)";
@@ -51,8 +51,8 @@ pub(super) fn trust(
     for issuer in &mut trusted {
         let others = names
             .iter()
-            .filter(|name| !issuer.policy_names.contains(name));
-        issuer.names_of_others = others.cloned().collect();
+            .filter(|name| !issuer.configured_issuers.contains(name));
+        issuer.issuers_of_others = others.cloned().collect();
     }
     Ok(trusted)
 }
@@ -63,41 +63,41 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
         origin,
         trust,
     } = checked;
-    let aliases: Vec<_> = issuer
+    let other_issuers: Vec<_> = issuer
         .aliases
         .iter()
         .chain(&issuer.also_known_as)
         .cloned()
         .collect();
-    let policy_names = name.iter().chain(&aliases).cloned().collect();
-    let told = Arc::from(name.clone().unwrap_or_else(|| UNNAMED.to_owned()));
-    let named = match origin {
-        Origin::Cluster(_) => Named::ByItsKeys {
-            until_then: name.map(Arc::from),
-        },
-        _ => Named::BySettings,
-    };
+    let configured_issuers = name.iter().chain(&other_issuers).cloned().collect();
+    let name: Option<Arc<str>> = name.map(Arc::from);
+    let label = name.clone().unwrap_or_else(|| Arc::from(UNNAMED));
     let source = KeySource {
-        name: Arc::clone(&told),
+        name: label.clone(),
         origin,
         trust,
         also_known_as: issuer.also_known_as.clone(),
     };
+    let in_cluster = matches!(source.origin, Origin::Cluster(_));
     TrustedIssuer {
-        name: told,
-        named,
-        aliases,
+        issuer: match name {
+            Some(name) if !in_cluster => IssuerName::Configured(name),
+            initial => IssuerName::FromKeys { initial },
+        },
+        label,
+        other_issuers,
         spellings: issuer.aliases,
-        policy_names,
+        configured_issuers,
+        issuers_of_others: HashSet::new(),
         platform: issuer.platform,
-        rules: Rules {
+        claim_rules: ClaimRules {
             audiences: issuer.audiences,
             leeway: issuer.leeway,
             types: issuer.types,
             max_lifetime: issuer.max_lifetime,
         },
-        demands: issuer.demands,
+        required_claims: issuer.required_claims,
+        claim_predicates: issuer.claim_predicates,
         keys: Keys::new(source, issuer.timing, clock.clone()),
-        names_of_others: HashSet::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::Issuer;
-use crate::policy::claims::fault;
+use crate::jose::required_claims::invalid_requirement;
 use crate::text::audience_fault;
 
 impl Issuer {
@@ -52,7 +52,7 @@ impl Issuer {
     }
 
     /// Requires a claim to have this value; other tokens are refused with
-    /// [`Rejection::UnmetClaim`](crate::Rejection::UnmetClaim). If called several times, all of the claims are required. A
+    /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, all of the claims are required. A
     /// null value does not build.
     ///
     /// Objects are equal whatever the order of their members. Integers of up to 64 bits are compared exactly, other
@@ -65,15 +65,15 @@ impl Issuer {
     /// ```
     pub fn require_claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         let (name, value) = (name.into(), value.into());
-        if let Some(reason) = fault(&name, &value) {
+        if let Some(reason) = invalid_requirement(&name, &value) {
             self.conflicts(format!("the claim {name:?} cannot be required: {reason}"));
         }
-        self.demands.claim(name, value);
+        self.required_claims.push(name, value);
         self
     }
 
     /// Requires this function to return `true` for the claims; other tokens are refused with
-    /// [`Rejection::UnmetClaim`](crate::Rejection::UnmetClaim). It is called for tokens with a valid signature only, and
+    /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). It is called for tokens with a valid signature only, and
     /// its result is cached with the token: a condition that changes with time belongs into a
     /// [`Policy`](crate::Policy).
     ///
@@ -90,7 +90,7 @@ impl Issuer {
         mut self,
         check: impl Fn(&Map<String, Value>) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.demands.check(check);
+        self.claim_predicates.push(check);
         self
     }
 }

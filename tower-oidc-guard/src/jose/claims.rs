@@ -1,23 +1,28 @@
-//! The claims set (RFC 7519, section 4), typed.
+//! The registered claims of a token (RFC 7519, section 4.1), typed.
+//!
+//! Strings borrow from the payload, so that a token that is refused leaves no copies in memory. A claim of a wrong type is
+//! an error and never counts as absent.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::json::{self, Unexpected};
-use crate::rejection::Rejection;
+use super::error::TokenError;
+use super::json::{self, UnexpectedJson};
 
-/// When a token is valid, counted from the Unix epoch.
+/// The times in a token, as durations since the Unix epoch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
+    /// `exp`
     pub(crate) expires_at: Duration,
+    /// `nbf`
     pub(crate) not_before: Option<Duration>,
+    /// `iat`
     pub(crate) issued_at: Option<Duration>,
 }
 
-/// The registered claims of a token, typed. Strings borrow from the payload, so that a token that is refused leaves
-/// no copies behind.
+/// The registered claims of a token.
 #[derive(Debug)]
 pub(crate) struct Claims<'p> {
     pub(crate) issuer: Cow<'p, str>,
@@ -25,13 +30,13 @@ pub(crate) struct Claims<'p> {
     pub(crate) audiences: Audiences<'p>,
     pub(crate) times: Times,
     pub(crate) token_id: Option<Cow<'p, str>>,
-    /// The claim `kubernetes.io`, as it stands.
+    /// The JSON text of the claim `kubernetes.io`.
     pub(crate) kubernetes: Option<&'p RawValue>,
-    /// Whether there is a claim `cnf`, whatever its value.
+    /// Whether the token has a claim `cnf`, whatever its value.
     pub(crate) is_sender_constrained: bool,
 }
 
-/// The claims as they stand in the payload.
+/// The JSON texts of the registered claims.
 #[derive(Default)]
 struct RawClaims<'p> {
     iss: Option<&'p RawValue>,
@@ -46,8 +51,8 @@ struct RawClaims<'p> {
 }
 
 impl<'p> Claims<'p> {
-    /// Reads the claims. A claim of a wrong type is an error; it never counts as absent.
-    pub(crate) fn parse(payload: &'p [u8]) -> Result<Self, Rejection> {
+    /// Parses the JSON text of a claims set.
+    pub(crate) fn parse(payload: &'p [u8]) -> Result<Self, TokenError> {
         let mut raw = RawClaims::default();
         json::read_object(payload, |name, value| {
             let slot = match name {
@@ -64,22 +69,22 @@ impl<'p> Claims<'p> {
             };
             *slot = Some(value);
         })
-        .map_err(|_| Rejection::Malformed("the claims"))?;
-        let (string, time) = (json::string, numeric_date);
+        .map_err(|_| TokenError::Malformed("the claims"))?;
+        let (string, time) = (json::parse_string, parse_numeric_date);
         Ok(Self {
             issuer: optional(raw.iss, string, "the claim `iss` is not a string")?
-                .ok_or(Rejection::Malformed("the claim `iss` is missing"))?,
+                .ok_or(TokenError::Malformed("the claim `iss` is missing"))?,
             subject: optional(raw.sub, string, "the claim `sub` is not a string")?
-                .ok_or(Rejection::Malformed("the claim `sub` is missing"))?,
+                .ok_or(TokenError::Malformed("the claim `sub` is missing"))?,
             audiences: optional(
                 raw.aud,
-                Audiences::read,
+                Audiences::parse,
                 "the claim `aud` is not a string or an array of strings",
             )?
             .unwrap_or_default(),
             times: Times {
                 expires_at: optional(raw.exp, time, "the claim `exp` is not a time in seconds")?
-                    .ok_or(Rejection::Malformed("the claim `exp` is missing"))?,
+                    .ok_or(TokenError::Malformed("the claim `exp` is missing"))?,
                 not_before: optional(raw.nbf, time, "the claim `nbf` is not a time in seconds")?,
                 issued_at: optional(raw.iat, time, "the claim `iat` is not a time in seconds")?,
             },
@@ -90,31 +95,33 @@ impl<'p> Claims<'p> {
     }
 }
 
+/// Parses a claim if the token has it; `message` describes a value of a wrong type.
 fn optional<'p, T>(
     value: Option<&'p RawValue>,
-    read: impl FnOnce(&'p RawValue) -> Result<T, Unexpected>,
-    otherwise: &'static str,
-) -> Result<Option<T>, Rejection> {
-    let read = value.map(read).transpose();
-    read.map_err(|Unexpected| Rejection::Malformed(otherwise))
+    parse: impl FnOnce(&'p RawValue) -> Result<T, UnexpectedJson>,
+    message: &'static str,
+) -> Result<Option<T>, TokenError> {
+    let parsed = value.map(parse).transpose();
+    parsed.map_err(|UnexpectedJson| TokenError::Malformed(message))
 }
 
-/// The audiences of a token: one string, or an array of strings (RFC 7519, section 4.1.3). They are read anew each
-/// time they are asked for: a token may have thousands, and a list of them would be many times as large as the token.
+/// The audiences of a token: one string or an array of strings (RFC 7519, section 4.1.3).
+///
+/// They are parsed at each use: a token may have thousands, and a list of them would be many times as large as the token.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Audiences<'p>(Option<&'p RawValue>);
 
 impl<'p> Audiences<'p> {
-    fn read(value: &'p RawValue) -> Result<Self, Unexpected> {
+    fn parse(value: &'p RawValue) -> Result<Self, UnexpectedJson> {
         for_each_string(value, |_| {})?;
         Ok(Self(Some(value)))
     }
 
-    /// Returns whether one of the audiences is one of these.
-    pub(crate) fn has_any_of(&self, accepted: &[String]) -> bool {
-        let mut has = false;
-        self.for_each(|audience| has |= accepted.iter().any(|accepted| *accepted == audience));
-        has
+    /// Returns whether any of the audiences is in `accepted`.
+    pub(crate) fn contain_any_of(&self, accepted: &[String]) -> bool {
+        let mut is_found = false;
+        self.for_each(|audience| is_found |= accepted.iter().any(|own| *own == audience));
+        is_found
     }
 
     /// Returns a copy of the audiences.
@@ -126,7 +133,7 @@ impl<'p> Audiences<'p> {
 
     fn for_each(&self, visit: impl FnMut(Cow<'p, str>)) {
         if let Some(value) = self.0 {
-            // It was read before, and so can be read again.
+            // `parse` has checked the text, so this cannot fail.
             let _ = for_each_string(value, visit);
         }
     }
@@ -136,41 +143,41 @@ impl<'p> Audiences<'p> {
 fn for_each_string<'p>(
     value: &'p RawValue,
     mut visit: impl FnMut(Cow<'p, str>),
-) -> Result<(), Unexpected> {
-    if let Ok(only) = json::string(value) {
+) -> Result<(), UnexpectedJson> {
+    if let Ok(only) = json::parse_string(value) {
         visit(only);
         return Ok(());
     }
     let mut are_strings = Ok(());
-    json::elements(value.get(), |element| match json::string(element) {
+    json::for_each_element(value.get(), |element| match json::parse_string(element) {
         Ok(string) => visit(string),
         Err(unexpected) => are_strings = Err(unexpected),
     })?;
     are_strings
 }
 
-/// Reads seconds since the epoch, possibly with a fraction (RFC 7519, section 2): a number, never a string.
-fn numeric_date(value: &RawValue) -> Result<Duration, Unexpected> {
-    let number = json::number(value)?;
+/// Parses a NumericDate (RFC 7519, section 2): a number of seconds since the Unix epoch, possibly with a fraction.
+fn parse_numeric_date(value: &RawValue) -> Result<Duration, UnexpectedJson> {
+    let number = json::number_text(value)?;
     if let Ok(seconds) = number.parse() {
         return Ok(Duration::from_secs(seconds));
     }
-    let seconds: f64 = number.parse().map_err(|_| Unexpected)?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| Unexpected)
+    let seconds: f64 = number.parse().map_err(|_| UnexpectedJson)?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| UnexpectedJson)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SOUND: &str = r#""iss":"i","sub":"s","aud":["a","b"],"exp":200,"nbf":100,"iat":100"#;
+    const VALID: &str = r#""iss":"i","sub":"s","aud":["a","b"],"exp":200,"nbf":100,"iat":100"#;
 
-    fn claims(members: &str) -> Result<Claims<'static>, Rejection> {
+    fn claims(members: &str) -> Result<Claims<'static>, TokenError> {
         Claims::parse(format!("{{{members}}}").leak().as_bytes())
     }
 
     #[test]
-    fn times_of_a_wrong_type_are_refused_not_taken_for_absent() {
+    fn times_of_a_wrong_type_are_refused_rather_than_ignored() {
         for name in ["exp", "nbf", "iat"] {
             for value in [
                 r#""100""#,
@@ -192,7 +199,7 @@ mod tests {
                     format!(r#"{members},"exp":200"#)
                 };
                 assert!(
-                    matches!(claims(&members), Err(Rejection::Malformed(_))),
+                    matches!(claims(&members), Err(TokenError::Malformed(_))),
                     "{members}"
                 );
             }
@@ -209,7 +216,7 @@ mod tests {
             r#""iss":"i","sub":"s","aud":{"a":1},"exp":200"#,
         ] {
             assert!(
-                matches!(claims(members), Err(Rejection::Malformed(_))),
+                matches!(claims(members), Err(TokenError::Malformed(_))),
                 "{members}"
             );
         }
@@ -223,14 +230,14 @@ mod tests {
             ("`sub`", r#""iss":"i","exp":200"#),
         ] {
             let refused = claims(members).expect_err(members);
-            assert!(matches!(refused, Rejection::Malformed(_)), "{members}");
+            assert!(matches!(refused, TokenError::Malformed(_)), "{members}");
             let text = refused.to_string();
             assert!(text.contains(name) && text.contains("missing"), "{text}");
         }
     }
 
     #[test]
-    fn a_claim_of_a_wrong_type_is_named() {
+    fn the_error_names_the_claim_of_a_wrong_type() {
         for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"] {
             let mut members = serde_json::json!({
                 "iss": "i", "sub": "s", "aud": "a", "exp": 200, "nbf": 100, "iat": 100, "jti": "j",
@@ -255,19 +262,22 @@ mod tests {
             ("[]", &[]),
         ] {
             let claims = claims(&format!(r#""iss":"i","sub":"s","aud":{aud},"exp":200"#));
-            let audiences = claims.expect("sound claims").audiences;
+            let audiences = claims.expect("valid claims").audiences;
             assert_eq!(audiences.to_vec(), expected, "{aud}");
-            assert_eq!(audiences.has_any_of(&["a".into()]), expected.contains(&"a"));
-            assert!(!audiences.has_any_of(&["b".into()]));
+            assert_eq!(
+                audiences.contain_any_of(&["a".into()]),
+                expected.contains(&"a")
+            );
+            assert!(!audiences.contain_any_of(&["b".into()]));
         }
     }
 
     #[test]
-    fn a_confirmation_claim_is_noticed_whatever_its_value() {
-        assert!(!claims(SOUND).unwrap().is_sender_constrained);
+    fn a_confirmation_claim_is_detected_whatever_its_value() {
+        assert!(!claims(VALID).unwrap().is_sender_constrained);
         for value in ["{}", "null", "1", r#"{"jkt":"x"}"#, "[]", r#""""#] {
             for name in ["cnf", r"\u0063nf"] {
-                let claims = claims(&format!(r#"{SOUND},"{name}":{value}"#));
+                let claims = claims(&format!(r#"{VALID},"{name}":{value}"#));
                 assert!(claims.unwrap().is_sender_constrained, "{name} {value}");
             }
         }
@@ -283,8 +293,8 @@ mod tests {
         ] {
             assert!(
                 matches!(
-                    claims(&format!("{SOUND},{extra}")),
-                    Err(Rejection::Malformed(_))
+                    claims(&format!("{VALID},{extra}")),
+                    Err(TokenError::Malformed(_))
                 ),
                 "{extra}"
             );
@@ -292,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn fractions_of_a_second_and_exponents_count() {
+    fn times_may_have_fractions_and_exponents() {
         for (exp, milliseconds) in [
             ("200.5", 200_500),
             ("2.005e2", 200_500),
@@ -313,6 +323,6 @@ mod tests {
         // With the feature `arbitrary_precision`, serde_json represents numbers in this way.
         let exp = r#"{"$serde_json::private::Number":"200"}"#;
         let refused = claims(&format!(r#""iss":"i","sub":"s","aud":"a","exp":{exp}"#));
-        assert!(matches!(refused, Err(Rejection::Malformed(_))));
+        assert!(matches!(refused, Err(TokenError::Malformed(_))));
     }
 }

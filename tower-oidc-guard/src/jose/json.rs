@@ -1,9 +1,18 @@
-//! JSON (RFC 8259) as tokens carry it: read in one pass, without recursion, and with few copies.
+//! Reading of the JSON texts in a token (RFC 8259).
 //!
-//! Members and elements are taken as raw text, and each text is interpreted by its first byte. The result
-//! therefore does not depend on the features that another crate of the build enables in `serde_json`: with
-//! `arbitrary_precision`, for instance, a `Value` represents numbers in another way, and objects with certain
-//! member names become numbers.
+//! All lexing and parsing is done by `serde_json`. An object or array is read one level at a time, each value as a
+//! [`RawValue`], whose first byte determines its type. This module adds what a token requires and `serde_json` does not do:
+//!
+//! - A repeated member name is an error, at the top level of an object ([`read_object`]).
+//! - An escape of half a surrogate pair is an error in any string, although `serde_json` skips values that it is not asked
+//!   to decode without checking that.
+//! - Nesting costs neither stack nor time unless the nested values are used, so the depth of an ignored value has no limit.
+//! - Strings borrow from the text, so that a refused token leaves few copies in memory.
+//! - Results do not depend on the features that another crate of the build enables in `serde_json`. With
+//!   `arbitrary_precision`, for example, a [`Value`] represents numbers differently, and objects with certain member names
+//!   become numbers. Claims are therefore compared ([`is_equal`]) and converted ([`parse_map`]) from their text.
+//!
+//! The property tests below check these functions against `serde_json`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,74 +23,74 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-/// The deepest nesting that is turned into a [`Value`], the outermost object included: the limit that `serde_json`
-/// has by default. Nesting costs stack only there.
+/// The maximum nesting depth of a text that is converted into a [`Value`], including the outermost object. This is the
+/// default limit of `serde_json`. Only the conversion uses stack for each level.
 const MAX_VALUE_DEPTH: usize = 128;
 
-/// The text is not what was expected: not JSON, not of the expected type, or not allowed in a token.
+/// A text is not JSON, does not have the expected type, or has content that is not allowed in a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Unexpected;
+pub(crate) struct UnexpectedJson;
 
-/// Reads an object, and calls `member` for each of its members in order.
+/// Validates an object and calls `member` for each of its members in order.
 ///
-/// The whole text is checked: it is UTF-8, it is one JSON object with nothing but white space after it, no name
-/// stands in it twice, and no string in it, however deeply nested, holds half of a surrogate pair. Time grows with
-/// the length of the text, times the logarithm of the number of members.
+/// The text must be UTF-8 and consist of one JSON object and white space. The object must not repeat a member name, and no
+/// string in it, at any depth, may contain half of a surrogate pair. The time is proportional to the length of the text and
+/// the logarithm of the number of members.
 pub(super) fn read_object<'p>(
     json: &'p [u8],
     mut member: impl FnMut(&str, &'p RawValue),
-) -> Result<(), Unexpected> {
-    let text = str::from_utf8(json).map_err(|_| Unexpected)?;
+) -> Result<(), UnexpectedJson> {
+    let text = str::from_utf8(json).map_err(|_| UnexpectedJson)?;
     let mut names = Vec::new();
-    members(text, |name, value| {
+    for_each_member(text, |name, value| {
         member(&name, value);
         names.push(name);
     })?;
     if has_lone_surrogate(text) || has_repeated(&mut names) {
-        return Err(Unexpected);
+        return Err(UnexpectedJson);
     }
     Ok(())
 }
 
-/// Calls `member` for each member of an object that was checked by [`read_object`].
-pub(super) fn members<'p>(
+/// Calls `member` for each member of an object that [`read_object`] has validated.
+pub(super) fn for_each_member<'p>(
     json: &'p str,
     member: impl FnMut(Cow<'p, str>, &'p RawValue),
-) -> Result<(), Unexpected> {
+) -> Result<(), UnexpectedJson> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let read = deserializer.deserialize_map(Members(member));
     read.and_then(|()| deserializer.end())
-        .map_err(|_| Unexpected)
+        .map_err(|_| UnexpectedJson)
 }
 
 /// Calls `element` for each element of an array.
-pub(super) fn elements<'p>(
+pub(super) fn for_each_element<'p>(
     json: &'p str,
     element: impl FnMut(&'p RawValue),
-) -> Result<(), Unexpected> {
+) -> Result<(), UnexpectedJson> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let read = deserializer.deserialize_seq(Elements(element));
     read.and_then(|()| deserializer.end())
-        .map_err(|_| Unexpected)
+        .map_err(|_| UnexpectedJson)
 }
 
-/// Returns the string that a value is. It borrows from the text unless that has escapes.
-pub(super) fn string(value: &RawValue) -> Result<Cow<'_, str>, Unexpected> {
+/// Parses a string, which borrows from the text unless that contains escapes.
+pub(super) fn parse_string(value: &RawValue) -> Result<Cow<'_, str>, UnexpectedJson> {
     let quoted = value.get();
-    let inside = quoted.strip_prefix('"').ok_or(Unexpected)?;
-    let inside = inside.strip_suffix('"').ok_or(Unexpected)?;
+    let inside = quoted.strip_prefix('"').ok_or(UnexpectedJson)?;
+    let inside = inside.strip_suffix('"').ok_or(UnexpectedJson)?;
     if memchr(b'\\', inside.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(inside));
     }
-    let text: Text<'_> = serde_json::from_str(quoted).map_err(|_| Unexpected)?;
+    let text: Text<'_> = serde_json::from_str(quoted).map_err(|_| UnexpectedJson)?;
     Ok(text.0)
 }
 
-/// Returns the text of the number that a value is.
-pub(super) fn number(value: &RawValue) -> Result<&str, Unexpected> {
+/// Returns the text of a number.
+pub(super) fn number_text(value: &RawValue) -> Result<&str, UnexpectedJson> {
     match value.get() {
         text if text.starts_with(is_start_of_number) => Ok(text),
-        _ => Err(Unexpected),
+        _ => Err(UnexpectedJson),
     }
 }
 
@@ -89,14 +98,14 @@ pub(super) fn number(value: &RawValue) -> Result<&str, Unexpected> {
 ///
 /// Integers that fit 64 bits are compared exactly, other numbers as `f64`; an integer and a number with a fraction or
 /// an exponent are different. Objects are compared whatever the order of their members.
-pub(super) fn equals(json: &str, value: &Value) -> bool {
+pub(super) fn is_equal(json: &str, value: &Value) -> bool {
     let starts_with = |byte: u8| json.as_bytes().first() == Some(&byte);
     match value {
         Value::Null => json == "null",
         Value::Bool(value) => json == if *value { "true" } else { "false" },
         Value::Number(number) => {
             json.starts_with(is_start_of_number)
-                && Numeric::parse(json).is_some_and(|own| own.is(number))
+                && Numeric::parse(json).is_some_and(|parsed| parsed.equals(number))
         }
         Value::String(text) => {
             starts_with(b'"')
@@ -104,9 +113,9 @@ pub(super) fn equals(json: &str, value: &Value) -> bool {
         }
         Value::Array(values) => {
             let (mut expected, mut are_equal) = (values.iter(), starts_with(b'['));
-            let read = elements(json, |element| {
+            let read = for_each_element(json, |element| {
                 let next = expected.next();
-                are_equal &= next.is_some_and(|next| equals(element.get(), next));
+                are_equal &= next.is_some_and(|next| is_equal(element.get(), next));
             });
             read.is_ok() && are_equal && expected.next().is_none()
         }
@@ -115,61 +124,62 @@ pub(super) fn equals(json: &str, value: &Value) -> bool {
             let read = read_object(json.as_bytes(), |name, member| {
                 let value = expected.get(name);
                 found += 1;
-                are_equal &= value.is_some_and(|value| equals(member.get(), value));
+                are_equal &= value.is_some_and(|value| is_equal(member.get(), value));
             });
             read.is_ok() && are_equal && found == expected.len()
         }
     }
 }
 
-/// Returns an object as a map.
+/// Converts an object into a map.
 ///
 /// # Errors
 ///
-/// If it is nested more than [`MAX_VALUE_DEPTH`] levels deep, or holds a number that an `f64` cannot hold.
-pub(super) fn to_map(json: &[u8]) -> Result<Map<String, Value>, Unexpected> {
-    let text = str::from_utf8(json).map_err(|_| Unexpected)?;
-    to_map_within(text, MAX_VALUE_DEPTH)
+/// Returns an error if the object is nested more than [`MAX_VALUE_DEPTH`] levels deep or contains a number that an `f64` cannot
+/// represent.
+pub(super) fn parse_map(json: &[u8]) -> Result<Map<String, Value>, UnexpectedJson> {
+    let text = str::from_utf8(json).map_err(|_| UnexpectedJson)?;
+    parse_map_within(text, MAX_VALUE_DEPTH)
 }
 
-fn to_map_within(json: &str, depth: usize) -> Result<Map<String, Value>, Unexpected> {
-    let depth = depth.checked_sub(1).ok_or(Unexpected)?;
-    let (mut map, mut are_sound) = (Map::new(), true);
-    members(json, |name, member| {
-        if are_sound {
-            let value = to_value(member, depth);
-            are_sound = value.is_ok();
+fn parse_map_within(json: &str, depth: usize) -> Result<Map<String, Value>, UnexpectedJson> {
+    let depth = depth.checked_sub(1).ok_or(UnexpectedJson)?;
+    let (mut map, mut is_valid) = (Map::new(), true);
+    for_each_member(json, |name, member| {
+        if is_valid {
+            let value = parse_value(member, depth);
+            is_valid = value.is_ok();
             map.extend(value.ok().map(|value| (name.into_owned(), value)));
         }
     })?;
-    are_sound.then_some(map).ok_or(Unexpected)
+    is_valid.then_some(map).ok_or(UnexpectedJson)
 }
 
-fn to_value(value: &RawValue, depth: usize) -> Result<Value, Unexpected> {
+fn parse_value(value: &RawValue, depth: usize) -> Result<Value, UnexpectedJson> {
     let json = value.get();
     Ok(match json.as_bytes().first() {
         Some(b'n') => Value::Null,
         Some(b't') => Value::Bool(true),
         Some(b'f') => Value::Bool(false),
-        Some(b'"') => Value::String(string(value)?.into_owned()),
-        Some(b'{') => Value::Object(to_map_within(json, depth)?),
+        Some(b'"') => Value::String(parse_string(value)?.into_owned()),
+        Some(b'{') => Value::Object(parse_map_within(json, depth)?),
         Some(b'[') => {
-            let depth = depth.checked_sub(1).ok_or(Unexpected)?;
-            let (mut values, mut are_sound) = (Vec::new(), true);
-            elements(json, |element| {
-                if are_sound {
-                    let value = to_value(element, depth);
-                    are_sound = value.is_ok();
+            let depth = depth.checked_sub(1).ok_or(UnexpectedJson)?;
+            let (mut values, mut is_valid) = (Vec::new(), true);
+            for_each_element(json, |element| {
+                if is_valid {
+                    let value = parse_value(element, depth);
+                    is_valid = value.is_ok();
                     values.extend(value);
                 }
             })?;
-            Value::Array(are_sound.then_some(values).ok_or(Unexpected)?)
+            Value::Array(is_valid.then_some(values).ok_or(UnexpectedJson)?)
         }
-        _ => Numeric::parse(json).ok_or(Unexpected)?.into(),
+        _ => Numeric::parse(json).ok_or(UnexpectedJson)?.into(),
     })
 }
 
-/// A number as `serde_json` has it without `arbitrary_precision`.
+/// A number as `serde_json` represents it without the feature `arbitrary_precision`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Numeric {
     Unsigned(u64),
@@ -178,13 +188,13 @@ enum Numeric {
 }
 
 impl Numeric {
-    /// Reads the text of a JSON number; returns `None` if it is beyond the range of `f64`.
+    /// Parses the text of a JSON number. Returns `None` if it is outside the range of `f64`.
     fn parse(text: &str) -> Option<Self> {
         if let Ok(number) = text.parse() {
             return Some(Self::Unsigned(number));
         }
         match text.parse() {
-            // As with `serde_json`, -0 is no integer.
+            // -0 is not an integer, as in `serde_json`.
             Ok(0) | Err(_) => {}
             Ok(number) => return Some(Self::Negative(number)),
         }
@@ -192,7 +202,7 @@ impl Numeric {
         number.map(Self::Float)
     }
 
-    fn is(self, number: &Number) -> bool {
+    fn equals(self, number: &Number) -> bool {
         Self::parse(&number.to_string()) == Some(self)
     }
 }
@@ -211,7 +221,7 @@ fn is_start_of_number(character: char) -> bool {
     character == '-' || character.is_ascii_digit()
 }
 
-/// A string that borrows from its input unless an escape is in the way.
+/// A string that borrows from its input unless that contains escapes.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -249,7 +259,7 @@ impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Elements<F> {
     }
 }
 
-/// Returns whether a name occurs twice. Sorting needs no memory, and no choice of names makes it slow.
+/// Returns whether a name occurs more than once. Sorting needs no memory, and no choice of names makes it slow.
 fn has_repeated(names: &mut [Cow<'_, str>]) -> bool {
     names.sort_unstable();
     names
@@ -257,8 +267,9 @@ fn has_repeated(names: &mut [Cow<'_, str>]) -> bool {
         .any(|pair| matches!(pair, [a, b] if a == b))
 }
 
-/// Returns whether a JSON text has an escape for one half of a surrogate pair without the other. Backslashes occur in
-/// its strings only.
+/// Returns whether a valid JSON text has an escape for one half of a surrogate pair without the other.
+///
+/// Backslashes occur only in strings, so the text is not lexed again.
 fn has_lone_surrogate(json: &str) -> bool {
     let mut rest = json.as_bytes();
     while let Some(at) = memchr(b'\\', rest) {
@@ -291,7 +302,7 @@ mod tests {
 
     use super::*;
 
-    fn read(json: &str) -> Result<Vec<(String, String)>, Unexpected> {
+    fn read(json: &str) -> Result<Vec<(String, String)>, UnexpectedJson> {
         let mut read = Vec::new();
         read_object(json.as_bytes(), |name, value| {
             read.push((name.to_owned(), value.get().to_owned()));
@@ -307,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_object_is_refused() {
+    fn a_text_other_than_one_object_is_refused() {
         for json in [
             "",
             "[]",
@@ -331,12 +342,12 @@ mod tests {
             r#"{"a":+1}"#,
             r#"{"a":NaN}"#,
         ] {
-            assert_eq!(read(json), Err(Unexpected), "{json}");
+            assert_eq!(read(json), Err(UnexpectedJson), "{json}");
         }
     }
 
     #[test]
-    fn the_second_of_a_name_is_refused_among_any_number_of_names() {
+    fn a_repeated_member_name_is_refused() {
         for count in [1, 2, 20, 1000] {
             let names: Vec<_> = (0..count).map(|n| format!(r#""n{n}":0"#)).collect();
             let names = names.join(",");
@@ -346,7 +357,7 @@ mod tests {
             );
             for repeated in ["n0", r"\u006e0", &format!("n{}", count - 1)] {
                 let json = format!(r#"{{{names},"{repeated}":0}}"#);
-                assert_eq!(read(&json), Err(Unexpected), "{repeated} of {count}");
+                assert_eq!(read(&json), Err(UnexpectedJson), "{repeated} of {count}");
             }
         }
         assert!(
@@ -356,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_surrogate_pair_is_refused_wherever_it_stands() {
+    fn half_a_surrogate_pair_is_refused_at_any_depth() {
         for lone in [
             r"\ud800",
             r"\udc00",
@@ -374,41 +385,45 @@ mod tests {
                 format!(r#"{{"a":[{{"b":["x{lone}y"]}}]}}"#),
                 format!(r#"{{"a":{{"{lone}":1}}}}"#),
             ] {
-                assert_eq!(read(&json), Err(Unexpected), "{json}");
+                assert_eq!(read(&json), Err(UnexpectedJson), "{json}");
             }
         }
-        for sound in [
+        for valid in [
             r"\ud83d\ude00",
             r"\\ud800",
             r"\\\\ud800",
             r"\u00e4",
             r"\ud7ff\ue000",
         ] {
-            assert!(read(&format!(r#"{{"a":["{sound}"]}}"#)).is_ok(), "{sound}");
+            assert!(read(&format!(r#"{{"a":["{valid}"]}}"#)).is_ok(), "{valid}");
         }
     }
 
     #[test]
-    fn bytes_that_are_not_utf_8_are_refused_wherever_they_stand() {
+    fn bytes_other_than_utf_8_are_refused_at_any_depth() {
         for before in ["{\"a\":\"", "{\"", "{\"a\":[{\"b\":\"", "{\"a\":{\""] {
             let json = [before.as_bytes(), b"\xe9"].concat();
             let json = [&json[..], b"\":1}"].concat();
-            assert_eq!(read_object(&json, |_, _| {}), Err(Unexpected), "{before}");
+            assert_eq!(
+                read_object(&json, |_, _| {}),
+                Err(UnexpectedJson),
+                "{before}"
+            );
         }
     }
 
     #[test]
-    fn any_depth_is_read_and_a_map_is_made_of_128_levels() {
+    fn objects_of_any_depth_are_read_and_maps_have_at_most_128_levels() {
         let nested =
             |depth: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
         assert!(read(&nested(50_000)).is_ok());
-        assert!(to_map(nested(127).as_bytes()).is_ok());
-        assert_eq!(to_map(nested(128).as_bytes()), Err(Unexpected));
-        assert_eq!(to_map(nested(50_000).as_bytes()), Err(Unexpected));
+        assert!(parse_map(nested(127).as_bytes()).is_ok());
+        assert_eq!(parse_map(nested(128).as_bytes()), Err(UnexpectedJson));
+        assert_eq!(parse_map(nested(50_000).as_bytes()), Err(UnexpectedJson));
     }
 
     #[test]
-    fn values_are_compared_by_what_they_mean() {
+    fn values_are_compared_by_meaning_rather_than_text() {
         for (json, value, expected) in [
             ("null", json!(null), true),
             ("true", json!(true), true),
@@ -442,7 +457,7 @@ mod tests {
             (r#"{"a":null}"#, json!({ "a": null, "b": 1 }), false),
             (r#"{"a":null,"b":1}"#, json!({ "a": null }), false),
             (r#"{"a":1,"a":1}"#, json!({ "a": 1 }), false),
-            // Names by which `serde_json` marks its own types.
+            // Member names that `serde_json` uses internally.
             (
                 r#"{"$serde_json::private::Number":"1.5"}"#,
                 json!(1.5),
@@ -454,22 +469,22 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(equals(json, &value), expected, "{json} and {value}");
+            assert_eq!(is_equal(json, &value), expected, "{json} and {value}");
         }
     }
 
     #[test]
-    fn a_map_holds_what_the_text_says() {
+    fn a_map_contains_the_values_of_the_text() {
         let json = br#"{"a":[1.50,-2,3,1e3,"\n",null,true,{}],"$serde_json::private::Number":"1"}"#;
         let expected = json!({
             "a": [1.5, -2, 3, 1000.0, "\n", null, true, {}],
             "$serde_json::private::Number": "1",
         });
-        assert_eq!(to_map(json).map(Value::Object), Ok(expected));
+        assert_eq!(parse_map(json).map(Value::Object), Ok(expected));
         let marked = br#"{"a":{"$serde_json::private::RawValue":"true"}}"#;
-        let map = to_map(marked).expect("an object");
+        let map = parse_map(marked).expect("an object");
         assert!(map["a"].is_object(), "{map:?}");
-        assert_eq!(to_map(br#"{"a":1e400}"#), Err(Unexpected));
+        assert_eq!(parse_map(br#"{"a":1e400}"#), Err(UnexpectedJson));
     }
 
     fn any_value() -> impl Strategy<Value = Value> {
@@ -491,28 +506,28 @@ mod tests {
     }
 
     #[test]
-    fn any_object_is_read_compared_and_turned_into_a_map_as_it_was_written() {
+    fn any_object_that_serde_json_writes_is_read_compared_and_converted_without_change() {
         proptest!(|(values in prop::collection::hash_map(any::<String>(), any_value(), 0..6))| {
             let written = Value::Object(values.into_iter().collect());
             let json = written.to_string();
             prop_assert!(read(&json).is_ok());
-            prop_assert!(equals(&json, &written));
-            let map = to_map(json.as_bytes()).map(Value::Object);
+            prop_assert!(is_equal(&json, &written));
+            let map = parse_map(json.as_bytes()).map(Value::Object);
             prop_assert_eq!(map.as_ref(), Ok(&written));
         });
     }
 
     #[test]
-    fn what_serde_json_does_not_read_is_not_read_here_either() {
+    fn a_mutated_object_is_read_if_and_only_if_serde_json_reads_it() {
         proptest!(|(value in any_value(), at in any::<prop::sample::Index>(), byte in any::<u8>())| {
             let mut json = format!(r#"{{"a":{value}}}"#).into_bytes();
             let at = at.index(json.len());
             json[at] = byte;
             let is_read = serde_json::from_slice::<Map<String, Value>>(&json).is_ok();
-            // Repeated names, and numbers that no `f64` holds, are where the two differ.
+            // The two differ for repeated names and for numbers that an `f64` cannot represent.
             match read_object(&json, |_, _| {}) {
-                Ok(()) => prop_assert!(is_read || to_map(&json).is_err()),
-                Err(Unexpected) => {
+                Ok(()) => prop_assert!(is_read || parse_map(&json).is_err()),
+                Err(UnexpectedJson) => {
                     let text = String::from_utf8_lossy(&json);
                     prop_assert!(!is_read || text.matches("\":").count() > 1, "{}", text);
                 }

@@ -6,70 +6,106 @@ use memchr::memchr;
 use serde_json::value::RawValue;
 
 use super::algorithm::Algorithm;
+use super::error::{SignatureError, TokenError};
 use super::json;
-use crate::rejection::Rejection;
+use super::key_set::KeySet;
 
-/// The length of the longest token that is accepted by default, in bytes. A Kubernetes token has about 1 kB.
+/// The default limit on the length of a token, in bytes. A Kubernetes token has about 1 kB.
 pub(crate) const DEFAULT_MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// A token taken apart. Nothing of it is verified.
-pub(crate) struct Jws<'t> {
-    pub(crate) algorithm: Algorithm,
-    pub(crate) kid: Option<String>,
-    pub(crate) typ: Option<String>,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) signing_input: &'t [u8],
-    pub(crate) signature: Vec<u8>,
+/// A JWS in compact serialization, decoded but not verified.
+pub(crate) struct UnverifiedJws<'t> {
+    header: Header,
+    payload: Vec<u8>,
+    signing_input: &'t [u8],
+    signature: Vec<u8>,
 }
 
-impl<'t> Jws<'t> {
-    /// Takes a token apart: exactly three parts, none empty, each in its one base64url spelling.
-    pub(crate) fn parse(token: &'t [u8], max_bytes: usize) -> Result<Self, Rejection> {
-        if token.len() > max_bytes {
-            return Err(Rejection::TooLong);
+/// The payload of a JWS whose signature has been verified. Only [`UnverifiedJws::verify`] creates one.
+#[must_use]
+pub(crate) struct VerifiedPayload<'t>(&'t [u8]);
+
+/// Verifies a JWS of up to [`DEFAULT_MAX_TOKEN_BYTES`] and returns its payload, which may be any bytes.
+pub(crate) fn verify_jws(jws: &[u8], keys: &KeySet) -> Result<Vec<u8>, TokenError> {
+    let jws = UnverifiedJws::parse(jws, DEFAULT_MAX_TOKEN_BYTES)?;
+    let payload = jws.verify(keys)?;
+    Ok(payload.as_bytes().to_vec())
+}
+
+impl<'t> UnverifiedJws<'t> {
+    /// Decodes a JWS of exactly three non-empty parts, each in canonical base64url.
+    pub(crate) fn parse(jws: &'t [u8], max_bytes: usize) -> Result<Self, TokenError> {
+        const PARTS: TokenError = TokenError::Malformed("not three parts");
+        if jws.len() > max_bytes {
+            return Err(TokenError::TooLong);
         }
-        let parts = Rejection::Malformed("not three parts");
-        let header_end = memchr(b'.', token).ok_or(parts)?;
-        let rest = &token[header_end + 1..];
-        let payload_end = memchr(b'.', rest).ok_or(parts)?;
-        let (header, payload) = (&token[..header_end], &rest[..payload_end]);
+        let header_end = memchr(b'.', jws).ok_or(PARTS)?;
+        let rest = &jws[header_end + 1..];
+        let payload_end = memchr(b'.', rest).ok_or(PARTS)?;
+        let (header, payload) = (&jws[..header_end], &rest[..payload_end]);
         let signature = &rest[payload_end + 1..];
         if header.is_empty() || payload.is_empty() || signature.is_empty() {
-            return Err(Rejection::Malformed("an empty part"));
+            return Err(TokenError::Malformed("an empty part"));
         }
         if memchr(b'.', signature).is_some() {
-            return Err(parts);
+            return Err(PARTS);
         }
-        let header = Header::parse(&decode(header)?)?;
         Ok(Self {
-            algorithm: header.algorithm.ok_or(Rejection::UnsupportedAlgorithm)?,
-            kid: header.kid,
-            typ: header.typ,
+            header: Header::parse(&decode(header)?)?,
             payload: decode(payload)?,
-            signing_input: &token[..header_end + 1 + payload_end],
+            signing_input: &jws[..header_end + 1 + payload_end],
             signature: decode(signature)?,
         })
     }
+
+    /// Returns the `typ` header parameter.
+    pub(super) fn typ(&self) -> Option<&str> {
+        self.header.typ.as_deref()
+    }
+
+    /// Returns the payload, which anyone may have written.
+    pub(super) fn unverified_payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// Verifies the algorithm and the signature, and returns the payload.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`KeySet::verify`].
+    pub(crate) fn verify(&self, keys: &KeySet) -> Result<VerifiedPayload<'_>, SignatureError> {
+        let (kid, algorithm) = (self.header.kid.as_deref(), self.header.algorithm);
+        keys.verify(kid, algorithm, self.signing_input, &self.signature)?;
+        Ok(VerifiedPayload(&self.payload))
+    }
 }
 
-/// One spelling for each value: no padding, no white space, unused bits zero.
-fn decode(part: &[u8]) -> Result<Vec<u8>, Rejection> {
+impl<'t> VerifiedPayload<'t> {
+    /// Returns the bytes of the payload.
+    pub(crate) fn as_bytes(&self) -> &'t [u8] {
+        self.0
+    }
+}
+
+/// Decodes canonical base64url: no padding, no white space, unused bits zero. Each value has one encoding only.
+fn decode(part: &[u8]) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD
         .decode(part)
-        .map_err(|_| Rejection::Malformed("a part is not canonical base64url"))
+        .map_err(|_| TokenError::Malformed("a part is not canonical base64url"))
 }
 
-/// The members of the header that are used. `jku`, `x5u`, `jwk` and `x5c` are skipped like any unknown member: a
-/// token does not say where its key is.
+/// The header parameters that are used.
+///
+/// `jku`, `x5u`, `jwk` and `x5c` are ignored like any unknown parameter: a token must not determine its own key.
 struct Header {
-    algorithm: Option<Algorithm>,
+    algorithm: Algorithm,
     kid: Option<String>,
     typ: Option<String>,
 }
 
 impl Header {
-    fn parse(json: &[u8]) -> Result<Self, Rejection> {
-        const MALFORMED: Rejection = Rejection::Malformed("the header");
+    fn parse(json: &[u8]) -> Result<Self, TokenError> {
+        const MALFORMED: TokenError = TokenError::Malformed("the header");
         let (mut alg, mut kid, mut typ, mut has_crit) = (None, None, None, false);
         json::read_object(json, |name, value| match name {
             "alg" => alg = Some(value),
@@ -79,22 +115,24 @@ impl Header {
             _ => {}
         })
         .map_err(|_| MALFORMED)?;
-        // RFC 7515, section 4.1.11: extensions that are critical must be understood, and none is; nor may the list be
-        // empty.
+        // RFC 7515, section 4.1.11: every critical extension must be understood, and this library understands none. An
+        // empty list is not allowed either.
         if has_crit {
             return Err(MALFORMED);
         }
         let string = |value: Option<&RawValue>| {
-            let string = value.map(json::string).transpose();
+            let string = value.map(json::parse_string).transpose();
             string
                 .map(|string| string.map(Into::into))
                 .map_err(|_| MALFORMED)
         };
         let alg: Option<String> = string(alg)?;
+        let alg = alg.ok_or(MALFORMED)?;
+        let (kid, typ) = (string(kid)?, string(typ)?);
         Ok(Self {
-            algorithm: Algorithm::from_name(&alg.ok_or(MALFORMED)?),
-            kid: string(kid)?,
-            typ: string(typ)?,
+            algorithm: Algorithm::from_name(&alg).ok_or(TokenError::UnsupportedAlgorithm)?,
+            kid,
+            typ,
         })
     }
 }
@@ -108,26 +146,26 @@ mod tests {
         format!("{header}.e30.AA").into_bytes()
     }
 
-    fn refused(token: &[u8]) -> Rejection {
-        Jws::parse(token, DEFAULT_MAX_TOKEN_BYTES)
+    fn refused(token: &[u8]) -> TokenError {
+        UnverifiedJws::parse(token, DEFAULT_MAX_TOKEN_BYTES)
             .err()
             .expect("is refused")
     }
 
     #[test]
-    fn a_token_is_taken_apart() {
+    fn a_compact_jws_is_decoded() {
         let token = token(r#"{"alg":"RS256","kid":"k1","typ":"JWT","x":{"y":[1]}}"#);
-        let jws = Jws::parse(&token, DEFAULT_MAX_TOKEN_BYTES).expect("a sound token");
-        assert_eq!(jws.algorithm, Algorithm::RS256);
-        assert_eq!(jws.kid.as_deref(), Some("k1"));
-        assert_eq!(jws.typ.as_deref(), Some("JWT"));
+        let jws = UnverifiedJws::parse(&token, DEFAULT_MAX_TOKEN_BYTES).expect("a valid token");
+        assert_eq!(jws.header.algorithm, Algorithm::RS256);
+        assert_eq!(jws.header.kid.as_deref(), Some("k1"));
+        assert_eq!(jws.typ(), Some("JWT"));
         assert_eq!(jws.payload, b"{}");
         assert_eq!(jws.signature, [0]);
         assert!(jws.signing_input.ends_with(b".e30"));
     }
 
     #[test]
-    fn only_three_parts_that_are_not_empty_are_taken() {
+    fn only_three_non_empty_parts_are_accepted() {
         for token in [
             "",
             ".",
@@ -140,28 +178,28 @@ mod tests {
             "e30.e30.A.A",
         ] {
             assert!(
-                matches!(refused(token.as_bytes()), Rejection::Malformed(_)),
+                matches!(refused(token.as_bytes()), TokenError::Malformed(_)),
                 "{token}"
             );
         }
     }
 
     #[test]
-    fn a_token_over_the_cap_is_not_looked_at() {
+    fn a_token_over_the_limit_is_not_decoded() {
         assert_eq!(
-            Jws::parse(&[b'.'; 101], 100).err(),
-            Some(Rejection::TooLong)
+            UnverifiedJws::parse(&[b'.'; 101], 100).err(),
+            Some(TokenError::TooLong)
         );
     }
 
     #[test]
-    fn base64_has_one_spelling() {
+    fn non_canonical_base64url_is_refused() {
         let good = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#);
         for bad in ["AB", "AA==", "A+", "A/", "A A", "AA\n"] {
             assert!(
                 matches!(
                     refused(format!("{good}.e30.{bad}").as_bytes()),
-                    Rejection::Malformed(_)
+                    TokenError::Malformed(_)
                 ),
                 "{bad}"
             );
@@ -173,25 +211,25 @@ mod tests {
         for alg in ["none", "None", "HS256", "RSA-OAEP", ""] {
             assert_eq!(
                 refused(&token(&format!(r#"{{"alg":"{alg}"}}"#))),
-                Rejection::UnsupportedAlgorithm,
+                TokenError::UnsupportedAlgorithm,
                 "{alg}"
             );
         }
     }
 
     #[test]
-    fn any_crit_is_refused_even_an_empty_one() {
+    fn a_crit_parameter_is_refused_even_if_empty() {
         for crit in [r#"[]"#, r#"["exp"]"#, r#"["b64"]"#, "null"] {
             let header = format!(r#"{{"alg":"RS256","crit":{crit},"b64":true}}"#);
             assert!(
-                matches!(refused(&token(&header)), Rejection::Malformed(_)),
+                matches!(refused(&token(&header)), TokenError::Malformed(_)),
                 "{crit}"
             );
         }
     }
 
     #[test]
-    fn repeated_members_and_wrong_types_are_refused() {
+    fn repeated_header_parameters_and_wrong_types_are_refused() {
         for header in [
             r#"{"alg":"RS256","alg":"RS256"}"#,
             r#"{"alg":"RS256","kid":"a","kid":"b"}"#,
@@ -205,7 +243,7 @@ mod tests {
             r#"["RS256"]"#,
         ] {
             assert!(
-                matches!(refused(&token(header)), Rejection::Malformed(_)),
+                matches!(refused(&token(header)), TokenError::Malformed(_)),
                 "{header}"
             );
         }

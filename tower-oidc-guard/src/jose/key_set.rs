@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::algorithm::{Algorithm, Algorithms};
+use super::error::SignatureError;
 use super::jwk::{Jwk, SigningAlgorithm};
-use crate::rejection::Rejection;
 
 /// The most keys that a signature is checked with, if an issuer publishes several different ones under one `kid`.
 pub(crate) const MAX_CANDIDATES: usize = 4;
@@ -96,17 +96,16 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`AlgorithmNotAllowed`](Rejection::AlgorithmNotAllowed), [`UnknownKey`](Rejection::UnknownKey) or
-    /// [`BadSignature`](Rejection::BadSignature).
+    /// Returns an error if the algorithm is not allowed, no key matches, or no matching key verifies the signature.
     pub(crate) fn verify(
         &self,
         kid: Option<&str>,
         algorithm: Algorithm,
         message: &[u8],
         signature: &[u8],
-    ) -> Result<(), Rejection> {
+    ) -> Result<(), SignatureError> {
         if !self.algorithms.contains(algorithm) {
-            return Err(Rejection::AlgorithmNotAllowed);
+            return Err(SignatureError::AlgorithmNotAllowed);
         }
         let verifies = |key: &&Jwk| {
             let algorithm = SigningAlgorithm(algorithm);
@@ -114,10 +113,11 @@ impl KeySet {
         };
         let candidates = self.candidates(kid, algorithm);
         let mut candidates = candidates.iter().map_while(|key| *key).peekable();
-        candidates.peek().ok_or(Rejection::UnknownKey)?;
-        match candidates.any(|key| verifies(&key)) {
-            true => Ok(()),
-            false => Err(Rejection::BadSignature),
+        candidates.peek().ok_or(SignatureError::UnknownKey)?;
+        if candidates.any(|key| verifies(&key)) {
+            Ok(())
+        } else {
+            Err(SignatureError::BadSignature)
         }
     }
 
@@ -245,7 +245,7 @@ mod tests {
         }
 
         /// Has a set verify a signature of this key.
-        fn verify(&self, keys: &KeySet, kid: Option<&str>) -> Result<(), Rejection> {
+        fn verify(&self, keys: &KeySet, kid: Option<&str>) -> Result<(), SignatureError> {
             let signature = self.0.sign(&SystemRandom::new(), b"message").unwrap();
             keys.verify(kid, Algorithm::ES256, b"message", signature.as_ref())
         }
@@ -313,7 +313,7 @@ mod tests {
         }
         for beyond in [last, &Signer::new()] {
             let verdict = beyond.verify(&keys, Some("k"));
-            assert_eq!(verdict, Err(Rejection::BadSignature));
+            assert_eq!(verdict, Err(SignatureError::BadSignature));
         }
         let shared: Vec<_> = keys.shared_kids().collect();
         assert_eq!(shared, [("k", MAX_CANDIDATES + 1)]);
@@ -327,10 +327,13 @@ mod tests {
                 one.jwk(json!({ "kid": first })),
                 two.jwk(json!({ "kid": second })),
             ]);
-            assert_eq!(one.verify(&keys, None), Err(Rejection::UnknownKey));
+            assert_eq!(one.verify(&keys, None), Err(SignatureError::UnknownKey));
         }
         let keys = set(&[one.jwk(json!({})), two.jwk(json!({}))]);
-        assert_eq!(one.verify(&keys, Some("k")), Err(Rejection::UnknownKey));
+        assert_eq!(
+            one.verify(&keys, Some("k")),
+            Err(SignatureError::UnknownKey)
+        );
     }
 
     #[test]

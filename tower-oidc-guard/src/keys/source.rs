@@ -136,11 +136,6 @@ impl KeySource {
         !matches!(self.origin, Origin::Given(_))
     }
 
-    /// Returns whether loading again may bring other names of the issuer.
-    pub(super) fn has_names(&self) -> bool {
-        matches!(self.origin, Origin::Cluster(_))
-    }
-
     /// Returns whether loading again may bring other algorithms: those that a discovery document lists.
     pub(super) fn lists_algorithms(&self) -> bool {
         let has_document = match &self.origin {

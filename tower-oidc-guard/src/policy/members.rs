@@ -207,7 +207,7 @@ impl Members {
 
     fn has_principal(&self, caller: &Identity) -> bool {
         !self.principals.is_empty()
-            && caller.issuer_names().any(|name| {
+            && caller.accepted_issuers().any(|name| {
                 let subjects = self.principals.get(name);
                 subjects.is_some_and(|subjects| subjects.contains(caller.subject()))
             })
@@ -219,7 +219,7 @@ impl Members {
         let is_meant = |issuer: &Option<String>| {
             issuer
                 .as_deref()
-                .is_none_or(|named| caller.issuer_names().any(|name| name == named))
+                .is_none_or(|named| caller.accepted_issuers().any(|name| name == named))
         };
         let all = self.of_issuers.iter();
         all.filter(move |(issuer, _)| is_meant(issuer))

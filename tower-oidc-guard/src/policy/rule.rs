@@ -3,13 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
-
+use super::PolicyError;
 use super::bound::TrustedNames;
 use super::members::Members;
 use super::outcome::{Outcome, Reason};
-use super::{PolicyError, claims};
 use crate::identity::Identity;
+use crate::jose::required_claims::RequiredClaims;
 use crate::text;
 
 type Check = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
@@ -19,7 +18,7 @@ type Check = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
 pub(crate) struct Rule {
     pub(super) allowed: Members,
     pub(super) denied: Members,
-    pub(super) claims: Vec<(String, Value)>,
+    pub(super) claims: RequiredClaims,
     /// One of these has to be among the token's; none named means that any will do.
     pub(super) audiences: Vec<String>,
     pub(super) checks: Vec<Check>,
@@ -30,7 +29,7 @@ impl Rule {
         Self {
             allowed,
             denied: Members::default(),
-            claims: Vec::new(),
+            claims: RequiredClaims::default(),
             audiences: Vec::new(),
             checks: Vec::new(),
         }
@@ -63,7 +62,7 @@ impl Rule {
                 format!("the token is for none of the audiences {required}")
             });
         }
-        if let Some(claim) = claims::missing(&self.claims, caller) {
+        if let Some(claim) = self.claims.first_unmet(caller.payload()) {
             return Outcome::not_allowed(|| {
                 format!("the token does not have the required value of the claim {claim}")
             });
@@ -115,13 +114,11 @@ impl Rule {
                 });
             }
         }
-        for (name, value) in &self.claims {
-            if let Some(reason) = claims::fault(name, value) {
-                return Err(PolicyError::InvalidClaim {
-                    claim: name.clone(),
-                    reason: reason.to_owned(),
-                });
-            }
+        if let Some((name, reason)) = self.claims.first_invalid() {
+            return Err(PolicyError::InvalidClaim {
+                claim: name.to_owned(),
+                reason: reason.to_owned(),
+            });
         }
         Ok(())
     }

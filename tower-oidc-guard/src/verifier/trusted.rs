@@ -1,181 +1,194 @@
-//! One trusted issuer: its rules, its keys, and what they say of a token.
+//! A trusted issuer: its names, its rules and its keys.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Refusal;
+use super::error::{FailedVerification, VerifyError};
 use crate::identity::{Identity, IssuerNames, Platform};
-use crate::jose::Unverified;
-use crate::jose::demands::Demands;
-use crate::jose::rules::Rules;
+use crate::jose::claim_rules::ClaimRules;
+use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
+use crate::jose::{TokenError, UnverifiedToken};
 use crate::keys::store::Current;
 use crate::keys::{Keys, NoNewerKeys, Seen};
-use crate::rejection::Rejection;
 
-/// One issuer with its rules and the life of its keys.
+/// An issuer whose tokens are accepted.
 pub(crate) struct TrustedIssuer {
-    /// Its label for logs and metrics, which never changes. With [`Named::BySettings`] it is its name, too.
-    pub(crate) name: Arc<str>,
-    pub(crate) named: Named,
-    /// Other names that its tokens may have.
-    pub(crate) aliases: Vec<String>,
-    /// Those of the other names that are spellings of its name, and that identities do not show.
+    /// The name of the issuer in logs and metrics. It is one of a fixed set and never changes.
+    pub(crate) label: Arc<str>,
+    /// The value that the `iss` claim of its tokens must equal.
+    pub(crate) issuer: IssuerName,
+    /// Other accepted values of `iss`, from the settings.
+    pub(crate) other_issuers: Vec<String>,
+    /// The accepted values of `iss` that identities show as [`issuer`](Self::issuer): other spellings of the same name.
     pub(crate) spellings: Vec<String>,
-    /// All names that policies may call it by, whatever name its tokens have at the moment.
-    pub(crate) policy_names: Arc<[String]>,
-    pub(crate) demands: Demands,
+    /// All accepted values of `iss` that were known when the guard was built. Policies may use any of them, whichever the
+    /// issuer's tokens have at the moment.
+    pub(crate) configured_issuers: Arc<[String]>,
+    /// The configured values of `iss` of the guard's other issuers. An API server that announces one of them as its own does
+    /// not become that issuer: policies that use it mean the configured one.
+    pub(crate) issuers_of_others: HashSet<String>,
     pub(crate) platform: Platform,
-    pub(crate) rules: Rules,
+    pub(crate) claim_rules: ClaimRules,
+    pub(crate) required_claims: RequiredClaims,
+    pub(crate) claim_predicates: ClaimPredicates,
     pub(crate) keys: Keys,
-    /// The names of the other configured issuers. An API server that announces one of them does not become that issuer:
-    /// policies that name it mean the configured one.
-    pub(crate) names_of_others: HashSet<String>,
 }
 
-/// Where the name of an issuer comes from.
-pub(crate) enum Named {
+/// The `iss` of an issuer's tokens.
+pub(crate) enum IssuerName {
     /// It was configured.
-    BySettings,
-    /// It comes from its API server and from the pod's own token, with the keys, and may change.
-    ByItsKeys {
-        /// The name in the pod's own token when the guard was built.
-        until_then: Option<Arc<str>>,
+    Configured(Arc<str>),
+    /// It is announced by the cluster's API server together with the keys, and may change.
+    FromKeys {
+        /// The `iss` of the pod's own token when the guard was built, which is used until there are keys.
+        initial: Option<Arc<str>>,
     },
 }
 
-/// What comes of a token that is acceptable except perhaps for its signature.
-pub(crate) enum Attempt {
+/// The result of verifying a token with the keys that are available.
+pub(crate) enum TokenStatus {
+    /// The token is valid.
     Verified(Identity),
-    /// The current keys do not verify it, and newer keys may.
-    NeedsNewerKeys(NeedsNewerKeys),
+    /// The token is not valid with these keys, but may be with newer ones.
+    NeedsNewerKeys(PendingToken),
 }
 
-/// A token that the current keys do not verify.
-pub(crate) struct NeedsNewerKeys {
+/// A token that the available keys do not verify, although newer keys may.
+pub(crate) struct PendingToken {
     /// The index of its issuer.
     pub(super) issuer: usize,
+    /// The keys that were available.
     pub(super) seen: Seen,
-    /// Why the current keys do not verify it.
-    pub(super) rejection: Rejection,
+    /// Why those keys do not verify it.
+    pub(super) error: TokenError,
 }
 
 impl TrustedIssuer {
-    /// Verifies a token with the current keys. `index` is that of this issuer. Also returns the generation of the keys.
-    pub(super) fn attempt(
+    /// Verifies a token with the keys that are available.
+    ///
+    /// `index` is the index of this issuer. Also returns the generation of the keys.
+    pub(super) fn verify(
         &self,
         index: usize,
-        token: Unverified<'_>,
+        token: UnverifiedToken<'_>,
         now: Duration,
-    ) -> Result<(Attempt, u64), Rejection> {
-        let is_called = self.is_called(token.issuer());
-        let checked = token.check(&self.rules, now);
-        if checked.is_err() && !is_called {
-            return Err(Rejection::UnknownIssuer);
+    ) -> Result<(TokenStatus, u64), TokenError> {
+        let is_accepted = self.accepts_issuer(token.issuer());
+        let validated = token.validate_claims(&self.claim_rules, now);
+        if validated.is_err() && !is_accepted {
+            return Err(TokenError::UnknownIssuer);
         }
-        let acceptable = checked?;
+        let token = validated?;
         let seen = self.keys.look();
-        let needs = |seen, rejection| NeedsNewerKeys {
-            issuer: index,
-            seen,
-            rejection,
+        let pending = |seen, error| {
+            TokenStatus::NeedsNewerKeys(PendingToken {
+                issuer: index,
+                seen,
+                error,
+            })
         };
         let Some(current) = &seen.current else {
-            let needs = needs(seen, Rejection::UnknownKey);
-            return Ok((Attempt::NeedsNewerKeys(needs), 0));
+            return Ok((pending(seen, TokenError::UnknownKey), 0));
         };
         let generation = current.generation;
-        // The keys may have been replaced since, and the name withdrawn with them.
-        let is_called = is_called && self.is_called_with(current, acceptable.issuer());
-        if !is_called {
-            let needs = needs(seen, Rejection::UnknownIssuer);
-            return Ok((Attempt::NeedsNewerKeys(needs), generation));
+        // The keys may have been replaced since `accepts_issuer`, and the name withdrawn with them.
+        if !is_accepted || !self.accepts_issuer_with(current, token.issuer()) {
+            return Ok((pending(seen, TokenError::UnknownIssuer), generation));
         }
-        let verified = match acceptable.verify(&current.keys) {
+        let verified = match token.verify(&current.keys) {
             Ok(verified) => verified,
-            Err(rejection) if self.keys.may_cure(&rejection) => {
-                let needs = needs(seen, rejection);
-                return Ok((Attempt::NeedsNewerKeys(needs), generation));
+            Err(error) if self.keys.may_fix(error) => {
+                return Ok((pending(seen, error.into()), generation));
             }
-            Err(rejection) => return Err(rejection),
+            Err(error) => return Err(error.into()),
         };
-        self.demands.meets(&verified)?;
-        let names = self.names(&verified.claims().issuer, current);
+        self.required_claims.validate(verified.payload())?;
+        self.claim_predicates.validate(verified.payload())?;
+        let names = self.identity_names(&verified.claims().issuer, current);
         let identity = Identity::new(names, self.platform, &verified);
-        Ok((Attempt::Verified(identity), generation))
+        Ok((TokenStatus::Verified(identity), generation))
     }
 
-    /// Returns the names for the identity of a token with that `iss`.
-    fn names(&self, iss: &str, current: &Current) -> IssuerNames {
-        let configured = self.name.clone();
-        let is_configured = *iss == *configured || self.spellings.iter().any(|own| own == iss);
-        let is_own = |name: &&Arc<str>| !self.names_of_others.contains(&***name);
-        let with_keys = || current.names.iter().filter(is_own);
-        let issuer = match is_configured {
-            true => configured.clone(),
-            false => with_keys()
+    /// Returns the issuer names for the identity of a token with this `iss`.
+    fn identity_names(&self, iss: &str, current: &Current) -> IssuerNames {
+        let label = self.label.clone();
+        let is_label = *iss == *label || self.spellings.iter().any(|spelling| spelling == iss);
+        let is_own = |name: &&Arc<str>| !self.issuers_of_others.contains(&***name);
+        let announced = || current.names.iter().filter(is_own);
+        let issuer = if is_label {
+            label.clone()
+        } else {
+            announced()
                 .find(|name| ***name == *iss)
-                .map_or_else(|| Arc::from(iss), Arc::clone),
+                .map_or_else(|| Arc::from(iss), Arc::clone)
         };
-        let is_known = |name: &&Arc<str>| self.policy_names.iter().any(|own| **own == ***name);
-        let others = match with_keys().all(|name| is_known(&name)) {
-            true => self.policy_names.clone(),
-            false => {
-                let more = with_keys().map(|name| name.to_string());
-                more.chain(self.policy_names.iter().cloned()).collect()
-            }
+        let configured = &self.configured_issuers;
+        let is_configured = |name: &Arc<str>| configured.iter().any(|own| **own == **name);
+        let accepted = if announced().all(is_configured) {
+            configured.clone()
+        } else {
+            let announced = announced().map(|name| name.to_string());
+            announced.chain(configured.iter().cloned()).collect()
         };
         IssuerNames {
             issuer,
-            others,
-            configured,
+            accepted,
+            label,
         }
     }
 
-    pub(super) fn refusal(&self, rejection: Rejection) -> Refusal {
-        let is_own = rejection != Rejection::UnknownIssuer;
-        let issuer = is_own.then(|| self.name.clone());
-        Refusal { rejection, issuer }
+    /// Returns the failure of a token of this issuer.
+    pub(super) fn failed(&self, error: VerifyError) -> FailedVerification {
+        // The token of an unknown issuer is not one of this issuer.
+        let is_own = error != VerifyError::InvalidToken(TokenError::UnknownIssuer);
+        FailedVerification {
+            error,
+            issuer_label: is_own.then(|| self.label.clone()),
+        }
     }
 
-    /// Returns the name that its new tokens have, if it is known.
-    pub(super) fn known_name(&self) -> Option<Arc<str>> {
-        match &self.named {
-            Named::BySettings => Some(self.name.clone()),
-            Named::ByItsKeys { until_then } => {
-                let names = self.keys.names();
-                let first = names.and_then(|names| names.into_iter().next());
-                first.or_else(|| until_then.clone())
+    /// Returns the `iss` of the issuer's new tokens, or `None` if it is not known yet.
+    pub(super) fn current_issuer(&self) -> Option<Arc<str>> {
+        match &self.issuer {
+            IssuerName::Configured(issuer) => Some(issuer.clone()),
+            IssuerName::FromKeys { initial } => {
+                let announced = self.keys.names();
+                let first = announced.and_then(|names| names.into_iter().next());
+                first.or_else(|| initial.clone())
             }
         }
     }
 
-    /// Returns whether the issuer is known to have that name.
-    pub(super) fn is_called(&self, name: &str) -> bool {
-        let Named::ByItsKeys { until_then } = &self.named else {
+    /// Returns whether tokens with this `iss` are accepted, as far as is known without waiting for keys.
+    ///
+    /// For an issuer with a configured name this is always true, because it was found by that name.
+    pub(super) fn accepts_issuer(&self, iss: &str) -> bool {
+        let IssuerName::FromKeys { initial } = &self.issuer else {
             return true;
         };
-        let is_until_then = || until_then.as_ref().is_some_and(|own| **own == *name);
-        self.keys.has_name(name).unwrap_or_else(is_until_then)
-            || self.aliases.iter().any(|alias| alias == name)
+        let is_initial = || initial.as_ref().is_some_and(|initial| **initial == *iss);
+        self.keys.has_name(iss).unwrap_or_else(is_initial)
+            || self.other_issuers.iter().any(|other| other == iss)
     }
 
-    /// Returns whether the issuer has that name according to these keys.
-    fn is_called_with(&self, current: &Current, name: &str) -> bool {
-        matches!(self.named, Named::BySettings)
-            || current.names.iter().any(|own| **own == *name)
-            || self.aliases.iter().any(|alias| alias == name)
+    /// Returns whether tokens with this `iss` are accepted according to these keys.
+    fn accepts_issuer_with(&self, current: &Current, iss: &str) -> bool {
+        matches!(self.issuer, IssuerName::Configured(_))
+            || current.names.iter().any(|name| **name == *iss)
+            || self.other_issuers.iter().any(|other| other == iss)
     }
 }
 
 impl NoNewerKeys {
-    /// Returns the answer to a token that the current keys refuse for that reason.
-    pub(super) fn rejection(self, reason: Rejection) -> Rejection {
-        match self.has_usable {
-            true => reason,
-            false => Rejection::KeysUnavailable {
+    /// Returns the error for a token that the available keys do not verify because of `error`.
+    pub(super) fn into_error(self, error: TokenError) -> VerifyError {
+        if self.has_usable {
+            VerifyError::InvalidToken(error)
+        } else {
+            VerifyError::KeysUnavailable {
                 retry_after: self.retry_after,
-            },
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::in_memory::{cluster, guard_builder, send_request, token_spec};
 use crate::support::{AUDIENCE, advance_clock, bearer_request, unix_time};
 use tower_oidc_guard::testing::MemoryIssuer;
-use tower_oidc_guard::{Issuer, OidcGuard, Policy, Rejection};
+use tower_oidc_guard::{Issuer, OidcGuard, Policy, TokenError, VerifyError};
 
 fn guard(issuer: &MemoryIssuer) -> OidcGuard {
     guard_builder(issuer).any_verified_caller().build().unwrap()
@@ -52,8 +52,11 @@ async fn times_of_a_cached_token_are_checked_at_each_use() {
     assert!(is_kept(&guard, &token).await);
     for (time, expected) in [
         (1099, None),
-        (1100, Some(Rejection::Expired)),
-        (899, Some(Rejection::NotYetValid)),
+        (1100, Some(VerifyError::InvalidToken(TokenError::Expired))),
+        (
+            899,
+            Some(VerifyError::InvalidToken(TokenError::NotYetValid)),
+        ),
     ] {
         now.store(time, Ordering::Relaxed);
         assert_eq!(
@@ -79,7 +82,7 @@ async fn cached_token_is_dropped_when_its_key_is_withdrawn() {
     advance_clock(Duration::from_secs(3600)).await;
     for _ in 0..1000 {
         if let Err(rejection) = guard.verifier().verify(&token).await {
-            assert_eq!(rejection, Rejection::UnknownKey);
+            assert_eq!(rejection, VerifyError::InvalidToken(TokenError::UnknownKey));
             return;
         }
         tokio::task::yield_now().await;
@@ -130,7 +133,7 @@ async fn cached_tokens_are_not_shared_between_guards_with_different_audiences() 
     assert!(is_kept(&here, &token).await);
     assert_eq!(
         there.verifier().verify(&token).await.err(),
-        Some(Rejection::WrongAudience)
+        Some(VerifyError::InvalidToken(TokenError::WrongAudience))
     );
 }
 

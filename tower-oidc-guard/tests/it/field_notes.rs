@@ -13,7 +13,7 @@ use http::{Method, Response};
 use serde_json::{Value, json};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{Algorithm, BuildError, Issuer, OidcGuard, Rejection};
+use tower_oidc_guard::{Algorithm, BuildError, Issuer, OidcGuard, TokenError, VerifyError};
 
 fn discovery(issuer: &str) -> Value {
     json!({
@@ -112,7 +112,10 @@ async fn openidconnect_rs_226_trailing_slash_is_a_different_issuer_and_the_error
         .verifier()
         .verify(signer.sign(HEADER, &slashed))
         .await;
-    assert_eq!(verdict.err(), Some(Rejection::UnknownIssuer));
+    assert_eq!(
+        verdict.err(),
+        Some(VerifyError::InvalidToken(TokenError::UnknownIssuer))
+    );
 }
 
 #[tokio::test]
@@ -139,7 +142,10 @@ async fn required_email_claim_rejects_other_google_accounts() {
     let known = google().require_claim("email", "known@project.iam.gserviceaccount.com");
     let known = guard_with_client(known, mock_client(nobody));
     let verdict = known.verifier().verify(of("stranger@gmail.com")).await;
-    assert_eq!(verdict.err(), Some(Rejection::UnmetClaim));
+    assert_eq!(
+        verdict.err(),
+        Some(VerifyError::InvalidToken(TokenError::UnmetClaim))
+    );
     assert!(
         known
             .verifier()
@@ -154,7 +160,7 @@ async fn judged(
     of: &str,
     name: &str,
     audience: &str,
-) -> Result<tower_oidc_guard::Identity, Rejection> {
+) -> Result<tower_oidc_guard::Identity, VerifyError> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data/kubernetes")
         .join(of);
@@ -207,7 +213,10 @@ async fn automounted_token_of_1_36_lasts_a_year_and_has_warnafter() {
 async fn legacy_automounted_token_of_1_20_without_audience_and_expiry_is_rejected() {
     let verdict = judged("v1.20/rs256", "automounted-legacy.jwt", AUDIENCE).await;
     assert!(
-        matches!(verdict, Err(Rejection::Malformed(_))),
+        matches!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::Malformed(_)))
+        ),
         "{verdict:?}"
     );
 }
@@ -236,7 +245,11 @@ async fn header_members_jku_x5u_jwk_and_x5c_are_ignored() {
         let token = thief.sign(&header.to_string(), &claims(json!({})));
         let guard = guard_with_keys(&[signer.jwk()]);
         let verdict = guard.verifier().verify(token).await;
-        assert_eq!(verdict.err(), Some(Rejection::BadSignature), "{member}");
+        assert_eq!(
+            verdict.err(),
+            Some(VerifyError::InvalidToken(TokenError::BadSignature)),
+            "{member}"
+        );
     }
 }
 

@@ -11,7 +11,9 @@ use crate::support::kubernetes::{
 use crate::support::{AUDIENCE, advance_clock, unix_time};
 use http::StatusCode;
 use tower_oidc_guard::testing::FakeApiServer;
-use tower_oidc_guard::{BuildError, Issuer, KeysError, OidcGuard, Platform, Policy};
+use tower_oidc_guard::{
+    BuildError, Issuer, KeysError, OidcGuard, Platform, Policy, TokenError, VerifyError,
+};
 
 #[tokio::test]
 async fn pomerium_6592_issuer_comes_from_the_pod_token_and_keys_from_the_api_server() {
@@ -168,7 +170,7 @@ async fn api_server_audience_is_accepted_with_dangerous_accept_api_server_audien
     assert!(guard.ready().await.is_ok());
     assert_ne!(
         guard.verifier().verify(&own).await.err(),
-        Some(tower_oidc_guard::Rejection::WrongAudience)
+        Some(VerifyError::InvalidToken(TokenError::WrongAudience))
     );
 }
 

@@ -10,7 +10,9 @@ use crate::support::{
 };
 use serde_json::json;
 use tower_oidc_guard::testing::{FakeApiServer, TokenSpec};
-use tower_oidc_guard::{Algorithm, BuildError, Issuer, KeysError, OidcGuard, Policy, Rejection};
+use tower_oidc_guard::{
+    Algorithm, BuildError, Issuer, KeysError, OidcGuard, Policy, TokenError, VerifyError,
+};
 
 const OLD: &str = "https://kubernetes.default.svc.cluster.local";
 const NEW: &str = "https://issuer.example";
@@ -68,7 +70,7 @@ impl Cluster {
     }
 }
 
-async fn issuer_of(guard: &OidcGuard, token: &str) -> Result<String, Rejection> {
+async fn issuer_of(guard: &OidcGuard, token: &str) -> Result<String, VerifyError> {
     let identity = guard.verifier().verify(token).await;
     identity.map(|identity| identity.issuer().to_owned())
 }
@@ -107,7 +109,10 @@ async fn new_issuer_name_is_accepted_as_soon_as_the_api_server_announces_it_besi
     cluster.rotate_own_token();
     refresh(&cluster, &guard).await;
     assert_eq!(issuer_of(&guard, &new).await, Ok(NEW.to_owned()));
-    assert_eq!(issuer_of(&guard, &old).await, Err(Rejection::UnknownIssuer));
+    assert_eq!(
+        issuer_of(&guard, &old).await,
+        Err(VerifyError::InvalidToken(TokenError::UnknownIssuer))
+    );
     assert_eq!(guard.health()[0].issuer, OLD);
 }
 
@@ -119,7 +124,10 @@ async fn old_issuer_name_is_accepted_after_a_rename_if_it_is_configured() {
     cluster.rotate_own_token();
     let new = cluster.caller().mint();
     for (issuer, expected) in [
-        (cluster.issuer(), Err(Rejection::UnknownIssuer)),
+        (
+            cluster.issuer(),
+            Err(VerifyError::InvalidToken(TokenError::UnknownIssuer)),
+        ),
         (cluster.issuer().also_known_as(OLD), Ok(OLD.to_owned())),
         // That the pod's own token says the same is no conflict.
         (
@@ -252,7 +260,10 @@ async fn unknown_issuer_is_rejected_and_fetches_are_rate_limited() {
             .caller()
             .claim("iss", format!("https://{number}.example"));
         let verdict = issuer_of(&guard, &stranger.mint()).await;
-        assert_eq!(verdict, Err(Rejection::UnknownIssuer));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::UnknownIssuer))
+        );
     }
     assert!(
         cluster.key_fetches() <= 1 + 3 + 1,
@@ -268,7 +279,10 @@ async fn unknown_issuer_is_rejected_and_fetches_are_rate_limited() {
         .claim("iss", NEW)
         .claim("aud", "https://other.example");
     let verdict = issuer_of(&guard, &other.mint()).await;
-    assert_eq!(verdict, Err(Rejection::UnknownIssuer));
+    assert_eq!(
+        verdict,
+        Err(VerifyError::InvalidToken(TokenError::UnknownIssuer))
+    );
     assert_eq!(cluster.key_fetches(), before);
 }
 
@@ -282,7 +296,10 @@ async fn new_issuer_name_equal_to_an_accepted_audience_makes_the_fetch_fail() {
         guard.ready().await.unwrap();
         cluster.api.set_issuers([NEW, OLD]);
         let new = cluster.caller().mint();
-        assert_eq!(issuer_of(&guard, &new).await, Err(Rejection::UnknownIssuer));
+        assert_eq!(
+            issuer_of(&guard, &new).await,
+            Err(VerifyError::InvalidToken(TokenError::UnknownIssuer))
+        );
         let error = guard.health().remove(0).last_error.unwrap();
         assert!(matches!(&*error, KeysError::ApiAudience { .. }), "{error}");
     }
@@ -337,7 +354,7 @@ async fn any_issuer_can_have_several_names() {
         let stranger = signer.sign(HEADER, &claims(json!({ "iss": "https://evil.example" })));
         assert_eq!(
             issuer_of(&guard, &stranger).await,
-            Err(Rejection::UnknownIssuer)
+            Err(VerifyError::InvalidToken(TokenError::UnknownIssuer))
         );
     }
 }

@@ -7,7 +7,8 @@ use crate::support::signer::Signer;
 use crate::support::{AUDIENCE, HEADER, ISSUER_URL, NOW, claims, document_client, unix_time};
 use serde_json::{Value, json};
 use tower_oidc_guard::{
-    Algorithm, BuildError, Issuer, OidcGuard, Platform, Policy, Rejection, TokenVerifier,
+    Algorithm, BuildError, Issuer, OidcGuard, Platform, Policy, TokenError, TokenVerifier,
+    VerifyError,
 };
 
 /// A verifier of that issuer, to whom these documents are served, and nothing else.
@@ -37,7 +38,7 @@ fn given(signer: &Signer) -> Issuer {
     issuer.keys_json(keys(signer).to_string())
 }
 
-async fn verdict(issuer: Issuer, token: &str) -> Result<(), Rejection> {
+async fn verdict(issuer: Issuer, token: &str) -> Result<(), VerifyError> {
     verifier(issuer, &[]).verify(token).await.map(drop)
 }
 
@@ -51,7 +52,7 @@ async fn configured_keys_are_used_without_any_request() {
     let forged = other.sign(HEADER, &claims(json!({})));
     assert_eq!(
         verdict(given(&signer), &forged).await,
-        Err(Rejection::BadSignature)
+        Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
 
@@ -141,7 +142,7 @@ async fn google_is_accepted_under_both_of_its_names() {
     );
     assert_eq!(
         verifier.verify(token).await.err(),
-        Some(Rejection::UnknownIssuer)
+        Some(VerifyError::InvalidToken(TokenError::UnknownIssuer))
     );
 }
 
@@ -183,8 +184,11 @@ async fn required_token_type_must_be_present() {
         (Some("at+jwt"), Ok(())),
         (Some("AT+JWT"), Ok(())),
         (Some("application/at+jwt"), Ok(())),
-        (Some("JWT"), Err(Rejection::WrongType)),
-        (None, Err(Rejection::WrongType)),
+        (
+            Some("JWT"),
+            Err(VerifyError::InvalidToken(TokenError::WrongType)),
+        ),
+        (None, Err(VerifyError::InvalidToken(TokenError::WrongType))),
     ] {
         let mut header: Value = serde_json::from_str(HEADER).unwrap();
         if let Some(typ) = typ {
@@ -203,9 +207,12 @@ async fn token_over_the_maximum_lifetime_is_rejected() {
         (json!({ "iat": NOW, "exp": NOW + 3600 }), Ok(())),
         (
             json!({ "iat": NOW, "exp": NOW + 3601 }),
-            Err(Rejection::LivesTooLong),
+            Err(VerifyError::InvalidToken(TokenError::LivesTooLong)),
         ),
-        (json!({ "iat": null }), Err(Rejection::LivesTooLong)),
+        (
+            json!({ "iat": null }),
+            Err(VerifyError::InvalidToken(TokenError::LivesTooLong)),
+        ),
     ] {
         let token = signer.sign(HEADER, &claims(changes.clone()));
         assert_eq!(verdict(issuer(), &token).await, expected, "{changes}");
@@ -224,13 +231,16 @@ async fn required_claims_must_have_their_values() {
         (json!({ "repository": "a/b", "count": 1 }), Ok(())),
         (
             json!({ "repository": "a/b", "count": "1" }),
-            Err(Rejection::UnmetClaim),
+            Err(VerifyError::InvalidToken(TokenError::UnmetClaim)),
         ),
         (
             json!({ "repository": "a/B", "count": 1 }),
-            Err(Rejection::UnmetClaim),
+            Err(VerifyError::InvalidToken(TokenError::UnmetClaim)),
         ),
-        (json!({ "count": 1 }), Err(Rejection::UnmetClaim)),
+        (
+            json!({ "count": 1 }),
+            Err(VerifyError::InvalidToken(TokenError::UnmetClaim)),
+        ),
     ] {
         let token = signer.sign(HEADER, &claims(changes.clone()));
         assert_eq!(verdict(issuer(), &token).await, expected, "{changes}");
@@ -250,14 +260,20 @@ async fn claims_function_sees_only_claims_of_verified_tokens() {
             claims.get("event").is_some_and(|event| event == "push")
         })
     };
-    for (event, expected) in [("push", Ok(())), ("pull", Err(Rejection::UnmetClaim))] {
+    for (event, expected) in [
+        ("push", Ok(())),
+        (
+            "pull",
+            Err(VerifyError::InvalidToken(TokenError::UnmetClaim)),
+        ),
+    ] {
         let token = signer.sign(HEADER, &claims(json!({ "event": event })));
         assert_eq!(verdict(issuer(), &token).await, expected, "{event}");
     }
     let forged = other.sign(HEADER, &claims(json!({ "event": "push", "forged": true })));
     assert_eq!(
         verdict(issuer(), &forged).await,
-        Err(Rejection::BadSignature)
+        Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
 

@@ -5,7 +5,7 @@ use crate::support::signer::Signer;
 use crate::support::{HEADER, ISSUER_URL, advance_clock, claims, guard_with_client, mock_client};
 use reqwest_wi_auth::testing::Kubelet;
 use serde_json::json;
-use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, Rejection};
+use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, TokenError, VerifyError};
 
 const P256_PREFIX: &[u8] = &[
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
@@ -41,7 +41,7 @@ fn guard(issuer: Issuer) -> OidcGuard {
     guard_with_client(issuer, mock_client(|request| panic!("{request:?}")))
 }
 
-async fn verdict(guard: &OidcGuard, token: String) -> Result<(), Rejection> {
+async fn verdict(guard: &OidcGuard, token: String) -> Result<(), VerifyError> {
     guard.verifier().verify(token).await.map(drop)
 }
 
@@ -57,7 +57,7 @@ async fn single_pem_key_is_used_for_any_kid() {
     assert_eq!(verdict(&guard, signed(&signer)).await, Ok(()));
     assert_eq!(
         verdict(&guard, signed(&other)).await,
-        Err(Rejection::BadSignature)
+        Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
 
@@ -72,7 +72,10 @@ async fn multiple_pem_keys_have_the_kids_that_kubernetes_assigns() {
     }
     let misnamed = json!({ "alg": "ES256", "kid": kid(&one) }).to_string();
     let token = two.sign(&misnamed, &claims(json!({})));
-    assert_eq!(verdict(&guard, token).await, Err(Rejection::BadSignature));
+    assert_eq!(
+        verdict(&guard, token).await,
+        Err(VerifyError::InvalidToken(TokenError::BadSignature))
+    );
     assert_eq!(guard.health()[0].usable_keys, 3);
 }
 
@@ -233,7 +236,7 @@ async fn key_file_is_reloaded_after_a_kubelet_update() {
     assert_eq!(verdict(&guard, signed(&new)).await, Ok(()));
     assert_eq!(
         verdict(&guard, signed(&old)).await,
-        Err(Rejection::BadSignature)
+        Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
 
@@ -289,7 +292,7 @@ async fn emptied_key_file_withdraws_all_keys() {
         assert!(matches!(&*error, KeysError::NoUsableKey { .. }), "{error}");
         assert!(matches!(
             verdict(&guard, token()).await,
-            Err(Rejection::KeysUnavailable { .. })
+            Err(VerifyError::KeysUnavailable { .. })
         ));
         std::fs::write(&path, jwks(&signer)).unwrap();
         for _ in 0..1000 {
@@ -310,7 +313,7 @@ async fn missing_key_file_causes_503_until_it_exists() {
     let token = || signer.sign(HEADER, &claims(json!({})));
     assert!(matches!(
         verdict(&guard, token()).await,
-        Err(Rejection::KeysUnavailable { .. })
+        Err(VerifyError::KeysUnavailable { .. })
     ));
     std::fs::write(&path, jwks(&signer)).unwrap();
     for _ in 0..1000 {

@@ -10,7 +10,7 @@ use crate::support::{
 use serde_json::json;
 use tower::ServiceExt as _;
 use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{OidcGuard, Rejection};
+use tower_oidc_guard::{OidcGuard, TokenError, VerifyError};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -91,7 +91,7 @@ async fn known_keys_work_for_a_day_without_the_issuer_and_then_become_stale() {
     advance_clock(2 * HOUR).await;
     let verdict = guard.verifier().verify(&known).await;
     assert!(
-        matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
+        matches!(verdict, Err(VerifyError::KeysUnavailable { .. })),
         "{verdict:?}"
     );
     assert!(!guard.health()[0].is_ready);
@@ -257,7 +257,10 @@ async fn kubernetes_142012_failed_fetch_for_an_unknown_key_is_401_and_does_not_u
     let token = new.sign(crate::support::HEADER, &crate::support::claims(json!({})));
     fails.store(true, std::sync::atomic::Ordering::Relaxed);
     let verdict = guard.verifier().verify(&token).await;
-    assert_eq!(verdict.err(), Some(Rejection::UnknownKey));
+    assert_eq!(
+        verdict.err(),
+        Some(VerifyError::InvalidToken(TokenError::UnknownKey))
+    );
     let next = guard.health()[0].next_attempt.unwrap();
     assert!(next <= Duration::from_secs(1), "{next:?}");
     fails.store(false, std::sync::atomic::Ordering::Relaxed);

@@ -10,7 +10,7 @@ use reqwest_middleware::ClientWithMiddleware;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance};
-use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, Rejection};
+use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, TokenError, VerifyError};
 
 const SECOND: Duration = Duration::from_secs(1);
 const OLD_KEYS: &str = "https://keys.example/jwks";
@@ -126,7 +126,7 @@ fn token(signer: &Signer, kid: Option<&str>) -> String {
     signer.sign(&header.to_string(), &claims(json!({})))
 }
 
-async fn verdict(guard: &OidcGuard, token: &str) -> Result<(), Rejection> {
+async fn verdict(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
     guard.verifier().verify(token).await.map(drop)
 }
 
@@ -138,7 +138,7 @@ async fn settle() {
 }
 
 /// The verdict, and how long it took.
-async fn timed(guard: &OidcGuard, token: &str) -> (Result<(), Rejection>, Duration) {
+async fn timed(guard: &OidcGuard, token: &str) -> (Result<(), VerifyError>, Duration) {
     let began = Instant::now();
     let verdict = verdict(guard, token).await;
     (verdict, began.elapsed())
@@ -171,7 +171,10 @@ async fn removed_algorithm_is_rejected_after_the_next_refresh() {
     advance(3600 * SECOND).await;
     settle().await;
     let verdict = verdict(&guard, &token(&signer, Some("k"))).await;
-    assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
+    assert_eq!(
+        verdict,
+        Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,10 +200,16 @@ async fn unlisted_algorithm_and_unknown_kid_share_one_fetch_limit() {
         let (verdict, took) = timed(&guard, &token(&signer, Some("k"))).await;
         assert_eq!(
             (verdict, took),
-            (Err(Rejection::AlgorithmNotAllowed), Duration::ZERO)
+            (
+                Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed)),
+                Duration::ZERO
+            )
         );
         let (verdict, _) = timed(&guard, &token(&signer, Some("unknown"))).await;
-        assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed))
+        );
         advance(10 * SECOND).await;
     }
     assert_eq!(publisher.fetches(), 1 + 2 * 3);
@@ -217,7 +226,10 @@ async fn algorithm_that_discovery_cannot_add_is_rejected_without_a_fetch() {
         let guard = publisher.guard_with(settings);
         guard.ready().await.unwrap();
         let verdict = verdict(&guard, &token(&signer, Some("k"))).await;
-        assert_eq!(verdict, Err(Rejection::AlgorithmNotAllowed));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed))
+        );
         assert_eq!(publisher.fetches(), 1);
     }
 }
@@ -226,11 +238,20 @@ async fn algorithm_that_discovery_cannot_add_is_rejected_without_a_fetch() {
 async fn issuer_listing_only_unsupported_algorithms_does_not_default_to_rs256() {
     let signer = Signer::new();
     for (listed, expected) in [
-        (json!(["ES256K"]), Rejection::AlgorithmNotAllowed),
-        (json!(["none", "HS256"]), Rejection::AlgorithmNotAllowed),
+        (
+            json!(["ES256K"]),
+            VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed),
+        ),
+        (
+            json!(["none", "HS256"]),
+            VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed),
+        ),
         // RS256, for which there is no key.
-        (json!([]), Rejection::UnknownKey),
-        (json!(null), Rejection::UnknownKey),
+        (json!([]), VerifyError::InvalidToken(TokenError::UnknownKey)),
+        (
+            json!(null),
+            VerifyError::InvalidToken(TokenError::UnknownKey),
+        ),
     ] {
         let publisher = Publisher::new(&[key(&signer, Some("k"))]);
         publisher.change(|state| state.algorithms = listed.clone());
@@ -240,7 +261,7 @@ async fn issuer_listing_only_unsupported_algorithms_does_not_default_to_rs256() 
         let warns = !guard.health()[0].warnings.is_empty();
         assert_eq!(
             warns,
-            expected == Rejection::AlgorithmNotAllowed,
+            expected == VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed),
             "{listed}"
         );
     }
@@ -314,7 +335,11 @@ async fn key_replaced_without_a_new_kid_admits_the_first_request_with_that_key()
         assert_eq!(publisher.fetches(), 2, "{what}");
         let old = verdict(&guard, &token(&old, kid)).await;
         assert!(
-            matches!(old, Err(Rejection::BadSignature | Rejection::UnknownKey)),
+            matches!(
+                old,
+                Err(VerifyError::InvalidToken(TokenError::BadSignature)
+                    | VerifyError::InvalidToken(TokenError::UnknownKey))
+            ),
             "{what}"
         );
     }
@@ -337,7 +362,10 @@ async fn bad_signatures_cause_rate_limited_fetches_and_do_not_delay_valid_tokens
         assert_eq!((verdict, took), (Ok(()), Duration::ZERO));
     }
     for verdict in flood.join_all().await {
-        assert_eq!(verdict, Err(Rejection::BadSignature));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::BadSignature))
+        );
     }
     assert_eq!(publisher.fetches(), 2, "one for all of them");
     let began = Instant::now();
@@ -345,7 +373,10 @@ async fn bad_signatures_cause_rate_limited_fetches_and_do_not_delay_valid_tokens
         let (verdict, took) = timed(&guard, &token(&other, Some("k"))).await;
         assert_eq!(
             (verdict, took),
-            (Err(Rejection::BadSignature), Duration::ZERO)
+            (
+                Err(VerifyError::InvalidToken(TokenError::BadSignature)),
+                Duration::ZERO
+            )
         );
         advance(SECOND).await;
     }
@@ -368,7 +399,10 @@ async fn unknown_kid_is_always_401_while_keys_are_usable() {
     for number in 0..60 {
         let made_up = number.to_string();
         let (verdict, took) = timed(&guard, &token(&other, Some(&made_up))).await;
-        assert_eq!(verdict, Err(Rejection::UnknownKey));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::UnknownKey))
+        );
         assert!(took <= 5 * SECOND, "{took:?}");
         advance(SECOND).await;
     }
@@ -398,7 +432,10 @@ async fn rotation_right_after_the_first_fetch_is_picked_up_by_the_same_request()
     let (at_once, took) = timed(&guard, &token(&signer, Some(kid))).await;
     assert_eq!(
         (at_once, took),
-        (Err(Rejection::UnknownKey), Duration::ZERO)
+        (
+            Err(VerifyError::InvalidToken(TokenError::UnknownKey)),
+            Duration::ZERO
+        )
     );
     advance(SECOND).await;
     let (verdict, took) = timed(&guard, &token(&signer, Some(kid))).await;
@@ -423,7 +460,10 @@ async fn flood_of_unknown_kids_delays_a_rotation_by_at_most_one_interval() {
             loop {
                 // More of them than there are places: those that get none are answered at once.
                 let verdict = verifier.verify(&forged).await.map(drop);
-                assert_eq!(verdict, Err(Rejection::UnknownKey));
+                assert_eq!(
+                    verdict,
+                    Err(VerifyError::InvalidToken(TokenError::UnknownKey))
+                );
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
@@ -462,10 +502,16 @@ async fn total_wait_for_keys_stays_within_the_limit() {
         let first = tokio::spawn(first);
         advance(SECOND).await;
         let (verdict, took) = timed(&guard, &token(&other, Some("b"))).await;
-        assert_eq!(verdict, Err(Rejection::UnknownKey));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::UnknownKey))
+        );
         assert!(took <= 5 * SECOND, "{took:?}");
         let (verdict, took) = first.await.unwrap();
-        assert_eq!(verdict, Err(Rejection::UnknownKey));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::UnknownKey))
+        );
         assert!(took <= 5 * SECOND, "{took:?}");
         advance(60 * SECOND).await;
     }
@@ -496,7 +542,7 @@ async fn requests_get_503_only_without_usable_keys() {
     for _ in 0..5 {
         let (verdict, took) = timed(&guard, &token(&signer, Some("k"))).await;
         assert!(
-            matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
+            matches!(verdict, Err(VerifyError::KeysUnavailable { .. })),
             "{verdict:?}"
         );
         assert!(took < SECOND, "requests do not pile up: {took:?}");
@@ -508,7 +554,10 @@ async fn requests_get_503_only_without_usable_keys() {
     publisher.change(|state| state.status = 500);
     for _ in 0..5 {
         let verdict = verdict(&guard, &token(&signer, Some("new"))).await;
-        assert_eq!(verdict, Err(Rejection::UnknownKey));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::UnknownKey))
+        );
         advance(SECOND).await;
     }
 }
@@ -522,7 +571,11 @@ async fn request_during_issuer_failure_waits_for_the_next_attempt() {
     publisher.publish(&[key(&new, Some("new"))]);
     publisher.change(|state| state.status = 500);
     let refused = verdict(&guard, &token(&new, Some("new"))).await;
-    assert_eq!(refused, Err(Rejection::UnknownKey), "its fetch has failed");
+    assert_eq!(
+        refused,
+        Err(VerifyError::InvalidToken(TokenError::UnknownKey)),
+        "its fetch has failed"
+    );
     publisher.change(|state| state.status = 200);
     let (verdict, took) = timed(&guard, &token(&new, Some("new"))).await;
     assert_eq!(verdict, Ok(()));
@@ -548,7 +601,7 @@ async fn withdrawing_all_keys_takes_effect_at_the_next_fetch() {
         for token in [&kept, &token(&signer, Some("k"))] {
             let verdict = verdict(&guard, token).await;
             assert!(
-                matches!(verdict, Err(Rejection::KeysUnavailable { .. })),
+                matches!(verdict, Err(VerifyError::KeysUnavailable { .. })),
                 "{verdict:?}"
             );
         }

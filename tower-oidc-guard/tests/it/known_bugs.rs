@@ -8,9 +8,9 @@ use crate::support::{
 };
 use serde_json::{Value, json};
 use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{Algorithm, JwkSet, OidcGuard, Rejection};
+use tower_oidc_guard::{Algorithm, JwkSet, OidcGuard, TokenError, VerifyError};
 
-async fn verdict(keys: &[Value], token: &str) -> Result<(), Rejection> {
+async fn verdict(keys: &[Value], token: &str) -> Result<(), VerifyError> {
     guard_with_keys(keys)
         .verifier()
         .verify(token)
@@ -25,7 +25,9 @@ async fn jsonwebtoken_crit_is_rejected() {
     for crit in ["[]", r#"["exp"]"#, r#"["b64"]"#] {
         let header = format!(r#"{{"alg":"ES256","kid":"k","crit":{crit}}}"#);
         let token = signer.sign(&header, &claims(json!({})));
-        let expected = Err(Rejection::Malformed("the header"));
+        let expected = Err(VerifyError::InvalidToken(TokenError::Malformed(
+            "the header",
+        )));
         assert_eq!(verdict(&[signer.jwk()], &token).await, expected, "{crit}");
     }
 }
@@ -41,7 +43,7 @@ async fn cve_2026_25537_times_of_wrong_type_are_rejected() {
     ] {
         for value in [json!("1"), json!([1]), json!({}), json!(true), json!(-1)] {
             let token = signer.sign(HEADER, &claims(json!({ name: value })));
-            let expected = Err(Rejection::Malformed(reason));
+            let expected = Err(VerifyError::InvalidToken(TokenError::Malformed(reason)));
             assert_eq!(
                 verdict(&[signer.jwk()], &token).await,
                 expected,
@@ -59,7 +61,9 @@ async fn array_of_issuers_is_rejected() {
     let token = signer.sign(HEADER, &claims(json!({ "iss": iss })));
     assert_eq!(
         verdict(&[signer.jwk()], &token).await,
-        Err(Rejection::Malformed("the claim `iss` is not a string"))
+        Err(VerifyError::InvalidToken(TokenError::Malformed(
+            "the claim `iss` is not a string"
+        )))
     );
 }
 
@@ -104,7 +108,7 @@ async fn go_jose_276_unsupported_keys_do_not_affect_the_others() {
     keys.push(signer.jwk());
     let token = signer.sign(HEADER, &claims(json!({})));
     assert_eq!(verdict(&keys, &token).await, Ok(()));
-    assert_eq!(Signer::set(&keys).passed_over().count(), keys.len() - 1);
+    assert_eq!(Signer::set(&keys).skipped_keys().count(), keys.len() - 1);
 }
 
 /// openidconnect 4.1 never checks `nbf`.
@@ -114,7 +118,7 @@ async fn openidconnect_nbf_is_checked() {
     let token = signer.sign(HEADER, &claims(json!({ "nbf": crate::support::NOW + 60 })));
     assert_eq!(
         verdict(&[signer.jwk()], &token).await,
-        Err(Rejection::NotYetValid)
+        Err(VerifyError::InvalidToken(TokenError::NotYetValid))
     );
 }
 
@@ -135,7 +139,7 @@ fn openidconnect_rsa_512_key_is_skipped() {
     let n = base64url(&[&[0xff], &[0x01; 63][..]].concat());
     let set = json!({ "keys": [{ "kty": "RSA", "n": n, "e": "AQAB" }] }).to_string();
     let set = JwkSet::from_json(set, [Algorithm::RS256]).unwrap();
-    assert_eq!(set.passed_over().count(), 1);
+    assert_eq!(set.skipped_keys().count(), 1);
 }
 
 /// Libraries without a limit decode whatever comes.
@@ -145,7 +149,7 @@ async fn tokens_over_the_size_limit_are_not_decoded() {
     let token = signer.sign(HEADER, &claims(json!({ "pad": "x".repeat(20_000) })));
     assert_eq!(
         verdict(&[signer.jwk()], &token).await,
-        Err(Rejection::TooLong)
+        Err(VerifyError::InvalidToken(TokenError::TooLong))
     );
 }
 
@@ -157,7 +161,9 @@ async fn duplicate_claims_are_rejected() {
     let token = signer.sign(HEADER, &twice);
     assert_eq!(
         verdict(&[signer.jwk()], &token).await,
-        Err(Rejection::Malformed("the claims"))
+        Err(VerifyError::InvalidToken(TokenError::Malformed(
+            "the claims"
+        )))
     );
 }
 

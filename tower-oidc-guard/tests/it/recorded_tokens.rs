@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{AUDIENCE, unix_time};
 use serde_json::Value;
-use tower_oidc_guard::{Identity, Issuer, OidcGuard, Rejection};
+use tower_oidc_guard::{Identity, Issuer, OidcGuard, TokenError, VerifyError};
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
@@ -30,7 +30,7 @@ fn claim(token: &str, name: &str) -> Option<u64> {
 }
 
 /// Verifies a token against a folder's discovery document and keys, at that second.
-async fn judge(documents: &str, token: &str, now: u64) -> Result<Identity, Rejection> {
+async fn judge(documents: &str, token: &str, now: u64) -> Result<Identity, VerifyError> {
     let read = |name: &str| std::fs::read(folder(documents).join(name)).unwrap();
     let discovery = read("discovery.json");
     let keys_url = serde_json::from_slice::<Value>(&discovery).unwrap()["jwks_uri"].clone();
@@ -53,16 +53,22 @@ async fn judge(documents: &str, token: &str, now: u64) -> Result<Identity, Rejec
 }
 
 /// What a token's name says of it.
-fn expected(name: &str) -> Result<(), Rejection> {
+fn expected(name: &str) -> Result<(), VerifyError> {
     match name {
         "gke-sa-600s" | "gke-sa-3600s" | "gke-sa-two-audiences" | "bound-to-a-deleted-pod" => {
             Ok(())
         }
-        "gke-sa-api-audience" | "automounted-one-year" => Err(Rejection::WrongAudience),
-        "bad-signature" => Err(Rejection::BadSignature),
+        "gke-sa-api-audience" | "automounted-one-year" => {
+            Err(VerifyError::InvalidToken(TokenError::WrongAudience))
+        }
+        "bad-signature" => Err(VerifyError::InvalidToken(TokenError::BadSignature)),
         // Without `exp`, these are not claims that a guard can go by.
-        "automounted-legacy" => Err(Rejection::Malformed("the claim `exp` is missing")),
-        "non-canonical-base64" => Err(Rejection::Malformed("a part is not canonical base64url")),
+        "automounted-legacy" => Err(VerifyError::InvalidToken(TokenError::Malformed(
+            "the claim `exp` is missing",
+        ))),
+        "non-canonical-base64" => Err(VerifyError::InvalidToken(TokenError::Malformed(
+            "a part is not canonical base64url",
+        ))),
         other => panic!("nobody says what {other} should come to"),
     }
 }
@@ -90,7 +96,11 @@ async fn judge_folder(name: &str) -> usize {
         let expiry = claim(&token, "exp").unwrap();
         assert!(judge(name, &token, expiry - 1).await.is_ok(), "{path:?}");
         let expired = judge(name, &token, expiry).await;
-        assert_eq!(expired.err(), Some(Rejection::Expired), "{path:?}");
+        assert_eq!(
+            expired.err(),
+            Some(VerifyError::InvalidToken(TokenError::Expired)),
+            "{path:?}"
+        );
     }
     taken
 }
@@ -177,5 +187,8 @@ async fn token_of_an_unpublished_key_is_rejected() {
     let issued = claim(&new, "iat").unwrap();
     // The keys that are fetched when it comes in do not have its key, whoever is asked again.
     let verdict = judge("v1.36/rs256", &new, issued + 100).await;
-    assert_eq!(verdict.err(), Some(Rejection::UnknownKey));
+    assert_eq!(
+        verdict.err(),
+        Some(VerifyError::InvalidToken(TokenError::UnknownKey))
+    );
 }

@@ -8,7 +8,9 @@ use crate::support::{
     AUDIENCE, HEADER, claims, guard_builder_with_keys, guard_with_keys, issuer_settings,
 };
 use serde_json::{Map, Value, json};
-use tower_oidc_guard::{BuildError, Identity, Issuer, JwkSet, OidcGuard, Policy, Rejection};
+use tower_oidc_guard::{
+    BuildError, Identity, Issuer, OidcGuard, Policy, Rejection, TokenError, VerifyError,
+};
 
 const LIMIT: usize = 16 * 1024;
 
@@ -32,7 +34,7 @@ fn filled(signer: &Signer, header: &str, members: &str, limit: usize) -> String 
     token
 }
 
-async fn verify(guard: &OidcGuard, token: &str) -> Result<Identity, Rejection> {
+async fn verify(guard: &OidcGuard, token: &str) -> Result<Identity, VerifyError> {
     guard.verifier().verify(token).await
 }
 
@@ -149,7 +151,10 @@ async fn header_may_be_as_long_as_the_size_limit_allows() {
     let typ = json!({ "alg": "ES256", "kid": "k", "typ": "x".repeat(5000) });
     let token = signer.sign(&typ.to_string(), &claims(json!({})));
     let verdict = verify(&guard_with_keys(&[signer.jwk()]), &token).await;
-    assert_eq!(verdict.err(), Some(Rejection::WrongType));
+    assert_eq!(
+        verdict.err(),
+        Some(VerifyError::InvalidToken(TokenError::WrongType))
+    );
 }
 
 #[tokio::test]
@@ -167,10 +172,13 @@ async fn token_over_the_size_limit_is_too_long() {
         ".".repeat(LIMIT + 1),
         " ".repeat(1_000_000),
     ] {
-        assert_eq!(verify(&guard, &token).await.err(), Some(Rejection::TooLong));
-        assert_eq!(set.verify_jws(&token), Err(Rejection::TooLong));
+        assert_eq!(
+            verify(&guard, &token).await.err(),
+            Some(VerifyError::InvalidToken(TokenError::TooLong))
+        );
+        assert_eq!(set.verify_jws(&token), Err(TokenError::TooLong));
     }
-    assert_eq!(Rejection::TooLong.reason(), "too_long");
+    assert_eq!(TokenError::TooLong.reason(), "too_long");
 }
 
 #[tokio::test]
@@ -189,7 +197,11 @@ async fn size_limit_is_configurable() {
         assert_eq!(first, again, "kept in the cache");
         let longer = filled(&signer, HEADER, r#""x":1"#, limit + 4);
         let verdict = verify(&guard, &longer).await;
-        assert_eq!(verdict.err(), Some(Rejection::TooLong), "{limit}");
+        assert_eq!(
+            verdict.err(),
+            Some(VerifyError::InvalidToken(TokenError::TooLong)),
+            "{limit}"
+        );
     }
     for limit in [0, 1, 1023, 1024 * 1024 + 1, usize::MAX] {
         let settings =
@@ -247,7 +259,9 @@ async fn bytes_that_are_not_utf_8_are_rejected_anywhere() {
         for bytes in broken {
             let token = signer.sign_bytes(HEADER, &fill(&payload, bytes));
             let verdict = verify(&guard, &token).await;
-            let expected = Some(Rejection::Malformed("the claims"));
+            let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
+                "the claims",
+            )));
             assert_eq!(verdict.err(), expected, "{place} {bytes:?}");
         }
     }
@@ -255,7 +269,9 @@ async fn bytes_that_are_not_utf_8_are_rejected_anywhere() {
         let header = format!(r#"{{"alg":"ES256","kid":"k",{place}}}"#);
         for bytes in broken {
             let token = sign_raw(&signer, &fill(&header, bytes));
-            let expected = Some(Rejection::Malformed("the header"));
+            let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
+                "the header",
+            )));
             assert_eq!(verify(&guard, &token).await.err(), expected, "{place}");
         }
     }
@@ -283,14 +299,18 @@ async fn lone_surrogates_are_rejected_anywhere() {
         ] {
             let payload = claims_at(&place.replace('@', lone));
             let verdict = verify(&guard, &signer.sign(HEADER, &payload)).await;
-            let expected = Some(Rejection::Malformed("the claims"));
+            let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
+                "the claims",
+            )));
             assert_eq!(verdict.err(), expected, "{place} {lone}");
             let header = format!(
                 r#"{{"alg":"ES256","kid":"k",{}}}"#,
                 place.replace('@', lone)
             );
             let verdict = verify(&guard, &signer.sign(&header, &claims(json!({})))).await;
-            let expected = Some(Rejection::Malformed("the header"));
+            let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
+                "the header",
+            )));
             assert_eq!(verdict.err(), expected, "{place} {lone}");
         }
         for sound in [r"\ud83d\ude00", r"\\ud800", r"\u00e9"] {
@@ -342,7 +362,12 @@ async fn sender_constrained_token_is_rejected_with_that_reason() {
         for name in ["cnf", r"\u0063nf", r"cn\u0066"] {
             let token = signer.sign(HEADER, &claims_with(&format!(r#""{name}":{cnf}"#)));
             let refused = verify(&guard, &token).await.unwrap_err();
-            assert_eq!(refused, Rejection::SenderConstrained, "{name} {cnf}");
+            assert_eq!(
+                refused,
+                VerifyError::InvalidToken(TokenError::SenderConstrained),
+                "{name} {cnf}"
+            );
+            let refused = Rejection::from(refused);
             assert_eq!(refused.reason(), "sender_constrained");
             assert_eq!(
                 (refused.status().as_u16(), refused.grpc_status()),
@@ -421,7 +446,11 @@ async fn times_may_have_a_fraction_or_an_exponent() {
     }
     for exp in ["1799999999.5", "1e3", "1.8e9", "0", "-0", "0.0", "0e5"] {
         let verdict = verify(&guard, &exp_at(exp)).await;
-        assert_eq!(verdict.err(), Some(Rejection::Expired), "{exp}");
+        assert_eq!(
+            verdict.err(),
+            Some(VerifyError::InvalidToken(TokenError::Expired)),
+            "{exp}"
+        );
     }
     for exp in [
         "-1",
@@ -434,9 +463,9 @@ async fn times_may_have_a_fraction_or_an_exponent() {
         r#"{"$serde_json::private::RawValue":"1800000001.5"}"#,
     ] {
         let verdict = verify(&guard, &exp_at(exp)).await;
-        let expected = Some(Rejection::Malformed(
+        let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
             "the claim `exp` is not a time in seconds",
-        ));
+        )));
         assert_eq!(verdict.err(), expected, "{exp}");
     }
 }
@@ -527,7 +556,9 @@ async fn required_claim_is_found_beside_deeply_nested_members() {
     assert!(required.policy().explain(&caller).is_allowed());
     // A function is given all claims as values, which take stack for each level.
     let refused = verify(&guard(issuer_settings().require(|_| true)), &token).await;
-    assert!(matches!(refused, Err(Rejection::Malformed(text)) if text.contains("128 levels")));
+    assert!(
+        matches!(refused, Err(VerifyError::InvalidToken(TokenError::Malformed(text))) if text.contains("128 levels"))
+    );
 }
 
 #[tokio::test]
@@ -555,30 +586,83 @@ async fn kubernetes_claim_is_parsed() {
 #[test]
 fn only_unavailable_keys_are_transient() {
     let retry_after = std::time::Duration::from_secs(1);
-    for rejection in [
-        Rejection::MissingToken,
-        Rejection::MalformedRequest("x"),
-        Rejection::TooLong,
-        Rejection::Malformed("x"),
-        Rejection::UnsupportedAlgorithm,
-        Rejection::AlgorithmNotAllowed,
-        Rejection::WrongType,
-        Rejection::UnknownIssuer,
-        Rejection::WrongAudience,
-        Rejection::LivesTooLong,
-        Rejection::SenderConstrained,
-        Rejection::UnmetClaim,
-        Rejection::Expired,
-        Rejection::NotYetValid,
-        Rejection::IssuedInFuture,
-        Rejection::UnknownKey,
-        Rejection::BadSignature,
-        Rejection::NotAllowed,
+    for error in [
+        TokenError::TooLong,
+        TokenError::Malformed("x"),
+        TokenError::UnsupportedAlgorithm,
+        TokenError::AlgorithmNotAllowed,
+        TokenError::WrongType,
+        TokenError::UnknownIssuer,
+        TokenError::WrongAudience,
+        TokenError::LivesTooLong,
+        TokenError::SenderConstrained,
+        TokenError::UnmetClaim,
+        TokenError::Expired,
+        TokenError::NotYetValid,
+        TokenError::IssuedInFuture,
+        TokenError::UnknownKey,
+        TokenError::BadSignature,
     ] {
-        assert!(!rejection.is_transient(), "{rejection:?}");
+        assert!(!VerifyError::from(error).is_transient(), "{error:?}");
     }
-    assert!(Rejection::KeysUnavailable { retry_after }.is_transient());
-    // `JwkSet` has no keys to wait for.
-    let set = JwkSet::from_json(r#"{"keys":[]}"#, []).unwrap();
-    assert!(!set.verify_jws("a.b.c").unwrap_err().is_transient());
+    assert!(VerifyError::KeysUnavailable { retry_after }.is_transient());
+}
+
+#[test]
+fn every_rejection_keeps_its_status_codes_and_reason() {
+    let retry_after = std::time::Duration::from_secs(1);
+    for (rejection, status, error_code, grpc_status, reason) in [
+        (Rejection::MissingToken, 401, None, 16, "missing_token"),
+        (
+            Rejection::MalformedRequest("x"),
+            400,
+            Some("invalid_request"),
+            16,
+            "malformed_request",
+        ),
+        (
+            Rejection::NotAllowed,
+            403,
+            Some("insufficient_scope"),
+            7,
+            "not_allowed",
+        ),
+        (
+            Rejection::KeysUnavailable { retry_after },
+            503,
+            None,
+            14,
+            "keys_unavailable",
+        ),
+    ] {
+        assert_eq!(rejection.status(), status);
+        assert_eq!(rejection.error_code(), error_code);
+        assert_eq!(rejection.grpc_status(), grpc_status);
+        assert_eq!(rejection.reason(), reason);
+    }
+    for (error, reason) in [
+        (TokenError::TooLong, "too_long"),
+        (TokenError::Malformed("x"), "malformed"),
+        (TokenError::UnsupportedAlgorithm, "unsupported_algorithm"),
+        (TokenError::AlgorithmNotAllowed, "algorithm_not_allowed"),
+        (TokenError::WrongType, "wrong_type"),
+        (TokenError::UnknownIssuer, "unknown_issuer"),
+        (TokenError::WrongAudience, "wrong_audience"),
+        (TokenError::LivesTooLong, "lives_too_long"),
+        (TokenError::SenderConstrained, "sender_constrained"),
+        (TokenError::UnmetClaim, "unmet_claim"),
+        (TokenError::Expired, "expired"),
+        (TokenError::NotYetValid, "not_yet_valid"),
+        (TokenError::IssuedInFuture, "issued_in_future"),
+        (TokenError::UnknownKey, "unknown_key"),
+        (TokenError::BadSignature, "bad_signature"),
+    ] {
+        let rejection = Rejection::from(VerifyError::from(error));
+        assert_eq!(rejection, Rejection::InvalidToken(error));
+        assert_eq!(rejection.status(), 401);
+        assert_eq!(rejection.error_code(), Some("invalid_token"));
+        assert_eq!(rejection.grpc_status(), 16);
+        assert_eq!(rejection.reason(), reason);
+        assert_eq!(rejection.to_string(), error.to_string());
+    }
 }

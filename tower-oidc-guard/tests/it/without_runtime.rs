@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::support::signer::Signer;
 use crate::support::{HEADER, ISSUER_URL, claims, guard_with_client, guard_with_keys};
 use serde_json::json;
-use tower_oidc_guard::{Algorithm, Issuer, KeysError, Rejection};
+use tower_oidc_guard::{Algorithm, Issuer, KeysError, TokenError, VerifyError};
 
 /// Polls a future to its end on a thread of its own, without a runtime.
 ///
@@ -48,7 +48,7 @@ fn waiting_for_keys_outside_a_runtime_is_an_error() {
     let error = block_on(async move { ready.ready().await }).unwrap_err();
     assert!(matches!(error.cause(), KeysError::NoRuntime), "{error:?}");
     let verdict = block_on(async move { verifier.verify(token).await.map(drop) });
-    assert!(matches!(verdict, Err(Rejection::KeysUnavailable { .. })));
+    assert!(matches!(verdict, Err(VerifyError::KeysUnavailable { .. })));
 }
 
 #[test]
@@ -79,7 +79,10 @@ fn available_keys_are_used_outside_a_runtime() {
         let (verifier, forged) = (guard.verifier().clone(), Signer::new());
         let forged = forged.sign(HEADER, &claims(json!({})));
         let verdict = block_on(async move { verifier.verify(forged).await.map(drop) });
-        assert_eq!(verdict, Err(Rejection::BadSignature));
+        assert_eq!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::BadSignature))
+        );
     }
 }
 

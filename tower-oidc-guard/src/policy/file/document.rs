@@ -8,10 +8,11 @@ use serde::de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::super::{Members, PolicyError, Rule, claims};
+use super::super::{Members, PolicyError, Rule};
 use crate::error::BuildError;
 use crate::issuer::Issuer;
 use crate::jose::algorithm::Algorithm;
+use crate::jose::required_claims::invalid_requirement;
 
 /// A policy file: who may call and, for a guard that is configured whole from it, which issuers to trust.
 ///
@@ -269,7 +270,7 @@ fn claim_values<'de, D: Deserializer<'de>>(
         ));
     }
     for (name, value) in &claims {
-        if let Some(reason) = claims::fault(name, value) {
+        if let Some(reason) = invalid_requirement(name, value) {
             return Err(D::Error::custom(format!(
                 "the claim {name:?} cannot be required: {reason}"
             )));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Inner;
 use crate::jose::algorithm::{Algorithm, Algorithms};
 use crate::jose::key_set::KeySet;
-use crate::jose::{DEFAULT_MAX_TOKEN_BYTES, verify_jws};
+use crate::jose::verify_jws;
 use crate::testing::state::State;
 
 /// A user of the API server.
@@ -102,19 +102,19 @@ impl Inner {
 
     /// Verifies the signature and reads the claims. A token that names no accepted issuer is not this authenticator's.
     fn verified_claims(&self, keys: &State, token: &str) -> Result<Value, String> {
-        let unsigned = unverified_claims(token).ok_or("invalid bearer token")?;
+        let unverified = unverified_claims(token).ok_or("invalid bearer token")?;
         let is_own = |issuer: &str| self.issuers.iter().any(|own| own == issuer);
-        if !unsigned["iss"].as_str().is_some_and(is_own) {
+        if !unverified["iss"].as_str().is_some_and(is_own) {
             return Err("invalid bearer token".to_owned());
         }
         let algorithms: Algorithms = Algorithm::ALL.into_iter().collect();
         let key_set = keys.key_set().to_string();
         let key_set =
             KeySet::from_json(key_set.as_bytes(), algorithms).map_err(|error| error.to_string())?;
-        verify_jws(token.as_bytes(), DEFAULT_MAX_TOKEN_BYTES, &key_set).map_err(|_| {
+        let payload = verify_jws(token.as_bytes(), &key_set).map_err(|_| {
             "[invalid bearer token, go-jose/go-jose: error in cryptographic primitive]".to_owned()
         })?;
-        Ok(unsigned)
+        serde_json::from_slice(&payload).map_err(|error| error.to_string())
     }
 
     fn check(&self, claims: &Value, audiences: &[String]) -> Result<User, String> {

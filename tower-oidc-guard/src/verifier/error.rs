@@ -1,0 +1,87 @@
+//! Errors of [`TokenVerifier`](super::TokenVerifier).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::jose::TokenError;
+use crate::keys::error::KeysError;
+
+/// The reason for which [`TokenVerifier::verify`](crate::TokenVerifier::verify) returned no identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The token failed verification.
+    #[error(transparent)]
+    InvalidToken(#[from] TokenError),
+    /// The issuer's keys are not available, so the token could not be verified.
+    #[error("the issuer's keys are not available")]
+    KeysUnavailable {
+        /// The time to wait before another attempt.
+        retry_after: Duration,
+    },
+}
+
+impl VerifyError {
+    /// Returns whether the same token may be accepted later, because the issuer's keys are not available now.
+    ///
+    /// A queue worker keeps the message and tries again after [`retry_after`](Self::KeysUnavailable::retry_after). A token
+    /// that failed verification fails again.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_oidc_guard::{TokenError, VerifyError};
+    /// let retry_after = Duration::from_secs(5);
+    /// assert!(VerifyError::KeysUnavailable { retry_after }.is_transient());
+    /// assert!(!VerifyError::InvalidToken(TokenError::Expired).is_transient());
+    /// ```
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::KeysUnavailable { .. })
+    }
+
+    /// Returns a short, stable name of the error for logs and metric labels: `keys_unavailable`, or the
+    /// [reason](TokenError::reason) of the token error.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidToken(error) => error.reason(),
+            Self::KeysUnavailable { .. } => "keys_unavailable",
+        }
+    }
+}
+
+/// A failed verification together with the label of the token's issuer, for logs and metrics.
+pub(crate) struct FailedVerification {
+    pub(crate) error: VerifyError,
+    /// The label of the issuer, or `None` if the token is not from a trusted issuer.
+    pub(crate) issuer_label: Option<Arc<str>>,
+}
+
+impl From<TokenError> for FailedVerification {
+    fn from(error: TokenError) -> Self {
+        Self {
+            error: error.into(),
+            issuer_label: None,
+        }
+    }
+}
+
+/// No usable keys of an issuer could be fetched.
+///
+/// The guard continues to fetch them, with pauses that grow to 10 s.
+#[derive(Debug, thiserror::Error)]
+#[error("no usable keys for issuer {issuer:?}: {cause}")]
+pub struct NotReady {
+    pub(super) issuer: String,
+    pub(super) cause: Arc<KeysError>,
+}
+
+impl NotReady {
+    /// Returns the label of the issuer: its configured URL or name.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Returns why the last fetch of its keys failed.
+    pub fn cause(&self) -> &KeysError {
+        &self.cause
+    }
+}
