@@ -17,7 +17,7 @@ WAYS = {
     "kube-rs": "what kube-rs does",
     "google-cloud-auth": "what google-cloud-auth does",
 }
-SHORTLY = [
+SUMMARY = [
     OURS,
     f"{OURS}, cache off",
     "jwt-authorizer",
@@ -77,12 +77,12 @@ def servers():
     return table([*head, "open, req/s", "one token, req/s", "3,000 tokens, req/s"], rows)
 
 
-def shortly():
+def summary():
     """The README's: some servers, the medians alone."""
     measured = kept("servers")["servers"]
     rows = [
         [name(server), *[f"{measured[server][kind]['added']['median']:.1f} µs" for kind in ("same", "different")]]
-        for server in SHORTLY
+        for server in SUMMARY
     ]
     return table(["what the guard adds to a request", "one token", "3,000 tokens"], rows)
 
@@ -175,4 +175,4 @@ if __name__ == "__main__":
         ROOT / "BENCHMARKING.md",
         [machine, servers, ratios, client, attack, instructions, targets, allocations, growth],
     )
-    fill(ROOT / "README.md", [shortly])
+    fill(ROOT / "README.md", [summary])
