@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Sends bad tokens at a fixed rate beside good requests at a fixed rate, to the open path and to the guarded one, and
-# prints the good requests' latencies, the server's memory and the fetches at the issuer. Wants Rust, and installs the
-# rest. About two and a half minutes.
+# Sends good requests and bad tokens at fixed rates, to the open path and to the guarded path. Prints the latencies of the
+# good requests, the server's memory and the number of key fetches. Requires Rust and a C compiler, and installs
+# everything else. Takes about two and a half minutes.
+#
+#   demo/bench/attack.sh [--smoke] [--seconds N] [--good RATE] [--bad RATE]
+# shellcheck source-path=SCRIPTDIR source=tools.sh
 source "$(dirname "$0")/tools.sh"
 build_programs
 build_oha
-"$python" "$bench/attack.py" --programs "$built/bin" --oha "$built/oha/bin/oha" "$@"
+"$python" "$bench/attack.py" --programs "$programs" --oha "$built/oha/bin/oha" "$@"

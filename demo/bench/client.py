@@ -1,7 +1,7 @@
-"""What a client's request costs on each way: CPU of the process, and instructions in user space.
+"""Measures what a client's request costs with each kind of middleware: CPU time, and instructions in user space.
 
-One loop of requests on one connection of loopback, to a server on another core. Start-up is taken off: it is measured
-with no requests, and for the instructions the difference of two loops counts.
+Each program sends requests one after the other over one loopback connection to a server on another core. Start-up is
+subtracted: for CPU time a run without requests, for instructions the difference of two runs.
 """
 
 import argparse
@@ -9,20 +9,21 @@ import os
 import tempfile
 from pathlib import Path
 
-from machine import count_instructions, keep, output, spread
-from programs import Server, cores, issuer, running
+from measurement import SMOKE_HELP, count_instructions, output_of, save, spread
+from processes import Server, load_cores, running_issuer, terminated
 
-WAYS = ("reqwest", "noop", "header", "bearer-auth", "bearer-auth-sent-once", "kube-rs", "google-cloud-auth")
+CLIENTS = ("reqwest", "noop", "header", "bearer-auth", "bearer-auth-sent-once", "kube-rs", "google-cloud-auth")
+# Requests that are counted under callgrind.
 COUNTED = 1000
 
 
-def run(command):
-    """User and system seconds of the process."""
-    started = os.fork()
-    if not started:
-        os.sched_setaffinity(0, cores()[1])
+def cpu_seconds(command):
+    """Runs a command and returns its user and system time."""
+    child = os.fork()
+    if not child:
+        os.sched_setaffinity(0, load_cores())
         os.execv(command[0], [str(part) for part in command])
-    _, status, usage = os.wait4(started, 0)
+    _, status, usage = os.wait4(child, 0)
     if status:
         raise SystemExit(f"{command} failed")
     return usage.ru_utime + usage.ru_stime
@@ -33,50 +34,57 @@ def instructions(command, requests):
         return count_instructions([*command, requests], Path(folder) / "profile")
 
 
-def measure(client, url, token, rounds, requests):
-    seconds = {way: [] for way in WAYS}
+def measure(program, url, token, rounds, requests, counted):
+    """Returns CPU microseconds and instructions per request, by client. The clients take turns in each round."""
+    commands = {client: [program, client, url, token] for client in CLIENTS}
+    microseconds = {client: [] for client in CLIENTS}
     for _ in range(rounds):
-        for way in WAYS:
-            command = [client, way, url, token]
-            empty = run([*command, 0])
-            seconds[way].append((run([*command, requests]) - empty) / requests * 1e6)
-    counted = {}
-    for way in WAYS:
-        command = [client, way, url, token]
-        more, less = instructions(command, 2 * COUNTED), instructions(command, COUNTED)
-        counted[way] = (more - less) / COUNTED
-    return {way: {"cpu": spread(seconds[way]), "instructions": counted[way]} for way in WAYS}
+        for client, command in commands.items():
+            startup = cpu_seconds([*command, 0])
+            microseconds[client].append((cpu_seconds([*command, requests]) - startup) / requests * 1e6)
+    return {
+        client: {
+            "cpu": spread(microseconds[client]),
+            "instructions": (instructions(command, 2 * counted) - instructions(command, counted)) / counted,
+        }
+        for client, command in commands.items()
+    }
+
+
+def print_table(table):
+    print(f"{'client':22} {'CPU us':>8} {'(least to most)':>18} {'instructions':>13} {'over header':>12}")
+    base = table["header"]["instructions"]
+    for client, row in table.items():
+        cpu = row["cpu"]
+        print(
+            f"{client:22} {cpu['median']:8.2f} {cpu['least']:8.2f} to {cpu['most']:6.2f} "
+            f"{row['instructions']:13.0f} {row['instructions'] - base:+12.0f}"
+        )
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--programs", type=Path, required=True)
-    arguments.add_argument("--rounds", type=int, default=7)
-    arguments.add_argument("--requests", type=int, default=40_000)
-    arguments.add_argument("--smoke", action="store_true", help="see that all runs: short, not judged, not kept")
-    arguments = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--programs", type=Path, required=True, help="the folder of the compiled programs")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=40_000, help="requests per round")
+    parser.add_argument("--smoke", action="store_true", help=SMOKE_HELP)
+    arguments = parser.parse_args()
+    counted = COUNTED
     if arguments.smoke:
-        arguments.rounds, arguments.requests = 1, 1000
-    with issuer(arguments.programs, 1) as keys:
-        token = keys.folder / "token"
-        token.write_text((keys.folder / "good").read_text().strip())
-        server = Server("the server", lambda port: [arguments.programs / "ours", port, keys.url])
-        with running([server]):
-            server.wait()
-            url = server.url("/")
-            table = measure(arguments.programs / "client", url, token, arguments.rounds, arguments.requests)
-    print(f"{'way':22} {'CPU us':>8} {'(least to most)':>18} {'instructions':>13} {'over header':>12}")
-    base = table["header"]["instructions"]
-    for way, row in table.items():
-        cpu = row["cpu"]
-        print(
-            f"{way:22} {cpu['median']:8.2f} {cpu['least']:8.2f} to {cpu['most']:6.2f} "
-            f"{row['instructions']:13.0f} {row['instructions'] - base:+12.0f}"
-        )
+        arguments.rounds, arguments.requests, counted = 1, 1000, 50
+    with running_issuer(arguments.programs, 1) as issuer:
+        token = issuer.folder / "token"
+        token.write_text((issuer.folder / "good").read_text().strip())
+        server = Server("the server", lambda port: [arguments.programs / "tower-oidc-guard", port, issuer.url])
+        with terminated([server]):
+            server.wait_until_listening()
+            program = arguments.programs / "client"
+            table = measure(program, server.url("/"), token, arguments.rounds, arguments.requests, counted)
+    print_table(table)
     if not arguments.smoke:
-        versions = {"valgrind": output("valgrind", "--version").removeprefix("valgrind-")}
-        method = {"rounds": arguments.rounds, "requests": arguments.requests, "counted": COUNTED}
-        keep("client", {"versions": versions, "method": method, "ways": table})
+        versions = {"valgrind": output_of("valgrind", "--version").removeprefix("valgrind-")}
+        method = {"rounds": arguments.rounds, "requests": arguments.requests, "counted": counted}
+        save("client", {"versions": versions, "method": method, "clients": table})
 
 
 if __name__ == "__main__":

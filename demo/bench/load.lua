@@ -1,17 +1,17 @@
--- What wrk sends: each request with the next of the first TOKENS tokens of the file FILE.
-local requests, next_one = {}, 0
+-- Makes wrk send the first TOKENS tokens of the file TOKEN_FILE, one per request, in turn.
+local requests, last = {}, 0
 
 function init()
-  local most = tonumber(os.getenv("TOKENS"))
-  for token in io.lines(os.getenv("FILE")) do
-    if #requests == most then break end
+  local limit = tonumber(os.getenv("TOKENS"))
+  for token in io.lines(os.getenv("TOKEN_FILE")) do
+    if #requests == limit then break end
     requests[#requests + 1] = wrk.format("GET", nil, { Authorization = "Bearer " .. token })
   end
 end
 
 function request()
-  next_one = next_one % #requests + 1
-  return requests[next_one]
+  last = last % #requests + 1
+  return requests[last]
 end
 
 function done(summary)

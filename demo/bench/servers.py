@@ -1,6 +1,7 @@
-"""What each server's guard costs a request: CPU of the server's process on the guarded path minus the open path.
+"""Measures what each server's guard costs: CPU time of the server per request on the guarded path, minus the open path.
 
-Every server gets the same header on both paths. The rounds take turns, so that what slows the machine slows all.
+Both paths are sent the same header. The servers take turns in each round, so that a slow phase of the machine affects
+all of them.
 """
 
 import argparse
@@ -9,26 +10,28 @@ import os
 import subprocess
 from pathlib import Path
 
-from machine import keep, spread, versions
-from programs import BENCH, Server, cores, issuer, running
+from measurement import SMOKE_HELP, save, server_versions, spread
+from processes import BENCH, Server, load_cores, running_issuer, terminated
 
 TOKENS = 3000
 CONNECTIONS = 32
+# How many different tokens are sent, by the name under which the results are saved.
 LOADS = {"same": 1, "different": TOKENS}
 PATHS = {"open": "/", "guarded": "/private"}
 OURS = "tower-oidc-guard"
-RUST = {
-    OURS: ("ours", {}),
-    f"{OURS}, cache off": ("ours", {"UNCACHED": "1"}),
+# The program and the environment of each server except Envoy.
+PROGRAMS = {
+    OURS: ("tower-oidc-guard", {}),
+    f"{OURS}, cache off": ("tower-oidc-guard", {"UNCACHED": "1"}),
     "jwt-authorizer": ("jwt-authorizer", {}),
     "oauth-resource-server": ("oauth-resource-server", {}),
     "tower-oauth2-resource-server": ("tower-oauth2-resource-server", {}),
     "tower-oauth2-resource-server, aws-lc-rs": ("tower-oauth2-resource-server-aws-lc", {}),
     "Go, go-oidc": ("go-oidc", {}),
 }
-# How many tokens a worker of Envoy keeps (none, fewer than there are, all), and whether what stands behind jwt_authn
-# gets the claims, as it does from all the others.
-ENVOYS = {
+# Envoy's cache size in tokens (none, fewer than are sent, all that are sent), and whether it passes the claims on to
+# the service, as all other guards do.
+ENVOY_SETTINGS = {
     "Envoy": (0, True),
     "Envoy, cache of 1,000": (1000, True),
     "Envoy, cache of 4,096": (4096, True),
@@ -36,133 +39,137 @@ ENVOYS = {
 }
 
 
-def start(programs, envoy, url, folder):
-    """All servers, in the order of the table."""
-
-    def plain(program):
-        return lambda port: [programs / program, port, url]
-
-    def configured(cache, told):
-        def command(port):
-            text = (BENCH / "peers" / "envoy.yaml").read_text()
-            text = text.replace("ISSUER_PORT", url.rpartition(":")[2]).replace("PORT", str(port))
-            text = text.replace("CACHE", f"jwt_cache_config: {{ jwt_cache_size: {cache} }}" if cache else "")
-            text = text.replace("TOLD", "payload_in_metadata: caller" if told else "")
-            file = Path(folder) / f"envoy-{port}.yaml"
-            file.write_text(text)
-            # A number of its own for each, since several run side by side.
-            return [envoy, "-c", file, "--concurrency", 1, "--base-id", port, "-l", "error"]
-
-        return command
-
-    for name, (program, environment) in RUST.items():
-        yield Server(name, plain(program), environment=environment)
-    for name, (cache, told) in ENVOYS.items():
-        yield Server(name, configured(cache, told))
+def program_command(program, issuer):
+    return lambda port: [program, port, issuer.url]
 
 
-def load(server, path, tokens, file, seconds):
-    """One run of wrk; requests a second, and the server's CPU microseconds a request."""
-    before = server.cpu_seconds()
+def envoy_command(envoy, issuer, cache_size, pass_claims):
+    def command(port):
+        text = (BENCH / "peers" / "envoy.yaml").read_text()
+        text = text.replace("ISSUER_PORT", issuer.url.rpartition(":")[2]).replace("PORT", str(port))
+        text = text.replace("CACHE", f"jwt_cache_config: {{ jwt_cache_size: {cache_size} }}" if cache_size else "")
+        text = text.replace("CLAIMS", "payload_in_metadata: caller" if pass_claims else "")
+        file = issuer.folder / f"envoy-{port}.yaml"
+        file.write_text(text)
+        # Instances that run at the same time need different base ids.
+        return [envoy, "-c", file, "--concurrency", 1, "--base-id", port, "-l", "error"]
+
+    return command
+
+
+def start_servers(arguments, issuer):
+    """Starts all servers, in the order of the table."""
+    for name, (program, environment) in PROGRAMS.items():
+        # A smoke run builds each program once, and this one is the same program with other features.
+        if not (arguments.smoke and name.endswith(", aws-lc-rs")):
+            yield Server(name, program_command(arguments.programs / program, issuer), environment=environment)
+    for name, (cache_size, pass_claims) in ENVOY_SETTINGS.items():
+        yield Server(name, envoy_command(arguments.envoy, issuer, cache_size, pass_claims))
+
+
+def send(server, path, tokens, file, seconds):
+    """Runs wrk once. Returns requests per second, and the server's CPU microseconds per request."""
+    cpu = server.cpu_seconds()
     wrk = subprocess.run(
         ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", BENCH / "load.lua", server.url(PATHS[path])],
-        env={**os.environ, "FILE": str(file), "TOKENS": str(tokens)},
-        preexec_fn=lambda: os.sched_setaffinity(0, cores()[1]),
+        env={**os.environ, "TOKEN_FILE": str(file), "TOKENS": str(tokens)},
+        preexec_fn=lambda: os.sched_setaffinity(0, load_cores()),
         capture_output=True,
         text=True,
         check=True,
     )
-    said = json.loads(wrk.stdout.splitlines()[-1])
-    if said["failed"] or not said["requests"]:
-        raise SystemExit(f"{server.name}, {path}: {said['failed']} of {said['requests']} requests failed")
+    summary = json.loads(wrk.stdout.splitlines()[-1])
+    if summary["failed"] or not summary["requests"]:
+        raise SystemExit(f"{server.name}, {path}: {summary['failed']} of {summary['requests']} requests failed")
     return {
-        "rate": said["requests"] / said["microseconds"] * 1e6,
-        "cpu": (server.cpu_seconds() - before) / said["requests"] * 1e6,
+        "rate": summary["requests"] / summary["microseconds"] * 1e6,
+        "cpu": (server.cpu_seconds() - cpu) / summary["requests"] * 1e6,
     }
 
 
 def measure(servers, file, rounds, seconds):
-    """For each server and load, the figures of both paths, round by round."""
-    runs = {server.name: {kind: {path: [] for path in PATHS} for kind in LOADS} for server in servers}
+    """Returns the result of each round by server, load and path. A first run of each, to warm up, is not counted."""
+    runs = {server.name: {load: {path: [] for path in PATHS} for load in LOADS} for server in servers}
     for server in servers:
         for path in PATHS:
-            load(server, path, TOKENS, file, seconds)
-    for round in range(rounds):
+            send(server, path, TOKENS, file, seconds)
+    for number in range(rounds):
         for server in servers:
-            for kind, tokens in LOADS.items():
+            for load, tokens in LOADS.items():
                 for path in PATHS:
-                    runs[server.name][kind][path].append(load(server, path, tokens, file, seconds))
-        print(f"round {round + 1} of {rounds}", flush=True)
+                    runs[server.name][load][path].append(send(server, path, tokens, file, seconds))
+        print(f"round {number + 1} of {rounds}", flush=True)
     return runs
 
 
-def figures(runs):
-    """Medians and spreads, and what the guard adds: round by round, so that both sides met the same machine."""
+def summarize(runs):
+    """Adds what the guard costs: the difference of both paths in each round, when the machine was equally fast."""
     table = {}
-    for name, kinds in runs.items():
+    for name, loads in runs.items():
         table[name] = {}
-        for kind, paths in kinds.items():
+        for load, paths in loads.items():
             pairs = zip(paths["guarded"], paths["open"])
             row = {"added": spread([guarded["cpu"] - open_["cpu"] for guarded, open_ in pairs])}
             for path, rounds in paths.items():
-                row[path] = {what: spread([run[what] for run in rounds]) for what in ("cpu", "rate")}
-            table[name][kind] = row
+                row[path] = {quantity: spread([run[quantity] for run in rounds]) for quantity in ("cpu", "rate")}
+            table[name][load] = row
     return table
 
 
-def show(table):
+def print_table(table):
     print(f"\n{'server':40} {'token':>9} {'open':>7} {'guarded':>8} {'added':>7} {'(least to most)':>18} {'req/s':>8}")
-    for name, kinds in table.items():
-        for kind, row in kinds.items():
+    for name, loads in table.items():
+        for load, row in loads.items():
             added = row["added"]
             print(
-                f"{name:40} {kind:>9} {row['open']['cpu']['median']:7.2f} {row['guarded']['cpu']['median']:8.2f} "
+                f"{name:40} {load:>9} {row['open']['cpu']['median']:7.2f} {row['guarded']['cpu']['median']:8.2f} "
                 f"{added['median']:7.2f} {added['least']:8.2f} to {added['most']:6.2f} "
                 f"{row['guarded']['rate']['median']:8.0f}"
             )
 
 
-def verdicts(table):
-    """The figures that are promised."""
-    def added(name, kind):
-        return table[name][kind]["added"]["median"]
+def targets(table):
+    """Yields a line for each target, and whether it is met."""
+
+    def added(name, load):
+        return table[name][load]["added"]["median"]
 
     peers = {"Envoy, cache of 1,000": 5, "Go, go-oidc": 3}
-    for kind, most in {"same": 1, "different": 20}.items():
-        yield f"target added_{kind}_token: {added(OURS, kind):.2f} us (limit {most})", added(OURS, kind) <= most
-        for peer, times in peers.items():
-            part = added(OURS, kind) / added(peer, kind)
+    for load, limit in {"same": 1, "different": 20}.items():
+        yield f"target added_{load}_token: {added(OURS, load):.2f} us (limit {limit})", added(OURS, load) <= limit
+        for peer, factor in peers.items():
+            ratio = added(OURS, load) / added(peer, load)
             name = peer.split(",")[0].lower()
-            yield f"target added_{kind}_token_over_{name}: {part:.3f} (limit 1/{times})", part <= 1 / times
+            yield f"target added_{load}_token_over_{name}: {ratio:.3f} (limit 1/{factor})", ratio <= 1 / factor
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--programs", type=Path, required=True)
-    arguments.add_argument("--envoy", type=Path, required=True)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--seconds", type=int, default=2)
-    arguments.add_argument("--smoke", action="store_true", help="see that all runs: short, not judged, not kept")
-    arguments = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--programs", type=Path, required=True, help="the folder of the compiled programs")
+    parser.add_argument("--envoy", type=Path, required=True, help="the Envoy binary")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2, help="seconds for each run of wrk")
+    parser.add_argument("--smoke", action="store_true", help=SMOKE_HELP)
+    arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.seconds = 1, 1
-    with issuer(arguments.programs, TOKENS) as keys:
-        with running([]) as servers:
-            for server in start(arguments.programs, arguments.envoy, keys.url, keys.folder):
+    with running_issuer(arguments.programs, TOKENS) as issuer:
+        with terminated([]) as servers:
+            for server in start_servers(arguments, issuer):
                 servers.append(server)
             for server in servers:
-                server.wait()
-            token = (keys.folder / "good").read_text().splitlines()[0]
-            runs = measure(servers, keys.folder / "good", arguments.rounds, arguments.seconds)
-    table = figures(runs)
-    show(table)
-    verdict = list(verdicts(table))
-    print(*[line for line, _ in verdict], sep="\n")
+                server.wait_until_listening()
+            token = (issuer.folder / "good").read_text().splitlines()[0]
+            runs = measure(servers, issuer.folder / "good", arguments.rounds, arguments.seconds)
+    table = summarize(runs)
+    print_table(table)
+    lines = list(targets(table))
+    print(*[line for line, _ in lines], sep="\n")
     if arguments.smoke:
         return
     method = {"rounds": arguments.rounds, "seconds": arguments.seconds, "token_bytes": len(token)}
-    keep("servers", {"versions": versions(), "method": method, "servers": table})
-    raise SystemExit(0 if all(met for _, met in verdict) else 1)
+    save("servers", {"versions": server_versions(), "method": method, "servers": table})
+    raise SystemExit(0 if all(met for _, met in lines) else 1)
 
 
 if __name__ == "__main__":

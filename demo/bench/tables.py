@@ -1,23 +1,28 @@
-"""Writes the kept figures into the pages: each table between two comments that name it."""
+"""Writes the saved figures into BENCHMARKING.md and README.md.
+
+Each table is placed between a comment with its name and a comment `end`.
+"""
 
 import re
 
-from machine import kept
-from programs import BENCH
+from measurement import load
+from processes import BENCH
 
 ROOT = BENCH.parent.parent
 OURS = "tower-oidc-guard"
+# Rows in bold: those of this project.
 BOLD = {OURS, f"{OURS}, cache off", "bearer-auth", "bearer-auth-sent-once"}
-WAYS = {
-    "reqwest": "plain reqwest",
-    "noop": "reqwest-middleware, a middleware that does nothing",
-    "header": "the same, a ready header value",
+CLIENTS = {
+    "reqwest": "reqwest without middleware",
+    "noop": "reqwest-middleware with a middleware that does nothing",
+    "header": "a middleware that adds a constant header value",
     "bearer-auth": "`BearerAuth`",
-    "bearer-auth-sent-once": "`BearerAuth`, `without_resend`",
-    "kube-rs": "what kube-rs does",
-    "google-cloud-auth": "what google-cloud-auth does",
+    "bearer-auth-sent-once": "`BearerAuth` with `without_resend`",
+    "kube-rs": "the work of kube-rs",
+    "google-cloud-auth": "the work of google-cloud-auth",
 }
-SUMMARY = [
+# The servers in the README.
+SELECTED_SERVERS = [
     OURS,
     f"{OURS}, cache off",
     "jwt-authorizer",
@@ -27,152 +32,164 @@ SUMMARY = [
     "Envoy",
     "Envoy, cache of 4,096",
 ]
-PATHS = {
-    "raw": "the bare check of the signature",
-    "cold": "a whole verification",
-    "bare": "a service that does nothing",
-    "uncached": "the same behind the guard, token unknown",
-    "cached": "the same behind the guard, token known",
+INSTRUCTION_PATHS = {
+    "raw": "signature verification alone",
+    "cold": "verification of a token",
+    "bare": "request to a service that does nothing",
+    "uncached": "request to the guarded service, token not cached",
+    "cached": "request to the guarded service, token cached",
 }
 
 
-def table(head, rows):
-    """Names to the left, figures to the right."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def markdown(header, rows, alignment="---:"):
+    """Returns a table whose first column is aligned left, and the others as given."""
+    lines = [header, ["---"] + [alignment] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def name(of, told=None):
-    return f"**{told or of}**" if of in BOLD else told or of
+def row_name(key, text=None):
+    return f"**{text or key}**" if key in BOLD else text or key
 
 
-def span(figures, digits=1):
+def median_and_range(figures, digits=1):
     return f"{figures['median']:.{digits}f} ({figures['least']:.{digits}f} to {figures['most']:.{digits}f})"
 
 
+def duration(nanoseconds):
+    return f"{nanoseconds / 1000:.2f} µs" if nanoseconds >= 1000 else f"{nanoseconds:.0f} ns"
+
+
 def machine():
-    about, servers = kept("servers")["machine"], kept("servers")
-    versions = {**servers["versions"], **kept("attack")["versions"], **kept("client")["versions"]}
+    servers = load("servers")
+    machine = servers["machine"]
+    versions = {**servers["versions"], **load("attack")["versions"], **load("client")["versions"]}
     rows = [
-        ["date", about["date"]],
-        ["processor", f"{about['cpu']}, {about['cores']} cores"],
-        ["Linux, Rust", f"{about['kernel']}, {about['rust']}"],
-        ["token", f"{servers['method']['token_bytes']} bytes, RS256, as Kubernetes makes them"],
+        ["date", machine["date"]],
+        ["processor", f"{machine['cpu']}, {machine['cores']} cores"],
+        ["Linux, Rust", f"{machine['kernel']}, {machine['rust']}"],
+        ["token", f"{servers['method']['token_bytes']} bytes, RS256, with the claims of a Kubernetes token"],
         *[[package, version] for package, version in versions.items()],
     ]
-    return table(["what", "which"], rows)
+    return markdown(["item", "value"], rows)
 
 
 def servers():
     rows = []
-    for server, kinds in kept("servers")["servers"].items():
-        same, different = kinds["same"], kinds["different"]
+    for server, loads in load("servers")["servers"].items():
+        same, different = loads["same"], loads["different"]
         rows.append([
-            name(server),
+            row_name(server),
             f"{same['open']['cpu']['median']:.1f}",
-            *[span(kind["added"], 2 if kind["added"]["median"] < 10 else 1) for kind in (same, different)],
+            *[median_and_range(of["added"], 2 if of["added"]["median"] < 10 else 1) for of in (same, different)],
             *[f"{path['rate']['median']:,.0f}" for path in (same["open"], same["guarded"], different["guarded"])],
         ])
-    head = ["server", "open path, µs", "guard adds, one token, µs", "guard adds, 3,000 tokens, µs"]
-    return table([*head, "open, req/s", "one token, req/s", "3,000 tokens, req/s"], rows)
+    header = ["server", "open path, µs", "added, one token, µs", "added, 3,000 tokens, µs"]
+    return markdown([*header, "open path, requests/s", "one token, requests/s", "3,000 tokens, requests/s"], rows)
 
 
 def summary():
-    """The README's: some servers, the medians alone."""
-    measured = kept("servers")["servers"]
+    measured = load("servers")["servers"]
     rows = [
-        [name(server), *[f"{measured[server][kind]['added']['median']:.1f} µs" for kind in ("same", "different")]]
-        for server in SUMMARY
+        [row_name(server), *[f"{measured[server][load]['added']['median']:.1f} µs" for load in ("same", "different")]]
+        for server in SELECTED_SERVERS
     ]
-    return table(["what the guard adds to a request", "one token", "3,000 tokens"], rows)
+    return markdown(["CPU time added to a request", "one token", "3,000 tokens"], rows)
 
 
 def ratios():
-    added = {server: [kinds[kind]["added"]["median"] for kind in ("same", "different")]
-             for server, kinds in kept("servers")["servers"].items()}
-    ours = added[OURS]
+    added = {
+        server: [loads[load]["added"]["median"] for load in ("same", "different")]
+        for server, loads in load("servers")["servers"].items()
+    }
     rows = [
-        [server, *[f"{mine / theirs:.3f}" for mine, theirs in zip(ours, others)]]
-        for server, others in added.items() if not server.startswith(OURS)
+        [server, *[f"{ours / theirs:.3f}" for ours, theirs in zip(added[OURS], others)]]
+        for server, others in added.items()
+        if not server.startswith(OURS)
     ]
-    return table([f"{OURS} over", "one token", "3,000 tokens"], rows)
+    return markdown([f"{OURS}, relative to", "one token", "3,000 tokens"], rows)
 
 
 def client():
-    ways = kept("client")["ways"]
-    base = ways["header"]["instructions"]
+    clients = load("client")["clients"]
+    base = clients["header"]["instructions"]
     rows = [
-        [name(way, WAYS[way]), span(row["cpu"]), f"{row['instructions']:,.0f}", f"{row['instructions'] - base:+,.0f}"]
-        for way, row in ways.items()
+        [
+            row_name(client, CLIENTS[client]),
+            median_and_range(row["cpu"]),
+            f"{row['instructions']:,.0f}",
+            f"{row['instructions'] - base:+,.0f}",
+        ]
+        for client, row in clients.items()
     ]
-    return table(["way", "CPU, µs a request", "instructions", "over a ready header"], rows)
+    return markdown(["client", "CPU time per request, µs", "instructions", "relative to a constant header"], rows)
 
 
 def attack():
     rows = []
-    for kind, paths in kept("attack")["phases"].items():
-        for path, told in paths.items():
-            answers = ", ".join(f"{count:,} × {status}" for status, count in told["bad"].items()) or "none"
-            latencies = [f"{told['latency'][part]:.0f}" for part in ("median", "99 %", "99.9 %")]
-            rows.append([
-                kind.replace("-", " "), path, *latencies, answers, told["fetches"], f"{told['kilobytes'] / 1024:.1f}",
-            ])
-    head = ["bad tokens", "path", "median, µs", "99 %, µs", "99.9 %, µs", "answers to the bad", "fetches", "MiB"]
-    return table(head, rows)
+    for bad_tokens, paths in load("attack")["phases"].items():
+        for path, phase in paths.items():
+            responses = ", ".join(f"{count:,} × {status}" for status, count in phase["bad"].items()) or "none"
+            latencies = [f"{phase['latency'][name]:.0f}" for name in ("median", "99 %", "99.9 %")]
+            memory = f"{phase['kilobytes'] / 1024:.1f}"
+            rows.append([bad_tokens.replace("-", " "), path, *latencies, responses, phase["fetches"], memory])
+    header = ["bad tokens", "path", "median, µs", "99 %, µs", "99.9 %, µs", "responses to bad requests", "key fetches"]
+    return markdown([*header, "memory, MiB"], rows)
 
 
 def instructions():
-    counts = kept("instructions")["counts"]
-    return table(["path", "instructions"], [[PATHS[path], f"{count:,.0f}"] for path, count in counts.items()])
+    counts = load("instructions")["counts"]
+    rows = [[INSTRUCTION_PATHS[path], f"{count:,.0f}"] for path, count in counts.items()]
+    return markdown(["path", "instructions"], rows)
 
 
-def promised(kind):
-    def rows():
-        for crate, lines in kept("process")["targets"].items():
-            for found, what, value, rest in lines:
-                if found == kind:
-                    yield [crate, f"`{what}`", f"{value:g}", rest.replace("(", "").replace(")", "")]
-    return list(rows())
+def bench_lines(kind):
+    for crate, lines in load("microbenchmarks")["targets"].items():
+        for line_kind, name, value, rest in lines:
+            if line_kind == kind:
+                yield crate, f"`{name}`", f"{value:g}", rest
 
 
 def targets():
-    return table(["crate", "target", "measured", "unit, limit"], promised("target"))
+    rows = []
+    for crate, name, value, rest in bench_lines("target"):
+        unit, limit = re.fullmatch(r"(\S+) \(limit (\S+)\)", rest).groups()
+        rows.append([crate, name, value, limit, unit])
+    return markdown(["crate", "target", "measured", "limit", "unit"], rows)
 
 
 def allocations():
-    return table(["path", "allocations a request"], [row[1:3] for row in promised("allocations")])
+    rows = [[name, value] for _, name, value, _ in bench_lines("allocations")]
+    return markdown(["path", "allocations per request"], rows)
 
 
 def growth():
-    process = kept("process")
+    benches = load("microbenchmarks")
     rows = []
-    for group, points in process["curves"].items():
-        told = ", ".join(f"{int(count):,}: {microseconds(value)}" for count, value in points.items())
-        rows.append([f"`{group}`", told])
-    held = ", ".join(f"{int(count):,}: {value / int(count):,.0f} B" for count, value in process["memory"].items())
-    rows.append(["`memory_by_distinct_tokens`, a token", held])
-    lines = [["curve", "points"], ["---", "---"], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def microseconds(nanoseconds):
-    return f"{nanoseconds / 1000:.2f} µs" if nanoseconds >= 1000 else f"{nanoseconds:.0f} ns"
+    for curve, points in benches["curves"].items():
+        rows.append([f"`{curve}`", ", ".join(f"{int(count):,}: {duration(time)}" for count, time in points.items())])
+    held = ", ".join(f"{int(count):,}: {held / int(count):,.0f} B" for count, held in benches["memory"].items())
+    rows.append(["`memory_by_distinct_tokens`, per token", held])
+    return markdown(["curve", "points"], rows, alignment="---")
 
 
 def fill(page, tables):
     text = page.read_text()
-    for make in tables:
-        between = re.compile(rf"(<!-- {make.__name__} -->\n).*?(<!-- end -->)", re.DOTALL)
-        filled = make()
-        text, found = between.subn(lambda match: f"{match[1]}\n{filled}\n\n{match[2]}", text)
-        if found != 1:
-            raise SystemExit(f"{page}: {make.__name__} has {found} places")
+    for table in tables:
+        section = re.compile(rf"(<!-- {table.__name__} -->\n).*?(<!-- end -->)", re.DOTALL)
+        content = table()
+        text, count = section.subn(lambda match: f"{match[1]}\n{content}\n\n{match[2]}", text)
+        if count != 1:
+            raise SystemExit(f"{page}: expected one comment `{table.__name__}`, found {count}")
     page.write_text(text)
 
 
-if __name__ == "__main__":
+def main():
     fill(
         ROOT / "BENCHMARKING.md",
         [machine, servers, ratios, client, attack, instructions, targets, allocations, growth],
     )
     fill(ROOT / "README.md", [summary])
+
+
+if __name__ == "__main__":
+    main()

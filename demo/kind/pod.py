@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""A pod that asks the server once: from the client's Deployment, under another name and account.
+"""Prints a pod that sends one round of requests, made from the client's Deployment.
 
     kubectl get deployment auth-client -o json | pod.py NAME IDENTITY SERVICE_ACCOUNT
+
+With the identity `none`, the pod has no projected volume.
 """
 
 import json

@@ -3,8 +3,8 @@
 
     kubectl get deployments.apps,replicasets.apps,pods -o json | pods.py DEPLOYMENT
 
-Prints a line `NAME RESTARTS` for each pod of the ReplicaSet that the Deployment's newest revision made, if it is running
-and not being deleted; the newest pod first. Prints nothing if there is none.
+Prints a line `NAME RESTARTS` for each pod that belongs to the ReplicaSet of the Deployment's newest revision, is running
+and is not being deleted; the newest pod first. Prints nothing if there is no such pod.
 """
 
 import json

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs up.sh against commands that answer as a scenario says: kubectl, kind, docker, cargo, openssl, sleep and seq.
+"""Tests up.sh without a cluster or a container engine.
 
-No cluster and no container engine is needed: fake.py plays the commands. Checks what up.sh concludes from the answers, and
-which commands it gives.
+fake.py replaces kubectl, kind, docker and cargo, and responds as each scenario describes. The tests verify which commands
+up.sh runs and whether it succeeds or fails.
 """
 
 import json
@@ -79,20 +79,20 @@ def pod(name, revision, created="2026-01-01T00:00:00Z", phase="Running", restart
 
 
 def scenario(**changes):
-    """A cluster in which everything is as it should be, with these changes."""
+    """Returns a scenario in which all checks pass, with the given changes."""
     return {
         "existing": [],
         "manifest": MANIFEST,
         "versions": ["v1", "apps/v1", "policy/v1"],
         "items": [deployment("1"), replica_set("1"), pod("new", "1")],
-        # The answers to the first lists of pods, where they differ from the later ones.
+        # The responses to the first requests for the lists of pods, if they differ from the later ones.
         "items_first": [],
         "logs": {
             "new": GOOD,
             "without-volume": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 401 401 - Unauthorized\n',
             "stranger": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 403 403 - Forbidden\n',
         },
-        # The log once the kubelet has been restarted, where it differs.
+        # The log after the kubelet was restarted, if it differs.
         "logs_after": {},
         "phases": {"without-volume": "Failed", "stranger": "Failed"},
         "failing": None,
@@ -101,9 +101,9 @@ def scenario(**changes):
 
 
 class Up(unittest.TestCase):
-    """up.sh against one scenario each."""
+    """Each test runs up.sh in a scenario."""
 
-    def run_up(self, world):
+    def run_up(self, scenario):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         root = pathlib.Path(folder.name)
@@ -121,30 +121,30 @@ class Up(unittest.TestCase):
         for name in ("sleep", "openssl"):
             (root / "bin" / name).symlink_to("/bin/true")
         (root / "bin" / "python3").symlink_to(sys.executable)
-        # What up.sh waits for is there at once or never, so three tries are enough.
+        # In a scenario, what up.sh waits for happens at once or never, so three attempts are enough.
         (root / "bin" / "seq").write_text("#!/bin/sh\necho 1 2 3\n", encoding="utf-8")
         (root / "bin" / "seq").chmod(0o755)
-        (root / "state" / "scenario").write_text(json.dumps(world), encoding="utf-8")
+        (root / "state" / "scenario").write_text(json.dumps(scenario), encoding="utf-8")
         environment = {**os.environ, "PATH": f"{root / 'bin'}:{os.environ['PATH']}", "STATE": str(root / "state")}
         ran = subprocess.run(
             [root / "kind" / "up.sh"], env=environment, capture_output=True, text=True, timeout=300, check=False
         )
-        self.said = ran.stdout + ran.stderr
+        self.output = ran.stdout + ran.stderr
         self.calls = (root / "state" / "calls").read_text(encoding="utf-8").splitlines()
         applied = root / "state" / "applied"
         self.applied = applied.read_text(encoding="utf-8") if applied.exists() else ""
         return ran.returncode
 
-    def succeeds(self, world):
-        self.assertEqual(self.run_up(world), 0, self.said)
-        self.assertEqual(self.said.strip().splitlines()[-1], "== all checks hold")
-        self.assertNotIn("THE EVENTS", self.said)
+    def succeeds(self, scenario):
+        self.assertEqual(self.run_up(scenario), 0, self.output)
+        self.assertEqual(self.output.strip().splitlines()[-1], "== all checks passed")
+        self.assertNotIn("THE EVENTS", self.output)
 
-    def fails(self, world, *said):
-        self.assertNotEqual(self.run_up(world), 0, self.said)
-        self.assertNotIn("all checks hold", self.said)
-        for part in (*said, "THE PODS", "THE EVENTS", "LOG OF auth-server-pod", "LOG OF auth-client-pod"):
-            self.assertIn(part, self.said)
+    def fails(self, scenario, *messages):
+        self.assertNotEqual(self.run_up(scenario), 0, self.output)
+        self.assertNotIn("all checks passed", self.output)
+        for part in (*messages, "THE PODS", "THE EVENTS", "LOG OF auth-server-pod", "LOG OF auth-client-pod"):
+            self.assertIn(part, self.output)
 
     def logs_read(self):
         words = [call.split() for call in self.calls if call.startswith("kubectl logs")]
@@ -158,15 +158,15 @@ class Up(unittest.TestCase):
         self.assertEqual(self.restarted(), [])
         self.assertEqual(self.logs_read(), {"new", "without-volume", "stranger"})
 
-    def test_only_deployments_from_before_this_apply_are_restarted_and_after_it(self):
+    def test_only_deployments_that_existed_before_are_restarted_and_only_after_apply(self):
         for existing in (["auth-server", "auth-client"], ["auth-server"], ["auth-client"]):
             with self.subTest(existing=existing):
                 self.succeeds(scenario(existing=existing))
                 self.assertEqual(self.restarted(), existing)
-                asked = self.calls.index("kubectl get deployment auth-server -o name --ignore-not-found")
-                applied = next(i for i, call in enumerate(self.calls) if i > asked and call == "kubectl apply -f -")
+                listed = self.calls.index("kubectl get deployment auth-server -o name --ignore-not-found")
+                applied = next(i for i, call in enumerate(self.calls) if i > listed and call == "kubectl apply -f -")
                 restarted = next(i for i, call in enumerate(self.calls) if "rollout restart" in call)
-                self.assertTrue(asked < applied < restarted, self.calls)
+                self.assertTrue(listed < applied < restarted, self.calls)
 
     def test_the_log_of_an_older_pod_is_not_read(self):
         old = {
@@ -193,25 +193,25 @@ class Up(unittest.TestCase):
             with self.subTest(name):
                 self.fails(scenario(logs={**logs, name: ""}))
 
-    def test_a_log_without_answers_after_the_rotation_is_a_failure(self):
+    def test_a_log_without_responses_after_the_rotation_is_a_failure(self):
         for what, after in {
             "nothing": "",
-            "no answer": ROTATED,
-            "no answer on the guarded path": ROTATED + OPEN,
-            "no answer on the open path": ROTATED + PRIVATE,
+            "no response": ROTATED,
+            "no response on the guarded path": ROTATED + OPEN,
+            "no response on the open path": ROTATED + PRIVATE,
         }.items():
             with self.subTest(what):
                 self.fails(scenario(logs_after={"new": after}))
 
     def test_a_token_that_is_not_replaced_is_a_failure(self):
-        self.fails(scenario(logs_after={"new": OPEN + PRIVATE}), "the client has taken in a new token")
+        self.fails(scenario(logs_after={"new": OPEN + PRIVATE}), "the client uses a new token")
 
     def test_a_request_that_fails_around_the_rotation_is_a_failure(self):
         for line in ("GET /private: 401 401 - Unauthorized\n", "GET /: failed: connection refused\n"):
             with self.subTest(line):
                 self.fails(scenario(logs_after={"new": GOOD + line}), line, "a request failed around the rotation")
 
-    def test_a_client_that_restarts_or_is_replaced_meanwhile_is_a_failure(self):
+    def test_a_client_that_restarts_or_is_replaced_during_the_checks_is_a_failure(self):
         first = [[deployment("1"), replica_set("1"), pod("new", "1")]] * 2
         for what, last in {
             "restarted": pod("new", "1", restarts=1),
@@ -221,7 +221,7 @@ class Up(unittest.TestCase):
                 items = [deployment("1"), replica_set("1"), last]
                 self.fails(scenario(items_first=first, items=items), "after the rotation")
 
-    def test_a_pod_that_should_be_refused_and_is_not_is_a_failure(self):
+    def test_a_pod_that_is_admitted_although_it_must_be_refused_is_a_failure(self):
         logs = scenario()["logs"]
         for name in ("without-volume", "stranger"):
             with self.subTest(name):
@@ -229,7 +229,7 @@ class Up(unittest.TestCase):
                 self.fails(scenario(phases={**scenario()["phases"], name: "Succeeded"}), f"the pod {name}")
                 self.fails(scenario(phases={**scenario()["phases"], name: "Pending"}), f"the pod {name}")
 
-    def test_a_command_that_fails_is_a_failure_with_the_state_of_the_cluster(self):
+    def test_a_failing_command_is_a_failure_that_prints_the_state_of_the_cluster(self):
         for command in (
             "apply",
             "kustomize",
@@ -241,7 +241,7 @@ class Up(unittest.TestCase):
             with self.subTest(command):
                 self.fails(scenario(failing=command))
 
-    def test_the_budget_is_of_policy_v1_where_the_cluster_serves_it_and_of_v1beta1_where_not(self):
+    def test_the_disruption_budget_uses_policy_v1_if_supported_and_v1beta1_otherwise(self):
         self.succeeds(scenario())
         self.assertIn("apiVersion: policy/v1\n", self.applied)
         self.assertIn("image: workload-identity-demo:kind\n", self.applied)

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Creates a kind cluster, runs server and client in it, and checks the result.
+# Creates a kind cluster, runs server and client in it, and checks that they work through a token rotation.
 #
-#   demo/kind/up.sh      builds, creates, applies, waits, checks: exits with 0 only if every check holds
-#   demo/kind/down.sh    removes all of it
+#   demo/kind/up.sh      builds the image, creates the cluster, applies the manifests and runs the checks; exits with 0 only
+#                        if every check passes
+#   demo/kind/down.sh    deletes the cluster and the image
 #
-# Needs docker or podman, kind, kubectl 1.23 or newer, openssl, python3, and cargo with a C compiler. The cluster may be
-# older than kubectl: 1.21 is the lowest version that the manifests are for (see demo/README.md). Against 1.20 this script
-# still works: it applies the PodDisruptionBudget as policy/v1beta1.
+# Requires docker or podman, kind, kubectl 1.23 or newer, openssl, python3, and cargo with a C compiler. The manifests
+# require Kubernetes 1.21 (see demo/README.md). With 1.20 this script still works: it applies the PodDisruptionBudget as
+# policy/v1beta1.
 #
-# On any failure it prints the pods, the events and the logs of both programs.
+# If anything fails, it prints the pods, the events and the logs of both programs.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -27,7 +28,7 @@ fail() {
 }
 kube() { kubectl --context "kind-$cluster" --namespace "$namespace" "$@"; }
 
-# What is needed to find the cause of a failure. Each part is printed even where another cannot be had.
+# Prints what helps to find the cause of a failure. Each part is printed even if another part fails.
 diagnose() {
     local quick=(--request-timeout=20s) pod
     printf '\n== pods\n'
@@ -46,7 +47,7 @@ diagnose() {
     done
 }
 
-# Set once there is a cluster to ask.
+# Not empty once the cluster exists.
 has_cluster=
 archive=$(mktemp)
 work=$(mktemp -d)
@@ -54,24 +55,24 @@ finish() {
     local code=$?
     if [ "$code" != 0 ] && [ -n "$has_cluster" ]; then
         diagnose >&2
-        printf '\nFAILED: %s\n' "${reason:-a command ended with $code; see above}" >&2
+        printf '\nFAILED: %s\n' "${reason:-a command exited with $code; see above}" >&2
     fi
     rm -rf "$archive" "$work"
 }
 trap finish EXIT
 
-# Waits for a command to succeed: `until_true SECONDS WHAT COMMAND…`.
+# Repeats a command until it succeeds: `until_true SECONDS DESCRIPTION COMMAND…`.
 until_true() {
-    local seconds=$1 what=$2
+    local seconds=$1 description=$2
     shift 2
     for _ in $(seq "$seconds"); do
         if "$@" >/dev/null 2>&1; then
-            echo "ok: $what"
+            echo "ok: $description"
             return
         fi
         sleep 1
     done
-    fail "$what (waited $seconds s)"
+    fail "$description: not true after $seconds s"
 }
 
 step "prerequisites"
@@ -81,12 +82,12 @@ for candidate in docker podman; do
         engine=$candidate
     fi
 done
-[ -n "$engine" ] || fail "docker or podman is needed, and has to be running"
+[ -n "$engine" ] || fail "docker or podman is required and must be running"
 for tool in kind kubectl openssl python3 cargo; do
-    command -v "$tool" >/dev/null || fail "$tool is needed; see the prerequisites in demo/README.md"
+    command -v "$tool" >/dev/null || fail "$tool is required; see demo/README.md"
 done
 [ "$engine" = docker ] || export KIND_EXPERIMENTAL_PROVIDER=$engine
-echo "$engine, $(kind version), kubectl, openssl, python3 and cargo are there"
+echo "$engine, $(kind version), kubectl, openssl, python3 and cargo are available"
 
 step "image"
 BUILDER=$engine ../image/build.sh "$image"
@@ -96,7 +97,7 @@ kind get clusters 2>/dev/null | grep -qx "$cluster" || kind create cluster --nam
 has_cluster=1
 "$engine" save "$image" -o "$archive"
 kind load image-archive "$archive" --name "$cluster"
-# podman gives an image without a registry the name localhost/…
+# podman prefixes the name of an image without a registry with localhost/.
 loaded=$image
 [ "$engine" = docker ] || loaded=localhost/$image
 
@@ -112,8 +113,8 @@ kube create secret tls auth-server-tls --cert "$work/tls.crt" --key "$work/tls.k
 kube create configmap auth-server-ca --from-file "$work/ca.crt" --dry-run=client -o yaml | kube apply -f -
 
 step "server and client"
-# Programs that run already take up the new image and certificates by a restart. One that this apply creates starts with
-# them, and a restart would only end pods that are starting.
+# Programs that already run are restarted so that they use the new image and certificates. Programs that are created now
+# use them anyway, and a restart would only stop pods that are starting.
 running=()
 for program in "${programs[@]}"; do
     existing=$(kube get deployment "$program" -o name --ignore-not-found)
@@ -123,7 +124,7 @@ policy=policy/v1
 versions=$(kube api-versions)
 if ! grep -qx policy/v1 <<<"$versions"; then
     policy=policy/v1beta1
-    echo "this cluster does not serve policy/v1, which came with Kubernetes 1.21; $policy is used instead"
+    echo "this cluster does not support policy/v1, which was added in Kubernetes 1.21; using $policy"
 fi
 kubectl kustomize ../deploy/overlays/kind |
     sed -e "s|image: workload-identity-demo$|image: $loaded|" -e "s|^apiVersion: policy/v1$|apiVersion: $policy|" |
@@ -136,8 +137,8 @@ for program in "${programs[@]}"; do
 done
 
 step "checks"
-# The client's newest running pod, of the ReplicaSet that is current: a line `NAME RESTARTS`. An older pod that is still
-# ending, and its log, have no part in the checks.
+# Prints `NAME RESTARTS` of the client's newest running pod, from the current ReplicaSet. Older pods that are still
+# terminating are not checked.
 client() { kube get deployments.apps,replicasets.apps,pods -o json | ./pods.py auth-client | sed -n 1p; }
 is_running() { [ -n "$(client)" ]; }
 until_true 60 "a pod of the client is running" is_running
@@ -145,11 +146,12 @@ found=$(client)
 pod=${found% *}
 log() { kube logs "$pod" --since "${1:-1h}"; }
 shows() { grep -q "$1" <<<"$(log "${2:-1h}")"; }
-until_true 60 "the client is answered on the open path" shows 'GET /: 200 .*hello-exposed'
-until_true 60 "the client is let in on the guarded path" shows 'GET /private: 200 .*hello-private'
+until_true 60 "the client receives 200 on the open path" shows 'GET /: 200 .*hello-exposed'
+until_true 60 "the client receives 200 on the guarded path" shows 'GET /private: 200 .*hello-private'
 
-# A pod that asks once: `ask NAME IDENTITY SERVICE_ACCOUNT`; prints its log.
-ask() {
+# Runs a pod that sends one round of requests, expects it to fail, and prints its log:
+# `request_refused NAME IDENTITY SERVICE_ACCOUNT`.
+request_refused() {
     kube delete pod "$1" --ignore-not-found --wait >/dev/null
     kube get deployment auth-client -o json | ./pod.py "$1" "$2" "$3" | kube apply -f - >/dev/null
     local phase=
@@ -161,38 +163,38 @@ ask() {
         sleep 1
     done
     kube logs "$1"
-    [ "$phase" = Failed ] || fail "the pod $1 did not end with a refusal: its phase is ${phase:-unknown}"
+    [ "$phase" = Failed ] || fail "the pod $1 should have failed because its request is refused, but its phase is ${phase:-unknown}"
 }
-ask without-volume none default | tee "$work/log"
-grep -q 'GET /private: 401' "$work/log" || fail "a pod without the projected volume was not refused"
+request_refused without-volume none default | tee "$work/log"
+grep -q 'GET /private: 401' "$work/log" || fail "a pod without the projected volume was not refused with 401"
 echo "ok: a pod without the projected volume is refused with 401"
 kube create serviceaccount stranger --dry-run=client -o yaml | kube apply -f - >/dev/null
-ask stranger cluster stranger | tee "$work/log"
+request_refused stranger cluster stranger | tee "$work/log"
 grep -q 'GET /private: 403' "$work/log" || fail "a service account outside the policy was not refused with 403"
 echo "ok: a service account outside the policy is refused with 403"
 
 step "a token rotation"
-echo "The token lives 600 s and would be replaced after some 8 minutes. A restart of the kubelet replaces it at once,"
-echo "so that is what is done here; the client does not notice the difference."
+echo "The token is valid for 600 s and would be replaced after about 8 minutes. Restarting the kubelet replaces it at once;"
+echo "for the client there is no difference."
 began=$(date +%s)
 for node in $(kind get nodes --name "$cluster"); do
     "$engine" exec "$node" systemctl restart kubelet
 done
 since() { echo "$(($(date +%s) - began + 1))s"; }
 rotated() { shows 'the projected token was replaced' "$(since)"; }
-until_true 120 "the client has taken in a new token" rotated
+until_true 120 "the client uses a new token" rotated
 sleep 12
-answers=$(log "$(since)" | grep -E 'GET /[a-z]*: ' || true)
+responses=$(log "$(since)" | grep -E 'GET /[a-z]*: ' || true)
 for path in / /private; do
-    grep -q "GET $path: " <<<"$answers" || fail "the log of $pod has no answer on $path around the rotation"
+    grep -q "GET $path: " <<<"$responses" || fail "the log of $pod has no response on $path around the rotation"
 done
-if grep -v ': 200 ' <<<"$answers"; then
+if grep -v ': 200 ' <<<"$responses"; then
     fail "a request failed around the rotation"
 fi
-shows 'GET /private: 200' 10s || fail "the client is not let in after the rotation"
-# The log begins anew with each container, so a restart would hide what came before.
-still=$(client)
-[ "$still" = "$found" ] || fail "the client's pod was \"$found\" (name, restarts) and is \"$still\" after the rotation"
+shows 'GET /private: 200' 10s || fail "the client does not receive 200 on the guarded path after the rotation"
+# Each container has its own log, so a restart would hide earlier lines.
+current=$(client)
+[ "$current" = "$found" ] || fail "the client's pod (name, restarts) was \"$found\" and is \"$current\" after the rotation"
 echo "ok: no request failed around the rotation"
 
-step "all checks hold"
+step "all checks passed"

@@ -1,4 +1,4 @@
-// net/http with go-oidc: the page at /, and at /private for whoever has a valid token.
+// A net/http server with go-oidc: / answers anyone, /private answers callers with a valid token.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 
 const (
 	audience = "https://auth-server.example"
-	text     = "the same page of sixty-four bytes for all who are let in to read"
+	text     = "a response of exactly sixty-four bytes, the same for both paths."
 )
 
 func page(answer http.ResponseWriter, _ *http.Request) {

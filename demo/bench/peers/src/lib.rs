@@ -1,4 +1,4 @@
-//! What all programs here share: their arguments, the page, and the service account that may read it.
+//! Shared by the programs of the benchmarks: arguments, the response body, and the service account of the tokens.
 
 use std::error::Error;
 use std::net::Ipv4Addr;
@@ -7,50 +7,51 @@ use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-/// Whatever goes wrong ends the program.
-pub type Anything<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+/// A result whose error ends the program.
+pub type AnyResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What the tokens are for.
+/// The audience of the tokens.
 pub const AUDIENCE: &str = "https://auth-server.example";
 /// The namespace and the name of the tokens' service account.
 pub const ACCOUNT: (&str, &str) = ("id-namespace", "gke-sa");
-/// What both paths answer.
-pub const PAGE: &str = "the same page of sixty-four bytes for all who are let in to read";
+/// The body of all responses.
+pub const BODY: &str = "a response of exactly sixty-four bytes, the same for both paths.";
 
-/// The arguments that every server takes.
+/// The arguments of every server.
 pub struct Settings {
-    /// Where to listen on loopback.
+    /// The port on loopback to listen on.
     pub port: u16,
-    /// Who signs the tokens.
+    /// The URL of the issuer.
     pub issuer: String,
 }
 
 impl Settings {
-    /// `<port> <issuer>`.
-    pub fn from_arguments() -> Anything<Self> {
+    /// Parses the arguments `<port> <issuer>`.
+    pub fn from_arguments() -> AnyResult<Self> {
         let [port, issuer] = arguments("<port> <issuer>")?;
         let port = port.parse()?;
         Ok(Self { port, issuer })
     }
 
-    /// The port, listened at.
-    pub async fn listener(&self) -> Anything<TcpListener> {
+    /// Opens the port.
+    pub async fn listener(&self) -> AnyResult<TcpListener> {
         Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?)
     }
 
-    /// Serves the page at `/`, and at `/private` what `guarded` makes of the page's route.
-    pub async fn serve(&self, guarded: impl FnOnce(Router) -> Router) -> Anything {
-        let app = guarded(Router::new().route("/private", get(page))).route("/", get(page));
+    /// Serves the body at `/`, and at `/private` behind the guard that `add_guard` adds to the route.
+    pub async fn serve(&self, add_guard: impl FnOnce(Router) -> Router) -> AnyResult {
+        let guarded = add_guard(Router::new().route("/private", get(body)));
+        let app = guarded.route("/", get(body));
         Ok(axum::serve(self.listener().await?, app).await?)
     }
 }
 
-/// So many arguments, or how to call the program.
-pub fn arguments<const N: usize>(usage: &str) -> Anything<[String; N]> {
+/// Returns the program's arguments, or `usage` as the error if their number is not `N`.
+pub fn arguments<const N: usize>(usage: &str) -> AnyResult<[String; N]> {
     let given: Vec<_> = std::env::args().skip(1).collect();
     given.try_into().map_err(|_| usage.into())
 }
 
-async fn page() -> &'static str {
-    PAGE
+async fn body() -> &'static str {
+    BODY
 }

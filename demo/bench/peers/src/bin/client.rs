@@ -1,15 +1,15 @@
-//! A loop of requests, one after the other on one connection.
+//! Sends requests one after the other over one connection.
 //!
-//! `client <way> <url> <token file> <requests>`, where the way is `reqwest`, `noop`, `header` (a header value that
-//! stays as it is), `bearer-auth`, `bearer-auth-sent-once`, `kube-rs` or `google-cloud-auth`; the last two do for each
-//! request what those do.
+//! `client <middleware> <url> <token file> <requests>`, where the middleware is one of `reqwest` (none), `noop`, `header`
+//! (adds a constant value), `bearer-auth`, `bearer-auth-sent-once`, `kube-rs` and `google-cloud-auth`. The last two do the
+//! work that these crates do for each request.
 
 #[allow(dead_code)]
 #[path = "../../../../../reqwest-wi-auth/benches/targets/others.rs"]
 mod others;
 
 use async_trait::async_trait;
-use bench_peers::{Anything, arguments};
+use bench_peers::{AnyResult, arguments};
 use http::{Extensions, HeaderMap, HeaderValue};
 use reqwest::{Client, Request, Response};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
@@ -17,11 +17,11 @@ use reqwest_wi_auth::{BearerAuth, ProjectedToken};
 
 use crate::others::{GoogleCloudAuth, KubeRs};
 
-/// Changes the headers, and sends.
-struct Before<F>(F);
+/// A middleware that changes the headers of each request.
+struct ChangeHeaders<F>(F);
 
 #[async_trait]
-impl<F: Fn(&mut HeaderMap) + Send + Sync + 'static> Middleware for Before<F> {
+impl<F: Fn(&mut HeaderMap) + Send + Sync + 'static> Middleware for ChangeHeaders<F> {
     async fn handle(
         &self,
         mut request: Request,
@@ -34,23 +34,24 @@ impl<F: Fn(&mut HeaderMap) + Send + Sync + 'static> Middleware for Before<F> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Anything {
-    let [way, url, file, requests] = arguments("<way> <url> <token file> <requests>")?;
+async fn main() -> AnyResult {
+    let [middleware, url, file, requests] =
+        arguments("<middleware> <url> <token file> <requests>")?;
     let (token, requests) = (std::fs::read_to_string(&file)?, requests.parse()?);
     let plain = Client::builder().no_proxy().build()?;
-    if way == "reqwest" {
+    if middleware == "reqwest" {
         for _ in 0..requests {
             finish(plain.get(&url).send().await?).await?;
         }
         return Ok(());
     }
     let client = ClientBuilder::new(plain);
-    let client = match way.as_str() {
-        "noop" => client.with(Before(|_: &mut HeaderMap| {})),
+    let client = match middleware.as_str() {
+        "noop" => client.with(ChangeHeaders(|_: &mut HeaderMap| {})),
         "header" => {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
             value.set_sensitive(true);
-            client.with(Before(move |headers: &mut HeaderMap| {
+            client.with(ChangeHeaders(move |headers: &mut HeaderMap| {
                 headers.insert("authorization", value.clone());
             }))
         }
@@ -64,13 +65,17 @@ async fn main() -> Anything {
         }
         "kube-rs" => {
             let auth = KubeRs::new(&token);
-            client.with(Before(move |headers: &mut HeaderMap| auth.put(headers)))
+            client.with(ChangeHeaders(move |headers: &mut HeaderMap| {
+                auth.put(headers)
+            }))
         }
         "google-cloud-auth" => {
             let auth = GoogleCloudAuth::new(&token);
-            client.with(Before(move |headers: &mut HeaderMap| auth.put(headers)))
+            client.with(ChangeHeaders(move |headers: &mut HeaderMap| {
+                auth.put(headers)
+            }))
         }
-        other => return Err(format!("no such way: {other}").into()),
+        other => return Err(format!("unknown middleware {other:?}").into()),
     };
     let client = client.build();
     for _ in 0..requests {
@@ -79,7 +84,7 @@ async fn main() -> Anything {
     Ok(())
 }
 
-async fn finish(response: Response) -> Anything {
+async fn finish(response: Response) -> AnyResult {
     response.error_for_status()?.bytes().await?;
     Ok(())
 }

@@ -1,23 +1,23 @@
-//! An issuer on loopback, and tokens for the loads. Prints its URL once the files are written; then, for each line on
-//! standard input, how often its keys have been fetched. Ends with standard input.
+//! An issuer on loopback that also creates the tokens for the load generators.
 //!
-//! `issuer <folder> <tokens>`: writes so many tokens of each kind to `good`, `wrong-signature`, `unknown-key`, `huge`
-//! and `garbage`, one a line.
+//! `issuer <folder> <tokens>` writes the given number of tokens of each kind to the files `good`, `wrong-signature`,
+//! `unknown-key`, `huge` and `garbage`, one per line, and then prints the URL of the issuer. For each line on standard
+//! input it prints how often its keys have been fetched. It exits at the end of standard input.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use bench_peers::{ACCOUNT, AUDIENCE, Anything, arguments};
+use bench_peers::{ACCOUNT, AUDIENCE, AnyResult, arguments};
 use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
 use tower_oidc_guard::testing::{TestIssuer, TokenSpec};
 
 const LIFETIME: Duration = Duration::from_secs(6 * 3600);
-/// Above what the guard reads, and below what the server takes for a request.
+/// Longer than the guard accepts, and shorter than the limit of the HTTP server.
 const HUGE: usize = 20_000;
 
 #[tokio::main]
-async fn main() -> Anything {
+async fn main() -> AnyResult {
     let [folder, tokens] = arguments("<folder> <tokens>")?;
     let (folder, tokens) = (Path::new(&folder), tokens.parse()?);
     let issuer = TestIssuer::start().await?;
@@ -28,7 +28,7 @@ async fn main() -> Anything {
         let spec = issuer.token().audience(AUDIENCE).lifetime(LIFETIME);
         spec.service_account(namespace, name)
     };
-    let write = |name: &str, make: &dyn Fn(usize) -> String| -> Anything {
+    let write = |name: &str, make: &dyn Fn(usize) -> String| -> AnyResult {
         let mut lines = String::new();
         for number in 0..tokens {
             writeln!(lines, "{}", make(number))?;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bench_peers::{AUDIENCE, Anything, Settings};
+use bench_peers::{AUDIENCE, AnyResult, Settings};
 use oauth_resource_server::axum::AuthLayer;
 use oauth_resource_server::{KeyNaming, OAuthConfig, OAuthValidator, static_token_policy};
 
 #[tokio::main]
-async fn main() -> Anything {
+async fn main() -> AnyResult {
     let settings = Settings::from_arguments()?;
     let config = OAuthConfig {
         enabled: true,
@@ -20,7 +20,7 @@ async fn main() -> Anything {
     };
     let config = config
         .resolve(KeyNaming::Dotted("oauth"))?
-        .ok_or("it is enabled")?;
+        .ok_or("the configuration is not enabled")?;
     let validator = Arc::new(OAuthValidator::new(&config)?);
     validator.spawn_background_refresh();
     validator.refresh_now().await?;

@@ -1,12 +1,12 @@
 //! axum with tower-oauth2-resource-server.
 
-use bench_peers::{AUDIENCE, Anything, Settings};
+use bench_peers::{AUDIENCE, AnyResult, Settings};
 use tower_oauth2_resource_server::claims::DefaultClaims;
 use tower_oauth2_resource_server::server::OAuth2ResourceServer;
 use tower_oauth2_resource_server::tenant::TenantConfiguration;
 
 #[tokio::main]
-async fn main() -> Anything {
+async fn main() -> AnyResult {
     let settings = Settings::from_arguments()?;
     let issuer = TenantConfiguration::builder(&settings.issuer)
         .audiences(&[AUDIENCE])

@@ -1,4 +1,4 @@
-"""Programs under measurement: started, asked what they have used, ended."""
+"""Starts the measured programs, reads their CPU time and memory, and terminates them."""
 
 import contextlib
 import os
@@ -10,13 +10,17 @@ import time
 from pathlib import Path
 
 BENCH = Path(__file__).parent
-TICKS = os.sysconf("SC_CLK_TCK")
+CLOCK_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def cores():
-    """The server's and the load's: on one machine they keep out of each other's way."""
-    usable = sorted(os.sched_getaffinity(0))
-    return {usable[0]}, set(usable[1:]) or {usable[0]}
+def server_cores():
+    """Returns the core that is reserved for the measured server."""
+    return {min(os.sched_getaffinity(0))}
+
+
+def load_cores():
+    """Returns the cores for everything else; the server's if there is only one."""
+    return os.sched_getaffinity(0) - server_cores() or server_cores()
 
 
 def free_port():
@@ -25,82 +29,82 @@ def free_port():
         return probe.getsockname()[1]
 
 
-class Program:
-    """A process of its own on the server's core, or on the load's."""
+class Process:
+    """A child process that runs on the given cores."""
 
-    def __init__(self, command, *, of_load=False, environment=None, **options):
-        use = cores()[of_load]
+    def __init__(self, command, cores, *, environment=None, **options):
         self.process = subprocess.Popen(
             [str(part) for part in command],
             env={**os.environ, **(environment or {})},
-            preexec_fn=lambda: os.sched_setaffinity(0, use),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
             **options,
         )
 
     def cpu_seconds(self):
-        """User and system time of all its threads so far."""
+        """Returns the user and system time of all threads since the start."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_SECOND
 
     def resident_kilobytes(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)[1])
 
-    def end(self):
+    def terminate(self):
         self.process.terminate()
         self.process.wait()
 
 
-class Issuer(Program):
-    """Has its tokens in files of its folder, a kind each."""
+class Issuer(Process):
+    """The test issuer. It writes one file of tokens per kind to `folder`: `good`, `wrong-signature`, and so on."""
 
     def __init__(self, programs, folder, tokens):
         self.folder = Path(folder)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        super().__init__([programs / "issuer", folder, tokens], of_load=True, **pipes)
+        super().__init__([programs / "issuer", folder, tokens], load_cores(), **pipes)
         self.url = self.process.stdout.readline().strip()
 
     def key_fetches(self):
+        """Returns how often the keys have been fetched."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
 
-class Server(Program):
-    """Answers at / and, to whom it lets in, at /private."""
+class Server(Process):
+    """A server that answers anyone at `/`, and callers with a valid token at `/private`."""
 
     def __init__(self, name, command, **options):
-        """`command` takes the port and gives the words."""
+        """`command` is a function from the port to the command line."""
         self.name = name
         self.port = free_port()
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        super().__init__(command(self.port), **quiet, **options)
+        super().__init__(command(self.port), server_cores(), **quiet, **options)
 
     def url(self, path):
         return f"http://127.0.0.1:{self.port}{path}"
 
-    def wait(self):
+    def wait_until_listening(self):
         for _ in range(200):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
             if self.process.poll() is not None:
                 break
             time.sleep(0.05)
-        raise SystemExit(f"{self.name} does not listen")
+        raise SystemExit(f"{self.name} does not listen on port {self.port}")
 
 
 @contextlib.contextmanager
-def running(started):
-    """Ends all of them, whatever happens."""
+def terminated(processes):
+    """Terminates the processes at the end of the block; more may be added within it."""
     try:
-        yield started
+        yield processes
     finally:
-        for program in started:
-            program.end()
+        for process in processes:
+            process.terminate()
 
 
 @contextlib.contextmanager
-def issuer(programs, tokens):
+def running_issuer(programs, tokens):
     with tempfile.TemporaryDirectory() as folder:
-        with running([Issuer(programs, folder, tokens)]) as [started]:
-            yield started
+        with terminated([Issuer(programs, folder, tokens)]) as [issuer]:
+            yield issuer

@@ -1,10 +1,10 @@
-//! axum with tower-oidc-guard; with `UNCACHED` in the environment, nothing that verified is kept.
+//! axum with tower-oidc-guard. The environment variable `UNCACHED` turns the cache of verified tokens off.
 
-use bench_peers::{ACCOUNT, AUDIENCE, Anything, Settings};
+use bench_peers::{ACCOUNT, AUDIENCE, AnyResult, Settings};
 use tower_oidc_guard::{Issuer, OidcGuard, Policy};
 
 #[tokio::main]
-async fn main() -> Anything {
+async fn main() -> AnyResult {
     let settings = Settings::from_arguments()?;
     let issuer = Issuer::kubernetes(&settings.issuer).audience(AUDIENCE);
     let (namespace, name) = ACCOUNT;
