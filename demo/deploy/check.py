@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Checks manifests against the Pod Security profile "restricted" and against this project's own rules.
+"""Checks manifests against the Pod Security profile "restricted" and the rules of this project.
 
-Reads the output of `kubectl kustomize` from standard input, prints each fault, and exits with 1 if there are any.
+Reads the output of `kubectl kustomize` from standard input, prints each violation, and exits with 1 if there are any.
 """
 
 import sys
 
 import yaml
 
-# A container whose environment refers to one of these cannot restart while the API server is away (seen on 1.36). The
-# settings are plain values instead; see settings/kustomization.yaml.
+# A container whose environment refers to one of these cannot restart while the API server is unreachable (observed with
+# Kubernetes 1.36). Settings are plain values instead; see settings/kustomization.yaml.
 REFERENCES = {"configMapKeyRef", "secretKeyRef", "envFrom"}
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
 
-def pod_faults(pod):
+def pod_violations(pod):
     if pod.get("automountServiceAccountToken") is not False:
         yield "automountServiceAccountToken is not false"
     for forbidden in ("hostNetwork", "hostPID", "hostIPC"):
@@ -23,41 +23,41 @@ def pod_faults(pod):
     for volume in pod.get("volumes", []):
         kinds = set(volume) - {"name"}
         if not kinds <= VOLUMES:
-            yield f"volume {volume['name']} is of the kind {kinds}"
-    of_pod = pod.get("securityContext", {})
+            yield f"volume {volume['name']} has the type {kinds}, which the profile does not allow"
+    pod_context = pod.get("securityContext", {})
     for container in pod.get("initContainers", []) + pod["containers"]:
-        for fault in container_faults(container, of_pod):
-            yield f"container {container['name']}: {fault}"
+        for violation in container_violations(container, pod_context):
+            yield f"container {container['name']}: {violation}"
 
 
-def container_faults(container, of_pod):
-    own = container.get("securityContext", {})
+def container_violations(container, pod_context):
+    context = container.get("securityContext", {})
 
     def setting(name):
-        return own.get(name, of_pod.get(name))
+        return context.get(name, pod_context.get(name))
 
     if setting("runAsNonRoot") is not True or setting("runAsUser") in (0, None):
-        yield "may run as root"
-    if setting("seccompProfile", ) is None or setting("seccompProfile")["type"] not in ("RuntimeDefault", "Localhost"):
+        yield "may run as root (runAsNonRoot, runAsUser)"
+    if setting("seccompProfile") is None or setting("seccompProfile")["type"] not in ("RuntimeDefault", "Localhost"):
         yield "has no seccomp profile"
-    if own.get("allowPrivilegeEscalation") is not False:
-        yield "may gain privileges"
-    if own.get("privileged"):
+    if context.get("allowPrivilegeEscalation") is not False:
+        yield "may gain privileges (allowPrivilegeEscalation)"
+    if context.get("privileged"):
         yield "is privileged"
-    if own.get("readOnlyRootFilesystem") is not True:
-        yield "may write to its root"
-    capabilities = own.get("capabilities", {})
+    if context.get("readOnlyRootFilesystem") is not True:
+        yield "may write to its root file system (readOnlyRootFilesystem)"
+    capabilities = context.get("capabilities", {})
     if capabilities.get("drop") != ["ALL"] or set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
         yield "has capabilities"
     if any("hostPort" in port for port in container.get("ports", [])):
-        yield "takes a port of the host"
+        yield "uses a host port"
     resources = container.get("resources", {})
     if "memory" not in resources.get("limits", {}) or "cpu" not in resources.get("requests", {}):
-        yield "has no requests and limits"
+        yield "has no CPU request or no memory limit"
 
 
 def references(value, path=""):
-    """Yields the path of each reference to a ConfigMap or Secret in an environment, wherever it is."""
+    """Yields the path of each reference to a ConfigMap or a Secret in the environment of a container."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key in REFERENCES:
@@ -68,28 +68,28 @@ def references(value, path=""):
             yield from references(inner, f"{path}[{index}]")
 
 
-def faults(documents):
+def violations(documents):
     for document in documents:
         name = f"{document['kind']} {document['metadata']['name']}"
         for path in references(document):
-            yield f"{name}: {path[1:]} needs the API server each time a container starts; use a plain value"
+            yield f"{name}: {path[1:]} requires the API server each time a container starts; use a plain value"
         if document["kind"] == "Deployment":
-            for fault in pod_faults(document["spec"]["template"]["spec"]):
-                yield f"{name}: {fault}"
+            for violation in pod_violations(document["spec"]["template"]["spec"]):
+                yield f"{name}: {violation}"
         if document["kind"] == "ServiceAccount" and document.get("automountServiceAccountToken") is not False:
             yield f"{name}: automountServiceAccountToken is not false"
         if document["kind"] == "Namespace":
             labels = document["metadata"].get("labels", {})
             if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
-                yield f"{name}: does not enforce the profile"
+                yield f"{name}: does not enforce the Pod Security profile \"restricted\""
 
 
 def main():
     documents = [document for document in yaml.safe_load_all(sys.stdin) if document]
     kinds = [document["kind"] for document in documents]
-    found = list(faults(documents))
+    found = list(violations(documents))
     if "Namespace" not in kinds or "Deployment" not in kinds:
-        found.append("no namespace or no deployment is among the manifests")
+        found.append("expected at least one Namespace and one Deployment")
     print("\n".join(found) or f"{len(documents)} manifests pass: {', '.join(kinds)}")
     return 1 if found else 0
 

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # Renders the base and the overlays, and checks the result against:
-#   - the Pod Security profile "restricted" and this project's own rules (check.py);
-#   - Kubernetes' schemas, strictly (no unknown field), for each minor version from the lowest supported one on.
-# What the schemas do not say is not checked here: admission, defaults, and whether a feature gate is on.
-# Needs kubectl 1.23 or newer (for `replacements` and components), and a python3 that can make a virtual environment.
+#   - the Pod Security profile "restricted" and the rules of this project (check.py);
+#   - the schemas of each minor version of Kubernetes from the lowest supported one, without unknown fields.
+# Not checked is what the schemas do not contain: admission, defaults and feature gates.
+# Requires kubectl 1.23 or newer (for `replacements` and components), and python3 with venv.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# The lowest Kubernetes version that serves every kind in the manifests: policy/v1 came with 1.21. Also stated in
-# demo/README.md.
+# The lowest minor version of Kubernetes that supports every kind in the manifests: policy/v1 was added in 1.21. Also stated
+# in demo/README.md.
 lowest=21
 
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
 tools=${TOOLS:-${TMPDIR:-/tmp}/manifest-tools}
 
-# Each release of kubernetes-validate ships the schemas of some ten minor versions: 1.28.3 those of 1.20 to 1.28, and
-# newer ones those from 1.25 on. `install NAME REQUIREMENT` makes a virtual environment with one of them.
+# Each release of kubernetes-validate contains the schemas of about ten minor versions: 1.28.3 those of 1.20 to 1.28, newer
+# releases those from 1.25. `install NAME REQUIREMENT` creates a virtual environment with one release.
 install() {
     [ -x "$tools/$1/bin/kubernetes-validate" ] || {
         python3 -m venv "$tools/$1"
@@ -27,14 +27,14 @@ install old 'kubernetes-validate==1.28.3'
 install new 'kubernetes-validate>=1.37'
 newest=$("$tools/new/bin/kubernetes-validate" --help | sed -n 's/.*Defaults to 1\.\([0-9]*\)\..*/\1/p')
 
-# `valid MINOR FILE…` succeeds if each document of the files has a schema in that version and fits it. A kind that has no
-# schema is only a warning to kubernetes-validate, so anything that it prints counts as a failure.
-valid() {
-    local minor=$1 set=new said
+# `is_valid MINOR FILE…` succeeds if each document conforms to its schema in that version. For a kind without a schema,
+# kubernetes-validate only prints a warning, so any output counts as a failure.
+is_valid() {
+    local minor=$1 release=new output
     shift
-    [ "$minor" -ge 29 ] || set=old
-    if ! said=$("$tools/$set/bin/kubernetes-validate" --strict --quiet -k "1.$minor.0" "$@" 2>&1) || [ -n "$said" ]; then
-        printf '%s\n' "$said" >"$rendered/why"
+    [ "$minor" -ge 29 ] || release=old
+    if ! output=$("$tools/$release/bin/kubernetes-validate" --strict --quiet -k "1.$minor.0" "$@" 2>&1) || [ -n "$output" ]; then
+        printf '%s\n' "$output" >"$rendered/output"
         return 1
     fi
 }
@@ -48,21 +48,21 @@ for layer in base overlays/kind overlays/gke; do
     files+=("$file")
 done
 for minor in $(seq "$lowest" "$newest"); do
-    valid "$minor" "${files[@]}" || {
+    is_valid "$minor" "${files[@]}" || {
         echo "not valid for Kubernetes 1.$minor:" >&2
-        cat "$rendered/why" >&2
+        cat "$rendered/output" >&2
         exit 1
     }
 done
 echo "base, overlays/kind and overlays/gke: valid for Kubernetes 1.$lowest to 1.$newest"
 
-# The stated lowest version is the lowest: one before, a kind of the kind overlay is not there.
-if valid $((lowest - 1)) "$rendered/kind.yaml"; then
-    echo "overlays/kind is valid for Kubernetes 1.$((lowest - 1)) too: lower the version that is stated" >&2
+# The stated version is the lowest: the version before does not support a kind that the kind overlay uses.
+if is_valid $((lowest - 1)) "$rendered/kind.yaml"; then
+    echo "overlays/kind is also valid for Kubernetes 1.$((lowest - 1)); lower the stated version" >&2
     exit 1
 fi
 
-# check.py finds each kind of reference that it forbids, in containers and init containers.
+# check.py finds each type of reference that it forbids, in containers and in init containers.
 for reference in \
     '"envFrom": [{"configMapRef": {"name": "settings"}}]' \
     '"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "A"}}}]' \
@@ -70,7 +70,7 @@ for reference in \
     for list in containers initContainers; do
         found=$(printf '{"kind": "Deployment", "metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [], "%s": [{"name": "a", %s}]}}}}' \
             "$list" "$reference" | "$tools/new/bin/python" check.py || true)
-        grep -q 'needs the API server' <<<"$found" || {
+        grep -q 'requires the API server' <<<"$found" || {
             echo "check.py does not find $reference in $list" >&2
             exit 1
         }
