@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the image `workload-identity-demo` with docker, podman or buildah, from binaries of this machine's cargo.
+# Builds the image `workload-identity-demo` with docker, podman or buildah, from programs that cargo builds on this machine.
 #
-#   demo/image/build.sh [TAG]        the tag is workload-identity-demo:latest by default
-#   BUILDER=podman demo/image/build.sh
+#   demo/image/build.sh [TAG]             the default tag is workload-identity-demo:latest
+#   BUILDER=podman demo/image/build.sh    chooses the builder; default: the first of docker, podman and buildah
 #
-# Where the musl target and its C compiler are installed, the programs are static. Otherwise they are linked to this
-# machine's glibc, whose few libraries are copied in: a glibc that is linked statically cannot resolve names.
+# If the musl target and its C compiler are installed, the programs are linked statically. Otherwise they are linked to
+# this machine's glibc, and its libraries are copied into the image: statically linked glibc cannot resolve host names.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,9 +14,9 @@ builder=${BUILDER:-}
 for candidate in docker podman buildah; do
     [ -n "$builder" ] || ! command -v "$candidate" >/dev/null || builder=$candidate
 done
-[ -n "$builder" ] || { echo "docker, podman or buildah is needed to build the image" >&2; exit 1; }
+[ -n "$builder" ] || { echo "docker, podman or buildah is required to build the image" >&2; exit 1; }
 
-[ "$(uname -s)" = Linux ] || { echo "the programs are built by this machine's cargo, so this needs Linux" >&2; exit 1; }
+[ "$(uname -s)" = Linux ] || { echo "the image can be built on Linux only, because the programs are built on this machine" >&2; exit 1; }
 machine=$(uname -m)
 musl=$machine-unknown-linux-musl
 arguments=(build --profile image --locked -p demo --bin auth-server --bin auth-client)
@@ -34,7 +34,7 @@ mkdir -p "$root/etc/ssl/certs" "$root/tmp"
 cp demo/image/Containerfile "$context/"
 for program in auth-server auth-client; do
     cp "$binaries/$program" "$root/$program"
-    # The loader and the libraries, at the paths that the program looks for them; none for a static one.
+    # The loader and the libraries of a dynamically linked program, at the paths where it looks for them.
     { ldd "$binaries/$program" 2>/dev/null || true; } | grep -oE '/[^ ]+' | while read -r library; do
         mkdir -p "$root$(dirname "$library")"
         cp -Lu "$library" "$root$library"
@@ -45,7 +45,7 @@ certificates=
 for bundle in "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
     [ -n "$certificates" ] || ! [ -s "$bundle" ] || certificates=$bundle
 done
-[ -n "$certificates" ] || { echo "no bundle of CA roots is on this machine; name one with SSL_CERT_FILE" >&2; exit 1; }
+[ -n "$certificates" ] || { echo "no file with CA certificates was found; set SSL_CERT_FILE to one" >&2; exit 1; }
 cp -L "$certificates" "$root/etc/ssl/certs/ca-certificates.crt"
 echo 'nonroot:x:65532:65532:nonroot:/:/sbin/nologin' >"$root/etc/passwd"
 echo 'nonroot:x:65532:' >"$root/etc/group"
@@ -56,4 +56,4 @@ case $builder in
     buildah) buildah build --isolation chroot --tag "$tag" "$context" ;;
     *) "$builder" build --tag "$tag" "$context" ;;
 esac
-echo "built $tag of $(du -sk "$root" | cut -f1) kB"
+echo "built $tag, $(du -sk "$root" | cut -f1) kB"

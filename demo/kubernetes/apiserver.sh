@@ -1,25 +1,26 @@
 #!/usr/bin/env bash
-# A real kube-apiserver on loopback, built from Debian's source package: no kubelet, no nodes and no containers, but the
-# real discovery document, key set, TokenRequest, TokenReview, RBAC and content negotiation.
+# Builds and runs a kube-apiserver on loopback, from Debian's source package, without kubelet, nodes and containers. Its
+# discovery document, key set, TokenRequest, TokenReview, RBAC and content negotiation are the real ones.
 #
-#   apiserver.sh available           exits with 0 if a server is built, or can be built on this machine
-#   apiserver.sh build               installs packages and builds it, once; some three minutes on two cores
-#   apiserver.sh up KEY [KEY…]       starts etcd and the server; the first key signs, all are published. Keys are named
-#                                    rsa1, rsa2, …, ec1, ec2, … and made at their first use. Creates the namespaces
-#                                    id-namespace and other, each with the service accounts gke-sa, stranger and guard
-#   apiserver.sh down                stops both, and deletes all objects of the cluster
-#   apiserver.sh down keep-etcd      stops the server alone: `up` again goes on with its objects, under other keys if so told
+#   apiserver.sh available           exits with 0 if the server is built or can be built on this machine
+#   apiserver.sh build               installs packages and builds the server, once; takes about three minutes on two cores
+#   apiserver.sh up KEY [KEY…]       starts etcd and the server. The first key signs tokens, all keys are published. Keys are
+#                                    named rsa1, rsa2, …, ec1, ec2, … and are created when they are first used. Also
+#                                    creates the namespaces id-namespace and other, each with the service accounts
+#                                    gke-sa, stranger and guard
+#   apiserver.sh down                stops both and deletes all objects
+#   apiserver.sh down keep-etcd      stops only the server; another `up` keeps the objects and may use different keys
 #   apiserver.sh token NAMESPACE ACCOUNT AUDIENCE [SECONDS]
-#                                    prints a token made by TokenRequest; the audience "" is the API server's own
-#   apiserver.sh curl …              curl with the administrator's certificate
-#   apiserver.sh ca                  prints the CA of the server's certificate
+#                                    prints a token from the TokenRequest API; the audience "" is that of the API server
+#   apiserver.sh curl …              runs curl with the administrator's certificate
+#   apiserver.sh ca                  prints the CA of the server's certificate in PEM
 #   apiserver.sh address             prints host and port
-#   apiserver.sh several-issuers     prints whether the server accepts several issuers at once: no, since 1.20 does not
+#   apiserver.sh several-issuers     prints whether the server accepts several issuers at once; no for 1.20
 #
 # Environment:
-#   APISERVER_CACHE    the build and its sources; kept. Default: ~/.cache/workload-identity/apiserver
-#   APISERVER_RUN      keys, certificates, logs and etcd's data of one server. Default: $APISERVER_CACHE/run
-#   APISERVER_PORT     the server's port on 127.0.0.1; etcd has the next two. Default: 16443
+#   APISERVER_CACHE    the compiled server; kept. Default: ~/.cache/workload-identity/apiserver
+#   APISERVER_RUN      keys, certificates, logs and etcd's data. Default: $APISERVER_CACHE/run
+#   APISERVER_PORT     the server's port on 127.0.0.1; etcd uses the next two. Default: 16443
 #   ISSUER             --service-account-issuer. Default: https://kubernetes.default.svc.cluster.local
 set -euo pipefail
 
@@ -39,7 +40,7 @@ is_built() { [ -x "$binary" ] && command -v etcd openssl curl python3 >/dev/null
 
 available() {
     is_built && return
-    # Debian has the source package up to its release 12; elsewhere there is nothing to build from.
+    # Debian 12 is the last release with a source package of Kubernetes.
     # shellcheck source=/dev/null
     [ "$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}")" = "debian 12" ] && [ "$(id -u)" = 0 ]
 }
@@ -61,9 +62,9 @@ build() {
     mkdir -p "$cache"
     local log=$cache/build.log
     echo "building kube-apiserver $version in $cache; see $log" >&2
-    install_packages >"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "packages cannot be installed"; }
+    install_packages >"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "packages could not be installed"; }
     [ -x "$binary" ] && return
-    compile >>"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "kube-apiserver cannot be built"; }
+    compile >>"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "kube-apiserver could not be built"; }
 }
 
 compile() {
@@ -81,7 +82,7 @@ compile() {
     cd "$tree"
     local generated=pkg/generated/openapi
     if [ ! -f $generated/zz_generated.openapi.go ]; then
-        # The package leaves out what Kubernetes' own build generates: OpenAPI definitions of all marked packages.
+        # The source package does not contain the OpenAPI definitions, which Kubernetes' build generates.
         go build -o "$cache/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
         "$cache/openapi-gen" --input-dirs "$(marked_packages)" --output-package k8s.io/kubernetes/$generated \
             --output-file-base zz_generated.openapi --report-filename "$cache/openapi.report" \
@@ -92,7 +93,7 @@ compile() {
         flags+=" -X $package.gitMajor=1 -X $package.gitMinor=20 -X $package.gitVersion=v$version"
     done
     go build -trimpath -ldflags "$flags" -o "$binary" ./cmd/kube-apiserver
-    # The sources and Go's cache take gigabytes, and are of no more use.
+    # The sources and Go's cache take gigabytes and are not needed any more.
     rm -rf "$cache/go" "$cache/go-cache" "$cache/openapi-gen" "$cache/openapi.report"
 }
 
@@ -102,7 +103,7 @@ marked_packages() {
         xargs -n 1 dirname | LC_ALL=C sort -u | sed 's|^|k8s.io/kubernetes/|' | paste -sd,
 }
 
-# Makes the CA, the server's and the administrator's certificate, and these keys for service accounts' tokens.
+# Creates the CA, the certificates of server and administrator, and the keys that sign service account tokens.
 certificates() { # KEY…
     local pki=$run/pki key
     mkdir -p "$pki"
@@ -117,7 +118,7 @@ certificates() { # KEY…
         case $key in
             rsa[0-9]*) openssl genrsa -out "$key.key" 2048 2>/dev/null ;;
             ec[0-9]*) openssl ecparam -name prime256v1 -genkey -noout -out "$key.key" ;;
-            *) fail "up: $key is no key; they are named rsa1, rsa2, …, ec1, ec2, …" ;;
+            *) fail "up: $key is not a valid key name; expected rsa1, rsa2, …, ec1, ec2, …" ;;
         esac
         openssl pkey -in "$key.key" -pubout -out "$key.pub"
     done
@@ -163,7 +164,7 @@ create() { # PATH OBJECT
 is_ready() { [ "$(as_admin "$url/readyz" 2>/dev/null)" = ok ]; }
 
 up() {
-    [ $# -gt 0 ] || fail "up: name the signing key, for example rsa1"
+    [ $# -gt 0 ] || fail "up: expected the name of the signing key, for example rsa1"
     is_built || build
     mkdir -p "$run"
     certificates "$@"
@@ -174,7 +175,7 @@ up() {
     local etcd=http://127.0.0.1:$((port + 1)) peer=http://127.0.0.1:$((port + 2))
     start etcd etcd --data-dir "$run/etcd" --unsafe-no-fsync --listen-client-urls "$etcd" --advertise-client-urls "$etcd" \
         --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer"
-    # Without the ServiceAccount admission plugin, since no controller makes the tokens that it waits for.
+    # Without the ServiceAccount admission plugin, because no controller creates the tokens that it waits for.
     start apiserver "$binary" --etcd-servers="$etcd" --bind-address=127.0.0.1 --advertise-address=127.0.0.1 \
         --secure-port="$port" --insecure-port=0 --tls-cert-file="$run/pki/server.crt" --tls-private-key-file="$run/pki/server.key" \
         --client-ca-file="$run/pki/ca.crt" --service-account-issuer="$issuer" "${keys[@]}" --authorization-mode=Node,RBAC \
@@ -200,7 +201,7 @@ token() { # NAMESPACE ACCOUNT AUDIENCE [SECONDS]
     response=$(as_admin -H 'content-type: application/json' "$url/api/v1/namespaces/$1/serviceaccounts/$2/token" -d \
         "{\"apiVersion\":\"authentication.k8s.io/v1\",\"kind\":\"TokenRequest\",\"spec\":{\"audiences\":$audiences,\"expirationSeconds\":${4:-600}}}")
     python3 -c 'import json, sys; print(json.load(sys.stdin)["status"]["token"], end="")' <<<"$response" 2>/dev/null ||
-        fail "no token for $1/$2: $response"
+        fail "token: the API server issued no token for $1/$2: $response"
 }
 
 command=${1:-}

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# The commands of apiserver.sh for the API server of a kind cluster of its own: for contract tests on machines that cannot
-# build a kube-apiserver, and on newer versions of Kubernetes. Wants docker, kind, openssl, curl and python3.
+# Runs the API server of a separate kind cluster, with the commands of apiserver.sh: for contract tests on machines that
+# cannot build a kube-apiserver, and with newer versions of Kubernetes. Requires docker, kind, openssl, curl and python3.
 #
-#   kind.sh up KEY [KEY…]       creates the cluster if it does not exist, and starts its API server: the first key signs, all
-#                               are published; keys are named rsa1, rsa2, …, ec1, ec2, … and made at their first use
+#   kind.sh up KEY [KEY…]       creates the cluster if it does not exist, and starts its API server. The first key signs tokens,
+#                               all keys are published. Keys are named rsa1, rsa2, …, ec1, ec2, … and are created when
+#                               they are first used
 #   kind.sh down                deletes the cluster
-#   kind.sh down keep-etcd      stops the API server alone
-#   kind.sh curl …              curl with the administrator's certificate
+#   kind.sh down keep-etcd      stops only the API server
+#   kind.sh curl …              runs curl with the administrator's certificate
 #   kind.sh ca | address | several-issuers
 #
 # Environment:
 #   CLUSTER            the name of the cluster. Default: contract-tests
-#   KIND_IMAGE         the node image, for another version of Kubernetes. Default: kind's own
-#   ISSUER             --service-account-issuer, several with blanks between them; the first signs
+#   KIND_IMAGE         the node image, for another version of Kubernetes. Default: that of kind
+#   ISSUER             values of --service-account-issuer, separated by spaces; the first is used for new tokens
 set -euo pipefail
 
 cluster=${CLUSTER:-contract-tests}
@@ -26,7 +27,7 @@ fail() { echo "kind.sh: $1" >&2; exit 1; }
 
 exists() { kind get clusters 2>/dev/null | grep -qx "$cluster"; }
 
-# The cluster's CA and the administrator's certificate, from its kubeconfig.
+# Extracts the CA and the administrator's certificate from the kubeconfig.
 credentials() {
     mkdir -p "$run"
     kind get kubeconfig --name "$cluster" >"$run/kubeconfig"
@@ -53,24 +54,24 @@ as_admin() { curl -sS --cacert "$run/ca.crt" --cert "$run/admin.crt" --key "$run
 
 is_ready() { [ "$(as_admin "$(url)/readyz" 2>/dev/null)" = ok ]; }
 
-wait_until() { # SECONDS WHAT COMMAND…
-    local seconds=$1 what=$2
+wait_until() { # SECONDS DESCRIPTION COMMAND…
+    local seconds=$1 description=$2
     shift 2
     for _ in $(seq $((seconds * 4))); do
         if "$@"; then return; fi
         sleep 0.25
     done
     docker logs "$node" 2>&1 | tail -n 20 >&2
-    fail "$what did not come true within $seconds s"
+    fail "$description: not true after $seconds s"
 }
 
-is_away() { ! as_admin "$(url)/readyz" >/dev/null 2>&1; }
+is_stopped() { ! as_admin "$(url)/readyz" >/dev/null 2>&1; }
 
 create() { # PATH OBJECT
     as_admin -o /dev/null -H 'content-type: application/json' -d "$2" "$(url)$1"
 }
 
-# Puts the keys where the API server's pod sees them: its folder of certificates is the node's.
+# Creates the keys and copies them to the node's certificate folder, which the API server's pod mounts.
 keys() { # KEY…
     local key
     for key in "$@"; do
@@ -78,7 +79,7 @@ keys() { # KEY…
         case $key in
             rsa[0-9]*) openssl genrsa -out "$run/$key.key" 2048 2>/dev/null ;;
             ec[0-9]*) openssl ecparam -name prime256v1 -genkey -noout -out "$run/$key.key" ;;
-            *) fail "up: $key is no key; they are named rsa1, rsa2, …, ec1, ec2, …" ;;
+            *) fail "up: $key is not a valid key name; expected rsa1, rsa2, …, ec1, ec2, …" ;;
         esac
         openssl pkey -in "$run/$key.key" -pubout -out "$run/$key.pub"
         docker cp "$run/$key.key" "$node:/etc/kubernetes/pki/$key.key"
@@ -87,19 +88,19 @@ keys() { # KEY…
 }
 
 up() {
-    [ $# -gt 0 ] || fail "up: name the signing key, for example rsa1"
+    [ $# -gt 0 ] || fail "up: expected the name of the signing key, for example rsa1"
     if ! exists; then
         kind create cluster --name "$cluster" ${KIND_IMAGE:+--image "$KIND_IMAGE"} --wait 120s >&2
         credentials
         docker exec "$node" cp "$manifest" "$original"
-        # The API server runs with kind's own keys so far.
+        # Until now the API server uses the keys that kind created.
         down_server
     fi
     keys "$@"
     local flags=(--service-account-signing-key-file=/etc/kubernetes/pki/"$1".key) name namespace account
     for name in "$@"; do flags+=(--service-account-key-file=/etc/kubernetes/pki/"$name".pub); done
     for name in $issuers; do flags+=(--service-account-issuer="$name"); done
-    # The kubelet starts what it finds in the folder of manifests; a rename shows it the whole file at once.
+    # The kubelet runs the manifests in this folder. The rename makes the complete file visible at once.
     docker exec "$node" cat "$original" | python3 -c '
 import sys
 for line in sys.stdin:
@@ -110,7 +111,7 @@ for line in sys.stdin:
         for flag in sys.argv[1:]:
             print(line.replace("kube-apiserver", flag), end="")
 ' "${flags[@]}" | docker exec -i "$node" sh -c "cat >/etc/kubernetes/new.yaml && mv /etc/kubernetes/new.yaml $manifest"
-    wait_until 120 "the API server's readiness" is_ready
+    wait_until 120 "the API server is ready" is_ready
     for namespace in id-namespace other; do
         create /api/v1/namespaces "{\"metadata\":{\"name\":\"$namespace\"}}"
         for account in gke-sa stranger guard; do
@@ -122,7 +123,7 @@ for line in sys.stdin:
 
 down_server() {
     docker exec "$node" rm -f "$manifest"
-    wait_until 120 "the API server's end" is_away
+    wait_until 120 "the API server is stopped" is_stopped
 }
 
 command=${1:-}
