@@ -152,8 +152,8 @@ def bench_lines(kind):
 def targets():
     rows = []
     for crate, name, value, rest in bench_lines("target"):
-        unit, limit = re.fullmatch(r"(\S+) \(limit (\S+)\)", rest).groups()
-        rows.append([crate, name, value, limit, unit])
+        unit, limit, absolute = re.fullmatch(r"(.+) \(limit (\S+)\)(?:, (.+))?", rest).groups()
+        rows.append([crate, name, value, limit, f"{unit}, {absolute}" if absolute else unit])
     return markdown(["crate", "target", "measured", "limit", "unit"], rows)
 
 
