@@ -4,7 +4,7 @@ mod api_audience;
 mod check;
 mod demands;
 mod in_cluster;
-mod keys_at;
+mod key_settings;
 mod limits;
 mod presets;
 
@@ -12,12 +12,13 @@ use std::time::Duration;
 
 pub(crate) use self::api_audience::is_api_audience;
 pub(crate) use self::check::Checked;
-pub(crate) use self::keys_at::KeysAt;
 use crate::identity::Platform;
 use crate::jose::algorithm::Algorithm;
 use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
-use crate::keys::fetch::Limits;
-use crate::keys::schedule::Timing;
+use crate::keys::fetch::FetchLimits;
+use crate::keys::http_client::AllowedUrls;
+use crate::keys::location::KeyLocation;
+use crate::keys::schedule::FetchTiming;
 
 /// How far clocks may differ, unless said otherwise.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
@@ -40,7 +41,7 @@ pub struct Issuer {
     pub(crate) aliases: Vec<String>,
     /// Other names that it has.
     pub(crate) also_known_as: Vec<String>,
-    pub(crate) keys_at: KeysAt,
+    pub(crate) key_location: KeyLocation,
     pub(crate) platform: Platform,
     pub(crate) audiences: Vec<String>,
     pub(crate) algorithms: Option<Vec<Algorithm>>,
@@ -49,10 +50,10 @@ pub struct Issuer {
     pub(crate) max_lifetime: Option<Duration>,
     pub(crate) required_claims: RequiredClaims,
     pub(crate) claim_predicates: ClaimPredicates,
-    pub(crate) timing: Timing,
-    pub(crate) limits: Limits,
+    pub(crate) timing: FetchTiming,
+    pub(crate) limits: FetchLimits,
     pub(crate) max_keys: usize,
-    pub(crate) loopback_http: bool,
+    pub(crate) allowed_urls: AllowedUrls,
     /// Whether an audience of the API server's own is accepted.
     accepts_api_audience: bool,
     /// The setting that has said where the keys are.
@@ -81,7 +82,7 @@ impl Issuer {
             url: url.into(),
             aliases: Vec::new(),
             also_known_as: Vec::new(),
-            keys_at: KeysAt::Discovery { elsewhere: None },
+            key_location: KeyLocation::Discovery { url: None },
             platform: Platform::Other,
             audiences: Vec::new(),
             algorithms: None,
@@ -90,10 +91,10 @@ impl Issuer {
             max_lifetime: None,
             required_claims: RequiredClaims::default(),
             claim_predicates: ClaimPredicates::default(),
-            timing: Timing::default(),
-            limits: Limits::default(),
+            timing: FetchTiming::default(),
+            limits: FetchLimits::default(),
             max_keys: DEFAULT_MAX_KEYS,
-            loopback_http: false,
+            allowed_urls: AllowedUrls::HttpsOnly,
             accepts_api_audience: false,
             keys_set_by: None,
             conflict: None,
@@ -190,7 +191,7 @@ impl Issuer {
     /// let issuer = Issuer::oidc("http://127.0.0.1:8080").audience("me").insecure_loopback_http();
     /// ```
     pub fn insecure_loopback_http(mut self) -> Self {
-        self.loopback_http = true;
+        self.allowed_urls = AllowedUrls::HttpsOrLoopback;
         self
     }
 

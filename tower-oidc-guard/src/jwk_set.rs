@@ -5,7 +5,9 @@ use std::fmt;
 use crate::jose::algorithm::Algorithm;
 use crate::jose::key_set::KeySet;
 use crate::jose::{self, SignatureError, TokenError};
-use crate::keys::error::{KeysError, excerpt};
+use crate::keys::error::KeysError;
+use crate::keys::health::SkippedKey;
+use crate::text::excerpt;
 
 /// A JSON Web Key Set (RFC 7517, section 5) that verifies signatures over any bytes.
 ///
@@ -36,30 +38,30 @@ impl JwkSet {
     ///
     /// # Errors
     ///
-    /// Returns [`KeysError::KeySet`] if the text is not a JSON Web Key Set.
+    /// Returns [`KeysError::InvalidKeySet`] if the text is not a JSON Web Key Set.
     pub fn from_json(
         json: impl AsRef<[u8]>,
         algorithms: impl IntoIterator<Item = Algorithm>,
     ) -> Result<Self, KeysError> {
         let keys = KeySet::from_json(json.as_ref(), algorithms.into_iter().collect());
-        keys.map(Self).map_err(|error| KeysError::KeySet {
-            url: "the given text".to_owned(),
+        keys.map(Self).map_err(|error| KeysError::InvalidKeySet {
+            location: "`JwkSet::from_json`".to_owned(),
             reason: excerpt(&error.to_string()),
         })
     }
 
-    /// Returns the reason for each key that is skipped.
+    /// Returns the keys of the set that cannot be used, each with the reason.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # use tower_oidc_guard::{Algorithm, JwkSet};
     /// let keys = JwkSet::from_json(br#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#, [Algorithm::RS256])?;
-    /// assert_eq!(keys.skipped_keys().count(), 1);
+    /// assert_eq!(keys.skipped_keys().len(), 1);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn skipped_keys(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.0.skipped()
+    pub fn skipped_keys(&self) -> Vec<SkippedKey> {
+        SkippedKey::list(&self.0)
     }
 
     /// Verifies a JWS in compact serialization (RFC 7515, section 7.1) and returns its payload, which may be any bytes.

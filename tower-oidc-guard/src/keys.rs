@@ -1,58 +1,61 @@
-//! The life of one issuer's keys: fetched when first needed, refreshed ahead of need, and kept through an outage of the
-//! issuer.
+//! The keys of one issuer: fetched when first needed, refreshed ahead of need, and kept through an outage of the issuer.
+//!
+//! [`Keys`] is what a request uses. The other modules, from pure to I/O:
+//!
+//! - [`schedule`] decides when to fetch;
+//! - [`location`] is where keys come from, as configured, and [`sources`] loads them from there;
+//! - [`fetch`] requests documents over HTTP with the clients of [`http_client`], and [`discovery`] reads the first of them;
+//! - [`store`] holds the current keys, [`driver`] performs the fetches that are due, and [`health`] reports the status.
 
-pub(crate) mod client;
 pub(crate) mod discovery;
 mod driver;
 pub(crate) mod error;
 pub(crate) mod fetch;
 pub(crate) mod health;
+pub(crate) mod http_client;
+pub(crate) mod location;
 pub(crate) mod schedule;
-mod shared;
-pub(crate) mod source;
+pub(crate) mod sources;
 pub(crate) mod store;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use self::driver::Driver;
+use self::driver::{Driver, jitter};
 use self::error::KeysError;
-use self::health::{IssuerHealth, warnings};
-use self::schedule::{Ask, Timing};
-use self::shared::{Shared, Waiting, jitter};
-use self::source::KeySource;
-use self::store::Current;
+use self::health::IssuerHealth;
+use self::schedule::{FetchDecision, FetchTiming};
+use self::sources::KeySource;
+use self::store::{CurrentKeys, KeyStore, WaitSlot};
 use crate::clock::Clock;
 use crate::jose::SignatureError;
-use crate::jose::key_set::KeySet;
-use crate::telemetry;
 
-/// How often [`Keys::ready`] looks whether the fetch that it waits for has to be started again.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often [`Keys::ready`] checks whether the fetch that it waits for has to be started again.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One issuer's keys. Nothing is fetched before the first use.
+/// The keys of one issuer. Nothing is fetched before the first use.
 pub(crate) struct Keys {
-    shared: Arc<Shared>,
+    store: Arc<KeyStore>,
     driver: Driver,
 }
 
-/// What a request found when it looked for keys.
-pub(crate) struct Seen {
-    /// The keys, unless there are none or they are stale.
-    pub(crate) current: Option<Arc<Current>>,
-    /// How many fetches were started before.
-    fetches: u64,
+/// The keys that a request found when it looked.
+pub(crate) struct KeysSnapshot {
+    /// The keys, or `None` if there are none or they are stale.
+    pub(crate) current: Option<Arc<CurrentKeys>>,
+    /// The number of fetches that were started before.
+    fetches_started: u64,
 }
 
-/// The fetch that a request waits for if there are usable keys, but not for its token.
+/// The fetch that a request waits for if there are usable keys, but none of them verifies its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AwaitedFetch {
     /// The next fetch, as soon as the limits permit it.
     Next,
-    /// A fetch that is in progress or that the limits permit now.
+    /// A fetch that is in flight or that the limits permit now.
     Current,
 }
 
@@ -60,36 +63,51 @@ pub(crate) enum AwaitedFetch {
 pub(crate) struct NoNewerKeys {
     /// Whether there are usable keys, which the request has seen.
     pub(crate) has_usable: bool,
-    /// When the next fetch may bring others.
+    /// The time until the next fetch, which may return others.
     pub(crate) retry_after: Duration,
 }
 
 impl Keys {
-    pub(crate) fn new(source: KeySource, timing: Timing, clock: Clock) -> Self {
-        let shared = Arc::new(Shared::new(source, timing, clock));
-        shared.load_given();
+    /// Creates the keys of the issuer with that label.
+    pub(crate) fn new(
+        label: Arc<str>,
+        source: KeySource,
+        timing: FetchTiming,
+        clock: Clock,
+    ) -> Self {
+        let store = Arc::new(KeyStore::new(label, source, timing, clock));
+        store.load_inline();
         Self {
-            shared,
+            store,
             driver: Driver::default(),
         }
     }
 
-    /// Returns the current keys, without waiting. Keeps the driver running, and starts a fetch that it has neglected.
-    pub(crate) fn look(&self) -> Seen {
-        // A fetch that is started from here on is one that this request has seen start.
-        let fetches = self.shared.fetches();
-        Seen {
-            current: self.peek(Arc::clone),
-            fetches,
+    /// Returns the current keys, without waiting. Starts the fetch that is due, if any.
+    pub(crate) fn snapshot(&self) -> KeysSnapshot {
+        // A fetch that is started from here on counts as started after this request arrived.
+        let fetches_started = self.store.fetches_started();
+        KeysSnapshot {
+            current: self.with_fresh(Arc::clone),
+            fetches_started,
         }
     }
 
-    /// Returns the number of the current key set, which changes with it.
+    /// Returns the generation of the current keys. Starts the fetch that is due, if any.
     pub(crate) fn generation(&self) -> Option<u64> {
-        self.peek(|current| current.generation)
+        self.with_fresh(|current| current.generation)
     }
 
-    /// Starts the fetch that is due, if any, without waiting for it, and keeps the driver running.
+    /// Calls `read` with the current keys. Returns `None` if there are none or they are stale.
+    fn with_fresh<R>(&self, read: impl FnOnce(&Arc<CurrentKeys>) -> R) -> Option<R> {
+        let now = Instant::now();
+        self.start_due_fetch(now);
+        let current = self.store.load();
+        let current = current.as_ref()?;
+        self.store.is_fresh(current, now).then(|| read(current))
+    }
+
+    /// Starts the fetch that is due, if any, without waiting for it.
     ///
     /// Does nothing outside a tokio runtime, or if the keys cannot change.
     pub(crate) fn prefetch(&self) {
@@ -97,66 +115,59 @@ impl Keys {
     }
 
     fn start_due_fetch(&self, now: Instant) {
-        if self.shared.source.may_change() {
-            self.driver.keep_going(&self.shared);
-            if self.shared.is_overdue(now) {
-                self.fetch_from_here(now);
+        if self.store.source.may_change() {
+            self.driver.ensure_running(&self.store);
+            if self.store.is_overdue(now) {
+                self.driver.spawn_fetch(&self.store, now);
             }
         }
     }
 
-    fn peek<R>(&self, take: impl FnOnce(&Arc<Current>) -> R) -> Option<R> {
-        let now = Instant::now();
-        self.start_due_fetch(now);
-        let current = self.shared.store.peek();
-        let current = current.as_ref()?;
-        self.shared.is_fresh(current, now).then(|| take(current))
+    /// Returns whether `iss` came with the keys, or `None` if there are no keys yet.
+    pub(crate) fn has_issuer(&self, iss: &str) -> Option<bool> {
+        let current = self.store.load();
+        let issuers = &current.as_ref()?.issuers;
+        Some(issuers.iter().any(|issuer| **issuer == *iss))
     }
 
-    /// Returns whether the issuer has a name by what came with its keys, or `None` if there are no keys yet.
-    pub(crate) fn has_name(&self, name: &str) -> Option<bool> {
-        let current = self.shared.store.peek();
-        let names = &current.as_ref()?.names;
-        Some(names.iter().any(|own| **own == *name))
+    /// Returns the `iss` values that came with the keys, or `None` if there are no keys yet.
+    pub(crate) fn issuers(&self) -> Option<Vec<Arc<str>>> {
+        let current = self.store.load();
+        current.as_ref().map(|current| current.issuers.clone())
     }
 
-    /// Returns the names of the issuer that came with the keys, or `None` if there are no keys yet.
-    pub(crate) fn names(&self) -> Option<Vec<Arc<str>>> {
-        let current = self.shared.store.peek();
-        current.as_ref().map(|current| current.names.clone())
-    }
-
-    /// Returns whether a signature that the available keys do not verify may verify with newer keys.
+    /// Returns whether a signature that the current keys do not verify may verify with newer keys.
     pub(crate) fn may_fix(&self, error: SignatureError) -> bool {
-        let source = &self.shared.source;
+        let source = &self.store.source;
         match error {
             SignatureError::UnknownKey | SignatureError::BadSignature => source.may_change(),
-            SignatureError::AlgorithmNotAllowed => source.lists_algorithms(),
+            SignatureError::AlgorithmNotAllowed => source.provides_algorithms(),
         }
     }
 
-    /// Waits until `deadline` for keys other than those that a request has seen last.
+    /// Waits until `deadline` for keys other than `seen`, the ones that the request has seen last.
     ///
-    /// A request is served by at most one fetch that is started after it came, so `came` is what it found when it came.
-    /// The fetch is made as soon as the schedule permits. `awaited` says whether a request that finds usable keys waits for
-    /// that. One that finds none does not, so that requests do not pile up while the issuer is away.
+    /// A request waits for at most one fetch that is started after it arrived; `on_arrival` is what it found then. The fetch
+    /// is made as soon as the schedule permits; `awaited` states whether a request that has usable keys waits for that. One that
+    /// has none does not, so that requests do not accumulate during an outage of the issuer.
     ///
     /// # Panics
     ///
     /// In a tokio runtime without timers.
-    pub(crate) async fn newer_than(
+    pub(crate) async fn wait_for_newer(
         &self,
-        seen: Option<&Arc<Current>>,
-        came: &Seen,
+        seen: Option<&Arc<CurrentKeys>>,
+        on_arrival: &KeysSnapshot,
         awaited: AwaitedFetch,
         deadline: Instant,
-    ) -> Result<Arc<Current>, NoNewerKeys> {
-        let mut outcome = self.shared.outcome.subscribe();
-        let mut place = None;
+    ) -> Result<Arc<CurrentKeys>, NoNewerKeys> {
+        let store = &self.store;
+        let mut outcome = store.outcome.subscribe();
+        let mut slot = None;
         loop {
             let now = Instant::now();
-            let current = self.shared.store.get();
-            let current = current.filter(|current| self.shared.is_fresh(current, now));
+            let current = store.current();
+            let current = current.filter(|current| store.is_fresh(current, now));
             let has_usable = current
                 .as_ref()
                 .is_some_and(|current| current.keys.usable() > 0);
@@ -168,101 +179,67 @@ impl Keys {
                 if !seen.is_some_and(|seen| Arc::ptr_eq(seen, &current)) {
                     return Ok(current);
                 }
-                if current.fetch > came.fetches {
-                    return Err(give_up(self.shared.until_next()));
+                if current.fetch > on_arrival.fetches_started {
+                    return Err(give_up(store.until_next_fetch()));
                 }
             }
-            if place.is_none() {
-                place = Waiting::begin(&self.shared);
+            if slot.is_none() {
+                slot = WaitSlot::acquire(store);
             }
-            if place.is_none() || now >= deadline || Handle::try_current().is_err() {
-                return Err(give_up(self.shared.until_next()));
+            if slot.is_none() || now >= deadline || Handle::try_current().is_err() {
+                return Err(give_up(store.until_next_fetch()));
             }
-            let latest = match awaited {
+            let latest_start = match awaited {
                 AwaitedFetch::Next if has_usable => deadline,
                 _ => now,
             };
-            let ask = |schedule: &mut schedule::Schedule| schedule.ask(now, latest, jitter());
-            match self.shared.schedule(ask) {
-                Ask::NotBefore(time) => return Err(give_up(time - now)),
-                Ask::Fetch(at) => self.fetch_from_here(at),
-                Ask::Join => {}
+            let decision =
+                store.with_schedule(|schedule| schedule.request_fetch(now, latest_start, jitter()));
+            match decision {
+                FetchDecision::NotBefore(time) => return Err(give_up(time - now)),
+                FetchDecision::StartAt(time) => self.driver.spawn_fetch(store, time),
+                FetchDecision::Join => {}
             }
             if timeout_at(deadline, outcome.changed()).await.is_err() {
-                return Err(give_up(self.shared.until_next()));
+                return Err(give_up(store.until_next_fetch()));
             }
             let finished = outcome.borrow_and_update();
-            let is_answer = finished.fetch > came.fetches && !finished.is_cut_off();
-            if finished.error.is_some() && is_answer && !self.has_newer_than(seen) {
+            let is_conclusive =
+                finished.fetch > on_arrival.fetches_started && !finished.is_interrupted();
+            if finished.error.is_some() && is_conclusive && !self.has_newer_than(seen) {
                 drop(finished);
-                return Err(give_up(self.shared.until_next()));
+                return Err(give_up(store.until_next_fetch()));
             }
         }
     }
 
-    fn has_newer_than(&self, seen: Option<&Arc<Current>>) -> bool {
-        let current = self.shared.store.get();
+    fn has_newer_than(&self, seen: Option<&Arc<CurrentKeys>>) -> bool {
+        let current = self.store.current();
         current.is_some_and(|current| !seen.is_some_and(|seen| Arc::ptr_eq(seen, &current)))
     }
 
-    /// Has the fetch started on the runtime of this request. That one runs for certain, while the driver's may be
-    /// throttled, or never be polled again.
-    fn fetch_from_here(&self, at: Instant) {
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        let (shared, driver) = (self.shared.clone(), self.driver.waker());
-        runtime.spawn(async move {
-            sleep_until(at).await;
-            shared.fetch_if_due().await;
-            driver.notify_one();
-        });
-    }
-
     /// Returns the status of the keys. Starts no fetch.
-    pub(crate) fn health(&self, issuer: &str) -> IssuerHealth {
-        let current = self.shared.store.get();
-        let now = Instant::now();
-        let is_fresh = current
-            .as_ref()
-            .is_some_and(|current| self.shared.is_fresh(current, now));
-        let keys = current.as_ref().map(|current| &current.keys);
-        if let Some(current) = &current {
-            telemetry::keys_age(&self.shared.source.name, current.fetched.elapsed());
-        }
-        let due = self.shared.schedule(|schedule| schedule.next());
-        let due = due.filter(|_| self.shared.source.may_change());
-        let usable_keys = keys.map_or(0, KeySet::usable);
-        IssuerHealth {
-            issuer: issuer.to_owned(),
-            is_ready: is_fresh && usable_keys > 0,
-            usable_keys,
-            passed_over: keys.map_or(Vec::new(), |keys| keys.skipped().collect()),
-            warnings: keys.map_or(Vec::new(), warnings),
-            key_set_hash: current.as_ref().map(|current| current.hash.clone()),
-            last_success: current.map(|current| SystemTime::UNIX_EPOCH + current.fetched_wall),
-            last_error: self.shared.outcome.borrow().error.clone(),
-            next_attempt: due.map(|due| due.saturating_duration_since(now)),
-        }
+    pub(crate) fn health(&self) -> IssuerHealth {
+        self.store.health()
     }
 
-    /// Waits until there are usable keys, or the next fetch has failed or brought none.
+    /// Waits until there are usable keys, or the next fetch has failed or returned none.
     ///
     /// # Panics
     ///
     /// In a tokio runtime without timers.
     pub(crate) async fn ready(&self) -> Result<(), Arc<KeysError>> {
-        let mut outcome = self.shared.outcome.subscribe();
+        let mut outcome = self.store.outcome.subscribe();
         loop {
-            let current = self.look().current;
+            let current = self.snapshot().current;
             if current.is_some_and(|current| current.keys.usable() > 0) {
                 return Ok(());
             }
             if Handle::try_current().is_err() {
                 return Err(Arc::new(KeysError::NoRuntime));
             }
-            // The sender lives as long as `self` does.
-            if let Ok(Ok(())) = timeout(LOOK_AGAIN, outcome.changed()).await
+            // The sender lives as long as `self`.
+            if let Ok(Ok(())) = timeout(CHECK_INTERVAL, outcome.changed()).await
                 && let Some(error) = outcome.borrow_and_update().error.clone()
             {
                 return Err(error);

@@ -35,7 +35,7 @@ pub use jose::algorithm::Algorithm;
 pub use jose::{SignatureError, TokenError};
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
-pub use keys::health::IssuerHealth;
+pub use keys::health::{IssuerHealth, SkippedKey};
 pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};

@@ -1,8 +1,12 @@
-//! Checks configured text for characters that cannot be seen, and makes them visible in errors.
+//! Text from settings, tokens and issuers: validation, and safe display in errors and logs.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-/// Returns whether a character is white space, a control character, or one that is displayed as nothing at all.
+/// The most characters of an issuer's text that an error or a log event quotes.
+const MAX_EXCERPT: usize = 100;
+
+/// Returns whether a character is white space, a control character, or displayed as nothing at all.
 pub(crate) fn is_invisible(character: char) -> bool {
     character.is_whitespace()
         || character.is_control()
@@ -18,41 +22,77 @@ pub(crate) fn is_invisible(character: char) -> bool {
         )
 }
 
-/// Returns what is wrong with a text that is compared to the letter with a claim of a token, if anything: it is empty,
-/// has white space at an end, or has a character that cannot be seen. Plain spaces within it are allowed.
-pub(crate) fn fault(text: &str) -> Option<String> {
+/// Returns what is wrong with a setting that is compared with a claim, or `None` if it is usable: it must not be empty, begin
+/// or end with white space, or contain an invisible character. Spaces within it are allowed.
+pub(crate) fn claim_value_fault(text: &str) -> Option<String> {
     if text.is_empty() {
-        return Some("it is empty".to_owned());
+        return Some(EMPTY.to_owned());
     }
     if text.starts_with(is_invisible) || text.ends_with(is_invisible) {
-        return Some("it begins or ends with white space or an invisible character".to_owned());
+        return Some(
+            "expected no white space or invisible character at its beginning and end".to_owned(),
+        );
     }
-    let hidden = text
-        .chars()
-        .find(|character| *character != ' ' && is_invisible(*character))?;
-    Some(format!(
-        "it contains {}, which is white space, a control character or invisible",
-        CodePoint(hidden)
-    ))
+    let is_fault = |character: &char| *character != ' ' && is_invisible(*character);
+    text.chars().find(is_fault).map(invisible_fault)
 }
 
-/// Returns what is wrong with an audience, if anything: it is empty, or has white space or an invisible character
-/// anywhere.
+/// Returns what is wrong with an audience, or `None` if it is usable: it must not be empty, or contain white space or an
+/// invisible character.
 pub(crate) fn audience_fault(audience: &str) -> Option<String> {
     if audience.is_empty() {
-        return Some("it is empty".to_owned());
+        return Some(EMPTY.to_owned());
     }
-    let hidden = audience
-        .chars()
-        .find(|character| is_invisible(*character))?;
-    Some(format!(
-        "it contains {}, which is white space, a control character or invisible",
-        CodePoint(hidden)
-    ))
+    let is_fault = |character: &char| is_invisible(*character);
+    audience.chars().find(is_fault).map(invisible_fault)
 }
 
-/// Displays text in quotes, with everything but printable ASCII escaped, so that an invisible character or a letter of
-/// another script can be seen.
+const EMPTY: &str = "expected at least one character, found none";
+
+fn invisible_fault(found: char) -> String {
+    format!(
+        "expected visible characters, found {} (white space, a control character or invisible)",
+        CodePoint(found)
+    )
+}
+
+/// Shortens a text that an issuer wrote to 100 characters, and escapes its control characters.
+pub(crate) fn excerpt(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut short = String::new();
+    for character in characters.by_ref().take(MAX_EXCERPT) {
+        if character.is_control() {
+            short.extend(character.escape_default());
+        } else {
+            short.push(character);
+        }
+    }
+    if !characters.as_str().is_empty() {
+        short.push('…');
+    }
+    short
+}
+
+/// Escapes the characters of a text that are not printable: line breaks, terminal escape sequences, and characters that
+/// change the direction of text.
+///
+/// Whatever a subscriber does with the value, a token or a document cannot forge a line of the log with it.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Cow::Borrowed(text);
+    }
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\'' | '\\' => printable.push(character),
+            _ => printable.extend(character.escape_debug()),
+        }
+    }
+    Cow::Owned(printable)
+}
+
+/// Displays text in quotes, with everything but printable ASCII escaped, so that invisible characters and letters of other
+/// scripts can be told apart.
 pub(crate) struct Escaped<'t>(pub(crate) &'t str);
 
 impl fmt::Display for Escaped<'_> {
@@ -69,7 +109,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Displays a character by its number, as Unicode does: `U+00A0`.
+/// Displays a character as its code point, for example `U+00A0`.
 pub(crate) struct CodePoint(pub(crate) char);
 
 impl fmt::Display for CodePoint {
@@ -83,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_that_looks_different_from_what_it_is_has_a_fault() {
+    fn claim_values_with_invisible_characters_are_refused() {
         for text in [
             "",
             " ",
@@ -97,19 +137,53 @@ mod tests {
             "a\u{202e}b",
             "a\0",
         ] {
-            assert!(fault(text).is_some(), "{text:?}");
+            assert!(claim_value_fault(text).is_some(), "{text:?}");
         }
         for text in ["a", "a b", "J\u{fc}rgen", "https://id.example/#?%20"] {
-            assert_eq!(fault(text), None, "{text:?}");
+            assert_eq!(claim_value_fault(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn errors_show_every_character() {
+    fn escaped_text_shows_every_character() {
         assert_eq!(
             Escaped("a\u{200b}\"\\\u{430}\n o'b").to_string(),
             r#""a\u{200b}\"\\\u{430}\n o'b""#
         );
         assert_eq!(CodePoint('\u{a0}').to_string(), "U+00A0");
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        assert_eq!(excerpt("https://i.example"), "https://i.example");
+        assert_eq!(excerpt("a\nb\u{1b}[0m"), "a\\nb\\u{1b}[0m");
+        let long = excerpt(&"é".repeat(500_000));
+        assert_eq!(long.chars().count(), MAX_EXCERPT + 1);
+    }
+
+    #[test]
+    fn only_characters_that_are_not_printable_are_escaped() {
+        for text in [
+            "",
+            "a \"b\" \\c 'd'",
+            "system:serviceaccount:a:b",
+            "Jürgen 名 😀",
+        ] {
+            assert_eq!(printable(text), text);
+        }
+        for (text, expected) in [
+            ("a\nb", r"a\nb"),
+            ("a\r\nb\t", r"a\r\nb\t"),
+            ("\u{1b}[2J", r"\u{1b}[2J"),
+            ("\0\u{7f}\u{85}", r"\0\u{7f}\u{85}"),
+            ("a\u{202e}b\u{2066}", r"a\u{202e}b\u{2066}"),
+            (
+                "\u{2028}\u{2029}\u{200b}\u{feff}",
+                r"\u{2028}\u{2029}\u{200b}\u{feff}",
+            ),
+        ] {
+            assert_eq!(printable(text), expected);
+            assert_eq!(printable(expected), expected, "escaping is idempotent");
+        }
     }
 }

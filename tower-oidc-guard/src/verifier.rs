@@ -30,7 +30,7 @@ use crate::identity::Identity;
 use crate::jose::{TokenError, UnverifiedJws, UnverifiedToken};
 use crate::keys::AwaitedFetch;
 use crate::keys::health::IssuerHealth;
-use crate::keys::store::Current;
+use crate::keys::store::CurrentKeys;
 use crate::policy::{TrustedName, TrustedNames};
 use crate::telemetry;
 
@@ -143,11 +143,11 @@ impl TokenVerifier {
             let awaited = awaited_fetch(error);
             let newer = issuer
                 .keys
-                .newer_than(seen.as_ref(), &first_seen, awaited, deadline);
+                .wait_for_newer(seen.as_ref(), &first_seen, awaited, deadline);
             let newer = newer
                 .await
                 .map_err(|none| issuer.failed(none.into_error(error)))?;
-            let generation = |current: &Arc<Current>| current.generation;
+            let generation = |current: &Arc<CurrentKeys>| current.generation;
             if seen.as_ref().map(generation) == Some(newer.generation) {
                 // The fetch returned the same keys, so the result for the token would be the same.
                 seen = Some(newer);
@@ -168,7 +168,7 @@ impl TokenVerifier {
         if let Some(cached) = self.verify_cached(token, now) {
             return cached.map(TokenStatus::Verified);
         }
-        let _timed = telemetry::Verification::begin();
+        let _timed = telemetry::VerificationTimer::start();
         let jws = UnverifiedJws::parse(token, self.0.max_token_bytes)?;
         let unverified = UnverifiedToken::parse(&jws)?;
         let index = self.index_of_issuer(unverified.issuer());
@@ -209,7 +209,7 @@ impl TokenVerifier {
             cache.remove(token);
             return Some(Err(issuer.failed(error.into())));
         }
-        telemetry::cache_hit();
+        telemetry::record_cache_hit();
         Some(Ok(entry.identity))
     }
 
@@ -261,7 +261,7 @@ impl TokenVerifier {
         self.0
             .issuers
             .iter()
-            .map(|issuer| issuer.keys.health(&issuer.label))
+            .map(|issuer| issuer.keys.health())
             .collect()
     }
 

@@ -11,8 +11,8 @@ use crate::bearer::Bearer;
 use crate::identity::Identity;
 use crate::policy::Bound;
 use crate::rejection::Rejection;
-use crate::telemetry;
 use crate::verifier::{FailedVerification, PendingToken, TokenStatus};
+use crate::{telemetry, text};
 
 /// A guard, and the policy of the routes behind it.
 #[derive(Debug, Clone)]
@@ -99,14 +99,14 @@ impl Gate {
     ) -> Admission {
         match verified {
             Ok(identity) if self.policy().allows(&identity) => {
-                let span = telemetry::allowed(&identity);
+                let span = telemetry::record_allowed(&identity);
                 self.guard.0.intake.finish(request, Some(identity));
                 Admission::Enter(span)
             }
             Ok(identity) => {
                 if tracing::enabled!(tracing::Level::DEBUG) {
                     let why = self.policy().policy().explain(&identity).to_string();
-                    let subject = telemetry::printable(identity.subject());
+                    let subject = text::printable(identity.subject());
                     tracing::debug!(subject = &*subject, why, "not allowed");
                 }
                 let label = identity.issuer_label();
@@ -129,7 +129,7 @@ impl Gate {
 
     fn enter_without_identity<B>(&self, request: &mut Request<B>) -> Admission {
         self.guard.0.intake.finish(request, None);
-        Admission::Enter(telemetry::anonymous())
+        Admission::Enter(telemetry::record_anonymous())
     }
 
     fn refuse<B>(
@@ -138,7 +138,7 @@ impl Gate {
         rejection: Rejection,
         issuer_label: Option<&Arc<str>>,
     ) -> Admission {
-        telemetry::refused(&rejection, issuer_label);
+        telemetry::record_refused(&rejection, issuer_label);
         let protocol = grpc::Protocol::of(request);
         Admission::Refuse(self.guard.0.answers.to(&rejection, protocol))
     }

@@ -10,8 +10,8 @@ use crate::error::BuildError;
 use crate::issuer::{Checked, Issuer};
 use crate::jose::claim_rules::ClaimRules;
 use crate::keys::Keys;
-use crate::keys::client::default_client;
-use crate::keys::source::{KeySource, Origin};
+use crate::keys::http_client::{AllowedUrls, default_client};
+use crate::keys::sources::KeySource;
 use crate::verifier::{IssuerName, TrustedIssuer};
 
 /// What an issuer is told as whose name only its cluster's API server knows.
@@ -26,14 +26,14 @@ pub(super) fn trust(
     let mut names = HashSet::new();
     let mut trusted = Vec::with_capacity(issuers.len());
     for issuer in issuers {
-        let client = match issuer.loopback_http {
-            true => &mut loopback_client,
-            false => &mut client,
+        let client = match issuer.allowed_urls {
+            AllowedUrls::HttpsOnly => &mut client,
+            AllowedUrls::HttpsOrLoopback => &mut loopback_client,
         };
         let client = match client {
             Some(client) => client.clone(),
             None => client
-                .insert(default_client(issuer.loopback_http).map_err(BuildError::HttpClient)?)
+                .insert(default_client(issuer.allowed_urls).map_err(BuildError::HttpClient)?)
                 .clone(),
         };
         let checked = issuer.check(client)?;
@@ -58,11 +58,7 @@ pub(super) fn trust(
 }
 
 fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIssuer {
-    let Checked {
-        name,
-        origin,
-        trust,
-    } = checked;
+    let Checked { name, keys } = checked;
     let other_issuers: Vec<_> = issuer
         .aliases
         .iter()
@@ -72,18 +68,13 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
     let configured_issuers = name.iter().chain(&other_issuers).cloned().collect();
     let name: Option<Arc<str>> = name.map(Arc::from);
     let label = name.clone().unwrap_or_else(|| Arc::from(UNNAMED));
-    let source = KeySource {
-        name: label.clone(),
-        origin,
-        trust,
-        also_known_as: issuer.also_known_as.clone(),
-    };
-    let in_cluster = matches!(source.origin, Origin::Cluster(_));
+    let in_cluster = matches!(keys, KeySource::ApiServer(_));
     TrustedIssuer {
         issuer: match name {
             Some(name) if !in_cluster => IssuerName::Configured(name),
             initial => IssuerName::FromKeys { initial },
         },
+        keys: Keys::new(label.clone(), keys, issuer.timing, clock.clone()),
         label,
         other_issuers,
         spellings: issuer.aliases,
@@ -98,6 +89,5 @@ fn trusted_issuer(issuer: Issuer, checked: Checked, clock: &Clock) -> TrustedIss
         },
         required_claims: issuer.required_claims,
         claim_predicates: issuer.claim_predicates,
-        keys: Keys::new(source, issuer.timing, clock.clone()),
     }
 }

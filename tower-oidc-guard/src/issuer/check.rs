@@ -3,27 +3,28 @@
 use std::path::Path;
 use std::time::Duration;
 
-use openidconnect::IssuerUrl;
+use openidconnect::{IssuerUrl, JsonWebKeySetUrl};
 use reqwest_middleware::ClientWithMiddleware;
 use url::Url;
 
-use super::{Issuer, KeysAt, is_api_audience};
+use super::{Issuer, is_api_audience};
 use crate::error::BuildError;
 use crate::identity::Platform;
-use crate::keys::client::may_be_asked;
-use crate::keys::fetch::{Fetcher, Publisher};
-use crate::keys::source::{ClusterApi, ClusterKeys, KeyFile, Origin, OwnToken, Trust, WebKeys};
+use crate::keys::discovery::DISCOVERY_PATH;
+use crate::keys::fetch::{DocumentServer, Fetcher};
+use crate::keys::location::KeyLocation;
+use crate::keys::sources::{
+    ApiServer, ApiServerKeys, KeyFile, KeyRules, KeySource, PodToken, RemoteKeys,
+};
 use crate::text::{self, Escaped, audience_fault, is_invisible};
 
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
-const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
 /// An issuer whose settings can work.
 pub(crate) struct Checked {
     /// The `iss` of its tokens; `None` if only the cluster's API server can say it.
     pub(crate) name: Option<String>,
-    pub(crate) origin: Origin,
-    pub(crate) trust: Trust,
+    pub(crate) keys: KeySource,
 }
 
 impl Issuer {
@@ -48,12 +49,12 @@ impl Issuer {
             return Err(self.wrong(format!("`{setting}` is zero, so it would never get a key")));
         }
         let algorithms = self.algorithms.iter().flatten().copied();
-        let trust = Trust {
+        let rules = KeyRules {
             algorithms: self.algorithms.is_some().then(|| algorithms.collect()),
             max_keys: self.max_keys,
         };
-        let name = match &self.keys_at {
-            KeysAt::Cluster(api) => self.name_in_cluster(api)?,
+        let name = match &self.key_location {
+            KeyLocation::ApiServer(api) => self.name_in_cluster(api)?,
             _ => Some(self.name()?),
         };
         for name in &self.also_known_as {
@@ -62,8 +63,7 @@ impl Issuer {
         self.check_api_audience(name.as_deref(), &[])?;
         Ok(Checked {
             name,
-            origin: self.origin(client, &trust)?,
-            trust,
+            keys: self.key_source(client, rules)?,
         })
     }
 
@@ -120,7 +120,7 @@ impl Issuer {
     fn name(&self) -> Result<String, BuildError> {
         let name = &self.url;
         self.check_name(name)?;
-        if matches!(self.keys_at, KeysAt::Discovery { elsewhere: None }) {
+        if matches!(self.key_location, KeyLocation::Discovery { url: None }) {
             let issuer = self.fetchable(name)?;
             if issuer.query().is_some() {
                 return Err(self.wrong("a query or a fragment has no place in it"));
@@ -131,7 +131,7 @@ impl Issuer {
 
     /// Checks whether a name can be the `iss` of tokens.
     fn check_name(&self, name: &str) -> Result<(), BuildError> {
-        if let Some(reason) = text::fault(name) {
+        if let Some(reason) = text::claim_value_fault(name) {
             return Err(self.wrong(format!("its name cannot be the `iss` of a token: {reason}")));
         }
         // StringOrURI (RFC 7519, section 2): with a colon it is a URI.
@@ -170,45 +170,65 @@ impl Issuer {
         Ok(())
     }
 
-    fn origin(&self, client: ClientWithMiddleware, trust: &Trust) -> Result<Origin, BuildError> {
-        let publisher = match self.platform {
-            Platform::Kubernetes => Publisher::Kubernetes,
-            _ => Publisher::Public,
+    fn key_source(
+        &self,
+        client: ClientWithMiddleware,
+        rules: KeyRules,
+    ) -> Result<KeySource, BuildError> {
+        let server = match self.platform {
+            Platform::Kubernetes => DocumentServer::Kubernetes,
+            _ => DocumentServer::Public,
         };
-        let fetcher = || Fetcher::new(client, self.loopback_http, self.limits, publisher);
-        Ok(match &self.keys_at {
-            KeysAt::Discovery { elsewhere } => {
-                let below = || format!("{}{WELL_KNOWN}", self.url.trim_end_matches('/'));
-                let document = elsewhere.clone().unwrap_or_else(below);
-                Origin::Web(WebKeys::discovered(self.fetchable(&document)?, fetcher()))
+        let fetcher = || Fetcher::new(client, self.allowed_urls, self.limits, server);
+        Ok(match &self.key_location {
+            KeyLocation::Discovery { url } => {
+                let default = || format!("{}{DISCOVERY_PATH}", self.url.trim_end_matches('/'));
+                let document = url.clone().unwrap_or_else(default);
+                KeySource::Remote(RemoteKeys::from_discovery(
+                    self.fetchable(&document)?,
+                    self.url.clone(),
+                    self.also_known_as.clone(),
+                    fetcher(),
+                    rules,
+                ))
             }
-            KeysAt::Jwks { url } => Origin::Web(WebKeys::at(self.fetchable(url)?, fetcher())),
-            KeysAt::File { path } if path.as_os_str().is_empty() => {
+            KeyLocation::JwksUrl(url) => {
+                let url = JsonWebKeySetUrl::from_url(self.fetchable(url)?);
+                KeySource::Remote(RemoteKeys::from_jwks_url(url, fetcher(), rules))
+            }
+            KeyLocation::File(path) if path.as_os_str().is_empty() => {
                 return Err(self.wrong("the path of its `keys_file` is empty"));
             }
-            KeysAt::File { path } => Origin::File(KeyFile::new(path.clone())),
-            KeysAt::Given { text, format } => {
-                format.check(text).map_err(|reason| self.wrong(reason))?;
-                let read = trust.read("the given keys", text);
-                read.map_err(|error| self.wrong(error.to_string()))?;
-                Origin::Given(text.clone())
+            KeyLocation::File(path) => KeySource::File(KeyFile::new(path.clone(), rules)),
+            KeyLocation::Inline(keys) => {
+                keys.check_format().map_err(|reason| self.wrong(reason))?;
+                rules
+                    .parse_inline(keys)
+                    .map_err(|error| self.wrong(error.to_string()))?;
+                KeySource::Inline(keys.clone(), rules)
             }
-            KeysAt::Cluster(api) => {
-                // Those that it would refuse if the API server turns out to be their owner.
-                let audiences = match self.accepts_api_audience {
-                    true => Vec::new(),
-                    false => self.audiences.clone(),
+            KeyLocation::ApiServer(api) => {
+                // The audiences that are refused if the API server turns out to accept them as well.
+                let audiences = if self.accepts_api_audience {
+                    Vec::new()
+                } else {
+                    self.audiences.clone()
                 };
-                Origin::Cluster(ClusterKeys::new(api.clone(), self.limits, audiences))
+                KeySource::ApiServer(ApiServerKeys::new(
+                    api.clone(),
+                    self.limits,
+                    rules,
+                    audiences,
+                ))
             }
         })
     }
 
     /// The pod's own token says who the issuer is, and which audiences are the API server's.
-    fn name_in_cluster(&self, api: &ClusterApi) -> Result<Option<String>, BuildError> {
+    fn name_in_cluster(&self, api: &ApiServer) -> Result<Option<String>, BuildError> {
         let token = self.mounted(&api.token_file)?;
         self.mounted(&api.ca_file)?;
-        let own = OwnToken::read(&token)
+        let own = PodToken::parse(&token)
             .ok_or_else(|| self.wrong(format!("{} holds no token", api.token_file.display())))?;
         self.check_api_audience(own.issuer.as_deref(), &own.audiences)?;
         Ok(own.issuer)
@@ -226,7 +246,7 @@ impl Issuer {
     }
 
     fn wrong(&self, reason: impl Into<String>) -> BuildError {
-        let in_cluster = matches!(self.keys_at, KeysAt::Cluster(_));
+        let in_cluster = matches!(self.key_location, KeyLocation::ApiServer(_));
         BuildError::Issuer {
             issuer: match in_cluster {
                 true => "this cluster's API server".to_owned(),
@@ -251,7 +271,7 @@ impl Issuer {
             ))
         })?;
         let parsed = parsed.url().clone();
-        if !may_be_asked(&parsed, self.loopback_http) {
+        if !self.allowed_urls.contains(&parsed) {
             return Err(self.wrong(
                 "it is not an https URL (http is for loopback, by `insecure_loopback_http`)",
             ));

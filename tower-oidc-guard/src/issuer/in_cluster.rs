@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::{Issuer, KeysAt};
+use super::Issuer;
 use crate::error::BuildError;
 use crate::identity::Platform;
-use crate::keys::source::ClusterApi;
+use crate::keys::location::KeyLocation;
+use crate::keys::sources::ApiServer;
 
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 const PORT: &str = "KUBERNETES_SERVICE_PORT";
@@ -69,7 +70,7 @@ impl Issuer {
         let address = address(host, port).ok_or(BuildError::NotInCluster)?;
         Ok(Self {
             platform: Platform::Kubernetes,
-            keys_at: KeysAt::Cluster(ClusterApi {
+            key_location: KeyLocation::ApiServer(ApiServer {
                 address,
                 token_file: PathBuf::from(TOKEN_FILE),
                 ca_file: PathBuf::from(CA_FILE),
@@ -93,8 +94,8 @@ impl Issuer {
     /// # }
     /// ```
     pub fn api_token_file(mut self, path: impl Into<PathBuf>) -> Self {
-        match &mut self.keys_at {
-            KeysAt::Cluster(api) => api.token_file = path.into(),
+        match &mut self.key_location {
+            KeyLocation::ApiServer(api) => api.token_file = path.into(),
             _ => self.conflicts("`api_token_file` is for `in_cluster` only"),
         }
         self
@@ -112,8 +113,8 @@ impl Issuer {
     /// # }
     /// ```
     pub fn api_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
-        match &mut self.keys_at {
-            KeysAt::Cluster(api) => api.ca_file = path.into(),
+        match &mut self.key_location {
+            KeyLocation::ApiServer(api) => api.ca_file = path.into(),
             _ => self.conflicts("`api_ca_file` is for `in_cluster` only"),
         }
         self

@@ -69,9 +69,10 @@ impl KeySet {
         groups.map(|group| self.different(group).count()).sum()
     }
 
-    /// Returns the reason of each key that is skipped.
-    pub(crate) fn skipped(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.keys.keys().iter().filter_map(Jwk::unusable)
+    /// Returns the `kid` of each skipped key, if it has one, and why it is skipped.
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = (Option<&str>, &'static str)> {
+        let keys = self.keys.keys().iter();
+        keys.filter_map(|key| Some((key.kid(), key.unusable()?)))
     }
 
     /// Returns the key ids that several different keys for one algorithm share, with their number.

@@ -5,37 +5,41 @@
 //! | header | value |
 //! | --- | --- |
 //! | `Accept` | `application/json` for a discovery document; `application/jwk-set+json, application/json` for a key set |
-//! | `Authorization` | the pod's own token, and only to the API server of the cluster that the pod runs in |
-//! | `Cache-Control` | `no-cache`, if the fetch is made because a token was not verified by the keys at hand |
-//! | `If-None-Match` | the `ETag` of the last answer that was accepted, if it had one |
-//! | `User-Agent` | this crate's name and version, unless the user brings an HTTP client |
+//! | `Authorization` | the pod's token; only in requests to the API server of the cluster that the pod runs in |
+//! | `Cache-Control` | `no-cache`, if the fetch is made because the current keys do not verify a token |
+//! | `If-None-Match` | the `ETag` of the last accepted response, if it had one |
+//! | `User-Agent` | this crate's name and version, unless the user configures an HTTP client |
 //!
-//! A Kubernetes API server serves its key set as `application/jwk-set+json` only and answers 406 to a request that accepts
-//! nothing but `application/json`; other issuers serve theirs as `application/json`. The type of the answer itself
+//! A Kubernetes API server publishes its key set as `application/jwk-set+json` and responds with 406 to a request that
+//! accepts only `application/json`; other issuers publish theirs as `application/json`. The `Content-Type` of the response
 //! is not checked: some issuers are files on a plain web server.
+//!
+//! openidconnect's `JsonWebKeySet::fetch_async` is not used. It asks for `application/json` only, it fails if one key of
+//! the set is nested too deeply, and it accepts text after the JSON object.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{ACCEPT, AGE, AUTHORIZATION, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use http::header::{ACCEPT, AGE, AUTHORIZATION, CACHE_CONTROL, ETAG, IF_NONE_MATCH, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest_middleware::ClientWithMiddleware;
-use url::Url;
+use url::{Origin, Url};
 
-use super::client::may_be_asked;
-use super::error::{KeysError, excerpt};
+use super::error::KeysError;
+use super::http_client::AllowedUrls;
+use crate::text::excerpt;
 
-/// How much of an answer is read, and how long.
+/// The limits of one request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Bytes of the body. Real key sets have some kB.
+pub(crate) struct FetchLimits {
+    /// The largest body in bytes. Typical key sets have a few kB.
     pub(crate) bytes: usize,
-    /// From the first byte sent to the last one received.
+    /// The longest time from the first byte sent to the last one received.
     pub(crate) time: Duration,
 }
 
-impl Default for Limits {
+impl Default for FetchLimits {
     fn default() -> Self {
         Self {
             bytes: 512 * 1024,
@@ -46,15 +50,15 @@ impl Default for Limits {
 
 /// The kinds of document that an issuer publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Document {
+pub(crate) enum DocumentKind {
     /// The discovery document (OpenID Connect Discovery 1.0, section 3).
     Discovery,
     /// The JSON Web Key Set (RFC 7517, section 5).
     KeySet,
 }
 
-impl Document {
-    /// Returns the media types to ask for (RFC 9110, section 12.5.1).
+impl DocumentKind {
+    /// Returns the value of the `Accept` header (RFC 9110, section 12.5.1).
     fn accept(self) -> &'static str {
         match self {
             Self::Discovery => "application/json",
@@ -63,32 +67,42 @@ impl Document {
     }
 }
 
-/// Whether caches between here and the issuer may answer a request.
+/// Whether caches between this process and the issuer may answer a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Freshness {
-    /// They may.
-    MayBeCached,
-    /// They have to ask the issuer (RFC 9111, section 5.2.1.4): what they hold may lack the key that is looked for.
+pub(crate) enum CachePolicy {
+    /// Caches may answer.
+    AllowCached,
+    /// Caches must ask the issuer (RFC 9111, section 5.2.1.4), because their content may lack the key of a token.
     Revalidate,
 }
 
-/// Who publishes the documents, as far as it matters to explain a refusal.
+/// The kind of server that publishes the documents, as far as it matters for authorization and for hints in errors.
 #[derive(Debug, Clone)]
-pub(crate) enum Publisher {
+pub(crate) enum DocumentServer {
     /// A web server that answers anyone.
     Public,
-    /// The API server of a Kubernetes cluster, or a mirror of its documents, asked without a token.
+    /// The API server of a Kubernetes cluster, or a mirror of its documents. Requests carry no token.
     Kubernetes,
-    /// The API server of the cluster that this process runs in, asked with the pod's own token.
+    /// The API server of the cluster that this process runs in. Requests carry the pod's token.
     OwnApiServer {
         /// The `Authorization` header of each request.
         authorization: HeaderValue,
     },
 }
 
-impl Publisher {
-    /// Returns what an operator can do about a status, where that is known.
-    fn hint(&self, status: StatusCode) -> Option<&'static str> {
+impl DocumentServer {
+    /// Returns what an operator can do about a redirect to another origin, if anything.
+    fn redirect_hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Public | Self::Kubernetes => Some(
+                "if that origin is correct, configure its URL with `discovery_url` or `jwks_url`",
+            ),
+            Self::OwnApiServer { .. } => None,
+        }
+    }
+
+    /// Returns what an operator can do about a status, if it is known.
+    fn status_hint(&self, status: StatusCode) -> Option<&'static str> {
         match (self, status) {
             (Self::OwnApiServer { .. }, StatusCode::UNAUTHORIZED) => Some(
                 "the API server did not accept this pod's token: it must be unexpired and for the API server's own audience, so the projected volume must not set `audience`",
@@ -97,13 +111,13 @@ impl Publisher {
                 "this pod's service account may not read the document: bind the ClusterRole `system:service-account-issuer-discovery` to it",
             ),
             (Self::Kubernetes, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Some(
-                "this cluster does not publish its keys to anonymous clients: inside the cluster use `Issuer::in_cluster()`, outside it name a public copy with `discovery_url` or `jwks_url`",
+                "this cluster does not publish its keys to anonymous clients: inside the cluster use `Issuer::in_cluster()`, outside configure a public copy with `discovery_url` or `jwks_url`",
             ),
             (Self::OwnApiServer { .. }, status) if status.is_redirection() => {
                 Some("redirects of an API server are not followed")
             }
             (_, status) if status.is_redirection() && status != StatusCode::NOT_MODIFIED => {
-                Some("redirects are followed within one origin only, and three at most")
+                Some("at most three redirects are followed")
             }
             _ => None,
         }
@@ -114,105 +128,103 @@ impl Publisher {
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     client: ClientWithMiddleware,
-    loopback_http: bool,
-    limits: Limits,
-    publisher: Publisher,
-    /// Documents that were sent with an `ETag`, by their addresses.
-    tagged: Mutex<HashMap<Url, Tagged>>,
+    urls: AllowedUrls,
+    limits: FetchLimits,
+    server: DocumentServer,
+    /// Accepted responses that had an `ETag`, by URL.
+    cache: Mutex<HashMap<Url, CachedResponse>>,
 }
 
-/// An answer that was accepted and can be asked for by its tag (RFC 9110, section 13.1.2).
+/// An accepted response that can be revalidated by its `ETag` (RFC 9110, section 13.1.2).
 #[derive(Debug, Clone)]
-struct Tagged {
-    tag: HeaderValue,
+struct CachedResponse {
+    etag: HeaderValue,
     body: Vec<u8>,
     lifetime: Option<Duration>,
 }
 
-/// What a document says, and how long its sender says that it may be kept.
+/// A parsed document, and how long its server allows it to be cached.
 #[derive(Debug)]
 pub(crate) struct Fetched<T> {
     pub(crate) content: T,
     pub(crate) max_age: Option<Duration>,
 }
 
-/// An answer whose body is not judged yet.
-struct Answer {
+/// A response whose body has not been parsed yet.
+struct Response {
     body: Vec<u8>,
-    tag: Option<HeaderValue>,
-    /// How long the answer may be kept, counted from when the issuer made it.
+    etag: Option<HeaderValue>,
+    /// How long the response may be cached, counted from when the issuer created it.
     lifetime: Option<Duration>,
-    /// How long ago the issuer made it.
+    /// How long ago the issuer created it.
     age: Duration,
 }
 
 impl Fetcher {
-    /// Creates a fetcher; `loopback_http` allows plain http to this machine.
     pub(crate) fn new(
         client: ClientWithMiddleware,
-        loopback_http: bool,
-        limits: Limits,
-        publisher: Publisher,
+        urls: AllowedUrls,
+        limits: FetchLimits,
+        server: DocumentServer,
     ) -> Self {
         Self {
             client,
-            loopback_http,
+            urls,
             limits,
-            publisher,
-            tagged: Mutex::default(),
+            server,
+            cache: Mutex::default(),
         }
     }
 
-    /// Returns the limits of each request.
-    pub(crate) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> FetchLimits {
         self.limits
     }
 
-    pub(crate) fn may_ask(&self, url: &Url) -> bool {
-        may_be_asked(url, self.loopback_http)
+    /// Returns whether `url` may be fetched.
+    pub(crate) fn may_fetch(&self, url: &Url) -> bool {
+        self.urls.contains(url)
     }
 
-    /// Fetches a document within the limits, and returns what `accept` makes of its body.
+    /// Fetches a document within the limits, and parses its body.
     ///
-    /// An answer that `accept` refuses leaves nothing behind: its `ETag` is not used, so a later 304 cannot bring it
-    /// back.
+    /// The `ETag` of a response that `parse` refuses is not stored, so that a later 304 cannot refer to that response.
     pub(crate) async fn fetch<T>(
         &self,
         url: &Url,
-        document: Document,
-        freshness: Freshness,
-        accept: impl FnOnce(&[u8]) -> Result<T, KeysError>,
+        kind: DocumentKind,
+        cache_policy: CachePolicy,
+        parse: impl FnOnce(&[u8]) -> Result<T, KeysError>,
     ) -> Result<Fetched<T>, KeysError> {
         let limit = self.limits.time;
         let timeout = |_| KeysError::Timeout {
             url: url.to_string(),
             limit,
         };
-        let answer = tokio::time::timeout(limit, self.get(url, document, freshness));
-        let answer = answer.await.map_err(timeout)??;
-        let content = accept(&answer.body)?;
-        let max_age = answer
+        let response = tokio::time::timeout(limit, self.get(url, kind, cache_policy));
+        let response = response.await.map_err(timeout)??;
+        let content = parse(&response.body)?;
+        let max_age = response
             .lifetime
-            .map(|lifetime| lifetime.saturating_sub(answer.age));
-        self.keep(url, answer);
+            .map(|lifetime| lifetime.saturating_sub(response.age));
+        self.store(url, response);
         Ok(Fetched { content, max_age })
     }
 
     async fn get(
         &self,
         url: &Url,
-        document: Document,
-        freshness: Freshness,
-    ) -> Result<Answer, KeysError> {
-        let tagged = self.tagged(url);
-        let mut response = self.send(url, document, freshness, tagged.as_ref()).await?;
+        kind: DocumentKind,
+        cache_policy: CachePolicy,
+    ) -> Result<Response, KeysError> {
+        let cached = self.cached(url);
+        let mut response = self.send(url, kind, cache_policy, cached.as_ref()).await?;
         let (lifetime, age) = (lifetime(response.headers()), age(response.headers()));
-        let tag = response.headers().get(ETAG).cloned();
-        if let (StatusCode::NOT_MODIFIED, Some(tagged)) = (response.status(), tagged) {
-            return Ok(Answer {
-                body: tagged.body,
-                tag: tag.or(Some(tagged.tag)),
-                lifetime: lifetime.or(tagged.lifetime),
+        let etag = response.headers().get(ETAG).cloned();
+        if let (StatusCode::NOT_MODIFIED, Some(cached)) = (response.status(), cached) {
+            return Ok(Response {
+                body: cached.body,
+                etag: etag.or(Some(cached.etag)),
+                lifetime: lifetime.or(cached.lifetime),
                 age,
             });
         }
@@ -220,13 +232,13 @@ impl Fetcher {
             return Err(KeysError::Status {
                 url: url.to_string(),
                 status: response.status(),
-                accept: document.accept(),
-                hint: self.publisher.hint(response.status()),
+                accept: kind.accept(),
+                hint: self.server.status_hint(response.status()),
             });
         }
-        Ok(Answer {
+        Ok(Response {
             body: self.body(url, &mut response).await?,
-            tag,
+            etag,
             lifetime,
             age,
         })
@@ -235,29 +247,32 @@ impl Fetcher {
     async fn send(
         &self,
         url: &Url,
-        document: Document,
-        freshness: Freshness,
-        tagged: Option<&Tagged>,
+        kind: DocumentKind,
+        cache_policy: CachePolicy,
+        cached: Option<&CachedResponse>,
     ) -> Result<reqwest::Response, KeysError> {
-        let mut request = self
-            .client
-            .get(url.clone())
-            .header(ACCEPT, document.accept());
-        if let Publisher::OwnApiServer { authorization } = &self.publisher {
+        let mut request = self.client.get(url.clone()).header(ACCEPT, kind.accept());
+        if let DocumentServer::OwnApiServer { authorization } = &self.server {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if freshness == Freshness::Revalidate {
+        if cache_policy == CachePolicy::Revalidate {
             request = request.header(CACHE_CONTROL, "no-cache");
         }
-        if let Some(tagged) = tagged {
-            request = request.header(IF_NONE_MATCH, &tagged.tag);
+        if let Some(cached) = cached {
+            request = request.header(IF_NONE_MATCH, &cached.etag);
         }
-        let response = request.send().await.map_err(|source| failed(url, source))?;
-        // An HTTP client that the user brings may follow redirects to anywhere.
-        if response.url().origin() != url.origin() {
+        let response = request
+            .send()
+            .await
+            .map_err(|source| request_error(url, source))?;
+        // An HTTP client that the user configures may follow redirects to any origin. The default client stops there and
+        // returns the redirect itself.
+        let origin = redirect_target(&response).unwrap_or_else(|| response.url().origin());
+        if origin != url.origin() {
             return Err(KeysError::CrossOriginRedirect {
                 url: url.to_string(),
-                origin: excerpt(&response.url().origin().ascii_serialization()),
+                origin: excerpt(&origin.ascii_serialization()),
+                hint: self.server.redirect_hint(),
             });
         }
         Ok(response)
@@ -273,7 +288,7 @@ impl Fetcher {
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| failed(url, error.into()))?
+            .map_err(|error| request_error(url, error.into()))?
         {
             if body.len() + chunk.len() > limit {
                 return Err(KeysError::TooLarge {
@@ -286,35 +301,42 @@ impl Fetcher {
         Ok(body)
     }
 
-    fn tagged(&self, url: &Url) -> Option<Tagged> {
-        let tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
-        tagged.get(url).cloned()
+    fn cached(&self, url: &Url) -> Option<CachedResponse> {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.get(url).cloned()
     }
 
-    fn keep(&self, url: &Url, answer: Answer) {
-        let mut tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(tag) = answer.tag else {
-            tagged.remove(url);
+    fn store(&self, url: &Url, response: Response) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(etag) = response.etag else {
+            cache.remove(url);
             return;
         };
-        // There are two documents; an address that is no longer used must not stay for ever.
-        if tagged.len() >= 2 && !tagged.contains_key(url) {
-            tagged.clear();
+        // An issuer has two documents. The entry of a URL that is no longer used must not stay forever.
+        if cache.len() >= 2 && !cache.contains_key(url) {
+            cache.clear();
         }
-        let (body, lifetime) = (answer.body, answer.lifetime);
-        tagged.insert(
-            url.clone(),
-            Tagged {
-                tag,
-                body,
-                lifetime,
-            },
-        );
+        let (body, lifetime) = (response.body, response.lifetime);
+        let response = CachedResponse {
+            etag,
+            body,
+            lifetime,
+        };
+        cache.insert(url.clone(), response);
     }
 }
 
-fn failed(url: &Url, source: reqwest_middleware::Error) -> KeysError {
-    // The error names the URL already, and the one that a redirect led to was chosen by the issuer.
+/// Returns the origin that a redirect which was not followed leads to, or `None` if the response is not a redirect.
+fn redirect_target(response: &reqwest::Response) -> Option<Origin> {
+    let is_redirect =
+        response.status().is_redirection() && response.status() != StatusCode::NOT_MODIFIED;
+    let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
+    let target = response.url().join(location.to_str().ok()?).ok()?;
+    Some(target.origin())
+}
+
+fn request_error(url: &Url, source: reqwest_middleware::Error) -> KeysError {
+    // The error contains the URL already, and the URL in `source` may be the target of a redirect, which the issuer chose.
     let source = match source {
         reqwest_middleware::Error::Reqwest(error) => error.without_url().into(),
         other => other,
@@ -325,7 +347,7 @@ fn failed(url: &Url, source: reqwest_middleware::Error) -> KeysError {
     }
 }
 
-/// Returns `max-age` of `Cache-Control` (RFC 9111, section 5.2.2.1), or zero if the answer must not be kept.
+/// Returns `max-age` from `Cache-Control` (RFC 9111, section 5.2.2.1), or zero if the response must not be cached.
 fn lifetime(headers: &HeaderMap) -> Option<Duration> {
     let values = headers
         .get_all(CACHE_CONTROL)
@@ -348,7 +370,7 @@ fn lifetime(headers: &HeaderMap) -> Option<Duration> {
     found
 }
 
-/// Returns how long ago the issuer made an answer that caches have held (RFC 9111, section 5.1).
+/// Returns how long ago the issuer created a response that a cache may have stored (RFC 9111, section 5.1).
 fn age(headers: &HeaderMap) -> Duration {
     let seconds = headers.get(AGE).and_then(|value| value.to_str().ok());
     let seconds = seconds.and_then(|seconds| seconds.trim().parse().ok());
@@ -360,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cache_control_is_read() {
+    fn the_lifetime_comes_from_cache_control() {
         for (value, expected) in [
             ("public, max-age=3600", Some(3600)),
             ("Max-Age=\"60\"", Some(60)),
@@ -381,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn age_is_read() {
+    fn the_age_comes_from_the_age_header() {
         for (value, expected) in [("0", 0), ("1800", 1800), ("-1", 0), ("old", 0)] {
             let headers = [(AGE, http::HeaderValue::from_static(value))]
                 .into_iter()

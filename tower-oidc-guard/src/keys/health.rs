@@ -1,46 +1,126 @@
 //! Key status per issuer.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::error::{KeysError, excerpt};
+use tokio::time::Instant;
+
+use super::error::KeysError;
+use super::store::KeyStore;
 use crate::jose::key_set::{KeySet, MAX_CANDIDATES};
+use crate::telemetry;
+use crate::text::excerpt;
 
 /// The key status of an issuer, as returned by [`OidcGuard::health`](crate::OidcGuard::health).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct IssuerHealth {
-    /// The issuer, as configured.
+    /// The issuer's label, as in logs and metrics: the configured issuer, or `kubernetes (in cluster)` for a cluster whose
+    /// issuer is known to its API server only.
     pub issuer: String,
-    /// Whether its tokens can be verified now: there is a usable key, and the keys are not stale.
+    /// Whether the issuer's tokens can be verified now: at least one key is usable, and the keys are not stale.
     pub is_ready: bool,
-    /// How many different keys can verify something.
+    /// The number of different keys that can verify signatures.
     pub usable_keys: usize,
-    /// The reason of each key that is skipped.
-    pub passed_over: Vec<&'static str>,
+    /// The keys of the set that cannot be used.
+    pub skipped_keys: Vec<SkippedKey>,
     /// What is unusual about the key set, for an operator to read: different keys that share a `kid`, or an issuer that
-    /// lists no supported algorithm. The keys are used all the same.
+    /// lists no supported algorithm. The keys are used nevertheless.
     pub warnings: Vec<String>,
-    /// A hash of the key set, to tell whether replicas have the same one.
+    /// A hash of the key set. It is equal for replicas that have the same keys.
     pub key_set_hash: Option<String>,
     /// When the current keys were fetched.
     pub last_success: Option<SystemTime>,
-    /// Why the last fetch failed, or why its keys are of no use; `None` if there is nothing wrong.
+    /// Why the last fetch failed, or why its keys cannot be used; `None` if it succeeded.
     pub last_error: Option<Arc<KeysError>>,
-    /// How long it is until the next fetch, or `None` while one is under way and for keys that are given.
+    /// The time until the next fetch, or `None` while one is in flight and for keys that never change.
     pub next_attempt: Option<Duration>,
+}
+
+/// A key of a key set that cannot be used, and the reason. Other keys of the set are not affected.
+///
+/// ```
+/// # fn main() -> Result<(), tower_oidc_guard::KeysError> {
+/// use tower_oidc_guard::{Algorithm, JwkSet};
+///
+/// let symmetric = r#"{"keys":[{"kty":"oct","kid":"hmac","k":"AAAA"}]}"#;
+/// let keys = JwkSet::from_json(symmetric, [Algorithm::ES256])?;
+/// let skipped = &keys.skipped_keys()[0];
+/// assert_eq!(skipped.kid.as_deref(), Some("hmac"));
+/// assert_eq!(skipped.to_string(), format!("key \"hmac\": {}", skipped.reason));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SkippedKey {
+    /// The `kid` of the key, shortened to 100 characters, or `None` if it has none.
+    pub kid: Option<String>,
+    /// Why the key cannot be used: one of a fixed set of texts.
+    pub reason: &'static str,
+}
+
+impl SkippedKey {
+    /// Returns the skipped keys of a set.
+    pub(crate) fn list(keys: &KeySet) -> Vec<Self> {
+        let skipped = keys.skipped().map(|(kid, reason)| Self {
+            kid: kid.map(excerpt),
+            reason,
+        });
+        skipped.collect()
+    }
+}
+
+impl fmt::Display for SkippedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kid {
+            Some(kid) => write!(f, "key {kid:?}: {}", self.reason),
+            None => write!(f, "key without kid: {}", self.reason),
+        }
+    }
+}
+
+impl KeyStore {
+    /// Returns the status of the keys. Starts no fetch.
+    pub(super) fn health(&self) -> IssuerHealth {
+        let now = Instant::now();
+        let current = self.current();
+        let keys = current.as_ref().map(|current| &current.keys);
+        if let Some(current) = &current {
+            let age = now.saturating_duration_since(current.fetched);
+            telemetry::record_keys_age(&self.label, age);
+        }
+        let is_fresh = current
+            .as_ref()
+            .is_some_and(|current| self.is_fresh(current, now));
+        let usable_keys = keys.map_or(0, KeySet::usable);
+        let due = self.with_schedule(|schedule| schedule.next_due());
+        let due = due.filter(|_| self.source.may_change());
+        IssuerHealth {
+            issuer: self.label.to_string(),
+            is_ready: is_fresh && usable_keys > 0,
+            usable_keys,
+            skipped_keys: keys.map_or(Vec::new(), SkippedKey::list),
+            warnings: keys.map_or(Vec::new(), warnings),
+            key_set_hash: current.as_ref().map(|current| current.hash.clone()),
+            last_success: current.map(|current| SystemTime::UNIX_EPOCH + current.fetched_wall),
+            last_error: self.outcome.borrow().error.clone(),
+            next_attempt: due.map(|due| due.saturating_duration_since(now)),
+        }
+    }
 }
 
 /// Describes what is unusual about a key set.
 pub(super) fn warnings(keys: &KeySet) -> Vec<String> {
     let shared = keys.shared_kids().map(|(kid, count)| {
         format!(
-            "{count} different keys share the kid {:?}; a token that names it is verified with the first {MAX_CANDIDATES} of them at most",
+            "{count} different keys have the kid {:?}; a token with this kid is verified with the first {MAX_CANDIDATES} of them at most",
             excerpt(kid)
         )
     });
-    let none = keys.algorithms.is_empty().then(|| {
-        "the issuer lists signature algorithms, but none that is supported, so all its tokens are refused".to_owned()
+    let none_supported = keys.algorithms.is_empty().then(|| {
+        "none of the signature algorithms that the issuer lists is supported, so all its tokens are refused".to_owned()
     });
-    none.into_iter().chain(shared).collect()
+    none_supported.into_iter().chain(shared).collect()
 }

@@ -1,408 +1,330 @@
-//! When to fetch keys: a state machine without I/O that is told the time by its caller.
+//! Decides when an issuer's keys are fetched.
+//!
+//! A state machine without I/O: its caller passes the current time and a random number, and performs the fetches.
 //!
 //! A fetch has one of three causes:
 //!
-//! - **The schedule.** The first fetch is due at once, each further one when the last answer's `max-age` has passed,
-//!   within bounds, less a random part. A failed fetch is repeated after a pause that grows.
-//! - **A request** whose token the keys at hand do not verify: see [`Schedule::ask`]. These fetches are limited to a
-//!   burst and then one per interval, and are delayed by a random part of the jitter.
+//! - **The schedule.** The first fetch is due immediately, each further one when the `max-age` of the last response has
+//!   passed, within [`FetchTiming::refresh_min`] and [`FetchTiming::refresh_max`], less a random part. A failed fetch is
+//!   repeated after a pause that grows exponentially.
+//! - **A request** whose token the current keys do not verify: see [`Schedule::request_fetch`]. These fetches are limited
+//!   to a burst and then one per interval, and are delayed by a random part of [`FetchTiming::on_demand_jitter`].
 //! - **The source** itself, such as a file that has changed.
 
-mod limit;
 #[cfg(test)]
-mod replicas;
-mod timing;
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::limit::FetchLimit;
-pub(crate) use self::timing::Timing;
-use super::fetch::Freshness;
+use super::fetch::CachePolicy;
 
-/// Refreshes are spread over this last part of their interval, so that replicas that started together do not ask
-/// together.
-const JITTER: f64 = 0.2;
+/// The last part of a refresh interval, as a fraction, over which refreshes are spread, so that replicas that started
+/// together do not fetch together.
+const REFRESH_JITTER: f64 = 0.2;
 
-/// How long after its due time a fetch counts as neglected: the task that should start it does not run.
+/// How long after its due time a fetch counts as overdue: the task that should start it does not run.
 const OVERDUE_AFTER: Duration = Duration::from_secs(1);
+
+/// The durations and limits that control how often keys are fetched, and how long they are used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FetchTiming {
+    /// The shortest time between a fetch and the next scheduled one, whatever `max-age` the issuer sends.
+    pub(crate) refresh_min: Duration,
+    /// The longest time between a fetch and the next scheduled one. A key that its issuer withdraws is no longer used
+    /// after this time.
+    pub(crate) refresh_max: Duration,
+    /// How many fetches requests may cause in quick succession.
+    pub(crate) on_demand_burst: u32,
+    /// How long it takes until one more fetch that a request causes is permitted.
+    pub(crate) on_demand_interval: Duration,
+    /// The upper bound of the random delay of a fetch that a request causes, so that replicas that see a new key at the
+    /// same time do not all fetch at the same time.
+    pub(crate) on_demand_jitter: Duration,
+    /// The first pause after a failed fetch; doubled after each further failure.
+    pub(crate) backoff_min: Duration,
+    /// The longest pause after a failed fetch. Short, so that a server that started during an outage of its issuer is
+    /// ready within seconds of the issuer's return.
+    pub(crate) backoff_max: Duration,
+    /// Keys that could not be refreshed for this long are no longer used.
+    pub(crate) stale_after: Duration,
+}
+
+impl Default for FetchTiming {
+    fn default() -> Self {
+        Self {
+            refresh_min: Duration::from_secs(60),
+            refresh_max: Duration::from_secs(3600),
+            on_demand_burst: 3,
+            on_demand_interval: Duration::from_secs(5),
+            on_demand_jitter: Duration::from_secs(2),
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(10),
+            stale_after: Duration::from_secs(24 * 3600),
+        }
+    }
+}
 
 /// What a request that needs newer keys has to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum FetchDecision {
     /// Start a fetch at that time, and wait for its outcome.
-    Fetch(Instant),
-    /// Wait for the outcome of a fetch that is under way or planned already.
+    StartAt(Instant),
+    /// Wait for the outcome of a fetch that is in flight or already planned.
     Join,
     /// Do not wait: no fetch is permitted before that time.
     NotBefore(Instant),
 }
 
-/// A fetch that has to be made now.
+/// A fetch that has to be performed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fetch {
-    /// Its number, counted from 1.
+    /// The number of this fetch, counted from 1.
     pub(crate) number: u64,
-    /// Whether caches on the way may answer it.
-    pub(crate) freshness: Freshness,
+    /// Whether caches between this process and the issuer may answer.
+    pub(crate) cache_policy: CachePolicy,
 }
 
 /// The state of one issuer's key fetches.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    timing: Timing,
-    /// A fetch that takes so long is considered lost: the runtime that it was started on does not run any more.
+    timing: FetchTiming,
+    /// A fetch that takes longer than this is considered lost: the runtime that it was started on no longer runs.
     lost_after: Duration,
     /// When the next fetch is due.
     due: Instant,
     in_flight: bool,
     /// Whether a request has brought the next fetch forward.
-    asked: bool,
-    /// Whether the fetch that is planned or under way counts against `limit`.
-    counted: bool,
-    /// Whether the next fetch has to bypass caches.
-    freshness: Freshness,
+    is_requested: bool,
+    /// Whether the fetch that is planned or in flight was recorded in `limit`.
+    is_limited: bool,
+    /// The cache policy of the next fetch.
+    cache_policy: CachePolicy,
     limit: FetchLimit,
+    /// The number of failures since the last success.
     failures: u32,
     has_succeeded: bool,
-    /// How many fetches were started.
-    fetches: u64,
+    /// The number of fetches that were started.
+    fetches_started: u64,
     /// When the last of them was started.
-    started: Instant,
+    last_start: Instant,
 }
 
 impl Schedule {
-    /// Creates a schedule whose first fetch is due at once.
-    pub(crate) fn new(timing: Timing, lost_after: Duration, now: Instant) -> Self {
+    /// Creates a schedule whose first fetch is due immediately.
+    pub(crate) fn new(timing: FetchTiming, lost_after: Duration, now: Instant) -> Self {
         Self {
             limit: FetchLimit::new(timing.on_demand_burst, timing.on_demand_interval, now),
             timing,
             lost_after,
             due: now,
             in_flight: false,
-            asked: false,
-            counted: false,
-            freshness: Freshness::MayBeCached,
+            is_requested: false,
+            is_limited: false,
+            cache_policy: CachePolicy::AllowCached,
             failures: 0,
             has_succeeded: false,
-            fetches: 0,
-            started: now,
+            fetches_started: 0,
+            last_start: now,
         }
     }
 
-    /// Returns when the next fetch has to be started.
+    /// Returns when the next fetch has to be started. If one is in flight, that is when it is considered lost.
     pub(crate) fn due(&self) -> Instant {
-        match self.in_flight {
-            true => self.started + self.lost_after,
-            false => self.due,
+        if self.in_flight {
+            self.last_start + self.lost_after
+        } else {
+            self.due
         }
     }
 
-    /// Returns the time from which on any request has to start the fetch, since the task that should have done so does
+    /// Returns the time from which any request has to start the fetch, because the task that should have started it does
     /// not run.
-    pub(crate) fn overdue(&self) -> Instant {
+    pub(crate) fn overdue_at(&self) -> Instant {
         self.due() + OVERDUE_AFTER
     }
 
-    /// Returns when the next fetch is due, or `None` while one is under way.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    /// Returns when the next fetch is due, or `None` if one is in flight.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         (!self.in_flight).then_some(self.due)
     }
 
-    /// Returns how many fetches were started.
-    pub(crate) fn fetches(&self) -> u64 {
-        self.fetches
+    /// Returns the number of fetches that were started.
+    pub(crate) fn fetches_started(&self) -> u64 {
+        self.fetches_started
     }
 
     /// Starts a fetch if one is due.
-    pub(crate) fn start(&mut self, now: Instant) -> Option<Fetch> {
+    pub(crate) fn start_if_due(&mut self, now: Instant) -> Option<Fetch> {
         if self.due() > now {
             return None;
         }
         self.in_flight = true;
-        self.asked = false;
-        self.started = now;
-        self.fetches += 1;
+        self.is_requested = false;
+        self.last_start = now;
+        self.fetches_started += 1;
         Some(Fetch {
-            number: self.fetches,
-            freshness: self.freshness,
+            number: self.fetches_started,
+            cache_policy: self.cache_policy,
         })
     }
 
-    /// Returns whether this fetch is the one under way, and not one that was considered lost.
-    pub(crate) fn awaits(&self, fetch: Fetch) -> bool {
-        self.in_flight && self.fetches == fetch.number
+    /// Returns whether `fetch` is the one in flight, and not one that was considered lost.
+    pub(crate) fn is_in_flight(&self, fetch: Fetch) -> bool {
+        self.in_flight && self.fetches_started == fetch.number
     }
 
-    /// Records that the fetch brought keys, which the issuer says may be kept for `max_age`. `jitter` is a random
-    /// number from 0 to 1.
+    /// Records that the fetch succeeded. `max_age` is how long the issuer allows the keys to be cached; `jitter` is a
+    /// random number from 0 to 1.
     pub(crate) fn succeeded(&mut self, now: Instant, max_age: Option<Duration>, jitter: f64) {
         let timing = &self.timing;
         let interval = max_age
             .unwrap_or(timing.refresh_max)
             .clamp(timing.refresh_min, timing.refresh_max);
-        self.answered(now + interval.mul_f64(1.0 - JITTER * jitter));
+        self.record_success(now + interval.mul_f64(1.0 - REFRESH_JITTER * jitter));
     }
 
-    /// Records that the fetch brought a set without a usable key. The issuer is asked again soon: a server that is not
-    /// ready gets no requests that would have it asked.
-    pub(crate) fn emptied(&mut self, now: Instant, jitter: f64) {
+    /// Records that the fetch returned a key set without a usable key. The next fetch is due soon: a server that is not
+    /// ready gets no requests that could cause one.
+    pub(crate) fn succeeded_without_usable_key(&mut self, now: Instant, jitter: f64) {
         let pause = self.timing.backoff_max;
-        self.answered(now + pause.mul_f64(1.0 - JITTER * jitter));
+        self.record_success(now + pause.mul_f64(1.0 - REFRESH_JITTER * jitter));
     }
 
-    fn answered(&mut self, due: Instant) {
+    fn record_success(&mut self, due: Instant) {
         self.in_flight = false;
-        self.counted = false;
-        self.freshness = Freshness::MayBeCached;
+        self.is_limited = false;
+        self.cache_policy = CachePolicy::AllowCached;
         self.failures = 0;
         self.has_succeeded = true;
         self.due = due;
     }
 
-    /// Records that the fetch failed: the next comes after a pause that grows, half of it random.
+    /// Records that the fetch failed. The next one is due after a pause that grows exponentially; half of it is random.
     pub(crate) fn failed(&mut self, now: Instant, jitter: f64) {
         let timing = &self.timing;
         let pause = timing
             .backoff_min
             .saturating_mul(1 << self.failures.min(16))
             .min(timing.backoff_max);
-        if std::mem::take(&mut self.counted) {
-            self.limit.give_back();
+        if std::mem::take(&mut self.is_limited) {
+            self.limit.refund();
         }
         self.in_flight = false;
         self.failures = self.failures.saturating_add(1);
         self.due = now + pause.mul_f64(0.5 + 0.5 * jitter);
     }
 
-    /// Records that the fetch was dropped before it ended: the next is due at once.
-    pub(crate) fn abandoned(&mut self, now: Instant) {
+    /// Records that the fetch was dropped before it finished. The next one is due immediately.
+    pub(crate) fn interrupted(&mut self, now: Instant) {
         if self.in_flight {
             self.in_flight = false;
             self.due = now;
         }
     }
 
-    /// Records that the source has something new: the next fetch is due now.
-    pub(crate) fn changed(&mut self, now: Instant) {
+    /// Records that the source has new content. The next fetch is due immediately.
+    pub(crate) fn source_changed(&mut self, now: Instant) {
         self.due = self.due.min(now);
     }
 
-    /// Answers a request whose token the keys at hand do not verify, and that waits for a fetch which starts within the
-    /// jitter or before `latest`. Brings the next fetch forward if the limit permits.
-    pub(crate) fn ask(&mut self, now: Instant, latest: Instant, jitter: f64) -> Ask {
+    /// Requests a fetch for a token that the current keys do not verify, and returns what the request has to do.
+    ///
+    /// Brings the next fetch forward if the limit permits. The request waits only for a fetch that starts within
+    /// [`FetchTiming::on_demand_jitter`] or before `latest_start`. `jitter` is a random number from 0 to 1.
+    pub(crate) fn request_fetch(
+        &mut self,
+        now: Instant,
+        latest_start: Instant,
+        jitter: f64,
+    ) -> FetchDecision {
         if self.in_flight && now < self.due() {
-            return Ask::Join;
+            return FetchDecision::Join;
         }
         if self.due() <= now {
             self.bypass_caches();
-            return Ask::Fetch(now);
+            return FetchDecision::StartAt(now);
         }
-        if self.asked {
-            let is_soon = self.due <= now + self.timing.on_demand_jitter || self.due < latest;
-            return match is_soon {
-                true => Ask::Join,
-                false => Ask::NotBefore(self.due),
+        if self.is_requested {
+            let starts_soon =
+                self.due <= now + self.timing.on_demand_jitter || self.due < latest_start;
+            return if starts_soon {
+                FetchDecision::Join
+            } else {
+                FetchDecision::NotBefore(self.due)
             };
         }
         let permitted = match self.failures {
-            0 => self.limit.next(now),
+            0 => self.limit.earliest(now),
             _ => self.due,
         };
         let permitted = permitted.min(self.due);
-        if permitted > now && permitted >= latest {
-            return Ask::NotBefore(permitted);
+        if permitted > now && permitted >= latest_start {
+            return FetchDecision::NotBefore(permitted);
         }
-        self.asked = true;
+        self.is_requested = true;
         self.bypass_caches();
-        // A fetch that has to wait for its turn is spread already: its turn comes an interval after an earlier one's
-        // random time.
-        let at = match permitted > now {
-            true => permitted,
-            false => now + self.timing.on_demand_jitter.mul_f64(jitter),
+        // A fetch that the limit delays needs no jitter: it starts one interval after an earlier fetch, whose time was
+        // random.
+        let start = if permitted > now {
+            permitted
+        } else {
+            now + self.timing.on_demand_jitter.mul_f64(jitter)
         };
-        if at < self.due {
-            self.limit.take(at);
-            self.counted = true;
-            self.due = at;
+        if start < self.due {
+            self.limit.record(start);
+            self.is_limited = true;
+            self.due = start;
         }
-        Ask::Fetch(self.due)
+        FetchDecision::StartAt(self.due)
     }
 
-    /// The first fetch may be answered by a cache: there are no keys yet that a cache could repeat.
+    /// Makes the next fetch bypass caches, unless it is the first one: there are no keys yet that a cache could repeat.
     fn bypass_caches(&mut self) {
         if self.has_succeeded {
-            self.freshness = Freshness::Revalidate;
+            self.cache_policy = CachePolicy::Revalidate;
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Limits the fetches that requests cause: a token bucket that permits a burst, and then one fetch per interval.
+///
+/// The state is the time at which the bucket is full again (the "theoretical arrival time" of the generic cell rate
+/// algorithm), so nothing has to run to refill it.
+#[derive(Debug)]
+struct FetchLimit {
+    burst: u32,
+    interval: Duration,
+    full_at: Instant,
+}
 
-    const SECOND: Duration = Duration::from_secs(1);
-    const LOST_AFTER: Duration = Duration::from_secs(60);
-
-    fn schedule(now: Instant) -> Schedule {
-        Schedule::new(Timing::default(), LOST_AFTER, now)
-    }
-
-    fn fetched(now: Instant) -> Schedule {
-        let mut schedule = schedule(now);
-        assert!(schedule.start(now).is_some());
-        schedule.succeeded(now, None, 0.0);
-        schedule
-    }
-
-    /// Has a request fetch, at once and with success.
-    fn fetch_on_demand(schedule: &mut Schedule, now: Instant) {
-        assert_eq!(schedule.ask(now, now, 0.0), Ask::Fetch(now));
-        assert!(schedule.start(now).is_some());
-        schedule.succeeded(now, None, 0.0);
-    }
-
-    #[test]
-    fn the_first_fetch_is_due_at_once_and_made_once() {
-        let now = Instant::now();
-        let mut schedule = schedule(now);
-        assert_eq!(schedule.due(), now);
-        assert!(schedule.start(now).is_some());
-        assert!(schedule.start(now).is_none(), "one at a time");
-        assert_eq!(schedule.next(), None);
-        assert_eq!(schedule.ask(now, now, 0.0), Ask::Join);
-    }
-
-    #[test]
-    fn refresh_follows_max_age_within_bounds() {
-        let now = Instant::now();
-        for (max_age, jitter, expected) in [
-            (None, 0.0, 3600),
-            (Some(600), 0.0, 600),
-            (Some(600), 1.0, 480),
-            (Some(1), 0.0, 60),
-            (Some(1_000_000), 0.0, 3600),
-        ] {
-            let mut schedule = schedule(now);
-            schedule.start(now);
-            schedule.succeeded(now, max_age.map(Duration::from_secs), jitter);
-            let due = schedule.due() - now;
-            assert_eq!(due, expected * SECOND, "{max_age:?}");
+impl FetchLimit {
+    /// Creates a limit that permits a whole burst.
+    fn new(burst: u32, interval: Duration, now: Instant) -> Self {
+        Self {
+            burst,
+            interval,
+            full_at: now,
         }
     }
 
-    #[test]
-    fn an_issuer_without_usable_keys_is_asked_again_within_seconds() {
-        let now = Instant::now();
-        let mut schedule = schedule(now);
-        schedule.start(now);
-        schedule.emptied(now, 0.0);
-        assert_eq!(schedule.due() - now, 10 * SECOND);
+    /// Returns the earliest time, not before `now`, at which a fetch is permitted.
+    fn earliest(&self, now: Instant) -> Instant {
+        let used = self.full_at.saturating_duration_since(now);
+        let spare = self.interval * self.burst.saturating_sub(1);
+        now + used.saturating_sub(spare)
     }
 
-    #[test]
-    fn right_after_a_fetch_a_request_gets_another_one() {
-        let now = Instant::now();
-        let mut schedule = fetched(now);
-        assert_eq!(schedule.ask(now, now, 0.5), Ask::Fetch(now + SECOND));
-        for _ in 0..1000 {
-            assert_eq!(schedule.ask(now, now, 0.9), Ask::Join, "one for all");
-        }
+    /// Records a fetch at `start`.
+    fn record(&mut self, start: Instant) {
+        self.full_at = self.full_at.max(start) + self.interval;
     }
 
-    #[test]
-    fn requests_get_a_burst_of_fetches_and_then_one_per_interval() {
-        let now = Instant::now();
-        let mut schedule = fetched(now);
-        for _ in 0..3 {
-            fetch_on_demand(&mut schedule, now);
-        }
-        let next = now + 5 * SECOND;
-        for _ in 0..1000 {
-            let impatient = schedule.ask(now, now + 4 * SECOND, 0.0);
-            assert_eq!(impatient, Ask::NotBefore(next));
-        }
-        let patient = next + SECOND;
-        assert_eq!(schedule.ask(now, patient, 1.0), Ask::Fetch(next));
-        assert_eq!(schedule.ask(now, patient, 1.0), Ask::Join);
-        assert_eq!(schedule.ask(now, now, 1.0), Ask::NotBefore(next));
-        assert!(schedule.start(next).is_some());
-        schedule.succeeded(next, None, 0.0);
-        assert_eq!(
-            schedule.ask(next, next, 0.0),
-            Ask::NotBefore(next + 5 * SECOND)
-        );
-    }
-
-    #[test]
-    fn a_fetch_on_demand_bypasses_caches_until_it_has_succeeded() {
-        let now = Instant::now();
-        let mut schedule = schedule(now);
-        assert_eq!(schedule.ask(now, now, 0.0), Ask::Fetch(now));
-        let fetch = |schedule: &mut Schedule| schedule.start(schedule.due()).unwrap().freshness;
-        assert_eq!(fetch(&mut schedule), Freshness::MayBeCached, "the first");
-        schedule.succeeded(now, None, 0.0);
-        assert_eq!(schedule.ask(now, now, 0.0), Ask::Fetch(now));
-        assert_eq!(fetch(&mut schedule), Freshness::Revalidate);
-        schedule.failed(now, 0.0);
-        assert_eq!(fetch(&mut schedule), Freshness::Revalidate);
-        schedule.succeeded(now, None, 0.0);
-        assert_eq!(fetch(&mut schedule), Freshness::MayBeCached, "a refresh");
-    }
-
-    #[test]
-    fn a_failed_fetch_gives_its_slot_back_after_the_backoff() {
-        let now = Instant::now();
-        let mut schedule = fetched(now);
-        fetch_on_demand(&mut schedule, now);
-        fetch_on_demand(&mut schedule, now);
-        assert_eq!(schedule.ask(now, now, 0.0), Ask::Fetch(now));
-        assert!(schedule.start(now).is_some());
-        schedule.failed(now, 0.0);
-        let again = now + SECOND / 2;
-        assert_eq!(schedule.ask(now, now, 0.0), Ask::NotBefore(again));
-        assert_eq!(schedule.ask(now, again + SECOND, 0.0), Ask::Fetch(again));
-        assert!(schedule.start(again).is_some());
-        schedule.succeeded(again, None, 0.0);
-        // The last of the burst is still there.
-        assert_eq!(schedule.ask(again, again, 0.0), Ask::Fetch(again));
-    }
-
-    #[test]
-    fn pauses_grow_up_to_their_bound() {
-        let mut now = Instant::now();
-        let mut schedule = schedule(now);
-        let mut pauses = Vec::new();
-        for _ in 0..40 {
-            assert!(schedule.start(now).is_some());
-            schedule.failed(now, 1.0);
-            let due = schedule.due();
-            pauses.push((due - now).as_secs());
-            now = due;
-        }
-        assert_eq!(pauses[..6], [1, 2, 4, 8, 10, 10]);
-        assert_eq!(pauses.last(), Some(&10));
-    }
-
-    #[test]
-    fn an_abandoned_fetch_is_due_again() {
-        let now = Instant::now();
-        let mut schedule = schedule(now);
-        assert!(schedule.start(now).is_some());
-        schedule.abandoned(now + SECOND);
-        assert!(schedule.start(now + SECOND).is_some());
-    }
-
-    #[test]
-    fn a_fetch_that_never_ends_is_given_up_and_its_result_ignored() {
-        let now = Instant::now();
-        let mut schedule = schedule(now);
-        let first = schedule.start(now).unwrap();
-        let later = now + LOST_AFTER;
-        assert_eq!(schedule.ask(later - SECOND, later, 0.0), Ask::Join);
-        assert_eq!(schedule.ask(later, later, 0.0), Ask::Fetch(later));
-        let second = schedule.start(later).unwrap();
-        assert!(!schedule.awaits(first) && schedule.awaits(second));
+    /// Reverts the last [`record`](Self::record).
+    fn refund(&mut self) {
+        self.full_at -= self.interval;
     }
 }

@@ -1,22 +1,37 @@
-//! The current key set, read by every request and swapped whole.
+//! The keys of one issuer and the state of their fetches, shared by requests and the driver.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::error::KeysError;
+use super::schedule::{FetchTiming, Schedule};
+use super::sources::{KeySource, LoadedKeys};
+use crate::clock::Clock;
 use crate::jose::key_set::KeySet;
 
-/// A key set and the fetch that brought it.
-pub(crate) struct Current {
+/// The number of requests that may wait for one issuer's keys at a time. Further ones are answered immediately.
+const MAX_WAITING: usize = 1024;
+
+/// How much longer than the time limits of its requests a fetch may take until it is considered lost.
+const LOST_MARGIN: Duration = Duration::from_secs(40);
+
+/// The longest time until a fetch is considered lost, whatever the time limits of its requests are.
+const LOST_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A key set, and the fetch that returned it.
+pub(crate) struct CurrentKeys {
     pub(crate) keys: KeySet,
-    /// The hash of the text that the set was read from.
+    /// The hash of the text that the keys were read from.
     pub(crate) hash: String,
-    /// Stays the same for as long as the set does: another number means other keys.
+    /// Changes whenever the keys, their algorithms or the issuer's names change, and only then.
     pub(crate) generation: u64,
-    /// The names of the issuer that came with the keys.
-    pub(crate) names: Vec<Arc<str>>,
+    /// The `iss` values that came with the keys.
+    pub(crate) issuers: Vec<Arc<str>>,
     /// The number of the fetch.
     pub(crate) fetch: u64,
     /// When the fetch was started.
@@ -25,23 +40,164 @@ pub(crate) struct Current {
     pub(crate) fetched_wall: Duration,
 }
 
-/// Holds the current key set, if there is one.
+/// The keys of one issuer and the state of their fetches.
+pub(super) struct KeyStore {
+    /// The issuer's label in logs and metrics.
+    pub(super) label: Arc<str>,
+    pub(super) source: KeySource,
+    pub(super) timing: FetchTiming,
+    pub(super) clock: Clock,
+    current: ArcSwapOption<CurrentKeys>,
+    schedule: Mutex<Schedule>,
+    /// When a request has to start the fetch itself, in milliseconds since `created`. Read without the lock.
+    overdue_at: AtomicU64,
+    /// The number of fetches that were started. Read without the lock.
+    fetches_started: AtomicU64,
+    created: Instant,
+    /// The outcome of the last fetch. Each change of it is the end of a fetch.
+    pub(super) outcome: watch::Sender<FetchOutcome>,
+    /// The number of requests that wait for a fetch.
+    waiting: AtomicUsize,
+}
+
+/// The outcome of a fetch.
 #[derive(Default)]
-pub(crate) struct Store(ArcSwapOption<Current>);
+pub(super) struct FetchOutcome {
+    /// The number of the fetch.
+    pub(super) fetch: u64,
+    pub(super) error: Option<Arc<KeysError>>,
+}
 
-impl Store {
-    /// Returns the current set without touching its reference count, which all threads share.
-    pub(crate) fn peek(&self) -> Guard<Option<Arc<Current>>> {
-        self.0.load()
+impl FetchOutcome {
+    /// Returns whether the fetch was interrupted, so that its outcome does not depend on the issuer.
+    pub(super) fn is_interrupted(&self) -> bool {
+        matches!(self.error.as_deref(), Some(KeysError::Interrupted))
+    }
+}
+
+impl KeyStore {
+    pub(super) fn new(
+        label: Arc<str>,
+        source: KeySource,
+        timing: FetchTiming,
+        clock: Clock,
+    ) -> Self {
+        let created = Instant::now();
+        let lost_after = source.time_limit().saturating_add(LOST_MARGIN);
+        let schedule = Schedule::new(timing, lost_after.min(LOST_MAX), created);
+        Self {
+            label,
+            source,
+            timing,
+            clock,
+            current: ArcSwapOption::empty(),
+            overdue_at: AtomicU64::new(milliseconds(schedule.overdue_at() - created)),
+            fetches_started: AtomicU64::new(schedule.fetches_started()),
+            schedule: Mutex::new(schedule),
+            created,
+            outcome: watch::Sender::default(),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
-    /// Returns the current set.
-    pub(crate) fn get(&self) -> Option<Arc<Current>> {
-        self.0.load_full()
+    /// Returns the current keys without changing their reference count, which all threads share.
+    pub(super) fn load(&self) -> Guard<Option<Arc<CurrentKeys>>> {
+        self.current.load()
     }
 
-    /// Replaces the current set.
-    pub(crate) fn set(&self, current: Current) {
-        self.0.store(Some(Arc::new(current)));
+    /// Returns the current keys.
+    pub(super) fn current(&self) -> Option<Arc<CurrentKeys>> {
+        self.current.load_full()
     }
+
+    /// Replaces the current keys. Returns whether the new ones differ from them.
+    pub(super) fn replace(
+        &self,
+        loaded: LoadedKeys,
+        fetch: u64,
+        fetched: Instant,
+        fetched_wall: Duration,
+    ) -> bool {
+        let previous = self.current();
+        let is_new = !previous.as_ref().is_some_and(|previous| {
+            previous.hash == loaded.hash
+                && previous.keys.algorithms == loaded.keys.algorithms
+                && previous.issuers == loaded.issuers
+        });
+        let generation = previous.map_or(1, |previous| previous.generation + u64::from(is_new));
+        self.current.store(Some(Arc::new(CurrentKeys {
+            keys: loaded.keys,
+            hash: loaded.hash,
+            generation,
+            issuers: loaded.issuers,
+            fetch,
+            fetched,
+            fetched_wall,
+        })));
+        is_new
+    }
+
+    /// Returns whether the keys may still be used.
+    pub(super) fn is_fresh(&self, current: &CurrentKeys, now: Instant) -> bool {
+        now.saturating_duration_since(current.fetched) < self.timing.stale_after
+            || !self.source.may_change()
+    }
+
+    /// Calls `access` with the locked schedule.
+    pub(super) fn with_schedule<R>(&self, access: impl FnOnce(&mut Schedule) -> R) -> R {
+        let mut schedule = self.schedule.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = access(&mut schedule);
+        let overdue_at = schedule
+            .overdue_at()
+            .saturating_duration_since(self.created);
+        self.overdue_at
+            .store(milliseconds(overdue_at), Ordering::Relaxed);
+        self.fetches_started
+            .store(schedule.fetches_started(), Ordering::Release);
+        result
+    }
+
+    /// Returns whether the fetch that is due should have been started a while ago.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        let now = milliseconds(now.saturating_duration_since(self.created));
+        now > self.overdue_at.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of fetches that were started. The keys of a fetch with a greater number are newer.
+    pub(super) fn fetches_started(&self) -> u64 {
+        self.fetches_started.load(Ordering::Acquire)
+    }
+
+    /// Returns the time until the next fetch is due.
+    pub(super) fn until_next_fetch(&self) -> Duration {
+        let due = self.with_schedule(|schedule| schedule.next_due());
+        due.map_or(self.timing.backoff_min, |due| {
+            due.saturating_duration_since(Instant::now())
+        })
+    }
+}
+
+/// A slot among the requests that wait for a fetch.
+pub(super) struct WaitSlot<'s>(&'s KeyStore);
+
+impl<'s> WaitSlot<'s> {
+    /// Returns a slot, or `None` if all are taken.
+    pub(super) fn acquire(store: &'s KeyStore) -> Option<Self> {
+        let one_more = |waiting| (waiting < MAX_WAITING).then_some(waiting + 1);
+        store
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
+        Some(Self(store))
+    }
+}
+
+impl Drop for WaitSlot<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

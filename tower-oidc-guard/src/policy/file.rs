@@ -17,6 +17,7 @@ use super::rule::Rule;
 use super::{Node, Policy, PolicyError};
 use crate::error::BuildError;
 use crate::issuer::Issuer;
+use crate::telemetry;
 
 /// A policy in a YAML or JSON file, followed while it is replaced: by the kubelet's swap of a mounted ConfigMap, by
 /// a rename, or in place.
@@ -99,7 +100,7 @@ impl PolicyFile {
         let checking = state.clone();
         let read = move |bytes: &[u8]| {
             let read = Content::read(bytes).and_then(|content| Ok(checking.accept(content)?));
-            count(read.is_ok());
+            telemetry::record_policy_read(&read);
             read
         };
         let file = settings(WatchedFile::builder(path, read)).open().await?;
@@ -210,14 +211,6 @@ impl Content {
         rule.check_syntax()?;
         Ok(Self { rule, document })
     }
-}
-
-fn count(is_sound: bool) {
-    #[cfg(feature = "metrics")]
-    metrics::counter!("oidc_guard_policy_reads_total", "outcome" => if is_sound { "ok" } else { "failed" })
-        .increment(1);
-    #[cfg(not(feature = "metrics"))]
-    let _ = is_sound;
 }
 
 impl fmt::Debug for PolicyFile {

@@ -140,10 +140,10 @@ fn read_principal(principal: &str) -> Result<Member<'_>, Fault> {
             Escaped(value)
         ))
     };
-    if let Some(reason) = text::fault(issuer) {
+    if let Some(reason) = text::claim_value_fault(issuer) {
         return Err(invalid("issuer", issuer, reason));
     }
-    if let Some(reason) = text::fault(subject) {
+    if let Some(reason) = text::claim_value_fault(subject) {
         return Err(invalid("subject", subject, reason));
     }
     if subject.contains('*') {

@@ -47,7 +47,7 @@ impl Members {
         members: impl IntoIterator<Item = M>,
     ) -> Result<Self, PolicyError> {
         if let Some(name) = &issuer
-            && let Some(reason) = text::fault(name)
+            && let Some(reason) = text::claim_value_fault(name)
         {
             return Err(PolicyError::InvalidIssuer {
                 issuer: name.clone(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::telemetry::printable;
+use crate::text::printable;
 
 /// What a policy, or a part of one, says of a caller, with the reason if it is asked for.
 pub(super) enum Outcome<R> {

@@ -22,7 +22,7 @@ use self::accounts::Accounts;
 use self::authentication::User;
 use self::tls::Certified;
 use super::kubernetes_http::{
-    DISCOVERY_PATH, KEY_SET_PATH, document, document_type, forbidden, healthy, negotiate, object,
+    DISCOVERY_PATH, JWKS_PATH, document, document_type, forbidden, healthy, negotiate, object,
     status, unauthorized,
 };
 use super::server::serve;
@@ -394,7 +394,7 @@ impl Shared {
                 ],
             ) => self.bind_role(&user, request.body()),
             _ if user.is_admin() => {
-                let paths = json!({ "paths": [DISCOVERY_PATH, KEY_SET_PATH, "/apis", "/readyz"] });
+                let paths = json!({ "paths": [DISCOVERY_PATH, JWKS_PATH, "/apis", "/readyz"] });
                 object(StatusCode::NOT_FOUND, &paths)
             }
             _ => not_on_path(&user, method, path),
@@ -417,12 +417,12 @@ impl Shared {
         if let Err(refusal) = negotiate(method, request.headers(), media_type) {
             return *refusal;
         }
-        if path == KEY_SET_PATH {
+        if path == JWKS_PATH {
             return document(media_type, &self.keys.key_set());
         }
         let issuer = self.inner().issuers.first().cloned().unwrap_or_default();
         // The advertised address is a node's, with nobody listening at that port: it is not for clients.
-        let jwks_uri = format!("https://127.0.0.1:1{KEY_SET_PATH}");
+        let jwks_uri = format!("https://127.0.0.1:1{JWKS_PATH}");
         document(media_type, &self.keys.discovery(&issuer, &jwks_uri))
     }
 

@@ -6,8 +6,8 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-pub(super) const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
-pub(super) const KEY_SET_PATH: &str = "/openid/v1/jwks";
+pub(super) use crate::keys::discovery::DISCOVERY_PATH;
+pub(super) use crate::keys::sources::JWKS_PATH;
 
 const DISCOVERY_TYPE: &str = "application/json";
 const KEY_SET_TYPE: &str = "application/jwk-set+json";
@@ -28,7 +28,7 @@ const FLOW_CONTROL: [(HeaderName, HeaderValue); 2] = [
 pub(super) fn document_type(path: &str) -> Option<&'static str> {
     match path {
         DISCOVERY_PATH => Some(DISCOVERY_TYPE),
-        KEY_SET_PATH => Some(KEY_SET_TYPE),
+        JWKS_PATH => Some(KEY_SET_TYPE),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::kubernetes_http::{
-    DISCOVERY_PATH, KEY_SET_PATH, document, document_type, negotiate, status, unauthorized,
+    DISCOVERY_PATH, JWKS_PATH, document, document_type, negotiate, status, unauthorized,
 };
 use super::signing_key::SigningKey;
 use crate::jose::algorithm::Algorithm;
@@ -107,7 +107,7 @@ impl State {
         path: &str,
         headers: &HeaderMap,
     ) -> Response<String> {
-        if path == KEY_SET_PATH {
+        if path == JWKS_PATH {
             self.inner().key_fetches += 1;
         }
         let failure = self.inner().failure;
@@ -130,7 +130,7 @@ impl State {
             return *refusal;
         }
         let published = match path {
-            DISCOVERY_PATH => self.discovery(&self.url, &format!("{}{KEY_SET_PATH}", self.url)),
+            DISCOVERY_PATH => self.discovery(&self.url, &format!("{}{JWKS_PATH}", self.url)),
             _ => self.key_set(),
         };
         document(media_type, &published)

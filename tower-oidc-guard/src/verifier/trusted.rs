@@ -9,8 +9,8 @@ use crate::identity::{Identity, IssuerNames, Platform};
 use crate::jose::claim_rules::ClaimRules;
 use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
 use crate::jose::{TokenError, UnverifiedToken};
-use crate::keys::store::Current;
-use crate::keys::{Keys, NoNewerKeys, Seen};
+use crate::keys::store::CurrentKeys;
+use crate::keys::{Keys, KeysSnapshot, NoNewerKeys};
 
 /// An issuer whose tokens are accepted.
 pub(crate) struct TrustedIssuer {
@@ -59,7 +59,7 @@ pub(crate) struct PendingToken {
     /// The index of its issuer.
     pub(super) issuer: usize,
     /// The keys that were available.
-    pub(super) seen: Seen,
+    pub(super) seen: KeysSnapshot,
     /// Why those keys do not verify it.
     pub(super) error: TokenError,
 }
@@ -80,7 +80,7 @@ impl TrustedIssuer {
             return Err(TokenError::UnknownIssuer);
         }
         let token = validated?;
-        let seen = self.keys.look();
+        let seen = self.keys.snapshot();
         let pending = |seen, error| {
             TokenStatus::NeedsNewerKeys(PendingToken {
                 issuer: index,
@@ -111,11 +111,11 @@ impl TrustedIssuer {
     }
 
     /// Returns the issuer names for the identity of a token with this `iss`.
-    fn identity_names(&self, iss: &str, current: &Current) -> IssuerNames {
+    fn identity_names(&self, iss: &str, current: &CurrentKeys) -> IssuerNames {
         let label = self.label.clone();
         let is_label = *iss == *label || self.spellings.iter().any(|spelling| spelling == iss);
         let is_own = |name: &&Arc<str>| !self.issuers_of_others.contains(&***name);
-        let announced = || current.names.iter().filter(is_own);
+        let announced = || current.issuers.iter().filter(is_own);
         let issuer = if is_label {
             label.clone()
         } else {
@@ -153,7 +153,7 @@ impl TrustedIssuer {
         match &self.issuer {
             IssuerName::Configured(issuer) => Some(issuer.clone()),
             IssuerName::FromKeys { initial } => {
-                let announced = self.keys.names();
+                let announced = self.keys.issuers();
                 let first = announced.and_then(|names| names.into_iter().next());
                 first.or_else(|| initial.clone())
             }
@@ -168,14 +168,14 @@ impl TrustedIssuer {
             return true;
         };
         let is_initial = || initial.as_ref().is_some_and(|initial| **initial == *iss);
-        self.keys.has_name(iss).unwrap_or_else(is_initial)
+        self.keys.has_issuer(iss).unwrap_or_else(is_initial)
             || self.other_issuers.iter().any(|other| other == iss)
     }
 
     /// Returns whether tokens with this `iss` are accepted according to these keys.
-    fn accepts_issuer_with(&self, current: &Current, iss: &str) -> bool {
+    fn accepts_issuer_with(&self, current: &CurrentKeys, iss: &str) -> bool {
         matches!(self.issuer, IssuerName::Configured(_))
-            || current.names.iter().any(|name| **name == *iss)
+            || current.issuers.iter().any(|name| **name == *iss)
             || self.other_issuers.iter().any(|other| other == iss)
     }
 }

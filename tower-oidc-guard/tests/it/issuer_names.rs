@@ -247,7 +247,10 @@ async fn audience_added_to_the_pod_token_later_makes_the_next_fetch_fail() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let error = guard.health()[0].last_error.clone().unwrap();
-    assert!(matches!(*error, KeysError::ApiAudience { .. }), "{error:?}");
+    assert!(
+        matches!(*error, KeysError::ApiServerAudience { .. }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -301,7 +304,10 @@ async fn new_issuer_name_equal_to_an_accepted_audience_makes_the_fetch_fail() {
             Err(VerifyError::InvalidToken(TokenError::UnknownIssuer))
         );
         let error = guard.health().remove(0).last_error.unwrap();
-        assert!(matches!(&*error, KeysError::ApiAudience { .. }), "{error}");
+        assert!(
+            matches!(&*error, KeysError::ApiServerAudience { .. }),
+            "{error}"
+        );
     }
 }
 

@@ -190,5 +190,12 @@ async fn same_origin_redirect_is_followed_and_cross_origin_redirect_is_not() {
         let guard = builder.build().unwrap();
         let ready = guard.ready().await;
         assert_eq!(ready.is_ok(), is_followed, "{path}: {ready:?}");
+        if let Err(error) = ready {
+            let text = error.cause().to_string();
+            assert!(
+                text.contains("another origin, http://localhost:1"),
+                "{text}"
+            );
+        }
     }
 }

@@ -211,7 +211,7 @@ async fn unusable_pem_key_is_skipped() {
     assert_eq!(verdict(&guard, token).await, Ok(()));
     let health = guard.health().remove(0);
     assert_eq!(
-        (health.usable_keys, health.passed_over.len()),
+        (health.usable_keys, health.skipped_keys.len()),
         (1, 3),
         "{health:?}"
     );

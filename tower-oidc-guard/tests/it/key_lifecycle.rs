@@ -151,7 +151,7 @@ async fn health_lists_skipped_keys() {
     let guard = guard_with_keys(&[odd, signer.jwk()]);
     guard.ready().await.unwrap();
     let health = guard.health().remove(0);
-    assert_eq!((health.usable_keys, health.passed_over.len()), (1, 1));
+    assert_eq!((health.usable_keys, health.skipped_keys.len()), (1, 1));
 }
 
 #[tokio::test]
@@ -310,13 +310,16 @@ async fn unusable_keys_are_skipped_each_with_its_reason() {
     assert!(guard.verifier().verify(token).await.is_ok());
     let health = guard.health().remove(0);
     assert_eq!(
-        (health.usable_keys, health.passed_over.len()),
+        (health.usable_keys, health.skipped_keys.len()),
         (1, odd.len()),
         "{health:?}"
     );
     for reason in ["key type", "curve", "missing member", "(use)"] {
         assert!(
-            health.passed_over.iter().any(|told| told.contains(reason)),
+            health
+                .skipped_keys
+                .iter()
+                .any(|skipped| skipped.reason.contains(reason)),
             "{reason}"
         );
     }

@@ -645,7 +645,7 @@ async fn malformed_key_set_keeps_the_old_keys() {
         let health = guard.health().remove(0);
         let error = health.last_error.unwrap();
         assert!(
-            matches!(&*error, KeysError::KeySet { .. }),
+            matches!(&*error, KeysError::InvalidKeySet { .. }),
             "{malformed}: {error}"
         );
         assert!(health.is_ready, "{malformed}");

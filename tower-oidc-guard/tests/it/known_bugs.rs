@@ -108,7 +108,7 @@ async fn go_jose_276_unsupported_keys_do_not_affect_the_others() {
     keys.push(signer.jwk());
     let token = signer.sign(HEADER, &claims(json!({})));
     assert_eq!(verdict(&keys, &token).await, Ok(()));
-    assert_eq!(Signer::set(&keys).skipped_keys().count(), keys.len() - 1);
+    assert_eq!(Signer::set(&keys).skipped_keys().len(), keys.len() - 1);
 }
 
 /// openidconnect 4.1 never checks `nbf`.
@@ -139,7 +139,7 @@ fn openidconnect_rsa_512_key_is_skipped() {
     let n = base64url(&[&[0xff], &[0x01; 63][..]].concat());
     let set = json!({ "keys": [{ "kty": "RSA", "n": n, "e": "AQAB" }] }).to_string();
     let set = JwkSet::from_json(set, [Algorithm::RS256]).unwrap();
-    assert_eq!(set.skipped_keys().count(), 1);
+    assert_eq!(set.skipped_keys().len(), 1);
 }
 
 /// Libraries without a limit decode whatever comes.

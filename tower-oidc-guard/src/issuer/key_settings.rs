@@ -1,24 +1,9 @@
-//! How an issuer's keys are reached.
+//! The settings of an issuer that configure where its keys come from.
 
 use std::path::PathBuf;
 
 use super::Issuer;
-use crate::keys::source::{ClusterApi, KeyFormat};
-
-/// Where keys are.
-#[derive(Debug, Clone)]
-pub(crate) enum KeysAt {
-    /// Where the discovery document says; below the issuer's URL, unless it is elsewhere.
-    Discovery { elsewhere: Option<String> },
-    /// At a URL of their own.
-    Jwks { url: String },
-    /// In a file.
-    File { path: PathBuf },
-    /// Here.
-    Given { text: Vec<u8>, format: KeyFormat },
-    /// At the API server of the cluster that this runs in.
-    Cluster(ClusterApi),
-}
+use crate::keys::location::{InlineKeys, KeyFormat, KeyLocation};
 
 impl Issuer {
     /// Fetches the discovery document from this URL instead of from below the issuer's. The `issuer` in it has to be the
@@ -34,8 +19,8 @@ impl Issuer {
     ///     .audience("me");
     /// ```
     pub fn discovery_url(self, url: impl Into<String>) -> Self {
-        let elsewhere = Some(url.into());
-        self.keys_at("discovery_url", KeysAt::Discovery { elsewhere })
+        let url = Some(url.into());
+        self.set_key_location("discovery_url", KeyLocation::Discovery { url })
     }
 
     /// Fetches the keys from this URL, without discovery. Excludes the settings that
@@ -48,7 +33,7 @@ impl Issuer {
     ///     .audience("me");
     /// ```
     pub fn jwks_url(self, url: impl Into<String>) -> Self {
-        self.keys_at("jwks_url", KeysAt::Jwks { url: url.into() })
+        self.set_key_location("jwks_url", KeyLocation::JwksUrl(url.into()))
     }
 
     /// Uses the keys of this JSON Web Key Set (RFC 7517, section 5), and fetches nothing. They never change. Excludes the
@@ -60,8 +45,7 @@ impl Issuer {
     /// let issuer = Issuer::oidc("https://id.example").keys_json(jwks).audience("me");
     /// ```
     pub fn keys_json(self, jwks: impl Into<Vec<u8>>) -> Self {
-        let (text, format) = (jwks.into(), KeyFormat::Json);
-        self.keys_at("keys_json", KeysAt::Given { text, format })
+        self.set_inline_keys("keys_json", KeyFormat::Json, jwks.into())
     }
 
     /// Uses the keys of this PEM text (RFC 7468), and fetches nothing: those of its `PUBLIC KEY` and `CERTIFICATE` blocks. They
@@ -82,8 +66,7 @@ impl Issuer {
     ///     .audience("me");
     /// ```
     pub fn keys_pem(self, pem: impl Into<Vec<u8>>) -> Self {
-        let (text, format) = (pem.into(), KeyFormat::Pem);
-        self.keys_at("keys_pem", KeysAt::Given { text, format })
+        self.set_inline_keys("keys_pem", KeyFormat::Pem, pem.into())
     }
 
     /// Uses the keys of this file, and follows it: a JSON Web Key Set or PEM, in the form of [`keys_json`](Self::keys_json) or
@@ -98,21 +81,30 @@ impl Issuer {
     /// let issuer = Issuer::oidc("https://id.example").keys_file("/etc/keys/jwks.json").audience("me");
     /// ```
     pub fn keys_file(self, path: impl Into<PathBuf>) -> Self {
-        self.keys_at("keys_file", KeysAt::File { path: path.into() })
+        self.set_key_location("keys_file", KeyLocation::File(path.into()))
     }
 
-    /// Sets where the keys are, if nothing else has.
-    fn keys_at(mut self, setting: &'static str, keys_at: KeysAt) -> Self {
-        match (self.keys_set_by, &self.keys_at) {
+    fn set_inline_keys(self, setting: &'static str, format: KeyFormat, text: Vec<u8>) -> Self {
+        let keys = InlineKeys {
+            setting,
+            format,
+            text,
+        };
+        self.set_key_location(setting, KeyLocation::Inline(keys))
+    }
+
+    /// Sets where the keys come from. A second call, and any call for `in_cluster`, is reported when the guard is built.
+    fn set_key_location(mut self, setting: &'static str, location: KeyLocation) -> Self {
+        match (self.keys_set_by, &self.key_location) {
             (Some(first), _) => self.conflicts(format!(
-                "`{setting}` would replace what `{first}` says about its keys; set one of them, once"
+                "`{setting}` conflicts with `{first}`, which was set before; set one of them, once"
             )),
-            (None, KeysAt::Cluster(_)) => self.conflicts(format!(
-                "`{setting}` is not for `in_cluster`, which gets the keys from the API server"
+            (None, KeyLocation::ApiServer(_)) => self.conflicts(format!(
+                "`{setting}` cannot be combined with `in_cluster`, which fetches the keys from the API server"
             )),
             (None, _) => {
                 self.keys_set_by = Some(setting);
-                self.keys_at = keys_at;
+                self.key_location = location;
             }
         }
         self

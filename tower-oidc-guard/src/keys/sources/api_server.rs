@@ -1,0 +1,202 @@
+//! The keys of the Kubernetes cluster that this process runs in, fetched from its API server.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderValue;
+use reqwest_middleware::ClientWithMiddleware;
+use serde::Deserialize;
+use url::Url;
+
+use super::remote::fetch_key_set;
+use super::{KeyRules, LoadedKeys};
+use crate::issuer::is_api_audience;
+use crate::keys::discovery::{DISCOVERY_PATH, DiscoveryDocument};
+use crate::keys::error::KeysError;
+use crate::keys::fetch::{CachePolicy, DocumentKind, DocumentServer, FetchLimits, Fetcher};
+use crate::keys::http_client::{AllowedUrls, api_server_client};
+
+/// The path of the key set at a Kubernetes API server.
+pub(crate) const JWKS_PATH: &str = "/openid/v1/jwks";
+
+/// The issuer of tokens that Kubernetes created before it supported OIDC. It has no discovery document.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// The address of an API server, and the files needed to authenticate it and to be authenticated by it.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiServer {
+    /// The in-cluster address: `https`, host and port.
+    pub(crate) address: Url,
+    /// The pod's token for the API server.
+    pub(crate) token_file: PathBuf,
+    /// The CA that signed the API server's certificate.
+    pub(crate) ca_file: PathBuf,
+}
+
+/// Keys that are fetched from the API server.
+///
+/// The `jwks_uri` in its discovery document is not used: it is usually the address of a node.
+pub(crate) struct ApiServerKeys {
+    api: ApiServer,
+    limits: FetchLimits,
+    rules: KeyRules,
+    /// Audiences that the guard accepts and that must not be audiences of the API server.
+    audiences: Vec<String>,
+    /// The HTTP client, and the CA certificate that it was created with.
+    client: Mutex<Option<(Vec<u8>, ClientWithMiddleware)>>,
+}
+
+impl ApiServerKeys {
+    pub(crate) fn new(
+        api: ApiServer,
+        limits: FetchLimits,
+        rules: KeyRules,
+        audiences: Vec<String>,
+    ) -> Self {
+        Self {
+            api,
+            limits,
+            rules,
+            audiences,
+            client: Mutex::default(),
+        }
+    }
+
+    pub(super) fn limits(&self) -> FetchLimits {
+        self.limits
+    }
+
+    pub(super) fn provides_algorithms(&self) -> bool {
+        self.rules.algorithms.is_none()
+    }
+
+    pub(super) async fn load(&self, cache_policy: CachePolicy) -> Result<LoadedKeys, KeysError> {
+        // Both files are read each time, because the kubelet replaces them.
+        let token = read(&self.api.token_file).await?;
+        let client = self.client(read(&self.api.ca_file).await?)?;
+        let invalid_token = || {
+            let path = &self.api.token_file;
+            file_error(path, "does not contain a service account token (a JWT)")
+        };
+        let pod_token = PodToken::parse(&token).ok_or_else(invalid_token)?;
+        let value = [b"Bearer ", token.trim_ascii()].concat();
+        let mut authorization = HeaderValue::try_from(value).map_err(|_| invalid_token())?;
+        authorization.set_sensitive(true);
+        let server = DocumentServer::OwnApiServer { authorization };
+        let fetcher = Fetcher::new(client, AllowedUrls::HttpsOnly, self.limits, server);
+
+        let url = self.url(DISCOVERY_PATH);
+        let parse = |body: &[u8]| DiscoveryDocument::parse(body, &url);
+        let fetched = fetcher
+            .fetch(&url, DocumentKind::Discovery, cache_policy, parse)
+            .await?;
+        let document = fetched.content;
+        // The API server signs with the issuer in its document, and accepts tokens of earlier issuers as well, such as this
+        // pod's token.
+        let mut issuers = vec![document.issuer];
+        let earlier = pod_token.issuer.filter(|issuer| *issuer != issuers[0]);
+        issuers.extend(earlier);
+        let is_api_server_audience = |audience: &&String| {
+            pod_token.audiences.contains(audience)
+                || is_api_audience(audience, issuers.iter().map(String::as_str))
+        };
+        if let Some(audience) = self.audiences.iter().find(is_api_server_audience) {
+            let audience = audience.clone();
+            return Err(KeysError::ApiServerAudience { audience });
+        }
+        let url = self.url(JWKS_PATH);
+        let listed = document.algorithms;
+        let loaded = fetch_key_set(&fetcher, &url, listed, &self.rules, cache_policy).await?;
+        Ok(LoadedKeys {
+            issuers: issuers.into_iter().map(Arc::from).collect(),
+            ..loaded
+        })
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.api.address.clone();
+        url.set_path(path);
+        url
+    }
+
+    /// Returns a client that trusts this CA only. It is created again when the CA changes.
+    fn client(&self, ca: Vec<u8>) -> Result<ClientWithMiddleware, KeysError> {
+        let mut cached = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((cached_ca, client)) = cached.as_ref()
+            && *cached_ca == ca
+        {
+            return Ok(client.clone());
+        }
+        let client = api_server_client(&ca).ok_or_else(|| {
+            file_error(&self.api.ca_file, "does not contain a certificate in PEM")
+        })?;
+        *cached = Some((ca, client.clone()));
+        Ok(client)
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, KeysError> {
+    let owned = path.to_owned();
+    let content = tokio::task::spawn_blocking(move || std::fs::read(owned)).await;
+    match content {
+        Ok(Ok(content)) => Ok(content),
+        Ok(Err(error)) => Err(file_error(path, &format!("cannot be read: {error}"))),
+        Err(_) => Err(KeysError::Interrupted),
+    }
+}
+
+/// Creates an error whose text is the path followed by `fault`.
+fn file_error(path: &Path, fault: &str) -> KeysError {
+    KeysError::File {
+        path: path.to_owned(),
+        reason: format!("{} {fault}", path.display()),
+    }
+}
+
+/// The claims of the pod's token that concern the issuer.
+///
+/// The token is not verified: it is mounted by the same kubelet that mounts the CA certificate.
+pub(crate) struct PodToken {
+    /// The cluster's issuer, or `None` if the token is of the legacy kind.
+    pub(crate) issuer: Option<String>,
+    /// The API server's audiences.
+    pub(crate) audiences: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct PodTokenClaims {
+    iss: String,
+    #[serde(default)]
+    aud: Audiences,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audiences {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for Audiences {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl PodToken {
+    /// Parses a token. Returns `None` if it is not a JWT with an `iss`.
+    pub(crate) fn parse(token: &[u8]) -> Option<Self> {
+        let payload = token.trim_ascii().split(|&byte| byte == b'.').nth(1)?;
+        let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+        let claims: PodTokenClaims = serde_json::from_slice(&payload).ok()?;
+        Some(Self {
+            issuer: Some(claims.iss).filter(|issuer| issuer != LEGACY_ISSUER),
+            audiences: match claims.aud {
+                Audiences::One(audience) => vec![audience],
+                Audiences::Many(audiences) => audiences,
+            },
+        })
+    }
+}
