@@ -1,8 +1,10 @@
-//! Parses a program's flags and environment variables.
+//! Parses a program's command line and environment.
 //!
-//! 1. An environment variable that is empty or blank counts as not set, for each flag.
-//! 2. Lists are separated by commas. Space around an item is removed, and an empty item is an error.
-//! 3. An error about a missing flag names the environment variable that sets it as well.
+//! For each flag:
+//!
+//! 1. An environment variable that is empty or blank is treated as not set.
+//! 2. Lists are separated by commas. White space around an item is removed, and an empty item is an error.
+//! 3. An error about a missing flag names its environment variable, too.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,10 +15,12 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, FromArgMatches};
 
 const EMPTY_ITEM: &str = "an item of the list is empty; remove the extra comma";
-/// The shortest and the longest pause between two rounds, in seconds: a millisecond, a day.
-const INTERVALS: std::ops::RangeInclusive<f64> = 0.001..=86_400.0;
+/// The accepted intervals between two polls, in seconds: from one millisecond to one day.
+const INTERVAL_SECONDS: std::ops::RangeInclusive<f64> = 0.001..=86_400.0;
 
-/// Parses the process's arguments and environment. Prints an error, help or version and ends the process where clap does.
+/// Parses the process's arguments and environment.
+///
+/// Prints the error, the help or the version and exits the process if there is one to print.
 pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
     let mut command = T::command().mut_args(|arg| match arg.get_env() {
         Some(name) if is_blank(name) => arg.env(Resettable::Reset),
@@ -28,17 +32,18 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
     });
     match parsed {
         Ok(parsed) => parsed,
-        Err(error) => with_variables(error, &T::command()).exit(),
+        Err(error) => name_variables(error, &T::command()).exit(),
     }
 }
 
+/// Returns whether an environment variable is set to an empty or blank value.
 fn is_blank(name: &std::ffi::OsStr) -> bool {
     let value = std::env::var_os(name);
     value.is_some_and(|value| value.to_str().is_some_and(|value| value.trim().is_empty()))
 }
 
-/// Adds the environment variable of each missing argument.
-fn with_variables(mut error: clap::Error, command: &Command) -> clap::Error {
+/// Adds the environment variable of each missing argument to an error about missing arguments.
+fn name_variables(mut error: clap::Error, command: &Command) -> clap::Error {
     if error.kind() != ErrorKind::MissingRequiredArgument {
         return error;
     }
@@ -64,8 +69,8 @@ fn with_variables(mut error: clap::Error, command: &Command) -> clap::Error {
     error
 }
 
-/// Parses an item of a list of strings.
-pub(crate) fn item(text: &str) -> Result<String, &'static str> {
+/// Parses an item of a list: removes white space around it and rejects an empty item.
+pub(crate) fn parse_item(text: &str) -> Result<String, &'static str> {
     match text.trim() {
         "" => Err(EMPTY_ITEM),
         item => Ok(item.to_owned()),
@@ -73,39 +78,44 @@ pub(crate) fn item(text: &str) -> Result<String, &'static str> {
 }
 
 /// Parses an item of a list of paths.
-pub(crate) fn path_item(text: &str) -> Result<PathBuf, &'static str> {
-    item(text).map(PathBuf::from)
+pub(crate) fn parse_path_item(text: &str) -> Result<PathBuf, &'static str> {
+    parse_item(text).map(PathBuf::from)
 }
 
-/// Parses an item of a list of values that have a `FromStr`.
-pub(crate) fn parsed_item<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, &'static str> {
-    item(text)?.parse()
+/// Parses an item of a list of values that implement [`FromStr`].
+pub(crate) fn parse_typed_item<T: FromStr<Err = &'static str>>(
+    text: &str,
+) -> Result<T, &'static str> {
+    parse_item(text)?.parse()
 }
 
-/// Parses the URL of a web server, and returns it as it was given.
-pub(crate) fn web_url(text: &str) -> Result<String, &'static str> {
+/// Parses the URL of a web server, and returns it unchanged except for white space around it.
+pub(crate) fn parse_web_url(text: &str) -> Result<String, &'static str> {
     let text = text.trim();
-    let url = reqwest::Url::parse(text).map_err(|_| "it is not a URL")?;
+    let url = reqwest::Url::parse(text)
+        .map_err(|_| "not a URL; expected one such as https://service.example")?;
     if !matches!(url.scheme(), "https" | "http") {
-        return Err("its scheme is not https or http");
+        return Err("the scheme must be https or http");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it has a user or a password, which are never sent");
+        return Err(
+            "the URL contains a user name or a password, which are never sent; remove them",
+        );
     }
     Ok(text.to_owned())
 }
 
-/// Parses a pause in seconds, which may have decimals.
-pub(crate) fn interval(text: &str) -> Result<Duration, String> {
-    let refused = || {
-        let (shortest, longest) = (INTERVALS.start(), INTERVALS.end());
-        format!("it is a number of seconds from {shortest} to {longest}")
+/// Parses an interval in seconds, which may have decimals.
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
+    let out_of_range = || {
+        let (shortest, longest) = (INTERVAL_SECONDS.start(), INTERVAL_SECONDS.end());
+        format!("expected a number of seconds from {shortest} to {longest}")
     };
-    let seconds: f64 = text.trim().parse().map_err(|_| refused())?;
-    if !INTERVALS.contains(&seconds) {
-        return Err(refused());
+    let seconds: f64 = text.trim().parse().map_err(|_| out_of_range())?;
+    if !INTERVAL_SECONDS.contains(&seconds) {
+        return Err(out_of_range());
     }
-    Duration::try_from_secs_f64(seconds).map_err(|_| refused())
+    Duration::try_from_secs_f64(seconds).map_err(|_| out_of_range())
 }
 
 #[cfg(test)]
@@ -113,25 +123,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_are_trimmed_and_empty_ones_are_refused() {
-        assert_eq!(item(" a b "), Ok("a b".to_owned()));
+    fn items_are_trimmed_and_empty_items_are_rejected() {
+        assert_eq!(parse_item(" a b "), Ok("a b".to_owned()));
         for empty in ["", " ", "\t"] {
-            assert_eq!(item(empty), Err(EMPTY_ITEM));
-            assert_eq!(path_item(empty), Err(EMPTY_ITEM));
+            assert_eq!(parse_item(empty), Err(EMPTY_ITEM));
+            assert_eq!(parse_path_item(empty), Err(EMPTY_ITEM));
         }
-        assert_eq!(path_item(" /a "), Ok(PathBuf::from("/a")));
+        assert_eq!(parse_path_item(" /a "), Ok(PathBuf::from("/a")));
     }
 
     #[test]
-    fn a_url_of_a_web_server_is_returned_as_it_was_given() {
+    fn web_urls_are_returned_unchanged_and_other_urls_are_rejected() {
         for url in [
             "https://a.example",
             "http://127.0.0.1:80/a",
             "https://[::1]/",
         ] {
-            assert_eq!(web_url(&format!(" {url} ")), Ok(url.to_owned()));
+            assert_eq!(parse_web_url(&format!(" {url} ")), Ok(url.to_owned()));
         }
-        for refused in [
+        for rejected in [
             "",
             "a.example",
             "ftp://a.example",
@@ -139,18 +149,18 @@ mod tests {
             "https://a:b@a.example",
             "https://a.example:99999",
         ] {
-            assert!(web_url(refused).is_err(), "{refused:?}");
+            assert!(parse_web_url(rejected).is_err(), "{rejected:?}");
         }
     }
 
     #[test]
     fn an_interval_is_a_positive_number_of_seconds() {
-        assert_eq!(interval("5"), Ok(Duration::from_secs(5)));
-        assert_eq!(interval(" 0.05 "), Ok(Duration::from_millis(50)));
-        for refused in [
+        assert_eq!(parse_interval("5"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_interval(" 0.05 "), Ok(Duration::from_millis(50)));
+        for rejected in [
             "", "0", "0.0", "-1", "-0", "nan", "inf", "1e300", "soon", "86401",
         ] {
-            assert!(interval(refused).is_err(), "{refused:?}");
+            assert!(parse_interval(rejected).is_err(), "{rejected:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The client: requests to the open path and to the guarded one, with a token and without.
+//! A client of the demo's server: sends requests to its open path and its guarded one, with a token or without.
 
-pub mod rounds;
+pub mod polling;
 pub mod settings;
 pub(crate) mod tokens;
 
@@ -9,18 +9,21 @@ use reqwest_wi_auth::{BearerAuth, TokenSource};
 
 use crate::Error;
 
+/// The largest part of a body that is read, since a server may send without end.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
 /// A path of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
-    /// Answers anyone.
+pub enum Endpoint {
+    /// `/`, which responds to any caller.
     Open,
-    /// Answers those with a valid token.
+    /// `/private`, which responds to callers with a valid token.
     Private,
 }
 
-impl Path {
-    /// Returns the path as it is written in a URL.
-    pub fn as_str(self) -> &'static str {
+impl Endpoint {
+    /// Returns the path as part of a URL.
+    pub fn path(self) -> &'static str {
         match self {
             Self::Open => "/",
             Self::Private => "/private",
@@ -28,19 +31,16 @@ impl Path {
     }
 }
 
-/// The status and the body of a response.
+/// A response of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// The body as text, up to 64 KiB of it.
+    /// The body as text, up to 64 KiB.
     pub body: String,
-    /// Whether the body was longer. The rest was not read.
-    pub is_cut: bool,
+    /// Whether the body was longer than that. The rest was not read.
+    pub is_truncated: bool,
 }
-
-/// So much of a body is kept. A server may send without end.
-const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// A client of one service.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that sends what `http` puts on its requests.
+    /// Creates a client that sends its requests with `http`.
     pub fn new(url: &str, http: ClientWithMiddleware) -> Self {
         Self {
             url: url.trim_end_matches('/').to_owned(),
@@ -58,16 +58,16 @@ impl Client {
         }
     }
 
-    /// A client that sends no token.
+    /// Creates a client that sends no token.
     pub fn anonymous(url: &str, http: reqwest::Client) -> Self {
         Self::new(url, ClientBuilder::new(http).build())
     }
 
-    /// A client that sends the source's token with every request.
+    /// Creates a client that sends the source's current token with each request.
     ///
     /// # Errors
     ///
-    /// [`Error::Token`] if no token may be sent to that URL.
+    /// [`Error::Token`] if tokens must not be sent to that URL.
     pub fn with_token(
         url: &str,
         http: reqwest::Client,
@@ -77,31 +77,31 @@ impl Client {
         Ok(Self::new(url, ClientBuilder::new(http).with(auth).build()))
     }
 
-    /// Sends a request and reads the response, up to 64 KiB of its body.
+    /// Sends a GET request and reads the response, up to 64 KiB of its body.
     ///
     /// # Errors
     ///
-    /// If there is no response, the body cannot be read, or there is no token to send.
-    pub async fn get(&self, path: Path) -> Result<Answer, reqwest_middleware::Error> {
+    /// If there is no token to send, no response arrives, or the body cannot be read.
+    pub async fn get(&self, endpoint: Endpoint) -> Result<Response, reqwest_middleware::Error> {
         let mut response = self
             .http
-            .get(format!("{}{}", self.url, path.as_str()))
+            .get(format!("{}{}", self.url, endpoint.path()))
             .send()
             .await?;
         let status = response.status().as_u16();
-        let (mut body, mut is_cut) = (Vec::new(), false);
+        let (mut body, mut is_truncated) = (Vec::new(), false);
         while let Some(chunk) = response.chunk().await? {
-            let left = MAX_BODY_BYTES - body.len();
-            body.extend_from_slice(&chunk[..chunk.len().min(left)]);
-            if chunk.len() > left {
-                is_cut = true;
+            let remaining = MAX_BODY_BYTES - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(remaining)]);
+            if chunk.len() > remaining {
+                is_truncated = true;
                 break;
             }
         }
-        Ok(Answer {
+        Ok(Response {
             status,
             body: String::from_utf8_lossy(&body).into_owned(),
-            is_cut,
+            is_truncated,
         })
     }
 }

@@ -1,103 +1,105 @@
-//! What can go wrong in the programs.
+//! Errors of the programs.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Why a program could not go on.
+/// Why a program cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The port is taken, or may not be used.
-    #[error("cannot listen at {address}; is the port taken? Choose another with {flag}")]
+    /// The address cannot be listened on, most often because the port is in use.
+    #[error("cannot listen on {address}; is the port in use? Choose another one with {flag}")]
     Listen {
-        /// The address that was tried.
+        /// The address.
         address: SocketAddr,
         /// The flag that sets the port, with its environment variable.
         flag: &'static str,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The settings of the guard contradict each other or cannot work.
-    #[error("the guard cannot be built")]
+    /// The settings of the guard contradict each other or are invalid.
+    #[error("cannot configure the guard")]
     Guard(#[from] tower_oidc_guard::BuildError),
-    /// The issuer's keys cannot be fetched.
+    /// An issuer's keys cannot be fetched.
     #[error("the guard is not ready")]
     NotReady(#[from] tower_oidc_guard::NotReady),
-    /// The client has no token.
+    /// The client cannot obtain a token.
     #[error("the client has no token")]
     Token(#[from] reqwest_wi_auth::Error),
-    /// The HTTP client cannot be built.
-    #[error("the HTTP client cannot be built")]
+    /// The HTTP client cannot be created.
+    #[error("cannot create the HTTP client")]
     Client(#[from] reqwest::Error),
-    /// An issuer is of no known kind.
+    /// A value of `--issuer` has none of the known forms.
     #[error(
-        "the issuer {0:?} of --issuer (ID_ISSUER) is of no known kind: give `kubernetes`, `google`, `gke:PROJECT/LOCATION/CLUSTER`, `oidc:URL`, or the URL of a cluster's issuer"
+        "cannot use {0:?} in --issuer (ID_ISSUER): expected `kubernetes`, `google`, `gke:PROJECT/LOCATION/CLUSTER`, `oidc:URL`, or the URL of a Kubernetes cluster's issuer"
     )]
     Issuer(String),
-    /// The URL of an issuer cannot be used.
-    #[error("the URL of the issuer {issuer:?} of --issuer (ID_ISSUER) cannot be used: {reason}")]
+    /// A value of `--issuer` contains an invalid URL.
+    #[error("cannot use the URL in {issuer:?} of --issuer (ID_ISSUER): {reason}")]
     IssuerUrl {
-        /// The issuer, as it was given.
+        /// The value, as configured.
         issuer: String,
         /// What is wrong with its URL.
         reason: &'static str,
     },
-    /// A file that is followed cannot be used.
-    #[error("a file cannot be used")]
+    /// A watched file, such as a policy or a certificate, cannot be read or parsed.
+    #[error("cannot load a file")]
     File(#[from] reqwest_wi_auth::FileError),
-    /// The file of CAs cannot be read.
-    #[error("cannot read the CAs of --ca-file (CA_FILE) from {}", path.display())]
+    /// The file of CA certificates cannot be read.
+    #[error("cannot read the CA certificates of --ca-file (CA_FILE) from {}", path.display())]
     CaFile {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The file of CAs has no certificate, or one that cannot be used.
-    #[error("the file {} of --ca-file (CA_FILE) {reason}; expected certificates in PEM", path.display())]
+    /// The file of CA certificates contains no certificate, or one that cannot be used.
+    #[error("the file {} of --ca-file (CA_FILE) {reason}; expected CA certificates in PEM", path.display())]
     CaCertificates {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// The certificate and its key cannot be used.
+    /// The server's certificate and private key cannot be used.
     #[error(
-        "the certificate of --tls-certificate (TLS_CERTIFICATE) and the key of --tls-key (TLS_KEY) cannot be used; are they in PEM, and do they belong together?"
+        "cannot use the certificate of --tls-certificate (TLS_CERTIFICATE) with the key of --tls-key (TLS_KEY); both must be in PEM, and the key must be the certificate's"
     )]
     Tls(#[source] tokio_rustls::rustls::Error),
-    /// No file of a projected token is named.
-    #[error("no file of a projected token is named; give it with --token-path (TOKEN_PATH)")]
+    /// The client's identity requires a projected token, and no file for it is configured.
+    #[error(
+        "no projected token is configured; set the path of its file with --token-path (TOKEN_PATH)"
+    )]
     NoTokenPath,
-    /// Metrics cannot be collected.
-    #[error("metrics cannot be collected: {0}")]
+    /// The metrics recorder cannot be installed.
+    #[error("cannot collect metrics: {0}")]
     Metrics(String),
-    /// Any other error of the system's.
-    #[error("{what}")]
+    /// Another operation of the system failed.
+    #[error("{operation}")]
     Io {
-        /// What was tried.
-        what: &'static str,
-        /// What the system says.
+        /// What was attempted.
+        operation: &'static str,
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
 impl Error {
-    /// Returns a function that makes an [`Error::Io`] of what was tried.
-    pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { what, source }
+    /// Returns a function that wraps an I/O error in [`Error::Io`]. `operation` says what was attempted.
+    pub fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
     }
 }
 
-/// Returns an error with all its causes, in one line.
+/// Formats an error and all its causes in one line.
 ///
-/// Control characters are escaped, since a cause may contain what a server sent. Settings that a library's error names by
-/// its own methods are named by the programs' flags instead.
-pub fn chain(error: &dyn std::error::Error) -> String {
+/// Control characters are escaped, because a cause may contain text from a server. Methods that a library's error suggests
+/// are replaced by the flags of the programs.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -108,12 +110,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    crate::printable::escape(&in_flags(text)).into_owned()
+    crate::escape::escape(&replace_methods(text)).into_owned()
 }
 
-/// What the libraries' errors call a setting, and the flag that sets it.
+/// Methods as the libraries' errors name them, and the flags that call them.
 const FLAGS: [(&str, &str); 12] = [
-    // There are no flags for these.
+    // No flag sets these, so the advice is removed.
     (", or say `insecure_http`", ""),
     (
         ", or accept that with `dangerous_accept_api_server_audience`",
@@ -134,9 +136,9 @@ const FLAGS: [(&str, &str); 12] = [
     ("`token_types`", "--token-types (TOKEN_TYPES)"),
 ];
 
-fn in_flags(text: String) -> String {
-    let replaced = |text: String, (method, flag): &(&str, &str)| text.replace(method, flag);
-    FLAGS.iter().fold(text, replaced)
+fn replace_methods(text: String) -> String {
+    let replace = |text: String, (method, flag): &(&str, &str)| text.replace(method, flag);
+    FLAGS.iter().fold(text, replace)
 }
 
 #[cfg(test)]
@@ -144,15 +146,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_one_line_with_its_causes_and_the_program_s_flags() {
+    fn an_error_is_one_line_with_its_causes_and_the_programs_flags() {
         let source = io::Error::other("see `api_ca_file`\nGET /private: 200 forged\u{1b}[2J");
         let error = Error::Io {
-            what: "the keys cannot be fetched",
+            operation: "cannot fetch the keys",
             source,
         };
         assert_eq!(
-            chain(&error),
-            "the keys cannot be fetched: see --api-ca-file (API_CA_FILE)\\nGET /private: 200 forged\\u{1b}[2J"
+            error_chain(&error),
+            "cannot fetch the keys: see --api-ca-file (API_CA_FILE)\\nGET /private: 200 forged\\u{1b}[2J"
         );
     }
 }

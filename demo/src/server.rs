@@ -1,12 +1,12 @@
-//! The server: an open path and a guarded one, behind a gate if the settings ask for one.
+//! The server: an open path and guarded ones, behind a platform gate if one is configured.
 
 mod gate;
+mod guard;
 mod listener;
 mod metrics;
 mod routes;
 pub mod settings;
 mod tls;
-mod trust;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -17,21 +17,21 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 pub use self::gate::Gate;
+pub(crate) use self::guard::google_issuer;
 pub use self::listener::{Limits, listen};
-use self::listener::{listen_everywhere, listen_for};
+use self::listener::{listen_on, listen_on_all_addresses};
 pub use self::metrics::Metrics;
-pub use self::routes::{OPEN, guarded, public};
+pub use self::routes::{OPEN_BODY, admin_routes, application_routes};
 use self::settings::ServerSettings;
-pub(crate) use self::trust::google;
 use crate::Error;
 use crate::signals::Shutdown;
 
 /// How much longer than its drain and grace periods together the server may take to end.
-const MARGIN: Duration = Duration::from_secs(1);
-/// So many connections are served at once at a port for operators: a scraper and probes need a few.
-const ADMIN_CONNECTIONS: usize = 64;
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(1);
+/// The largest number of connections that are served at a time on the admin port: a scraper and probes need only a few.
+const MAX_ADMIN_CONNECTIONS: usize = 64;
 
-/// Serves plain http until the future `end` completes and the requests in flight are answered.
+/// Serves plain HTTP until `end` completes and the requests in flight are answered.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
@@ -40,102 +40,106 @@ pub async fn serve(
     listener::serve(listener, None, routes, Limits::default(), end).await;
 }
 
-/// Runs the program until it is asked to end.
+/// Runs `auth-server` until it is asked to end.
 ///
-/// Then connections are accepted for the drain period, and requests in flight are finished within the grace period. Those
-/// that take longer are dropped.
+/// After the request to end, connections are accepted for the drain period. Then requests in flight are answered within the
+/// grace period, and those that take longer are dropped.
 ///
 /// # Errors
 ///
-/// If the settings cannot work, or a port cannot be used.
+/// If the settings are invalid, or a port cannot be listened on.
 pub async fn run(
     settings: ServerSettings,
     metrics: Metrics,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
-    // Until `allow` below, a signal ends the process at once: no request is in flight.
-    let guard = trust::guard(&settings).await?;
-    let seen = |caller: Option<&tower_oidc_guard::Identity>| {
+    // Until the time limit is set below, a signal ends the process at once: no request is in flight.
+    let guard = guard::build(&settings).await?;
+    let log_caller = |caller: Option<&tower_oidc_guard::Identity>| {
         let subject = caller.map_or("anonymous", |caller| caller.subject());
-        tracing::info!(subject, "let in");
+        tracing::info!(subject, "request admitted");
     };
-    let mut routes = guarded(&guard, seen);
+    let mut application = application_routes(&guard, log_caller);
     if let Some(gate) = Gate::from_settings(&settings.gate).await? {
-        routes = gate.before(routes);
+        application = gate.protect(application);
     }
     let tls = match settings.tls.files() {
         Some((certificate, key)) => Some(tls::acceptor(certificate, key).await?),
         None => None,
     };
-    let (listener, address) = open("--port (PORT)", &settings, settings.port)?;
+    let (listener, address) = bind("--port (PORT)", &settings, settings.port)?;
     let rendered = metrics.clone();
-    let operators = public(&guard, move || rendered.render());
+    let admin = admin_routes(&guard, move || rendered.render());
     let limits = settings.limits.limits();
-    let (routes, admin) = match settings.admin_port {
+    let (routes, separate_admin) = match settings.admin_port {
         Some(port) => {
-            let (listener, address) = open("--admin-port (ADMIN_PORT)", &settings, port)?;
-            let routes = routes::with_layers(routes, Router::new());
-            (routes, Some((listener, address, operators)))
+            let (listener, address) = bind("--admin-port (ADMIN_PORT)", &settings, port)?;
+            let routes = routes::with_layers(application, Router::new());
+            (routes, Some((listener, address, admin)))
         }
-        None => (routes::with_layers(routes, operators), None),
+        None => (routes::with_layers(application, admin), None),
     };
 
     let drain = Duration::from_secs(settings.drain_seconds);
     let grace = Duration::from_secs(settings.grace_seconds);
-    shutdown.allow(drain + grace + MARGIN);
-    let (ending, ended) = oneshot::channel::<()>();
+    shutdown.set_time_limit(drain + grace + SHUTDOWN_MARGIN);
+    let (drained_sender, drained) = oneshot::channel::<()>();
     let requested = shutdown.requested();
     let end = async move {
         requested.await;
         if !drain.is_zero() {
-            tracing::info!("takes no more connections soon");
+            tracing::info!(
+                seconds = drain.as_secs(),
+                "shutting down; still accepting connections for the drain period"
+            );
             tokio::time::sleep(drain).await;
         }
-        tracing::info!("finishes what is under way");
-        // Nobody waits where the server has ended by itself.
-        let _ = ending.send(());
+        tracing::info!("shutting down; finishing the requests in flight");
+        // The receiver is gone if the server has already ended.
+        let _ = drained_sender.send(());
     };
     tokio::spawn(metrics.upkeep());
-    match &tls {
-        Some(_) => tracing::info!(%address, tls = true, "listening"),
-        None => tracing::info!(%address, "listening"),
+    if tls.is_some() {
+        tracing::info!(%address, tls = true, "listening");
+    } else {
+        tracing::info!(%address, "listening");
     }
-    if let Some((listener, address, operators)) = admin {
-        tracing::info!("health, readiness and metrics are served at {address}");
+    if let Some((listener, address, admin)) = separate_admin {
+        tracing::info!(%address, "serving /healthz, /readyz and /metrics");
         let limits = Limits {
-            connections: ADMIN_CONNECTIONS,
+            connections: MAX_ADMIN_CONNECTIONS,
             ..limits
         };
-        let operators = routes::with_limits(operators);
-        // Serves until the process ends, so that operators can watch that, too.
-        let forever = std::future::pending();
-        tokio::spawn(listener::serve(listener, None, operators, limits, forever));
+        let admin = routes::with_limits(admin);
+        // These are served until the process ends, so that its shutdown can be observed.
+        let never = std::future::pending();
+        tokio::spawn(listener::serve(listener, None, admin, limits, never));
     }
-    // The first request need not wait for the keys, and the server starts whether they can be fetched or not.
+    // The first request then does not have to wait for the keys. The server also starts if they cannot be fetched.
     guard.prefetch();
-    let patience = async {
-        if ended.await.is_err() {
+    let grace_period_over = async {
+        if drained.await.is_err() {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
         () = listener::serve(listener, tls, routes, limits, end) => {}
-        () = patience => {
-            tracing::warn!("some requests were not done within the grace period and are dropped");
+        () = grace_period_over => {
+            tracing::warn!("requests in flight were dropped at the end of the grace period");
         }
     }
     Ok(())
 }
 
-/// Listens at a port, at the address of the settings.
-fn open(
+/// Listens on a port, at the configured address or at all addresses. `flag` is the flag that sets the port.
+fn bind(
     flag: &'static str,
     settings: &ServerSettings,
     port: u16,
 ) -> Result<(TcpListener, SocketAddr), Error> {
     match settings.address {
-        Some(address) => listen_for(flag, SocketAddr::new(address, port)),
-        None => listen_everywhere(flag, port),
+        Some(address) => listen_on(flag, SocketAddr::new(address, port)),
+        None => listen_on_all_addresses(flag, port),
     }
 }

@@ -1,13 +1,12 @@
-//! Ends a program when the system asks for it: SIGTERM or SIGINT (Ctrl-C).
+//! Ends a program on SIGTERM or SIGINT (Ctrl-C).
 //!
-//! A program that is PID 1, as in a container, ignores a signal for which it has installed no handler. So
-//! [`Shutdown::install`] is the first statement of each `main`: before settings are parsed and files are opened. The
-//! signals are handled on a thread of their own, so a program ends as promised even if all its other threads are blocked,
-//! for example in a DNS lookup or in a read of a file on a volume that hangs.
+//! A process with PID 1, as in a container, ignores signals for which it has installed no handler. So each `main` calls
+//! [`Shutdown::install`] first, before it parses settings or opens files. The handlers run on their own thread, so the
+//! following holds even if all other threads are blocked, for example in a DNS lookup or in a read on a volume that hangs:
 //!
-//! 1. A signal before [`Shutdown::allow`] was called ends the process at once: nothing is in flight yet.
-//! 2. After that, the first signal completes [`Shutdown::requested`], and the program ends by itself. If it has not ended
-//!    when the allowed time is over, the process is ended with exit code 1.
+//! 1. A signal before [`Shutdown::set_time_limit`] ends the process at once, because no request is in flight yet.
+//! 2. After that, the first signal completes [`Shutdown::requested`], and the program is expected to end. If it is still
+//!    running when the time limit has passed, the process ends with exit code 1.
 //! 3. A second signal ends the process at once, with exit code 128 plus the signal's number.
 
 use std::future::Future;
@@ -20,46 +19,56 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// The longest time that can be allowed: an hour, since Kubernetes would not wait that long.
-const MAX_ALLOWED: Duration = Duration::from_secs(3600);
+use crate::Error;
+
+/// The longest time limit: one hour, more than any pod's termination grace period in practice.
+const MAX_TIME_LIMIT: Duration = Duration::from_secs(3600);
 const SIGINT: i32 = 2;
 #[cfg(unix)]
 const SIGTERM: i32 = 15;
 
-/// Reports that the program has been asked to end.
+/// Notifies the program of a request to end.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     requested: watch::Receiver<bool>,
-    allowed: Arc<Mutex<Option<Duration>>>,
+    time_limit: Arc<Mutex<Option<Duration>>>,
 }
 
 impl Shutdown {
-    /// Installs the handlers, on a thread of their own.
+    /// Installs the signal handlers and starts the thread that runs them.
     ///
-    /// `early` is the exit code of a process that is asked to end before [`allow`](Self::allow) is called.
+    /// `startup_exit_code` is the exit code of a process that receives a signal before
+    /// [`set_time_limit`](Self::set_time_limit) is called.
     ///
     /// # Errors
     ///
     /// If the thread cannot be started or the handlers cannot be installed.
-    pub fn install(early: u8) -> io::Result<Self> {
+    pub fn install(startup_exit_code: u8) -> io::Result<Self> {
         let (sender, requested) = watch::channel(false);
-        let allowed = Arc::new(Mutex::new(None));
-        let (ready, installed) = sync_channel(1);
-        let limit = allowed.clone();
+        let time_limit = Arc::new(Mutex::new(None));
+        let (installed_sender, installed) = sync_channel(1);
+        let limit = time_limit.clone();
         thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || handle(early, &sender, &limit, &ready))?;
-        let ended = || io::Error::other("the thread for signals has ended");
-        installed.recv().map_err(|_| ended())??;
-        Ok(Self { requested, allowed })
+            .spawn(move || handle_signals(startup_exit_code, &sender, &limit, &installed_sender))?;
+        let thread_ended = |_| io::Error::other("the signal thread has ended");
+        installed.recv().map_err(thread_ended)??;
+        Ok(Self {
+            requested,
+            time_limit,
+        })
     }
 
-    /// From now on the program ends by itself within `time` of the first signal; after that the process is ended.
-    pub fn allow(&self, time: Duration) {
-        *self.allowed.lock().unwrap_or_else(PoisonError::into_inner) = Some(time.min(MAX_ALLOWED));
+    /// Sets how long the program may take to end after the first signal, up to one hour.
+    pub fn set_time_limit(&self, limit: Duration) {
+        let mut current = self
+            .time_limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Some(limit.min(MAX_TIME_LIMIT));
     }
 
-    /// Returns whether there was a signal.
+    /// Returns whether a signal has arrived.
     pub fn is_requested(&self) -> bool {
         *self.requested.borrow()
     }
@@ -69,63 +78,64 @@ impl Shutdown {
         let mut requested = self.requested.clone();
         async move {
             if requested.wait_for(|&requested| requested).await.is_err() {
-                // The thread for signals ends only with the process.
+                // The sender is dropped only when the process ends.
                 std::future::pending::<()>().await;
             }
         }
     }
 }
 
-/// Runs a program's main future on a runtime of its own.
+/// Runs a program's main future on a new multi-threaded runtime.
 ///
-/// Does not wait for tasks that are blocked: what is still in a DNS lookup or in a read when the future completes ends with
-/// the process.
+/// Returns when the future completes, without waiting for tasks that are blocked. Those end with the process.
 ///
 /// # Errors
 ///
-/// If the runtime cannot be built.
-pub fn run<T>(program: impl Future<Output = T>) -> io::Result<T> {
+/// [`Error::Io`] if the runtime cannot be created.
+pub fn block_on<T>(program: impl Future<Output = T>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?;
+        .build()
+        .map_err(Error::io("cannot start the async runtime"))?;
     let result = runtime.block_on(program);
     runtime.shutdown_background();
     Ok(result)
 }
 
-/// The thread for signals. It has a runtime of its own, so that blocked workers of the program's cannot hold it up.
-fn handle(
-    early: u8,
-    sender: &watch::Sender<bool>,
-    allowed: &Mutex<Option<Duration>>,
-    ready: &SyncSender<io::Result<()>>,
+/// Handles signals until the process ends. Runs on the signal thread, on a separate runtime, so that blocked workers of
+/// the program's runtime cannot delay it.
+fn handle_signals(
+    startup_exit_code: u8,
+    requested: &watch::Sender<bool>,
+    time_limit: &Mutex<Option<Duration>>,
+    installed: &SyncSender<io::Result<()>>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        // Nobody is left to be told if `install` has ended.
-        Err(error) => return drop(ready.send(Err(error))),
+        // Sending fails only if `install` has returned, and then there is no receiver for the error.
+        Err(error) => return drop(installed.send(Err(error))),
     };
     runtime.block_on(async {
         let mut signals = match Signals::new() {
             Ok(signals) => signals,
-            Err(error) => return drop(ready.send(Err(error))),
+            Err(error) => return drop(installed.send(Err(error))),
         };
-        if ready.send(Ok(())).is_err() {
+        if installed.send(Ok(())).is_err() {
             return;
         }
         signals.next().await;
-        let limit = *allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = *time_limit.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(limit) = limit else {
-            process::exit(early.into());
+            process::exit(startup_exit_code.into());
         };
-        sender.send_replace(true);
+        requested.send_replace(true);
         tokio::select! {
             signal = signals.next() => process::exit(128 + signal),
             () = tokio::time::sleep(limit) => {
-                eprintln!("the program has not ended within {} s of the signal and is ended", limit.as_secs());
+                eprintln!("still running {} s after the signal; ending the process", limit.as_secs());
                 process::exit(1);
             }
         }

@@ -1,27 +1,27 @@
 #![forbid(unsafe_code)]
-//! A client that requests the open path and the guarded one, again and again.
+//! A client that requests a service's open path and its guarded one at an interval, and prints the responses.
 
 use std::process::ExitCode;
 
-use demo::client::rounds;
+use demo::client::polling::{self, PollResult};
 use demo::client::settings::ClientSettings;
 use demo::signals::{self, Shutdown};
-use demo::{Error, arguments, chain, logging};
+use demo::{Error, arguments, error_chain, output};
 
 fn main() -> ExitCode {
-    let ended = Shutdown::install(1).map_err(Error::io("cannot handle signals"));
-    let ended = ended.and_then(|shutdown| {
-        let settings: ClientSettings = arguments::parse();
-        logging::start("warn");
-        let rounds = signals::run(rounds::run(settings, &shutdown));
-        rounds.map_err(Error::io("the runtime cannot be started"))?
-    });
-    match ended {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    match poll() {
+        Ok(PollResult::AllSucceeded) => ExitCode::SUCCESS,
+        Ok(PollResult::SomeFailed) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("auth-client: {}", chain(&error));
+            eprintln!("auth-client: {}", error_chain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+fn poll() -> Result<PollResult, Error> {
+    let shutdown = Shutdown::install(1).map_err(Error::io("cannot install signal handlers"))?;
+    let settings: ClientSettings = arguments::parse();
+    output::init_logging("warn");
+    signals::block_on(polling::run(settings, &shutdown))?
 }

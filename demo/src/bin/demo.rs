@@ -1,111 +1,92 @@
 #![forbid(unsafe_code)]
-//! The whole story on one machine.
+//! Runs the scenario: both ends of workload identity on this machine, through rotations of tokens and keys.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Parser;
 use clap::builder::RangedU64ValueParser;
-use clap::{Parser, ValueEnum};
-use demo::narrator::{Narrator, Style};
+use demo::output::{self, EventLog, Format};
+use demo::scenario::{self, Scope, Settings, Summary};
 use demo::signals::{self, Shutdown};
-use demo::story::{self, Settings, Summary};
-use demo::{Error, arguments, chain, logging};
+use demo::{Error, arguments, error_chain};
 
-/// How long the end of the story may take after a signal: its files are removed and the summary is printed.
-const END: Duration = Duration::from_secs(5);
+/// How long the scenario may take to end after a signal: its files are removed and the summary is printed.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
-/// Plays workload identity end to end on this machine: an issuer, an emulated kubelet, a guarded server and a client
-/// that follows its token through rotations of the token and of the issuer's key.
+/// Runs workload identity end to end on this machine: an OIDC issuer, an emulated kubelet, a guarded server, and a client
+/// that follows its token through rotations of the token and of the issuer's signing key.
 ///
-/// Everything listens on loopback. The last line counts what happened; the exit code is 0 only if every answer was the
-/// expected one, through at least 5 token rotations and 1 key rotation.
+/// Everything listens on loopback. The last line is a summary. The exit code is 0 only if every response was the expected
+/// one and at least 5 token rotations and 1 key rotation were observed.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// How long requests are sent, in seconds: at least 12, since five rotations take ten.
+    /// How long requests are sent, in seconds. Five token rotations take 10 seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 14, value_parser = RangedU64ValueParser::<u64>::new().range(12..=3600))]
     duration: u64,
 
-    /// How much of the story is told: `full` adds Google's identity, the platform's gate, several audiences, and an
-    /// issuer that goes away.
-    #[arg(long, value_enum, default_value_t = Story::Short)]
-    story: Story,
+    /// Which parts of the scenario run. `full` adds a Google identity, a platform gate, several audiences and an issuer
+    /// outage.
+    #[arg(long = "story", value_name = "SCOPE", value_enum, default_value_t = Scope::Short)]
+    scope: Scope,
 
-    /// One JSON object a line on standard output, the last one the summary (whose plain form goes to standard error).
+    /// Prints one JSON object per line to standard output. The last one is the summary, which is also printed to standard
+    /// error as text.
     #[arg(long)]
     json: bool,
 
-    /// The server's port on 127.0.0.1; 0 for one of the system's choice.
+    /// The server's port on 127.0.0.1; 0 for any free port.
     #[arg(long, default_value_t = 0)]
     port: u16,
 }
 
-/// How much of the story is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Story {
-    /// The rotations.
-    Short,
-    /// Everything.
-    Full,
-}
-
 fn main() -> ExitCode {
-    match Shutdown::install(1) {
-        Ok(shutdown) => tell(&shutdown),
-        Err(source) => fail(&Error::io("cannot handle signals")(source)),
+    match run() {
+        Ok(summary) if summary.is_successful() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {}", error_chain(&error));
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn tell(shutdown: &Shutdown) -> ExitCode {
+fn run() -> Result<Summary, Error> {
+    let shutdown = Shutdown::install(1).map_err(Error::io("cannot install signal handlers"))?;
     let arguments: Arguments = arguments::parse();
-    logging::start("off");
-    let narrator = Arc::new(Narrator::new(Style::choose(arguments.json)));
-    let duration = Duration::from_secs(arguments.duration);
+    output::init_logging("off");
+    let format = if arguments.json {
+        Format::Json
+    } else {
+        Format::text()
+    };
     let settings = Settings {
-        duration,
-        full: arguments.story == Story::Full,
+        duration: Duration::from_secs(arguments.duration),
+        scope: arguments.scope,
         port: arguments.port,
     };
-    shutdown.allow(END);
-    let story = story::play(settings, narrator.clone(), shutdown.requested());
-    let played = signals::run(story).map_err(Error::io("the runtime cannot be started"));
-    match played.and_then(|played| played) {
-        Ok(summary) => {
-            conclude(&summary, narrator.style());
-            if summary.is_good() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
-        Err(error) => fail(&error),
-    }
+    shutdown.set_time_limit(SHUTDOWN_LIMIT);
+    let events = Arc::new(EventLog::new(format));
+    let summary = signals::block_on(scenario::run(settings, events, shutdown.requested()))??;
+    print_summary(&summary, format);
+    Ok(summary)
 }
 
-fn fail(error: &Error) -> ExitCode {
-    eprintln!("demo: {}", chain(error));
-    ExitCode::FAILURE
-}
-
-fn conclude(summary: &Summary, style: Style) {
-    if style == Style::Json {
-        let object = serde_json::json!({
-            "event": "summary",
-            "requests": summary.requests,
-            "token_rotations": summary.token_rotations,
-            "key_rotations": summary.key_rotations,
-            "unexpected_answers": summary.unexpected,
-        });
-        Narrator::line(&object.to_string());
+fn print_summary(summary: &Summary, format: Format) {
+    if format == Format::Json {
+        output::print_line(&summary.to_json().to_string());
         eprintln!("{summary}");
         return;
     }
-    let verdict = match (summary.is_good(), summary.unexpected) {
-        (true, _) => "Every request was answered as it should be, through every rotation.",
-        (false, 0) => "The story ended before enough rotations were seen.",
-        (false, _) => "Some requests were not answered as they should be.",
+    let verdict = if summary.is_successful() {
+        "Every request received the expected response, through every rotation."
+    } else if summary.unexpected == 0 {
+        "The scenario ended before enough rotations were observed."
+    } else {
+        "Some requests did not receive the expected response."
     };
-    Narrator::line(&format!("\n{verdict}"));
-    Narrator::line(&summary.to_string());
+    output::print_line(&format!("\n{verdict}"));
+    output::print_line(&summary.to_string());
 }

@@ -1,4 +1,4 @@
-//! The client's flags and environment variables.
+//! The flags and environment variables of `auth-client`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,54 +7,55 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{ArgAction, Parser, ValueEnum};
 
-use crate::arguments::{interval, parsed_item, path_item, web_url};
+use crate::arguments::{parse_interval, parse_path_item, parse_typed_item, parse_web_url};
 
-/// Requests the open path and the guarded one of services, in turn, and prints the answers.
+/// Requests the open path and the guarded one of each service at an interval, and prints the responses.
 ///
-/// An environment variable that is empty counts as not set.
+/// An environment variable that is empty is treated as not set.
 #[derive(Debug, Parser)]
 #[command(name = "auth-client", version)]
 pub struct ClientSettings {
-    /// A service: https, or http on this machine. Several are separated by commas. `URL=AUDIENCE` names the audience of
-    /// its tokens where that is not the URL.
+    /// The URL of a service: https, or http on this machine. Separate several with commas. `URL=AUDIENCE` sets the
+    /// audience of Google's token, which is the URL by default.
     #[arg(
         long,
         env = "SERVICE_URL",
         value_name = "URL[=AUDIENCE]",
         value_delimiter = ',',
         required = true,
-        value_parser = parsed_item::<Service>
+        value_parser = parse_typed_item::<Service>
     )]
     pub service_url: Vec<Service>,
 
-    /// The file of the projected token. With several services, one for each, in their order, separated by commas.
+    /// The file of the projected token. With several services, separate one file for each with commas, in the same order.
     #[arg(
         long,
         env = "TOKEN_PATH",
         value_name = "FILE",
         value_delimiter = ',',
         default_value = "/var/run/secrets/tokens/gke-sa",
-        value_parser = path_item
+        value_parser = parse_path_item
     )]
     pub token_path: Vec<PathBuf>,
 
-    /// Whose tokens are sent.
-    #[arg(long, env = "IDENTITY", value_enum, ignore_case = true, default_value_t = Identity::Cluster)]
-    pub identity: Identity,
+    /// Which tokens are sent.
+    #[arg(long, env = "IDENTITY", value_enum, ignore_case = true, default_value_t = ClientIdentity::Cluster)]
+    pub identity: ClientIdentity,
 
-    /// The host of the metadata server, where it is not the platform's.
+    /// The host of a metadata server to use instead of the platform's.
     #[arg(long, env = "METADATA_HOST", value_name = "HOST[:PORT]")]
     pub metadata_host: Option<String>,
 
-    /// A file of CAs in PEM that are trusted beside the system's.
+    /// A PEM file of CA certificates that are trusted in addition to the system's.
     #[arg(long, env = "CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 
-    /// The pause between two rounds, in seconds: 0.001 at least.
-    #[arg(long, env = "INTERVAL", value_name = "SECONDS", default_value = "5", value_parser = interval)]
+    /// The pause between two polls, in seconds: at least 0.001.
+    #[arg(long, env = "INTERVAL", value_name = "SECONDS", default_value = "5", value_parser = parse_interval)]
     pub interval: Duration,
 
-    /// How long a request in flight may take after SIGTERM, in seconds; then it is dropped. A pod has 30 s by default.
+    /// How long a request in flight may take after SIGTERM, in seconds. After that, it is dropped. By default, Kubernetes
+    /// gives a pod 30 s to end.
     #[arg(
         long,
         env = "GRACE_SECONDS",
@@ -64,35 +65,47 @@ pub struct ClientSettings {
     )]
     pub grace_seconds: u64,
 
-    /// Prints one line of JSON for each answer.
+    /// Prints one JSON object per response, each on its own line.
     #[arg(long, env = "JSON", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub json: bool,
 
-    /// Sends one round of requests. The exit code is 0 if all paths answer with 200.
+    /// Requests each path once, and exits with 0 if the status of every response is 200.
     #[arg(long)]
     pub once: bool,
 }
 
-/// Whose tokens are sent.
+/// The identity as which the client calls: which tokens it sends, and in which headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Identity {
-    /// Nobody's.
+pub enum ClientIdentity {
+    /// No token.
     None,
-    /// The cluster's: the projected token, in `Authorization`.
+    /// The cluster's projected service account token, in `Authorization`.
     Cluster,
-    /// Google's: the metadata server's token, in `Authorization`.
+    /// Google's token from the metadata server, in `Authorization`.
     Google,
-    /// Google's in `X-Serverless-Authorization`, for the platform's gate, and the cluster's in `Authorization`, for the
-    /// application.
+    /// Google's token in `X-Serverless-Authorization`, for the platform's gate, and the cluster's token in
+    /// `Authorization`, for the application.
     Both,
 }
 
-/// A service, and the audience of its tokens.
+impl ClientIdentity {
+    /// Returns the value as `--identity` accepts it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cluster => "cluster",
+            Self::Google => "google",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// A service to request, and the audience of Google's token for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Where it is.
+    /// The URL, without a slash at its end.
     pub url: String,
-    /// What its tokens are for.
+    /// The audience.
     pub audience: String,
 }
 
@@ -105,7 +118,7 @@ impl FromStr for Service {
         if url.is_empty() || audience.is_empty() {
             return Err("expected URL or URL=AUDIENCE");
         }
-        let url = web_url(url)?;
+        let url = parse_web_url(url)?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
             audience: audience.to_owned(),
@@ -118,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_s_audience_is_its_url_unless_another_is_named() {
+    fn the_audience_of_a_service_defaults_to_its_url() {
         let service = |text: &str| {
             text.parse::<Service>()
                 .map(|service| (service.url, service.audience))

@@ -1,4 +1,12 @@
-//! The gate that a platform stands before a service: Cloud Run's check of who may invoke it.
+//! A gate that checks a Google token before the application does, as Cloud Run's check of who may invoke a service.
+//!
+//! For each request:
+//!
+//! 1. The token is taken from `X-Serverless-Authorization` or, if the request has no such header, from `Authorization`.
+//! 2. A request without a token gets 403, as on Cloud Run. A token that is not valid gets 401, and a caller that the policy
+//!    does not allow gets 403.
+//! 3. The signature of the token is removed before the request reaches the application, which can see the caller but cannot
+//!    use the token.
 
 use axum::Router;
 use axum::extract::Request;
@@ -8,48 +16,49 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyFile, Rejection};
 
+use super::guard::google_issuer;
 use super::settings::GateSettings;
-use super::trust::google;
-use crate::{Error, SERVERLESS};
+use crate::{Error, X_SERVERLESS_AUTHORIZATION};
 
-/// Where the gate's caller stands.
-pub(super) const SLOT: &str = "gate";
-/// What stands in the place of the signature of a token that the platform has used.
-const REMOVED: &str = "SIGNATURE_REMOVED_BY_GATE";
+/// The name under which the gate stores its caller's identity in the request's extensions.
+pub(super) const GATE_IDENTITY: &str = "gate";
+/// Replaces the signature of a token that the gate has checked.
+const REMOVED_SIGNATURE: &str = "SIGNATURE_REMOVED_BY_GATE";
 
-/// Lets members in whose Google token is for one of its audiences. Anonymous callers get a 403, as there.
+/// Admits requests with a Google token for the configured audience, from callers that the policy allows.
 #[derive(Debug, Clone)]
 pub struct Gate(OidcGuard);
 
 impl Gate {
-    /// A gate of that issuer and policy.
+    /// Creates a gate for the issuer's tokens and the policy.
     ///
     /// # Errors
     ///
-    /// [`Error::Guard`] where they do not make one.
+    /// [`Error::Guard`] if the issuer or the policy is invalid.
     pub fn new(issuer: Issuer, policy: Policy) -> Result<Self, Error> {
         let guard = OidcGuard::builder()
             .issuer(issuer)
             .policy(policy)
-            .token_from([SERVERLESS, AUTHORIZATION])
-            .identity_name(SLOT)
+            .token_from([X_SERVERLESS_AUTHORIZATION, AUTHORIZATION])
+            .identity_name(GATE_IDENTITY)
             .realm("gate")
-            .rejection_response(|rejection, mut answer| {
+            .rejection_response(|rejection, mut response| {
                 if *rejection == Rejection::MissingToken {
-                    *answer.status_mut() = StatusCode::FORBIDDEN;
-                    return answer.map(|_| "403 - Forbidden".into());
+                    *response.status_mut() = StatusCode::FORBIDDEN;
+                    return response.map(|_| "403 - Forbidden".into());
                 }
-                answer
+                response
             })
             .build()?;
         Ok(Self(guard))
     }
 
+    /// Creates the gate that the settings describe. Returns `None` if no audience is configured for it.
     pub(super) async fn from_settings(settings: &GateSettings) -> Result<Option<Self>, Error> {
         if settings.gate_audience.is_empty() {
             return Ok(None);
         }
-        let google = google(settings.google_keys_url.as_deref());
+        let google = google_issuer(settings.google_keys_url.as_deref());
         let issuer = settings.gate_audience.iter().fold(google, Issuer::audience);
         let policy = match &settings.gate_policy_file {
             Some(path) => PolicyFile::open(path).await?.policy(),
@@ -58,22 +67,23 @@ impl Gate {
         Self::new(issuer, policy).map(Some)
     }
 
-    /// Stands before these routes.
-    pub fn before(&self, routes: Router) -> Router {
+    /// Puts the gate in front of these routes.
+    pub fn protect(&self, routes: Router) -> Router {
         routes
-            .layer(from_fn(without_used_signature))
+            .layer(from_fn(remove_checked_signature))
             .layer(self.0.layer())
     }
 }
 
-/// The application sees who called, and cannot use the token again.
-async fn without_used_signature(mut request: Request, next: Next) -> Response {
+/// Removes the signature of the token that the gate has checked.
+async fn remove_checked_signature(mut request: Request, next: Next) -> Response {
     let headers = request.headers_mut();
-    let used = match headers.contains_key(SERVERLESS) {
-        true => SERVERLESS,
-        false => AUTHORIZATION,
+    let checked = if headers.contains_key(X_SERVERLESS_AUTHORIZATION) {
+        X_SERVERLESS_AUTHORIZATION
+    } else {
+        AUTHORIZATION
     };
-    remove_signature(headers, &used);
+    remove_signature(headers, &checked);
     next.run(request).await
 }
 
@@ -83,7 +93,7 @@ fn remove_signature(headers: &mut HeaderMap, name: &HeaderName) {
     };
     let unsigned = value
         .rsplit_once('.')
-        .map(|(signed, _)| format!("{signed}.{REMOVED}"));
+        .map(|(signed, _)| format!("{signed}.{REMOVED_SIGNATURE}"));
     let unsigned = unsigned.and_then(|value| HeaderValue::try_from(value).ok());
     match unsigned {
         Some(mut value) => {

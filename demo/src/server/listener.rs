@@ -1,12 +1,11 @@
 //! Accepts connections and serves HTTP/1 and HTTP/2 on them, over TLS or plain.
 //!
-//! What a connection may take is limited:
+//! Connections are limited:
 //!
-//! 1. At most [`Limits::connections`] are served at once. Further ones wait in the system's backlog.
-//! 2. A TLS handshake has to be done within [`Limits::handshake_timeout`].
-//! 3. A connection without a request is closed after [`Limits::header_timeout`]: until the head of the first request has
-//!    arrived in full, and between two requests. This holds for HTTP/1 and HTTP/2, and before it is known which of them a
-//!    client speaks.
+//! 1. At most [`Limits::connections`] are served at a time. Further ones wait in the system's backlog.
+//! 2. A TLS handshake must be completed within [`Limits::handshake_timeout`].
+//! 3. A connection on which no request is in flight is closed after [`Limits::header_timeout`]. A request is in flight once
+//!    its head has arrived in full. This applies to HTTP/1 and HTTP/2, and also before the client's protocol is known.
 
 use std::future::Future;
 use std::io;
@@ -30,24 +29,25 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::Error;
 
-/// So many connections wait in the system's backlog.
+/// The length of the system's backlog of connections that have not been accepted.
 const BACKLOG: i32 = 1024;
-/// The pause after an accept that failed, most often because the process has no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// How long a connection that is closed for want of a request may take to close in good order.
+/// The pause after accepting a connection failed, most often because the process has no file descriptor left.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long an idle connection may take to shut down gracefully before it is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// So many requests may be in flight on one HTTP/2 connection.
+/// The largest number of requests in flight on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
-/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to answer.
+/// How often a ping is sent to an HTTP/2 client.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long an HTTP/2 client may take to respond to a ping before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What connections may take.
+/// The limits on connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many connections are served at once.
+    /// The largest number of connections that are served at a time.
     pub connections: usize,
-    /// How long a connection may be without a request.
+    /// How long a connection may be open without a request in flight.
     pub header_timeout: Duration,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
@@ -63,19 +63,23 @@ impl Default for Limits {
     }
 }
 
-/// Listens at an address and returns it as it has become. At `[::]`, IPv4 is accepted too.
+/// Listens on an address. Returns the listener and its actual address, which differs if the port is 0.
 ///
-/// Must be called within a tokio runtime.
+/// A listener on `[::]` accepts IPv4 connections, too.
 ///
 /// # Errors
 ///
-/// [`Error::Listen`] if that is not possible.
+/// [`Error::Listen`] if the address cannot be listened on.
+///
+/// # Panics
+///
+/// Panics if called outside a tokio runtime.
 pub fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    listen_for("--port", address)
+    listen_on("--port", address)
 }
 
-/// Listens at an address; `flag` is the one that an error names.
-pub(super) fn listen_for(
+/// Listens on an address as [`listen`] does. An error names `flag` as the flag that sets the port.
+pub(super) fn listen_on(
     flag: &'static str,
     address: SocketAddr,
 ) -> Result<(TcpListener, SocketAddr), Error> {
@@ -90,33 +94,34 @@ pub(super) fn listen_for(
     })
 }
 
-/// Listens at all addresses: IPv6 and IPv4, or IPv4 only where the system has no IPv6.
-pub(super) fn listen_everywhere(
+/// Listens on a port of all addresses: IPv6 and IPv4, or IPv4 only if the system has no IPv6. An error names `flag` as the
+/// flag that sets the port.
+pub(super) fn listen_on_all_addresses(
     flag: &'static str,
     port: u16,
 ) -> Result<(TcpListener, SocketAddr), Error> {
-    either(
-        || listen_for(flag, (Ipv6Addr::UNSPECIFIED, port).into()),
-        || listen_for(flag, (Ipv4Addr::UNSPECIFIED, port).into()),
+    fall_back_to_ipv4(
+        || listen_on(flag, (Ipv6Addr::UNSPECIFIED, port).into()),
+        || listen_on(flag, (Ipv4Addr::UNSPECIFIED, port).into()),
     )
 }
 
-/// Returns the first, or the second where the first fails for another reason than the port.
-fn either<T>(
-    first: impl FnOnce() -> Result<T, Error>,
-    second: impl FnOnce() -> Result<T, Error>,
+/// Calls `ipv6`, and then `ipv4` if IPv6 is not available. Returns the error of `ipv6` if the port is the reason for it.
+fn fall_back_to_ipv4<T>(
+    ipv6: impl FnOnce() -> Result<T, Error>,
+    ipv4: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    match first() {
+    match ipv6() {
         Err(Error::Listen { source, .. })
             if !matches!(
                 source.kind(),
                 io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
             ) =>
         {
-            tracing::info!(error = %source, "IPv6 is not available; listening with IPv4 only");
-            second()
+            tracing::info!(error = %source, "IPv6 is not available; using IPv4 only");
+            ipv4()
         }
-        done => done,
+        result => result,
     }
 }
 
@@ -129,7 +134,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
-    // As the standard library does: a restarted server takes its port again.
+    // As in the standard library: a restarted server can use the same port at once.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -141,7 +146,8 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `end` completes and the requests in flight are answered.
 ///
 /// When `end` completes, no more connections are accepted, idle ones are closed, and a request whose head has begun to
-/// arrive is still answered. Connections do not end with this future: who does not wait for it has to end the runtime.
+/// arrive is still answered. Connections run on their own tasks: if this future is dropped, they stay open until the
+/// runtime ends.
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -175,16 +181,17 @@ pub(super) async fn serve(
     }
     drop(listener);
     closing.send_replace(true);
+    // All permits are available once all connections have ended. The semaphore is never closed.
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
-    // Fails only if the semaphore is closed, which it never is.
     let _ = permits.acquire_many(all).await;
 }
 
+/// Accepts the next connection. Retries after errors.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
-            // The client has gone before it was served.
+            // The client closed the connection before it was accepted.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -193,27 +200,27 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
                         | io::ErrorKind::ConnectionReset
                 ) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; trying again in {ACCEPT_PAUSE:?}");
-                sleep(ACCEPT_PAUSE).await;
+                tracing::warn!(%error, "cannot accept a connection; retrying in {ACCEPT_RETRY_PAUSE:?}");
+                sleep(ACCEPT_RETRY_PAUSE).await;
             }
         }
     }
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 struct Connection {
     peer: SocketAddr,
     limits: Limits,
     routes: Router,
-    /// Becomes true when the server ends.
+    /// Becomes `true` when the server shuts down.
     close: watch::Receiver<bool>,
-    /// One of the connections that may be served at once.
+    /// Counts towards [`Limits::connections`] until the connection ends.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
     async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
-        // Without it small answers may wait for an acknowledgement; they are right all the same.
+        // Without it, small responses may be delayed. An error changes nothing else, so it is ignored.
         let _ = stream.set_nodelay(true);
         let Some(tls) = tls else {
             return self.serve_http(stream).await;
@@ -228,15 +235,15 @@ impl Connection {
 
     async fn serve_http(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let (peer, limits) = (self.peer, self.limits);
-        let (requests, watched) = watch::channel(Requests::default());
+        let (activity_sender, activity) = watch::channel(Activity::default());
         let routes = TowerToHyperService::new(self.routes);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let begun = Begun::new(&requests);
-            let answer = routes.call(request);
+            let in_flight = RequestInFlight::new(&activity_sender);
+            let response = routes.call(request);
             async move {
-                let answer = answer.await;
-                drop(begun);
-                answer
+                let response = response.await;
+                drop(in_flight);
+                response
             }
         });
         let mut builder = Builder::new(TokioExecutor::new());
@@ -251,24 +258,24 @@ impl Connection {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let mut idle = pin!(idle(watched, limits.header_timeout));
+        let mut idle = pin!(wait_until_idle(activity, limits.header_timeout));
         let mut is_closing = false;
         loop {
             tokio::select! {
                 served = &mut connection => {
                     if let Err(error) = served {
-                        tracing::debug!(%peer, error = %crate::chain(&*error), "the connection failed");
+                        tracing::debug!(%peer, error = %crate::error_chain(&*error), "the connection failed");
                     }
                     return;
                 }
                 () = &mut idle => {
-                    tracing::debug!(%peer, "closing a connection without a request");
+                    tracing::debug!(%peer, "closing a connection without a request in flight");
                     connection.as_mut().graceful_shutdown();
-                    // It is dropped if it does not close, whatever is on it: no request is in flight.
+                    // No request is in flight, so the connection can be dropped if it does not close in time.
                     let _ = timeout(CLOSE_TIMEOUT, connection).await;
                     return;
                 }
-                () = closed(&mut self.close), if !is_closing => {
+                () = wait_for_shutdown(&mut self.close), if !is_closing => {
                     connection.as_mut().graceful_shutdown();
                     is_closing = true;
                 }
@@ -277,64 +284,68 @@ impl Connection {
     }
 }
 
-/// Completes when the server ends.
-async fn closed(close: &mut watch::Receiver<bool>) {
-    // Where the sender is gone, so is the server.
+/// Completes when the server shuts down.
+async fn wait_for_shutdown(close: &mut watch::Receiver<bool>) {
+    // The sender is dropped only after the server has shut down.
     let _ = close.wait_for(|&close| close).await;
 }
 
-/// The requests of a connection that are in flight, and when that last changed.
+/// The number of requests in flight on a connection, and when it last changed.
 #[derive(Debug, Clone, Copy)]
-struct Requests {
+struct Activity {
     in_flight: usize,
-    since: Instant,
+    changed_at: Instant,
 }
 
-impl Default for Requests {
+impl Default for Activity {
     fn default() -> Self {
         Self {
             in_flight: 0,
-            since: Instant::now(),
+            changed_at: Instant::now(),
         }
     }
 }
 
-/// A request in flight, until it is dropped.
-struct Begun(watch::Sender<Requests>);
+/// Counts a request as in flight until dropped.
+struct RequestInFlight(watch::Sender<Activity>);
 
-impl Begun {
-    fn new(requests: &watch::Sender<Requests>) -> Self {
-        requests.send_modify(|requests| {
-            requests.in_flight += 1;
-            requests.since = Instant::now();
+impl RequestInFlight {
+    fn new(activity: &watch::Sender<Activity>) -> Self {
+        activity.send_modify(|activity| {
+            activity.in_flight += 1;
+            activity.changed_at = Instant::now();
         });
-        Self(requests.clone())
+        Self(activity.clone())
     }
 }
 
-impl Drop for Begun {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
-        self.0.send_modify(|requests| {
-            requests.in_flight -= 1;
-            requests.since = Instant::now();
+        self.0.send_modify(|activity| {
+            activity.in_flight -= 1;
+            activity.changed_at = Instant::now();
         });
     }
 }
 
-/// Completes once no request has been in flight for that time.
-async fn idle(mut requests: watch::Receiver<Requests>, time: Duration) {
+/// Completes once no request has been in flight for `limit`.
+async fn wait_until_idle(mut activity: watch::Receiver<Activity>, limit: Duration) {
     loop {
-        let Requests { in_flight, since } = *requests.borrow_and_update();
-        let wait = async {
-            match in_flight {
-                0 => sleep_until(since + time).await,
-                _ => std::future::pending().await,
+        let Activity {
+            in_flight,
+            changed_at,
+        } = *activity.borrow_and_update();
+        let idle = async {
+            if in_flight == 0 {
+                sleep_until(changed_at + limit).await;
+            } else {
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {
-            () = wait => return,
-            // Fails where no request can begin any more; then only the time is waited for.
-            Ok(()) = requests.changed() => {}
+            () = idle => return,
+            // Disabled once the sender is gone: no further request can begin, so only the time matters.
+            Ok(()) = activity.changed() => {}
         }
     }
 }
@@ -345,11 +356,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_only_while_no_request_is_in_flight() {
-        let (sender, _) = watch::channel(Requests::default());
+        let (sender, _) = watch::channel(Activity::default());
         let limit = Duration::from_secs(10);
         let began = Instant::now();
-        let first = Begun::new(&sender);
-        let second = Begun::new(&sender);
+        let first = RequestInFlight::new(&sender);
+        let second = RequestInFlight::new(&sender);
         let requests = async {
             sleep(Duration::from_secs(60)).await;
             drop(first);
@@ -357,7 +368,7 @@ mod tests {
             drop(second);
             std::future::pending::<()>().await;
         };
-        let idle = idle(sender.subscribe(), limit);
+        let idle = wait_until_idle(sender.subscribe(), limit);
         drop(sender);
         tokio::select! {
             () = idle => {}
@@ -367,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_is_listened_at_where_ipv6_is_not_available_but_not_where_the_port_is_taken() {
+    fn ipv4_is_used_if_ipv6_is_not_available_but_not_if_the_port_is_in_use() {
         let failed = |kind: io::ErrorKind| {
             move || -> Result<&str, Error> {
                 Err(Error::Listen {
@@ -378,11 +389,13 @@ mod tests {
             }
         };
         for kind in [io::ErrorKind::AddrNotAvailable, io::ErrorKind::Unsupported] {
-            assert_eq!(either(failed(kind), || Ok("IPv4")).ok(), Some("IPv4"));
+            let result = fall_back_to_ipv4(failed(kind), || Ok("IPv4"));
+            assert_eq!(result.ok(), Some("IPv4"));
         }
         for kind in [io::ErrorKind::AddrInUse, io::ErrorKind::PermissionDenied] {
-            assert!(either(failed(kind), || Ok("IPv4")).is_err());
+            assert!(fall_back_to_ipv4(failed(kind), || Ok("IPv4")).is_err());
         }
-        assert_eq!(either(|| Ok("both"), || Ok("IPv4")).ok(), Some("both"));
+        let result = fall_back_to_ipv4(|| Ok("both"), || Ok("IPv4"));
+        assert_eq!(result.ok(), Some("both"));
     }
 }

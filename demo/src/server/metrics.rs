@@ -1,4 +1,4 @@
-//! The metrics of both libraries, as Prometheus reads them.
+//! The metrics of both libraries, in Prometheus' text format.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::Error;
 
-/// How often recorded samples are folded together, so that they do not pile up where nobody reads the metrics.
-const UPKEEP: Duration = Duration::from_secs(5);
+/// How often recorded samples are aggregated, so that they do not accumulate if the metrics are never scraped.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Collects the metrics of the process.
+/// A handle to the metrics recorder of the process.
 #[derive(Clone)]
 pub struct Metrics(PrometheusHandle);
 
 impl Metrics {
-    /// Installs the recorder of the process and describes the metrics.
+    /// Installs the recorder of the process and registers the metrics' help texts.
     ///
     /// # Errors
     ///
-    /// If there is a recorder already.
+    /// [`Error::Metrics`] if a recorder is already installed.
     pub fn install() -> Result<Self, Error> {
         let recorder = PrometheusBuilder::new().install_recorder();
         let recorder = recorder.map_err(|error| Error::Metrics(error.to_string()))?;
@@ -31,9 +31,9 @@ impl Metrics {
         self.0.render()
     }
 
-    /// Folds recorded samples together, again and again.
+    /// Aggregates recorded samples at an interval. Never completes.
     pub(super) async fn upkeep(self) {
-        let mut interval = tokio::time::interval(UPKEEP);
+        let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
             interval.tick().await;
             self.0.run_upkeep();
@@ -47,10 +47,11 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
+/// The counters of both libraries, with their help texts.
 const COUNTERS: [(&str, &str); 8] = [
     (
         "oidc_guard_decisions_total",
-        "Requests that the guard has decided on, by reason and issuer.",
+        "Requests that the guard admitted or rejected, by reason and issuer.",
     ),
     (
         "oidc_guard_key_fetches_total",
@@ -58,7 +59,7 @@ const COUNTERS: [(&str, &str); 8] = [
     ),
     (
         "oidc_guard_cache_hits_total",
-        "Tokens that were found in the cache of verified tokens.",
+        "Tokens found in the cache of verified tokens.",
     ),
     (
         "oidc_guard_policy_reads_total",
@@ -66,11 +67,11 @@ const COUNTERS: [(&str, &str); 8] = [
     ),
     (
         "reqwest_wi_auth_file_changes_total",
-        "New contents of followed files.",
+        "New contents read from watched files.",
     ),
     (
         "reqwest_wi_auth_file_failures_total",
-        "Reads of followed files that failed.",
+        "Failed reads of watched files.",
     ),
     (
         "reqwest_wi_auth_metadata_fetches_total",
@@ -78,10 +79,11 @@ const COUNTERS: [(&str, &str); 8] = [
     ),
     (
         "reqwest_wi_auth_resends_total",
-        "Requests that were sent again with another token after a 401.",
+        "Requests resent with a newer token after a 401.",
     ),
 ];
 
+/// Registers a help text for each metric that the libraries record.
 fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     for (name, help) in COUNTERS {
@@ -94,7 +96,7 @@ fn describe() {
     );
     describe_gauge!(
         "oidc_guard_key_set_hash",
-        "The first 32 bits of the hash of an issuer's key set, by issuer. Replicas with the same keys have the same value."
+        "First 32 bits of the hash of an issuer's key set, by issuer. Equal for replicas with the same keys."
     );
     describe_histogram!(
         "oidc_guard_verification_seconds",
@@ -110,12 +112,12 @@ mod tests {
 
     use super::*;
 
-    /// Collects the names of metrics that a library's source records: the strings behind the macros that record them.
-    fn recorded(folder: &Path, names: &mut BTreeSet<String>) {
+    /// Collects the names of the metrics that a library's source records: the first string in each recording macro.
+    fn collect_recorded(folder: &Path, names: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                recorded(&path, names);
+                collect_recorded(&path, names);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let source = std::fs::read_to_string(&path).unwrap();
                 for recording in ["counter!(", "gauge!(", "histogram!(", "count!("] {
@@ -134,11 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn each_metric_of_the_libraries_has_a_help_text() {
+    fn each_recorded_metric_has_a_help_text() {
         let mut names = BTreeSet::new();
         for library in ["reqwest-wi-auth", "tower-oidc-guard"] {
             let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-            recorded(&root.join("..").join(library).join("src"), &mut names);
+            collect_recorded(&root.join("..").join(library).join("src"), &mut names);
         }
         assert!(names.len() >= 10, "{names:?}");
         let recorder = PrometheusBuilder::new().build_recorder();

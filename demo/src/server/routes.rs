@@ -19,126 +19,136 @@ use tower_http::trace::TraceLayer;
 use tower_oidc_guard::{Identities, Identity, OidcGuard};
 use tracing::Span;
 
-use super::gate::SLOT;
-use crate::SERVERLESS;
+use super::gate::GATE_IDENTITY;
+use crate::X_SERVERLESS_AUTHORIZATION;
 
-/// What the open path answers, to anyone.
-pub const OPEN: &str = r#"{"msg": "hello-exposed"}"#;
+/// The body of the response to `/`.
+pub const OPEN_BODY: &str = r#"{"msg": "hello-exposed"}"#;
 
-/// The longest body of a request: nothing here takes one.
+/// The largest accepted request body. No route uses one.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-const TIMEOUT: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Returns the routes `/`, which answers anyone, and `/private` and `/whoami`, which answer whom the guard admits.
+/// Returns the application's routes: `/private` and `/whoami`, which the guard protects, and `/`, which is open to any
+/// caller.
 ///
-/// `seen` is called with the identity of each caller of `/private`: `None` for a request that the guard admits without a
-/// token.
-pub fn guarded<F>(guard: &OidcGuard, seen: F) -> Router
+/// `on_private_call` is called with the caller's identity for each request to `/private`, or with `None` if the guard
+/// admitted the request without a token.
+pub fn application_routes<F>(guard: &OidcGuard, on_private_call: F) -> Router
 where
     F: Fn(Option<&Identity>) + Clone + Send + Sync + 'static,
 {
     let private = move |caller: Option<Identity>| {
-        seen(caller.as_ref());
-        async move { Json(private(caller.as_ref())) }
+        on_private_call(caller.as_ref());
+        async move { Json(private_body(caller.as_ref())) }
     };
     Router::new()
         .route("/private", get(private))
         .route("/whoami", get(whoami))
+        // Protects the routes above, but not those that are added after it.
         .route_layer(guard.layer())
         .route("/", get(open))
 }
 
-/// Returns the routes for operators: `/healthz`, `/readyz` (the guard's keys are there) and `/metrics`.
-pub fn public(
+/// Returns the routes for probes and scrapers, which need no token: `/healthz`, `/readyz` and `/metrics`.
+///
+/// `/readyz` responds with 200 once the guard has keys of each issuer.
+pub fn admin_routes(
     guard: &OidcGuard,
-    metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
+    render_metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
 ) -> Router {
-    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let content_type = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let metrics = move || async move { (content_type, render_metrics()) };
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route_service("/readyz", guard.readiness())
-        .route("/metrics", get(move || async move { (text, metrics()) }))
+        .route("/metrics", get(metrics))
 }
 
-/// Adds limits, request IDs and, for failures, a line in the log.
+/// Merges the application's routes and the admin routes, with limits and request IDs for both, and a log event for each
+/// failed request to the application.
 ///
-/// Requests for operators are not logged: a readiness probe that fails while keys are loading is no failure of the server.
-pub(super) fn with_layers(routes: Router, for_operators: Router) -> Router {
+/// Failed requests to the admin routes are not logged: a readiness probe that fails while keys are being fetched is not an
+/// error of the server.
+pub(super) fn with_layers(application: Router, admin: Router) -> Router {
     let id = HeaderName::from_static("x-request-id");
     let trace = TraceLayer::new_for_http()
-        .make_span_with(span)
+        .make_span_with(request_span)
         .on_failure(log_failure);
-    with_limits(routes)
+    with_limits(application)
         .layer(trace)
-        .merge(with_limits(for_operators))
+        .merge(with_limits(admin))
         .layer(PropagateRequestIdLayer::new(id.clone()))
         .layer(SetRequestIdLayer::new(id, MakeRequestUuid))
         .layer(SetSensitiveRequestHeadersLayer::new([
             AUTHORIZATION,
-            SERVERLESS,
+            X_SERVERLESS_AUTHORIZATION,
         ]))
 }
 
-/// Adds what keeps one request from harming others.
+/// Adds limits on a request's body and duration, and a response with status 500 if a handler panics.
 pub(super) fn with_limits(routes: Router) -> Router {
     routes
         .layer(CatchPanicLayer::new())
         .layer(TimeoutLayer::with_status_code(
             StatusCode::GATEWAY_TIMEOUT,
-            TIMEOUT,
+            REQUEST_TIMEOUT,
         ))
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
 }
 
-/// The span of a request. It has the path but never the query, which may contain a token.
-fn span(request: &Request) -> Span {
+/// Returns the span of a request, with its path but without its query, which may contain a token.
+fn request_span(request: &Request) -> Span {
     tracing::error_span!("request", method = %request.method(), path = request.uri().path())
 }
 
-/// Logs a request that failed. The guard logs once why keys are missing, so the many 503s that follow are for debugging
-/// only.
-fn log_failure(failure: ServerErrorsFailureClass, took: Duration, _: &Span) {
-    let milliseconds = took.as_millis();
+/// Logs a failed request. The guard logs once why keys are missing, so the 503 responses that follow are logged at debug
+/// level only.
+fn log_failure(failure: ServerErrorsFailureClass, latency: Duration, _: &Span) {
+    let milliseconds = latency.as_millis();
     match failure {
         ServerErrorsFailureClass::StatusCode(StatusCode::SERVICE_UNAVAILABLE) => {
-            tracing::debug!(status = 503, milliseconds, "the request failed");
+            tracing::debug!(status = 503, milliseconds, "request failed");
         }
         ServerErrorsFailureClass::StatusCode(status) => {
-            tracing::error!(status = status.as_u16(), milliseconds, "the request failed");
+            tracing::error!(status = status.as_u16(), milliseconds, "request failed");
         }
         ServerErrorsFailureClass::Error(error) => {
-            tracing::error!(%error, milliseconds, "the request failed");
+            tracing::error!(%error, milliseconds, "request failed");
         }
     }
 }
 
 async fn open() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], OPEN)
+    ([(CONTENT_TYPE, "application/json")], OPEN_BODY)
 }
 
-/// What `/private` answers. There is no caller where the guard admits requests without a token.
-fn private(caller: Option<&Identity>) -> Value {
-    json!({ "msg": "hello-private", "caller": caller.map(summary) })
+/// Returns the body of the response to `/private`. `caller` is `null` if the guard admitted the request without a token.
+fn private_body(caller: Option<&Identity>) -> Value {
+    json!({ "msg": "hello-private", "caller": caller.map(summary_json) })
 }
 
-fn summary(caller: &Identity) -> Value {
-    let mut who = json!({ "issuer": caller.issuer(), "subject": caller.subject() });
+fn summary_json(caller: &Identity) -> Value {
+    let mut summary = json!({ "issuer": caller.issuer(), "subject": caller.subject() });
     if let Some(account) = caller.kubernetes() {
-        who["namespace"] = account.namespace().into();
-        who["service_account"] = account.service_account().name().into();
-        who["pod"] = account.pod().map(|pod| pod.name()).into();
+        summary["namespace"] = account.namespace().into();
+        summary["service_account"] = account.service_account().name().into();
+        summary["pod"] = account.pod().map(|pod| pod.name()).into();
     }
-    who
+    summary
 }
 
-/// The identity that the application's guard has found, and the one of the gate before it, if there is one.
+/// Responds with the identity that the application's guard verified and the one that the gate verified. Each is `null` if
+/// there is none.
 async fn whoami(caller: Option<Identity>, request: Request) -> Json<Value> {
     let gate = request.extensions().get::<Identities>();
-    let gate = gate.and_then(|identities| identities.get(SLOT));
-    Json(json!({ "application": caller.as_ref().map(identity), "gate": gate.map(identity) }))
+    let gate = gate.and_then(|identities| identities.get(GATE_IDENTITY));
+    Json(
+        json!({ "application": caller.as_ref().map(identity_json), "gate": gate.map(identity_json) }),
+    )
 }
 
-fn identity(caller: &Identity) -> Value {
+fn identity_json(caller: &Identity) -> Value {
     let object = |object: &tower_oidc_guard::ObjectRef| json!({ "name": object.name(), "uid": object.uid() });
     let kubernetes = caller.kubernetes().map(|account| {
         json!({
@@ -174,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    /// A log in memory.
+    /// An in-memory log.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -189,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_logged_with_path_and_status_but_not_for_probes_or_missing_keys() {
+    async fn failed_requests_are_logged_with_path_and_status_except_for_probes_and_missing_keys() {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -201,8 +211,8 @@ mod tests {
         let routes = Router::new()
             .route("/fails", fails(StatusCode::INTERNAL_SERVER_ERROR))
             .route("/loading", fails(StatusCode::SERVICE_UNAVAILABLE));
-        let operators = Router::new().route("/readyz", fails(StatusCode::SERVICE_UNAVAILABLE));
-        let service = TowerToHyperService::new(with_layers(routes, operators));
+        let admin = Router::new().route("/readyz", fails(StatusCode::SERVICE_UNAVAILABLE));
+        let service = TowerToHyperService::new(with_layers(routes, admin));
         for path in ["/fails", "/loading", "/readyz"] {
             let request = Request::builder().uri(format!("{path}?access_token=secret"));
             let request = request.body(Body::empty()).unwrap();

@@ -1,4 +1,4 @@
-//! The server's flags and environment variables.
+//! The flags and environment variables of `auth-server`.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,83 +9,84 @@ use clap::{ArgAction, Args, Parser};
 use tower_oidc_guard::Algorithm;
 
 use super::Limits;
-use crate::arguments::{item, parsed_item, web_url};
+use crate::arguments::{parse_item, parse_typed_item, parse_web_url};
 
-/// Answers anyone on /, and on /private and /whoami callers with a valid token of a trusted issuer for one of the audiences.
+/// Serves / to any caller, and /private and /whoami to callers with a valid token from a trusted issuer.
 ///
-/// Lists are separated by commas. An environment variable that is empty counts as not set.
+/// Lists are separated by commas. An environment variable that is empty is treated as not set.
 #[derive(Debug, Parser)]
 #[command(name = "auth-server", version)]
 pub struct ServerSettings {
-    /// The address to listen at. Default: all of them, IPv6 and IPv4, or IPv4 only where the system has no IPv6.
+    /// The address to listen on. Default: all addresses, IPv6 and IPv4, or IPv4 only if the system has no IPv6.
     #[arg(long, env = "ADDRESS")]
     pub address: Option<IpAddr>,
 
-    /// The port to listen at; 0 for one that the system chooses.
+    /// The port to listen on; 0 for any free port.
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
 
-    /// A port of its own for /healthz, /readyz and /metrics, over plain http. Default: they are served at --port.
+    /// A separate port for /healthz, /readyz and /metrics, over plain http. Default: they are served on --port.
     #[arg(long, env = "ADMIN_PORT", value_name = "PORT")]
     pub admin_port: Option<u16>,
 
-    /// The server's certificate.
+    /// The settings of TLS.
     #[command(flatten)]
     pub tls: TlsSettings,
 
-    /// Whose tokens are accepted. `kubernetes` is the cluster that this runs in, `google` is Google,
-    /// `gke:PROJECT/LOCATION/CLUSTER` a cluster there, `oidc:URL` any other issuer, and a URL the issuer of a Kubernetes
-    /// cluster, exactly as its tokens name it.
+    /// A trusted issuer: `kubernetes` for the cluster in which the server runs, `google` for Google,
+    /// `gke:PROJECT/LOCATION/CLUSTER` for a GKE cluster, a URL for any other Kubernetes cluster, or `oidc:URL` for any other
+    /// OIDC issuer. A URL must equal the claim `iss` of the tokens exactly.
     #[arg(
         long,
         env = "ID_ISSUER",
         value_name = "ISSUER",
         value_delimiter = ',',
         required = true,
-        value_parser = item
+        value_parser = parse_item
     )]
     pub issuer: Vec<String>,
 
-    /// An accepted audience of tokens.
+    /// An accepted audience: a value that a token's claim `aud` must contain.
     #[arg(
         long,
         env = "JWT_AUDIENCE",
         value_delimiter = ',',
         required = true,
-        value_parser = item
+        value_parser = parse_item
     )]
     pub audience: Vec<String>,
 
-    /// Who may call: a YAML or JSON file, which is followed. Without it, everyone with a valid token may.
+    /// A YAML or JSON file with the policy that says which callers are admitted; reloaded when it changes. Default: any
+    /// caller with a valid token.
     #[arg(long, env = "POLICY_FILE", value_name = "FILE")]
     pub policy_file: Option<PathBuf>,
 
-    /// Admits requests without a token, as anonymous ones. A request whose token is not valid is refused all the same.
+    /// Admits requests without a token as anonymous. Requests with an invalid token are still rejected.
     #[arg(long, env = "OPTIONAL", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub optional: bool,
 
-    /// An accepted type of tokens (`typ`), such as at+jwt. Default: JWT, or none. With this set, a token without a type, as
-    /// Kubernetes makes them, is refused.
+    /// An accepted token type (header `typ`), such as at+jwt. Default: JWT, or no type. If this is set, tokens without a
+    /// type are rejected, and Kubernetes' tokens have none.
     #[arg(
         long,
         env = "TOKEN_TYPES",
         value_name = "TYPE",
         value_delimiter = ',',
-        value_parser = item
+        value_parser = parse_item
     )]
     pub token_types: Vec<String>,
 
-    /// An accepted signature algorithm, such as RS256. Default: those that the key allows.
+    /// An accepted signature algorithm, such as RS256. Default: all that the issuer's key allows.
     #[arg(
         long,
         env = "ALGORITHMS",
         value_name = "ALGORITHM",
         value_delimiter = ',',
-        value_parser = parsed_item::<AllowedAlgorithm>
+        value_parser = parse_typed_item::<AllowedAlgorithm>
     )]
     pub algorithms: Vec<AllowedAlgorithm>,
 
-    /// How many verified tokens are cached; 0 switches the cache off.
+    /// The largest number of verified tokens in the cache; 0 disables the cache.
     #[arg(
         long,
         env = "CACHE_TOKENS",
@@ -94,19 +95,19 @@ pub struct ServerSettings {
     )]
     pub cache_tokens: usize,
 
-    /// How many bytes the cached tokens may take; 0 switches the cache off.
+    /// The largest total size of the cached tokens, in bytes; 0 disables the cache.
     #[arg(long, env = "CACHE_BYTES", value_name = "BYTES", default_value_t = 16 * 1024 * 1024)]
     pub cache_bytes: u64,
 
-    /// For the issuer `kubernetes`: the file of the CA of the API server's certificate.
+    /// For the issuer `kubernetes`: the file with the CA certificate of the API server. Default: where Kubernetes mounts it.
     #[arg(long, env = "API_CA_FILE", value_name = "FILE")]
     pub api_ca_file: Option<PathBuf>,
 
-    /// For the issuer `kubernetes`: the file of the pod's token for the API server.
+    /// For the issuer `kubernetes`: the file with the pod's token for the API server. Default: where Kubernetes mounts it.
     #[arg(long, env = "API_TOKEN_FILE", value_name = "FILE")]
     pub api_token_file: Option<PathBuf>,
 
-    /// How far the issuer's clock may differ, in seconds: 300 at most.
+    /// The tolerated difference between the clocks of issuer and server, in seconds: at most 300.
     #[arg(
         long,
         env = "LEEWAY",
@@ -116,8 +117,8 @@ pub struct ServerSettings {
     )]
     pub leeway: u64,
 
-    /// How long connections are still accepted after SIGTERM, in seconds, until everything in the cluster knows that this
-    /// pod is going.
+    /// How long connections are still accepted after SIGTERM, in seconds, while the cluster stops sending requests to this
+    /// pod.
     #[arg(
         long,
         env = "DRAIN_SECONDS",
@@ -127,7 +128,8 @@ pub struct ServerSettings {
     )]
     pub drain_seconds: u64,
 
-    /// How long requests in flight may take after that, in seconds; then they are dropped. A pod has 30 s by default.
+    /// How long requests in flight may take after the drain period, in seconds. After that, they are dropped. By default,
+    /// Kubernetes gives a pod 30 s to end.
     #[arg(
         long,
         env = "GRACE_SECONDS",
@@ -137,20 +139,20 @@ pub struct ServerSettings {
     )]
     pub grace_seconds: u64,
 
-    /// What connections may take.
+    /// The limits on connections.
     #[command(flatten)]
     pub limits: LimitSettings,
 
-    /// Accepts an issuer on this machine over plain http: for trying things out.
+    /// Accepts plain http for issuers on loopback addresses. For tests only.
     #[arg(long)]
     pub insecure_loopback_http: bool,
 
-    /// The gate before the server.
+    /// The settings of the gate.
     #[command(flatten)]
     pub gate: GateSettings,
 }
 
-/// An algorithm by its JOSE name.
+/// A signature algorithm, parsed from its JOSE name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AllowedAlgorithm(pub Algorithm);
 
@@ -159,16 +161,16 @@ impl std::str::FromStr for AllowedAlgorithm {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let algorithm = Algorithm::from_name(name).ok_or(
-            "it is not a known asymmetric algorithm, such as RS256, PS256, ES256 or EdDSA",
+            "not a supported algorithm; expected an asymmetric one such as RS256, PS256, ES256 or EdDSA",
         )?;
         Ok(Self(algorithm))
     }
 }
 
-/// What connections may take.
+/// The limits on connections.
 #[derive(Debug, Args)]
 pub struct LimitSettings {
-    /// How many connections are served at once; further ones wait.
+    /// The largest number of connections that are served at a time; further ones wait.
     #[arg(
         long,
         env = "MAX_CONNECTIONS",
@@ -178,8 +180,8 @@ pub struct LimitSettings {
     )]
     pub max_connections: usize,
 
-    /// How long a connection may be without a request, in seconds: until the head of the first one has arrived in full, and
-    /// between two. Then it is closed.
+    /// How long a connection may be open without a request in flight, in seconds: before the head of the first request has
+    /// arrived in full, and between two requests. After that, it is closed.
     #[arg(
         long,
         env = "HEADER_TIMEOUT_SECONDS",
@@ -201,7 +203,7 @@ pub struct LimitSettings {
 }
 
 impl LimitSettings {
-    /// Returns the limits.
+    /// Returns the limits for the listener.
     pub fn limits(&self) -> Limits {
         Limits {
             connections: self.max_connections,
@@ -211,11 +213,11 @@ impl LimitSettings {
     }
 }
 
-/// The server's certificate.
+/// The settings of TLS.
 #[derive(Debug, Args)]
 pub struct TlsSettings {
-    /// The file of the server's certificate and those of its CAs, in PEM; followed. Without it, plain http is served, for
-    /// platforms that end TLS before the server, as Cloud Run does.
+    /// The PEM file with the server's certificate chain; reloaded when it changes. Default: plain http, for platforms that
+    /// terminate TLS in front of the server, as Cloud Run does.
     #[arg(
         long,
         env = "TLS_CERTIFICATE",
@@ -224,7 +226,7 @@ pub struct TlsSettings {
     )]
     tls_certificate: Option<PathBuf>,
 
-    /// The file of the certificate's private key, in PEM; followed.
+    /// The PEM file with the certificate's private key; reloaded when it changes.
     #[arg(
         long,
         env = "TLS_KEY",
@@ -234,31 +236,31 @@ pub struct TlsSettings {
     tls_key: Option<PathBuf>,
 }
 
-/// A gate that plays Cloud Run's check of who may invoke a service.
+/// The settings of a gate that emulates Cloud Run's check of who may invoke a service.
 #[derive(Debug, Args)]
 pub struct GateSettings {
-    /// Puts a gate before the server, which requires a token of Google's for this audience.
+    /// Puts a gate in front of the application that requires a Google token for this audience.
     #[arg(
         long,
         env = "GATE_AUDIENCE",
         value_delimiter = ',',
         value_name = "AUDIENCE",
-        value_parser = item
+        value_parser = parse_item
     )]
     pub gate_audience: Vec<String>,
 
-    /// Who may pass the gate.
+    /// A member that the gate admits, such as serviceAccount:NAME@PROJECT.iam.gserviceaccount.com.
     #[arg(
         long,
         env = "GATE_MEMBERS",
         value_delimiter = ',',
         value_name = "MEMBER",
         requires = "gate_audience",
-        value_parser = item
+        value_parser = parse_item
     )]
     pub gate_members: Vec<String>,
 
-    /// Who may pass the gate, from a YAML or JSON file, which is followed.
+    /// A YAML or JSON file with the policy of the gate; reloaded when it changes.
     #[arg(
         long,
         env = "GATE_POLICY_FILE",
@@ -268,13 +270,13 @@ pub struct GateSettings {
     )]
     pub gate_policy_file: Option<PathBuf>,
 
-    /// Fetches Google's keys from here, on this machine over plain http too: for trying things out without Google.
-    #[arg(long, env = "GOOGLE_KEYS_URL", value_name = "URL", value_parser = web_url)]
+    /// Fetches Google's keys from this URL, which may use plain http on a loopback address. For tests only.
+    #[arg(long, env = "GOOGLE_KEYS_URL", value_name = "URL", value_parser = parse_web_url)]
     pub google_keys_url: Option<String>,
 }
 
 impl TlsSettings {
-    /// Returns the files of the certificate and its key, if TLS is served.
+    /// Returns the files of the certificate and the key, or `None` if TLS is not configured.
     pub fn files(&self) -> Option<(&Path, &Path)> {
         self.tls_certificate.as_deref().zip(self.tls_key.as_deref())
     }

@@ -1,4 +1,4 @@
-//! TLS with certificate files that are replaced while the server runs.
+//! TLS with certificate files that may be replaced while the server runs.
 
 use std::fmt;
 use std::path::Path;
@@ -16,28 +16,30 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 use crate::Error;
 
-/// The protocols that are offered to clients (ALPN): HTTP/2 first.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// The protocols that are offered to clients by ALPN: HTTP/2 first.
+const ALPN_PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// Returns an acceptor with the certificate and the key of these files, which are followed.
+/// Returns a TLS acceptor that uses the current content of a certificate file and a key file.
 ///
 /// # Errors
 ///
-/// If a file cannot be read, or the two do not belong together.
+/// If a file cannot be read, or the key is not the certificate's.
 pub(super) async fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let certificate = Certificate::open(certificate, key, provider.clone()).await?;
+    let resolver = FileCertResolver::open(certificate, key, provider.clone()).await?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(Error::Tls)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificate));
-    config.alpn_protocols = PROTOCOLS.map(Vec::from).to_vec();
+        .with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = ALPN_PROTOCOLS.map(Vec::from).to_vec();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// The certificate and the key of two files, as long as the two belong together.
-struct Certificate {
+/// Resolves each handshake to the certificate and the key that two files contain.
+///
+/// The files are replaced one after the other. In between, when they do not match, the previous pair stays in use.
+struct FileCertResolver {
     certificate: WatchedFile<Vec<u8>>,
     key: WatchedFile<Vec<u8>>,
     provider: Arc<CryptoProvider>,
@@ -47,27 +49,30 @@ struct Certificate {
 struct Loaded {
     certificate: Arc<Vec<u8>>,
     key: Arc<Vec<u8>>,
-    /// Made of these two or, where they do not belong together, of the last ones that did.
+    /// Created from `certificate` and `key` or, if these do not match, from the last contents that did.
     pair: Arc<CertifiedKey>,
 }
 
-impl Certificate {
+impl FileCertResolver {
     async fn open(
         certificate: &Path,
         key: &Path,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, Error> {
-        let pem = |content: &[u8]| match content.is_empty() {
-            true => Err("it is empty".into()),
-            false => Ok(content.to_vec()),
+        let parse = |content: &[u8]| {
+            if content.is_empty() {
+                Err("the file is empty".into())
+            } else {
+                Ok(content.to_vec())
+            }
         };
-        let certificate = WatchedFile::open(certificate, pem).await?;
-        let key = WatchedFile::open(key, pem).await?;
-        let (chain, secret) = (certificate.current(), key.current());
-        let pair = load(&chain, &secret, &provider).map_err(Error::Tls)?;
+        let certificate = WatchedFile::open(certificate, parse).await?;
+        let key = WatchedFile::open(key, parse).await?;
+        let (certificate_pem, key_pem) = (certificate.current(), key.current());
+        let pair = load(&certificate_pem, &key_pem, &provider).map_err(Error::Tls)?;
         let loaded = Loaded {
-            certificate: chain,
-            key: secret,
+            certificate: certificate_pem,
+            key: key_pem,
             pair: Arc::new(pair),
         };
         Ok(Self {
@@ -78,7 +83,7 @@ impl Certificate {
         })
     }
 
-    /// Returns the pair that the files contain now, or the last good one while they are being replaced.
+    /// Returns the pair that the files contain now, or the previous one if the files do not match.
     fn pair(&self) -> Arc<CertifiedKey> {
         let current = self.current.load_full();
         let (certificate, key) = (self.certificate.current(), self.key.current());
@@ -87,11 +92,11 @@ impl Certificate {
         }
         let pair = match load(&certificate, &key, &self.provider) {
             Ok(pair) => {
-                tracing::info!("a new certificate is in use");
+                tracing::info!("using a new certificate");
                 Arc::new(pair)
             }
             Err(error) => {
-                tracing::warn!(%error, "the new certificate cannot be used; the old one stays");
+                tracing::warn!(%error, "the new certificate and key cannot be used; keeping the previous ones");
                 current.pair.clone()
             }
         };
@@ -109,23 +114,23 @@ fn load(
     key: &[u8],
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, rustls::Error> {
-    let unreadable = |what: &str| rustls::Error::General(format!("no {what} in PEM can be read"));
+    let unreadable = |what: &str| rustls::Error::General(format!("cannot read a {what} in PEM"));
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
     let chain = chain.map_err(|_| unreadable("certificate"))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| unreadable("private key"))?;
     CertifiedKey::from_der(chain, key, provider)
 }
 
-impl ResolvesServerCert for Certificate {
+impl ResolvesServerCert for FileCertResolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.pair())
     }
 }
 
-impl fmt::Debug for Certificate {
+impl fmt::Debug for FileCertResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate")
-            .field("file", &self.certificate.path())
+        f.debug_struct("FileCertResolver")
+            .field("certificate_file", &self.certificate.path())
             .finish_non_exhaustive()
     }
 }

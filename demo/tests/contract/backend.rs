@@ -1,4 +1,4 @@
-//! An API server that the suite runs against: the fake, or a real one.
+//! The API servers that the suite runs against: the fake, and a real one.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -24,12 +24,12 @@ pub enum Backend {
 
 /// A response to a raw request.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
@@ -46,7 +46,7 @@ impl Backend {
         Self::Fake(Box::new(server))
     }
 
-    /// Starts a real server by that program.
+    /// Starts a real server with that program.
     pub fn real(program: OsString) -> Self {
         Self::Real(RealApiServer::start(program))
     }
@@ -83,7 +83,7 @@ impl Backend {
         }
     }
 
-    /// Makes a token by TokenRequest, 600 s long; without an audience it is the API server's own.
+    /// Requests a token with TokenRequest that is valid for 600 s. Without an audience, it is for the API server.
     pub async fn token(&self, namespace: &str, account: &str, audience: Option<&str>) -> String {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let audiences: Vec<_> = audience.into_iter().collect();
@@ -92,16 +92,16 @@ impl Backend {
             "kind": "TokenRequest",
             "spec": { "audiences": audiences, "expirationSeconds": 600 },
         });
-        let answer = self.admin("POST", &path, Some(&request)).await;
-        assert_eq!(answer.status, 201, "{answer:?}");
-        answer.json()["status"]["token"]
+        let response = self.admin("POST", &path, Some(&request)).await;
+        assert_eq!(response.status, 201, "{response:?}");
+        response.json()["status"]["token"]
             .as_str()
             .unwrap()
             .to_owned()
     }
 
     /// Sends a request as administrator.
-    pub async fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    pub async fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
         match self {
             Self::Fake(server) => {
                 let token = server.admin_token();
@@ -111,14 +111,14 @@ impl Backend {
         }
     }
 
-    /// Sends a request with this token, or without any.
+    /// Sends a request with this token, or without a token.
     pub async fn request(
         &self,
         method: &str,
         path: &str,
         token: Option<&str>,
         body: Option<&Value>,
-    ) -> Answer {
+    ) -> Response {
         let mut request = self
             .http()
             .request(method.parse().unwrap(), self.url(path))
@@ -130,31 +130,31 @@ impl Backend {
             request = request.body(body.to_string());
         }
         let response = request.send().await.unwrap();
-        Answer {
+        Response {
             status: response.status().as_u16(),
             body: response.text().await.unwrap(),
         }
     }
 
-    /// A client that trusts the server's CA alone.
+    /// Returns a client that trusts only the server's CA.
     pub fn http(&self) -> reqwest::Client {
         let ca = reqwest::Certificate::from_pem(self.ca_pem().as_bytes()).unwrap();
         let builder = reqwest::Client::builder().no_proxy().tls_certs_only([ca]);
         builder.build().unwrap()
     }
 
-    /// Signs with a new key from now on; the old ones stay published.
-    pub fn rotate_key(&mut self, to: KeyType) {
+    /// Generates a new signing key of that type. The old keys stay published.
+    pub fn rotate_key(&mut self, key_type: KeyType) {
         match self {
             Self::Fake(server) => {
                 use tower_oidc_guard::Algorithm;
-                let algorithm = match to {
+                let algorithm = match key_type {
                     KeyType::Rs256 => Algorithm::RS256,
                     KeyType::Es256 => Algorithm::ES256,
                 };
                 server.rotate_key_to(algorithm).unwrap();
             }
-            Self::Real(server) => server.rotate_key(to),
+            Self::Real(server) => server.rotate_key(key_type),
         }
     }
 
@@ -175,7 +175,7 @@ impl Backend {
         }
     }
 
-    /// Starts it again, and returns when it is ready.
+    /// Starts the server again, and returns when it is ready.
     pub async fn restart(&mut self) {
         match self {
             Self::Fake(server) => server.restart().await.unwrap(),
@@ -183,21 +183,21 @@ impl Backend {
         }
     }
 
-    /// Whether the server accepts tokens of several issuers at once: Kubernetes 1.22 and later do.
-    pub fn takes_several_issuers(&self) -> bool {
+    /// Returns whether the server accepts tokens of several issuers at a time, as Kubernetes 1.22 and later do.
+    pub fn accepts_several_issuers(&self) -> bool {
         match self {
             Self::Fake(_) => true,
-            Self::Real(server) => server.takes_several_issuers(),
+            Self::Real(server) => server.accepts_several_issuers(),
         }
     }
 
-    /// Signs under another issuer from now on, and goes on accepting the old one if it can.
-    pub fn put_issuer_in_front(&mut self, issuer: &str) {
+    /// Changes the issuer of new tokens. Tokens of the old issuer are still accepted, if the server supports several.
+    pub fn migrate_to_issuer(&mut self, issuer: &str) {
         match self {
             Self::Fake(server) => server.set_issuers([issuer, ISSUER]),
             Self::Real(server) => {
                 server.issuers = vec![issuer.to_owned(), ISSUER.to_owned()];
-                if !server.takes_several_issuers() {
+                if !server.accepts_several_issuers() {
                     server.issuers.truncate(1);
                 }
                 server.restart();
@@ -206,14 +206,14 @@ impl Backend {
     }
 }
 
-/// A kube-apiserver that is started and stopped by a program with the commands of `demo/kubernetes/apiserver.sh`.
+/// A kube-apiserver that is controlled by a program with the commands of `demo/kubernetes/apiserver.sh`.
 pub struct RealApiServer {
     program: OsString,
     host: String,
     port: String,
-    /// The signing key first, then those that are published beside it.
+    /// The signing key, and then the other published keys.
     keys: Vec<String>,
-    keys_made: usize,
+    generated_keys: usize,
     issuers: Vec<String>,
 }
 
@@ -224,7 +224,7 @@ impl RealApiServer {
             host: String::new(),
             port: String::new(),
             keys: vec!["rsa1".to_owned()],
-            keys_made: 1,
+            generated_keys: 1,
             issuers: vec![ISSUER.to_owned()],
         };
         // An interrupted run may have left a server with other keys and objects.
@@ -237,7 +237,7 @@ impl RealApiServer {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        // Tests run in the package's folder, while the program is named from the root of the repository.
+        // Tests run in the package's directory, while the path is relative to the root of the repository.
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let mut command = Command::new(root.join(&self.program));
         command
@@ -256,7 +256,7 @@ impl RealApiServer {
         text
     }
 
-    fn curl(&self, method: &str, url: &str, body: Option<&Value>) -> Answer {
+    fn curl(&self, method: &str, url: &str, body: Option<&Value>) -> Response {
         let body = body.map(Value::to_string);
         let mut arguments = vec!["curl", "-X", method, "-w", "\n%{http_code}", url];
         if let Some(body) = &body {
@@ -264,7 +264,7 @@ impl RealApiServer {
         }
         let text = self.run(&arguments);
         let (body, status) = text.rsplit_once('\n').unwrap();
-        Answer {
+        Response {
             status: status.trim().parse().unwrap(),
             body: body.to_owned(),
         }
@@ -279,14 +279,14 @@ impl RealApiServer {
     fn restart(&mut self) {
         self.run(&["down", "keep-etcd"]);
         self.up();
-        // What was cached of the old server's decisions is its own; connections to it are gone.
+        // Gives clients the time to notice that their connections to the old server are closed.
         std::thread::sleep(Duration::from_millis(100));
     }
 
-    fn rotate_key(&mut self, to: KeyType) {
-        self.keys_made += 1;
-        let number = self.keys_made;
-        let key = match to {
+    fn rotate_key(&mut self, key_type: KeyType) {
+        self.generated_keys += 1;
+        let number = self.generated_keys;
+        let key = match key_type {
             KeyType::Rs256 => format!("rsa{number}"),
             KeyType::Es256 => format!("ec{number}"),
         };
@@ -294,7 +294,7 @@ impl RealApiServer {
         self.restart();
     }
 
-    fn takes_several_issuers(&self) -> bool {
+    fn accepts_several_issuers(&self) -> bool {
         self.run(&["several-issuers"]).trim() == "yes"
     }
 }

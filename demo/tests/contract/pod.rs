@@ -1,4 +1,4 @@
-//! A pod of the service that is guarded: its volume with a token for the API server and the CA, and its guard.
+//! A pod of the guarded service: its volume, with a token for the API server and the cluster's CA, and its guard.
 
 use std::time::Duration;
 
@@ -6,8 +6,10 @@ use reqwest_wi_auth::testing::Kubelet;
 use tower_oidc_guard::{Issuer, OidcGuard, Policy};
 
 use super::backend::Backend;
-use super::support::AUDIENCE;
 
+/// The audience of the service.
+pub const AUDIENCE: &str = "https://auth-server.example";
+/// The caller that the service admits.
 pub const GKE_SA: &str = "system:serviceaccount:id-namespace:gke-sa";
 
 pub struct Pod {
@@ -18,12 +20,13 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// A pod with a valid token of its own.
+    /// Creates a pod with a valid token for the API server.
     pub async fn new(server: &Backend) -> Self {
         let token = server.token("other", "guard", None).await;
         Self::with(server, &token, &server.ca_pem())
     }
 
+    /// Creates a pod with this token for the API server and this CA.
     pub fn with(server: &Backend, token: &str, ca: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubelet = Kubelet::new(folder.path()).unwrap();
@@ -41,12 +44,12 @@ impl Pod {
             .unwrap()
             .api_token_file(self.kubelet.path("token"))
             .api_ca_file(self.kubelet.path("ca.crt"))
-            // The only replica there is.
+            // Jitter spreads the fetches of several replicas, and there is only one here.
             .unknown_key_jitter(Duration::ZERO)
             .audience(AUDIENCE)
     }
 
-    /// A guard of that pod that lets `gke-sa` in.
+    /// Builds the guard of the pod, which admits `gke-sa`.
     pub fn guard(&self) -> OidcGuard {
         OidcGuard::builder()
             .issuer(self.issuer())
@@ -55,7 +58,7 @@ impl Pod {
             .unwrap()
     }
 
-    /// The environment of such a pod, with the files of this volume.
+    /// Returns the environment variables of an `auth-server` in the pod.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let path = |name: &str| self.kubelet.path(name).display().to_string();
         vec![

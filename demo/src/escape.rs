@@ -1,20 +1,21 @@
-//! Makes text from elsewhere safe to print in a line of its own.
+//! Escapes untrusted text, so that it can be printed as part of a line.
 //!
-//! What a server sends may contain line breaks that forge further lines, terminal sequences, and characters that change
-//! the direction of text. They are escaped; all other characters are left as they are.
+//! What a server sends may contain line breaks that forge further lines, terminal control sequences, and characters that
+//! change the direction of text. These are escaped; all other characters are left as they are.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Returns the text with each unsafe character escaped as Rust does: `\n`, `\u{1b}`.
+/// Escapes each unsafe character as Rust does: `\n`, `\u{1b}`.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     escape_with(text, |escaped, character| {
         escaped.extend(character.escape_default());
     })
 }
 
-/// Returns a line of JSON with each unsafe character escaped as JSON does: `\u001b`. Outside of strings, JSON that is
-/// written without line breaks has none.
+/// Escapes each unsafe character in a line of JSON as JSON does: `\u001b`.
+///
+/// The result has the same content, because JSON without line breaks has unsafe characters only in its strings.
 pub(crate) fn escape_json(line: &str) -> Cow<'_, str> {
     escape_with(line, |escaped, character| {
         for unit in character.encode_utf16(&mut [0; 2]) {
@@ -30,15 +31,17 @@ fn escape_with(text: &str, escape: impl Fn(&mut String, char)) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for character in text.chars() {
-        match is_unsafe(character) {
-            true => escape(&mut escaped, character),
-            false => escaped.push(character),
+        if is_unsafe(character) {
+            escape(&mut escaped, character);
+        } else {
+            escaped.push(character);
         }
     }
     Cow::Owned(escaped)
 }
 
-/// Control characters, line and paragraph separators, and invisible characters that change how text is shown.
+/// Returns `true` for control characters, line and paragraph separators, and invisible characters that change how text is
+/// displayed.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -63,7 +66,7 @@ mod tests {
         "a\n\r\t\0\u{7f}\u{85}\u{1b}[2J\u{2028}\u{202e}\u{200b}\u{feff}\u{e0041}é€😀\"\\";
 
     #[test]
-    fn unsafe_characters_are_escaped_and_others_are_not() {
+    fn unsafe_characters_are_escaped_and_others_are_unchanged() {
         assert_eq!(
             escape(UNSAFE),
             "a\\n\\r\\t\\u{0}\\u{7f}\\u{85}\\u{1b}[2J\\u{2028}\\u{202e}\\u{200b}\\u{feff}\\u{e0041}é€😀\"\\"
@@ -73,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_line_of_json_has_the_same_content() {
+    fn escaping_a_line_of_json_preserves_its_content() {
         let line = serde_json::json!({ "body": UNSAFE }).to_string();
         let escaped = escape_json(&line);
         assert!(!escaped.contains(is_unsafe), "{escaped}");

@@ -1,8 +1,4 @@
-//! What the other side of a connection may do: clients to the server, and servers to the client.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
+//! Misbehaving peers: clients that stall a connection to the server, and servers that send hostile responses to the client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +6,6 @@ use std::time::Duration;
 
 use reqwest::Version;
 use serde_json::Value;
-use support::{AUDIENCE, Ca, Program, client, server, server_with, text};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -21,44 +16,51 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 use tower_oidc_guard::testing::TestIssuer;
 
-/// Longer than any limit that the tests set: what is still open after it stays open.
-const PATIENCE: Duration = Duration::from_secs(30);
-const WHOLE: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::support::{Ca, NO_VARIABLES, Server, http_client, path_string, start_client, trusting};
+
+/// Longer than any limit that the tests configure.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const COMPLETE_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+/// The connection preface of HTTP/2.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty SETTINGS frame.
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-/// The first of the frames of a request's head, which is never completed.
-const HALF_HEADERS: &[u8] = &[0, 0, 1, 1, 1, 0, 0, 0, 1, 0x82];
+/// The first frame of a request's head that needs further ones.
+const PARTIAL_HEADERS: &[u8] = &[0, 0, 1, 1, 1, 0, 0, 0, 1, 0x82];
 
-/// A server whose connections are limited, over TLS or not.
-struct Limited {
-    _server: Program,
-    address: SocketAddr,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Plain,
+    Tls,
+}
+
+/// A server with limits on its connections.
+struct LimitedServer {
+    server: Server,
     ca: Ca,
     _issuer: TestIssuer,
     _folder: tempfile::TempDir,
 }
 
-impl Limited {
-    async fn start(tls: bool, limits: &[&str]) -> Self {
+impl LimitedServer {
+    async fn start(transport: Transport, limits: &[&str]) -> Self {
         let issuer = TestIssuer::start().await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::new();
-        let (certificate, key) = ca.certificate();
-        let (crt, secret) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-        std::fs::write(&crt, certificate).unwrap();
-        std::fs::write(&secret, key).unwrap();
-        let (crt, secret) = (text(crt), text(secret));
-        let mut arguments = vec!["--issuer", issuer.url(), "--insecure-loopback-http"];
-        arguments.extend(["--audience", AUDIENCE]);
-        if tls {
-            arguments.extend(["--tls-certificate", &crt, "--tls-key", &secret]);
+        let (certificate, key) = ca.issue();
+        let certificate_path = folder.path().join("tls.crt");
+        let key_path = folder.path().join("tls.key");
+        std::fs::write(&certificate_path, certificate).unwrap();
+        std::fs::write(&key_path, key).unwrap();
+        let (certificate, key) = (path_string(certificate_path), path_string(key_path));
+        let mut flags = Vec::new();
+        if transport == Transport::Tls {
+            flags.extend(["--tls-certificate", &certificate, "--tls-key", &key]);
         }
-        arguments.extend(limits);
-        let (server, address) = server(&arguments).await;
+        flags.extend(limits);
+        let server = Server::start(issuer.url(), &flags).await;
         Self {
-            _server: server,
-            address: address.parse().unwrap(),
+            server,
             ca,
             _issuer: issuer,
             _folder: folder,
@@ -66,7 +68,7 @@ impl Limited {
     }
 
     async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
+        TcpStream::connect(&self.server.address).await.unwrap()
     }
 
     fn connector(&self, protocol: &[u8]) -> TlsConnector {
@@ -85,14 +87,14 @@ impl Limited {
         let ca = reqwest::Certificate::from_pem(self.ca.pem().as_bytes()).unwrap();
         reqwest::Client::builder()
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .tls_certs_only([ca])
     }
 }
 
-/// Sends the parts, with a pause between them, and waits until the server closes the connection.
-async fn closed_after(
-    what: &'static str,
+/// Sends the parts, with a pause after each, and waits until the server closes the connection.
+async fn expect_closed(
+    description: &'static str,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     parts: Vec<&'static [u8]>,
 ) {
@@ -109,7 +111,7 @@ async fn closed_after(
         };
         let read = async {
             let mut sink = [0; 1024];
-            // A reset ends it as well as an end of the stream.
+            // The server may end the stream or reset the connection.
             while reader.read(&mut sink).await.is_ok_and(|count| count > 0) {}
         };
         tokio::select! {
@@ -117,12 +119,12 @@ async fn closed_after(
             () = read => {}
         }
     };
-    let closed = timeout(PATIENCE, closed).await;
-    assert!(closed.is_ok(), "still open: {what}");
+    let closed = timeout(TIMEOUT, closed).await;
+    assert!(closed.is_ok(), "still open: {description}");
 }
 
-/// What a client may send that is never a whole request, or one only.
-fn halves() -> Vec<(&'static str, Vec<&'static [u8]>)> {
+/// What a client may send before it stalls: an incomplete request, or one complete request and no other.
+fn stalled_requests() -> Vec<(&'static str, Vec<&'static [u8]>)> {
     let trickle: Vec<&[u8]> = std::iter::once(&b"GET / HTTP/1.1\r\nhost: a\r\n"[..])
         .chain(std::iter::repeat_n(&b"x-a: b\r\n"[..], 1000))
         .collect();
@@ -130,76 +132,79 @@ fn halves() -> Vec<(&'static str, Vec<&'static [u8]>)> {
         ("nothing", vec![]),
         ("a part of the request line", vec![b"GE"]),
         ("a part of the head", vec![b"GET / HTTP/1.1\r\nhost: a\r\n"]),
-        ("a head that goes on and on", trickle),
-        ("nothing after a first request", vec![WHOLE]),
-        ("a part of a second head", vec![WHOLE, b"GET / HT"]),
-        ("a part of the preface of HTTP/2", vec![b"PRI * HT"]),
+        ("a head that is never completed", trickle),
+        ("nothing after the first request", vec![COMPLETE_REQUEST]),
         (
-            "the preface of HTTP/2 and nothing more",
-            vec![PREFACE, SETTINGS],
+            "a part of a second head",
+            vec![COMPLETE_REQUEST, b"GET / HT"],
+        ),
+        ("a part of HTTP/2's preface", vec![b"PRI * HT"]),
+        (
+            "only HTTP/2's preface and settings",
+            vec![HTTP2_PREFACE, SETTINGS],
         ),
         (
-            "a part of a head of HTTP/2",
-            vec![PREFACE, SETTINGS, HALF_HEADERS],
+            "a part of an HTTP/2 head",
+            vec![HTTP2_PREFACE, SETTINGS, PARTIAL_HEADERS],
         ),
         (
-            "a body that does not come",
+            "no body after its head",
             vec![b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nx"],
         ),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_sent_requests_are_closed_within_the_header_timeout() {
-    let limited = Limited::start(false, &["--header-timeout-seconds", "1"]).await;
+async fn stalled_connections_are_closed_after_the_header_timeout() {
+    let limited = LimitedServer::start(Transport::Plain, &["--header-timeout-seconds", "1"]).await;
     let mut connections = JoinSet::new();
     for _ in 0..20 {
-        for (what, parts) in halves() {
-            connections.spawn(closed_after(what, limited.connect().await, parts));
+        for (description, parts) in stalled_requests() {
+            connections.spawn(expect_closed(description, limited.connect().await, parts));
         }
     }
     connections.join_all().await;
-    let answer = limited.http().build().unwrap();
-    let answer = answer.get(format!("http://{}/", limited.address)).send();
-    assert_eq!(answer.await.unwrap().status(), 200);
+    let http = limited.http().build().unwrap();
+    let response = http.get(limited.server.url("/")).send();
+    assert_eq!(response.await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_tls_half_sent_requests_and_handshakes_are_closed_within_their_timeouts() {
+async fn stalled_tls_connections_and_handshakes_are_closed_after_their_timeouts() {
     let limits = [
         "--header-timeout-seconds",
         "1",
         "--handshake-timeout-seconds",
         "1",
     ];
-    let limited = Limited::start(true, &limits).await;
+    let limited = LimitedServer::start(Transport::Tls, &limits).await;
     let name = ServerName::try_from("localhost").unwrap();
     let mut connections = JoinSet::new();
     for _ in 0..5 {
         for protocol in [&b"http/1.1"[..], b"h2"] {
-            for (what, parts) in halves() {
+            for (description, parts) in stalled_requests() {
                 let stream = limited.connect().await;
                 let stream = limited.connector(protocol).connect(name.clone(), stream);
-                connections.spawn(closed_after(what, stream.await.unwrap(), parts));
+                connections.spawn(expect_closed(description, stream.await.unwrap(), parts));
             }
         }
-        for (what, parts) in [
+        for (description, parts) in [
             ("no handshake", vec![]),
             (
                 "a part of a handshake",
                 vec![&b"\x16\x03\x01\x02\x00\x01"[..]],
             ),
         ] {
-            connections.spawn(closed_after(what, limited.connect().await, parts));
+            connections.spawn(expect_closed(description, limited.connect().await, parts));
         }
     }
     connections.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_above_the_limit_wait_and_are_served_when_others_end() {
+async fn connections_above_the_limit_are_served_once_others_have_ended() {
     let limits = ["--max-connections", "3", "--header-timeout-seconds", "2"];
-    let limited = Limited::start(false, &limits).await;
+    let limited = LimitedServer::start(Transport::Plain, &limits).await;
     let mut held = Vec::new();
     for _ in 0..3 {
         let mut stream = limited.connect().await;
@@ -207,74 +212,82 @@ async fn connections_above_the_limit_wait_and_are_served_when_others_end() {
         held.push(stream);
     }
     let mut fourth = limited.connect().await;
-    fourth.write_all(WHOLE).await.unwrap();
-    let mut answer = [0; 12];
-    let early = timeout(Duration::from_millis(500), fourth.read_exact(&mut answer)).await;
+    fourth.write_all(COMPLETE_REQUEST).await.unwrap();
+    let mut status_line = [0; 12];
+    let early = timeout(
+        Duration::from_millis(500),
+        fourth.read_exact(&mut status_line),
+    )
+    .await;
     assert!(early.is_err(), "served above the limit");
-    timeout(PATIENCE, fourth.read_exact(&mut answer))
+    timeout(TIMEOUT, fourth.read_exact(&mut status_line))
         .await
         .expect("never served")
         .unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 200");
+    assert_eq!(&status_line, b"HTTP/1.1 200");
     drop(held);
     for _ in 0..10 {
         let http = limited.http().build().unwrap();
-        let answer = http.get(format!("http://{}/", limited.address)).send();
-        assert_eq!(answer.await.unwrap().status(), 200);
+        let response = http.get(limited.server.url("/")).send();
+        assert_eq!(response.await.unwrap().status(), 200);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_1_and_http_2_are_served_over_tls_and_plain() {
-    let plain = Limited::start(false, &[]).await;
-    let url = format!("http://{}/private", plain.address);
+    let plain = LimitedServer::start(Transport::Plain, &[]).await;
+    let url = plain.server.url("/private");
     let prior_knowledge = plain.http().http2_prior_knowledge().build().unwrap();
-    let one = plain.http().http1_only().build().unwrap();
-    for (http, version) in [(prior_knowledge, Version::HTTP_2), (one, Version::HTTP_11)] {
-        let answer = http.get(&url).send().await.unwrap();
-        assert_eq!((answer.version(), answer.status().as_u16()), (version, 401));
+    let http1 = plain.http().http1_only().build().unwrap();
+    for (http, version) in [
+        (prior_knowledge, Version::HTTP_2),
+        (http1, Version::HTTP_11),
+    ] {
+        let response = http.get(&url).send().await.unwrap();
+        assert_eq!(
+            (response.version(), response.status().as_u16()),
+            (version, 401)
+        );
     }
-    let tls = Limited::start(true, &[]).await;
-    let url = format!("https://{}/private", tls.address);
+    let tls = LimitedServer::start(Transport::Tls, &[]).await;
+    let url = format!("https://{}/private", tls.server.address);
     let negotiated = tls.http().build().unwrap();
-    let one = tls.http().http1_only().build().unwrap();
-    for (http, version) in [(negotiated, Version::HTTP_2), (one, Version::HTTP_11)] {
-        let answer = http.get(&url).send().await.unwrap();
-        assert_eq!((answer.version(), answer.status().as_u16()), (version, 401));
+    let http1 = tls.http().http1_only().build().unwrap();
+    for (http, version) in [(negotiated, Version::HTTP_2), (http1, Version::HTTP_11)] {
+        let response = http.get(&url).send().await.unwrap();
+        assert_eq!(
+            (response.version(), response.status().as_u16()),
+            (version, 401)
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_address_the_server_listens_on_ipv6_and_ipv4() {
     let issuer = TestIssuer::start().await.unwrap();
-    let (_server, address) = server_with(
-        &[
-            "--port",
-            "0",
-            "--issuer",
-            issuer.url(),
-            "--insecure-loopback-http",
-            "--audience",
-            AUDIENCE,
-        ],
-        &[],
-    )
-    .await;
-    let port = address.parse::<SocketAddr>().unwrap().port();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let arguments = trusting(issuer.url(), &["--port", "0"]);
+    let server = Server::start_with(&arguments, &NO_VARIABLES).await;
+    let port = server.address.parse::<SocketAddr>().unwrap().port();
     let mut hosts = vec!["127.0.0.1"];
     match std::net::TcpListener::bind("[::1]:0") {
         Ok(_) => hosts.push("[::1]"),
         Err(error) => println!("skipped for IPv6, which this machine does not have: {error}"),
     }
     for host in hosts {
-        let answer = http.get(format!("http://{host}:{port}/")).send().await;
-        assert_eq!(answer.expect(host).status(), 200, "{host}");
+        let response = http_client().get(format!("http://{host}:{port}/")).send();
+        assert_eq!(response.await.expect(host).status(), 200, "{host}");
     }
 }
 
-/// A server that answers each request with these bytes and then, if it is endless, with more of the last ones.
-async fn hostile(head: &'static str, body: Vec<u8>, endless: bool) -> String {
+/// How a [`hostile_server`] sends its body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Body {
+    Once,
+    Endlessly,
+}
+
+/// Starts a server that responds to each request with these bytes, and returns its URL.
+async fn hostile_server(head: &'static str, body: Vec<u8>, repeat: Body) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -285,38 +298,39 @@ async fn hostile(head: &'static str, body: Vec<u8>, endless: bool) -> String {
                 let mut sink = [0; 4096];
                 let _ = stream.read(&mut sink).await;
                 let _ = stream.write_all(head.as_bytes()).await;
-                while stream.write_all(&body).await.is_ok() && endless {}
+                while stream.write_all(&body).await.is_ok() && repeat == Body::Endlessly {}
             });
         }
     });
     format!("http://{address}")
 }
 
-async fn asked_once(url: &str, more: &[&str]) -> (Option<i32>, Vec<String>) {
+/// Runs a client that polls the URL once. Returns its exit code and the lines that it printed.
+async fn poll_once(url: &str, more: &[&str]) -> (Option<i32>, Vec<String>) {
     let arguments = ["--once", "--identity", "none", "--service-url", url];
-    let mut client = client(&[&arguments[..], more].concat());
-    let code = client.ended().await;
+    let mut client = start_client(&[&arguments[..], more].concat());
+    let code = client.wait_for_exit().await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     (code, client.lines())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_endless_body_only_the_beginning_is_read() {
+async fn an_endless_body_is_truncated() {
     let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
-    let url = hostile(head, vec![b'a'; 8192], true).await;
-    let (code, lines) = asked_once(&url, &[]).await;
+    let url = hostile_server(head, vec![b'a'; 8192], Body::Endlessly).await;
+    let (code, lines) = poll_once(&url, &[]).await;
     assert_eq!((code, lines.len()), (Some(0), 3), "{lines:?}");
     for line in &lines[1..] {
         assert!(
             line.len() < 66_000 && line.ends_with("(only the first 64 KiB of the body were read)")
         );
     }
-    let (code, lines) = asked_once(&url, &["--json"]).await;
+    let (code, lines) = poll_once(&url, &["--json"]).await;
     assert_eq!((code, lines.len()), (Some(0), 2));
     for line in lines {
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["body"].as_str().unwrap().len(), 64 * 1024);
-        assert_eq!(line["body_is_cut"], true);
+        assert_eq!(line["body_is_truncated"], true);
     }
 }
 
@@ -328,11 +342,11 @@ async fn a_server_cannot_forge_a_line_or_write_to_the_terminal() {
         "HTTP/1.1 403 No\r\nconnection: close\r\n\r\n",
         "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
     ] {
-        let url = hostile(head, forged.as_bytes().to_vec(), false).await;
-        let (_, lines) = asked_once(&url, &[]).await;
+        let url = hostile_server(head, forged.as_bytes().to_vec(), Body::Once).await;
+        let (_, lines) = poll_once(&url, &[]).await;
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[1].starts_with("GET /: ") && lines[2].starts_with("GET /private: "));
-        let (_, json) = asked_once(&url, &["--json"]).await;
+        let (_, json) = poll_once(&url, &["--json"]).await;
         assert_eq!(json.len(), 2, "{json:?}");
         for line in lines.iter().chain(&json) {
             let is_unsafe = |character: char| {
@@ -346,14 +360,14 @@ async fn a_server_cannot_forge_a_line_or_write_to_the_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_no_http_is_an_error_in_one_line() {
+async fn an_invalid_response_is_reported_in_one_line() {
     for head in [
         "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\u{9b}2J\r\nconnection: close\r\n\r\n",
         "\nGET /private: 200 forged\n\u{1b}[2J",
     ] {
-        let url = hostile(head, Vec::new(), false).await;
+        let url = hostile_server(head, Vec::new(), Body::Once).await;
         for more in [&[][..], &["--json"]] {
-            let (code, lines) = asked_once(&url, more).await;
+            let (code, lines) = poll_once(&url, more).await;
             assert_eq!(code, Some(1), "{lines:?}");
             assert_eq!(
                 lines.len(),

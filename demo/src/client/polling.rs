@@ -1,0 +1,247 @@
+//! Polls services: requests each path of each service in turn, at an interval, and prints the responses.
+
+use std::path::Path;
+use std::pin::pin;
+use std::time::{Duration, Instant, SystemTime};
+
+use reqwest_wi_auth::ProjectedToken;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::settings::{ClientIdentity, ClientSettings, Service};
+use super::tokens::TokenSettings;
+use super::{Client, Endpoint, Response};
+use crate::escape::{escape, escape_json};
+use crate::output::print_line;
+use crate::signals::Shutdown;
+use crate::{Error, error_chain};
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much longer than its grace period the client may take to end.
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(1);
+/// The note on a response whose body was not read in full.
+const TRUNCATED: &str = " (only the first 64 KiB of the body were read)";
+
+/// The result of a poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollResult {
+    /// The status of each response was 200.
+    AllSucceeded,
+    /// A request failed, or a response had another status.
+    SomeFailed,
+}
+
+/// The result of one request.
+type RequestResult = Result<Response, reqwest_middleware::Error>;
+
+/// A service to poll, and the client for it.
+struct Target {
+    service: Service,
+    client: Client,
+    projected: Option<ProjectedToken>,
+    last_rotation: Option<SystemTime>,
+}
+
+/// Polls the services until the program is asked to end, or once if the settings say so.
+///
+/// Returns the result of the last completed poll, or [`PollResult::SomeFailed`] if none was completed. Once the program is
+/// asked to end, no further request is sent. A request in flight is dropped at the end of the grace period.
+///
+/// # Errors
+///
+/// If the settings are invalid or no token can be obtained.
+pub async fn run(settings: ClientSettings, shutdown: &Shutdown) -> Result<PollResult, Error> {
+    let mut targets = Vec::new();
+    // Without a time limit, a signal ends the process at once while the client waits for its first tokens.
+    for (index, service) in settings.service_url.iter().enumerate() {
+        targets.push(Target::new(&settings, index, service).await?);
+    }
+    let grace = Duration::from_secs(settings.grace_seconds);
+    shutdown.set_time_limit(grace + SHUTDOWN_MARGIN);
+    let mut last = PollResult::SomeFailed;
+    loop {
+        match poll(&settings, &mut targets, grace, shutdown).await {
+            Some(result) => last = result,
+            None => return Ok(last),
+        }
+        if settings.once {
+            return Ok(last);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(settings.interval) => {}
+            () = shutdown.requested() => return Ok(last),
+        }
+    }
+}
+
+impl Target {
+    async fn new(
+        settings: &ClientSettings,
+        index: usize,
+        service: &Service,
+    ) -> Result<Self, Error> {
+        let paths = &settings.token_path;
+        let tokens = TokenSettings {
+            projected_path: paths.get(index).or(paths.last()).cloned(),
+            metadata_host: settings.metadata_host.clone(),
+            google_audience: service.audience.clone(),
+        };
+        let http = http_client(settings.ca_file.as_deref())?;
+        let (client, projected) = tokens.client(&service.url, http, settings.identity).await?;
+        Ok(Self {
+            service: service.clone(),
+            client,
+            last_rotation: last_rotation(projected.as_ref()),
+            projected,
+        })
+    }
+
+    /// Logs if the projected token has been replaced since the last call. `demo/kind/up.sh` waits for this event.
+    fn log_rotation(&mut self) {
+        let rotation = last_rotation(self.projected.as_ref());
+        if rotation == self.last_rotation {
+            return;
+        }
+        self.last_rotation = rotation;
+        let path = self.projected.as_ref().map(ProjectedToken::path);
+        let path = path.map(|path| path.display().to_string());
+        tracing::info!(path, "the projected token was replaced");
+    }
+}
+
+fn last_rotation(token: Option<&ProjectedToken>) -> Option<SystemTime> {
+    token.and_then(|token| token.health().last_rotation)
+}
+
+/// Returns the settings of an HTTP client that trusts the CA certificates of that file in addition to the system's.
+fn http_client(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, Error> {
+    let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT);
+    let Some(path) = ca_file else {
+        return Ok(http);
+    };
+    let pem = std::fs::read(path).map_err(|source| Error::CaFile {
+        path: path.to_owned(),
+        source,
+    })?;
+    let invalid = |reason| Error::CaCertificates {
+        path: path.to_owned(),
+        reason,
+    };
+    let unusable =
+        |error: &reqwest::Error| invalid(format!("cannot be used ({})", error_chain(error)));
+    let certificates =
+        reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
+    if certificates.is_empty() {
+        return Err(invalid("contains no certificate".to_owned()));
+    }
+    // Whether a certificate can be used as a CA is checked only when a client is built.
+    let probe = reqwest::Client::builder().tls_certs_merge(certificates.clone());
+    probe.build().map_err(|error| unusable(&error))?;
+    Ok(http.tls_certs_merge(certificates))
+}
+
+/// Returns the heading under which Google's tutorial logs the responses to a client of that identity.
+fn heading(identity: ClientIdentity) -> &'static str {
+    match identity {
+        ClientIdentity::None => "##### client without a token",
+        ClientIdentity::Cluster => "##### Projected token client",
+        ClientIdentity::Google => "##### mapped GCP SvcAccnt via Metadata server",
+        ClientIdentity::Both => {
+            "##### Projected token client, and mapped GCP SvcAccnt via Metadata server"
+        }
+    }
+}
+
+/// Requests each path of each target once, and prints the responses.
+///
+/// Returns `None` if the program was asked to end before the poll was completed.
+async fn poll(
+    settings: &ClientSettings,
+    targets: &mut [Target],
+    grace: Duration,
+    shutdown: &Shutdown,
+) -> Option<PollResult> {
+    if !settings.json {
+        print_line(heading(settings.identity));
+    }
+    let has_several_targets = targets.len() > 1;
+    let mut poll_result = PollResult::AllSucceeded;
+    for target in targets {
+        target.log_rotation();
+        for endpoint in [Endpoint::Open, Endpoint::Private] {
+            if shutdown.is_requested() {
+                return None;
+            }
+            let began = Instant::now();
+            let url = format!("{}{}", target.service.url, endpoint.path());
+            let mut shutdown_requested = pin!(shutdown.requested());
+            let (result, is_ending) = {
+                let mut result = pin!(target.client.get(endpoint));
+                tokio::select! {
+                    biased;
+                    () = &mut shutdown_requested => (timeout(grace, result.as_mut()).await.ok(), true),
+                    result = &mut result => (Some(result), false),
+                }
+            };
+            let Some(result) = result else {
+                tracing::warn!(
+                    url,
+                    "the request was dropped at the end of the grace period"
+                );
+                return None;
+            };
+            if !result.as_ref().is_ok_and(|response| response.status == 200) {
+                poll_result = PollResult::SomeFailed;
+            }
+            let line = if settings.json {
+                json_line(settings.identity, &url, &result, began.elapsed())
+            } else if has_several_targets {
+                text_line(&url, &result)
+            } else {
+                text_line(endpoint.path(), &result)
+            };
+            print_line(&line);
+            if is_ending {
+                return None;
+            }
+        }
+    }
+    Some(poll_result)
+}
+
+fn text_line(url: &str, result: &RequestResult) -> String {
+    let url = escape(url);
+    match result {
+        Ok(response) => {
+            let note = if response.is_truncated { TRUNCATED } else { "" };
+            let body = escape(response.body.trim());
+            format!("GET {url}: {} {body}{note}", response.status)
+        }
+        Err(error) => format!("GET {url}: failed: {}", error_chain(error)),
+    }
+}
+
+fn json_line(
+    identity: ClientIdentity,
+    url: &str,
+    result: &RequestResult,
+    elapsed: Duration,
+) -> String {
+    let milliseconds = elapsed.as_secs_f64() * 1000.0;
+    let (response, error) = match result {
+        Ok(response) => (Some(response), None),
+        Err(error) => (None, Some(error_chain(error))),
+    };
+    let mut line = json!({
+        "identity": identity.as_str(),
+        "url": url,
+        "status": response.map(|response| response.status),
+        "body": response.map(|response| response.body.trim()),
+        "error": error,
+        "milliseconds": (milliseconds * 10.0).round() / 10.0,
+    });
+    if response.is_some_and(|response| response.is_truncated) {
+        line["body_is_truncated"] = true.into();
+    }
+    escape_json(&line.to_string()).into_owned()
+}

@@ -1,0 +1,164 @@
+//! What the steps of the full scenario share: issuers, a metadata server, a volume, and servers and clients to start.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
+use tower_oidc_guard::testing::TestIssuer;
+use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyFile};
+
+use super::super::report::{Report, RequestCase};
+use crate::client::settings::ClientIdentity;
+use crate::client::tokens::TokenSettings;
+use crate::client::{Client, Response};
+use crate::output::{Component, EventLog};
+use crate::server::{self, Gate, google_issuer};
+use crate::{Error, error_chain};
+
+/// The audience of the gate: the URL of the service, as on Cloud Run.
+const GATE_AUDIENCE: &str = "https://service.run.example";
+/// The audiences of the application. The volume has a token for each, in the files `one` and `two`.
+const AUDIENCES: [&str; 2] = ["https://auth-server.example", "https://orders.example"];
+const TOKEN_FILES: [&str; 2] = ["one", "two"];
+const POLICY_FILE: &str = "policy.yaml";
+const GOOGLE: &str = "https://accounts.google.com";
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The Google account that the metadata server provides tokens for.
+pub(super) const ACCOUNT: &str = "gke-sa@project.iam.gserviceaccount.com";
+/// A Google account that sends no request.
+pub(super) const NOBODY: &str = "nobody@project.iam.gserviceaccount.com";
+
+/// The environment of the steps.
+pub(super) struct Fixture<'s> {
+    google: TestIssuer,
+    pub(super) cluster: TestIssuer,
+    metadata: FakeMetadataServer,
+    kubelet: Kubelet,
+    events: &'s EventLog,
+    report: &'s Arc<Report>,
+    _folder: tempfile::TempDir,
+}
+
+impl<'s> Fixture<'s> {
+    /// Starts the issuers and the metadata server, and writes the volume. The gate's policy allows only [`NOBODY`].
+    pub(super) async fn start(
+        report: &'s Arc<Report>,
+        events: &'s EventLog,
+    ) -> Result<Self, Error> {
+        let failed = || Error::io("cannot start the fixture of the full scenario");
+        let google = TestIssuer::start().await.map_err(failed())?;
+        let cluster = TestIssuer::start().await.map_err(failed())?;
+        let metadata = FakeMetadataServer::start().await.map_err(failed())?;
+        let account = google
+            .token()
+            .google_account("104", ACCOUNT)
+            .claim("iss", GOOGLE);
+        metadata.set_token_fn(move |audience| account.clone().audience(audience).mint());
+        let folder = tempfile::tempdir().map_err(failed())?;
+        let kubelet = Kubelet::new(folder.path().join("volume")).map_err(failed())?;
+        let fixture = Self {
+            google,
+            cluster,
+            metadata,
+            kubelet,
+            events,
+            report,
+            _folder: folder,
+        };
+        fixture.write_volume(NOBODY)?;
+        Ok(fixture)
+    }
+
+    /// Replaces the volume's content: the gate's policy, which allows only that Google account, and new tokens.
+    pub(super) fn write_volume(&self, allowed_account: &str) -> Result<(), Error> {
+        let policy = format!("allow: [\"serviceAccount:{allowed_account}\"]\n");
+        let mut files = vec![(POLICY_FILE, policy)];
+        for (name, audience) in TOKEN_FILES.into_iter().zip(AUDIENCES) {
+            let token = self
+                .cluster
+                .token()
+                .service_account("id-namespace", "gke-sa");
+            files.push((name, token.audience(audience).mint()));
+        }
+        let written = self.kubelet.write(files);
+        written.map_err(Error::io("cannot write the volume"))
+    }
+
+    /// Creates a gate that follows the policy file in the volume, and returns the file, too.
+    pub(super) async fn gate(&self) -> Result<(Gate, PolicyFile), Error> {
+        let file = PolicyFile::open(self.kubelet.path(POLICY_FILE)).await?;
+        let gate = Gate::new(self.google_issuer(), file.policy())?;
+        Ok((gate, file))
+    }
+
+    /// Returns Google as issuer, with the keys of the fixture's issuer.
+    fn google_issuer(&self) -> Issuer {
+        let keys = format!("{}/openid/v1/jwks", self.google.url());
+        google_issuer(Some(&keys)).audience(GATE_AUDIENCE)
+    }
+
+    /// Builds the guard of an application with two audiences. It would also accept the gate's token, if the gate did not
+    /// remove the signature.
+    pub(super) fn guard(&self) -> Result<OidcGuard, Error> {
+        let issuer = Issuer::kubernetes(self.cluster.url()).insecure_loopback_http();
+        let issuer = AUDIENCES.into_iter().fold(issuer, Issuer::audience);
+        let account = format!("serviceAccount:{ACCOUNT}");
+        let policy = Policy::members(["system:serviceaccount:id-namespace:gke-sa", &account]);
+        let builder = OidcGuard::builder()
+            .issuer(issuer)
+            .issuer(self.google_issuer());
+        Ok(builder.policy(policy).build()?)
+    }
+
+    /// Starts a server, behind the gate if there is one, and returns its URL. The server runs until the process ends.
+    pub(super) fn serve(&self, guard: &OidcGuard, gate: Option<&Gate>) -> Result<String, Error> {
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (listener, address) = server::listen(any_port)?;
+        let application = server::application_routes(guard, |_| {});
+        let routes = match gate {
+            Some(gate) => gate.protect(application),
+            None => application,
+        };
+        tokio::spawn(server::serve(listener, routes, std::future::pending()));
+        Ok(format!("http://{address}"))
+    }
+
+    /// Creates a client of that server. `token_file` is the file of its projected token in the volume.
+    pub(super) async fn client(
+        &self,
+        url: &str,
+        identity: ClientIdentity,
+        token_file: &str,
+    ) -> Result<Client, Error> {
+        let tokens = TokenSettings {
+            projected_path: Some(self.kubelet.path(token_file)),
+            metadata_host: Some(self.metadata.host().to_owned()),
+            google_audience: GATE_AUDIENCE.to_owned(),
+        };
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(REQUEST_TIMEOUT);
+        let (client, _) = tokens.client(url, http, identity).await?;
+        Ok(client)
+    }
+
+    /// Sends a request and reports whether the response has the expected status.
+    pub(super) async fn expect_status(&self, client: &Client, request: RequestCase, expected: u16) {
+        match client.get(request.endpoint).await {
+            Ok(Response { status, .. }) if status == expected => {
+                self.report.record_expected(request, &status.to_string());
+            }
+            Ok(Response { status, body, .. }) => {
+                let response = format!("{status} {body}");
+                self.report.record_unexpected(request, &response);
+            }
+            Err(error) => self.report.record_unexpected(request, &error_chain(&error)),
+        }
+    }
+
+    pub(super) fn print(&self, component: Component, name: &str, text: &str) {
+        self.events.print(component, name, text);
+    }
+}

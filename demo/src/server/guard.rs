@@ -1,0 +1,87 @@
+//! Builds the guard of `auth-server` from the settings.
+
+use std::time::Duration;
+
+use tower_oidc_guard::{Issuer, OidcGuard, PolicyFile};
+
+use super::settings::ServerSettings;
+use crate::Error;
+use crate::arguments::parse_web_url;
+
+/// Builds the guard. Reads the policy file, if one is configured, but fetches no keys.
+pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error> {
+    let mut builder = OidcGuard::builder();
+    for value in &settings.issuer {
+        builder = builder.issuer(issuer(value, settings)?);
+    }
+    builder = match &settings.policy_file {
+        Some(path) => builder.policy(PolicyFile::open(path).await?.policy()),
+        None => builder.any_verified_caller(),
+    };
+    if settings.optional {
+        builder = builder.allow_missing_token();
+    }
+    builder = if settings.cache_tokens == 0 || settings.cache_bytes == 0 {
+        builder.without_cache()
+    } else {
+        builder.cache(settings.cache_tokens, settings.cache_bytes)
+    };
+    Ok(builder.build()?)
+}
+
+/// Returns the issuer that a value of `--issuer` describes.
+fn issuer(value: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
+    let mut issuer = match value.split_once(':') {
+        None if value == "kubernetes" => in_cluster_issuer(settings)?,
+        None if value == "google" => google_issuer(settings.gate.google_keys_url.as_deref()),
+        Some(("gke", cluster)) => match cluster.split('/').collect::<Vec<_>>()[..] {
+            [project, location, cluster] => Issuer::gke(project, location, cluster),
+            _ => return Err(Error::Issuer(value.to_owned())),
+        },
+        Some(("oidc", url)) => Issuer::oidc(validated_url(value, url)?),
+        Some(("https" | "http", _)) => Issuer::kubernetes(validated_url(value, value)?),
+        _ => return Err(Error::Issuer(value.to_owned())),
+    };
+    if settings.insecure_loopback_http {
+        issuer = issuer.insecure_loopback_http();
+    }
+    if !settings.token_types.is_empty() {
+        issuer = issuer.token_types(settings.token_types.iter().cloned());
+    }
+    if !settings.algorithms.is_empty() {
+        issuer = issuer.algorithms(settings.algorithms.iter().map(|allowed| allowed.0));
+    }
+    let issuer = issuer.leeway(Duration::from_secs(settings.leeway));
+    Ok(settings.audience.iter().fold(issuer, Issuer::audience))
+}
+
+/// Returns the URL of an issuer unchanged, because a token's `iss` must equal it exactly.
+fn validated_url<'u>(value: &str, url: &'u str) -> Result<&'u str, Error> {
+    match parse_web_url(url) {
+        Ok(_) => Ok(url),
+        Err(reason) => Err(Error::IssuerUrl {
+            issuer: value.to_owned(),
+            reason,
+        }),
+    }
+}
+
+/// Returns Google as issuer. Its keys are fetched from `keys_url` if that is set, over plain http if it is on loopback.
+pub(crate) fn google_issuer(keys_url: Option<&str>) -> Issuer {
+    match keys_url {
+        Some(url) => Issuer::google().jwks_url(url).insecure_loopback_http(),
+        None => Issuer::google(),
+    }
+}
+
+/// Returns the cluster in which the server runs as issuer.
+fn in_cluster_issuer(settings: &ServerSettings) -> Result<Issuer, Error> {
+    let mut issuer = Issuer::in_cluster()?;
+    if let Some(path) = &settings.api_ca_file {
+        issuer = issuer.api_ca_file(path);
+    }
+    if let Some(path) = &settings.api_token_file {
+        issuer = issuer.api_token_file(path);
+    }
+    Ok(issuer)
+}

@@ -1,0 +1,22 @@
+//! Integration tests of the programs, which are run as processes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[cfg(unix)]
+mod connections;
+#[cfg(unix)]
+mod identities;
+#[cfg(unix)]
+#[path = "../support/process.rs"]
+mod process;
+#[cfg(unix)]
+mod programs;
+mod scenario;
+#[cfg(unix)]
+mod settings;
+#[cfg(target_os = "linux")]
+mod signals;
+#[cfg(unix)]
+mod support;
+#[cfg(unix)]
+mod under_load;
