@@ -1,7 +1,8 @@
-//! The life of a background task on one tokio runtime after another.
+//! A background task that is restarted on another tokio runtime when its runtime ends.
 //!
-//! A task ends with its runtime. Whoever uses its source next, within another runtime, starts it there. A task whose
-//! runtime exists but is not driven is replaced as well.
+//! A task ends with its runtime. The next use of what it maintains, within another runtime, starts it there
+//! ([`Background::ensure_running`]). A task whose runtime still exists but is not driven is replaced as well: each task
+//! announces when it will run next ([`TaskGuard::continues`]), and is considered stalled if it is late.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,56 +14,57 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-/// A task that is so late does not run: nobody drives its runtime.
+/// A task that is this late is considered stalled: its runtime is not driven.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// After a panic, the task is not started again for so long.
+/// How long the task is not restarted after it has panicked.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(60);
 
-/// How long [`Background::end`] waits for a task to be dropped by its runtime.
-const END_LIMIT: Duration = Duration::from_secs(1);
+/// How long [`Background::shutdown`] waits for the task to end.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 
-/// A background task that is started again when its runtime has ended.
+/// A background task that is restarted when its runtime has ended.
 pub(crate) struct Background {
-    /// What the task does, for warnings: "following /run/token".
+    /// What the task does, for log messages, such as "watching /run/token".
     activity: String,
-    /// Whether there is a task. It may be one that is not driven.
+    /// Whether there is a task, which may be stalled.
     has_task: AtomicBool,
     state: Mutex<State>,
     events: watch::Sender<Events>,
 }
 
-/// What the users of a background task wait for.
+/// The events of a background task that its users wait for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Events {
-    /// How often the task has reported a change.
+    /// The number of changes that tasks have reported.
     pub(crate) changes: u64,
-    /// How often a task has ended.
+    /// The number of tasks that have ended.
     ends: u64,
-    /// No task will be started any more.
+    /// Whether the background task was closed, so that no task will be started again.
     pub(crate) is_closed: bool,
 }
 
 #[derive(Default)]
 struct State {
     is_closed: bool,
-    /// The number of the current task. A task with another number has been replaced.
+    /// The number of the current task. A task with another number was replaced.
     number: u64,
     task: Option<AbortHandle>,
-    /// The task is being spawned. If it ends meanwhile, the runtime takes no more tasks.
+    /// Whether the task is being spawned. A task that ends meanwhile was rejected by a runtime that is shutting down.
     is_starting: bool,
-    /// When the task does something next, at the latest.
+    /// The latest time at which the task runs next.
     due: Option<Instant>,
     last_panic: Option<Instant>,
 }
 
-/// The task's side: it notes when the task ends, however it does.
+/// Owned by the task. Records the end of the task when it is dropped, whether the task returns, panics or is aborted.
 pub(crate) struct TaskGuard {
     background: Arc<Background>,
     number: u64,
 }
 
 impl Background {
+    /// Creates a background task, without starting it. `activity` is used in log messages.
     pub(crate) fn new(activity: String) -> Arc<Self> {
         Arc::new(Self {
             activity,
@@ -72,31 +74,33 @@ impl Background {
         })
     }
 
-    /// Returns whether there is a task, which may not be driven. Cheap enough for every use.
+    /// Returns whether there is a task, which may be stalled. Takes no lock.
     #[inline]
     pub(crate) fn has_task(&self) -> bool {
         self.has_task.load(Ordering::Acquire)
     }
 
-    /// Returns whether there is a task that is driven.
+    /// Returns whether there is a task that is not stalled.
     pub(crate) fn is_running(&self) -> bool {
         self.has_task() && !self.state().is_stalled()
     }
 
+    /// Returns whether [`close`](Self::close) was called.
     pub(crate) fn is_closed(&self) -> bool {
         self.state().is_closed
     }
 
+    /// Returns a receiver of the events of the task.
     pub(crate) fn events(&self) -> watch::Receiver<Events> {
         self.events.subscribe()
     }
 
-    /// Notifies those who wait for a change.
+    /// Reports a change to the receivers of [`events`](Self::events).
     pub(crate) fn notify_changed(&self) {
         self.events.send_modify(|events| events.changes += 1);
     }
 
-    /// Starts the task on the current runtime, if there is a runtime and no task that is driven.
+    /// Starts the task on the current runtime, unless there is a task that is not stalled. Does nothing outside a runtime.
     pub(crate) fn ensure_running<F>(self: &Arc<Self>, task: impl FnOnce(TaskGuard) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -111,7 +115,7 @@ impl Background {
             background: self.clone(),
             number,
         };
-        // A runtime that is shutting down drops the task here, and with it the guard.
+        // A runtime that is shutting down drops the task, and with it the guard, before `spawn` returns.
         let handle = runtime.spawn(task(guard)).abort_handle();
         let mut state = self.state();
         state.is_starting = false;
@@ -122,7 +126,7 @@ impl Background {
         }
     }
 
-    /// Ends the task for good.
+    /// Aborts the task and prevents further ones.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -134,14 +138,15 @@ impl Background {
         self.events.send_modify(|events| events.is_closed = true);
     }
 
-    /// Ends the task for good, and waits until it is gone, unless its runtime is not driven.
-    pub(crate) async fn end(&self) {
+    /// Aborts the task, prevents further ones, and waits until it has ended. Waits no longer than [`SHUTDOWN_LIMIT`], and
+    /// not at all outside a runtime.
+    pub(crate) async fn shutdown(&self) {
         self.close();
         let mut events = self.events();
-        let gone = async { while self.has_task() && events.changed().await.is_ok() {} };
+        let ended = async { while self.has_task() && events.changed().await.is_ok() {} };
         if Handle::try_current().is_ok() {
-            // A runtime that is not driven drops the task when it ends.
-            let _ = timeout(END_LIMIT, gone).await;
+            // A runtime that is not driven keeps the task until it shuts down.
+            let _ = timeout(SHUTDOWN_LIMIT, ended).await;
         }
     }
 
@@ -149,7 +154,7 @@ impl Background {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the number of a task that is to be started now, if one is.
+    /// Returns the number of the task to start, or `None` if no task is to be started.
     fn next_task(&self) -> Option<u64> {
         let mut state = self.state();
         let has_panicked = state
@@ -162,7 +167,7 @@ impl Background {
             if !state.is_stalled() {
                 return None;
             }
-            self.warn("its tokio runtime is not driven");
+            self.warn_stopped("its tokio runtime is not driven");
             if let Some(task) = state.task.take() {
                 task.abort();
             }
@@ -174,9 +179,9 @@ impl Background {
         Some(state.number)
     }
 
-    fn warn(&self, reason: impl Display) {
+    fn warn_stopped(&self, reason: impl Display) {
         tracing::warn!(
-            "{} has stopped, since {reason}; the next use in another runtime starts it again",
+            "{} has stopped because {reason}; the next use within another runtime restarts it",
             self.activity
         );
     }
@@ -190,8 +195,8 @@ impl State {
 }
 
 impl TaskGuard {
-    /// Notes that the task does something again after the pause, at the latest. Returns false if the task is to end, since
-    /// it was replaced or closed.
+    /// Announces that the task runs again after the pause, at the latest. Returns false if the task has to end, because it
+    /// was replaced or closed.
     pub(crate) fn continues(&self, pause: Duration) -> bool {
         let mut state = self.background.state();
         if state.number != self.number || state.is_closed {
@@ -222,9 +227,10 @@ impl Drop for TaskGuard {
         if is_expected {
             return;
         }
-        self.background.warn(match has_panicked {
-            true => "it panicked",
-            false => "its tokio runtime has ended",
+        self.background.warn_stopped(if has_panicked {
+            "it panicked"
+        } else {
+            "its tokio runtime has ended"
         });
     }
 }
@@ -240,7 +246,7 @@ mod tests {
             .unwrap()
     }
 
-    /// A task that does nothing for a long time.
+    /// A task that is idle for a long time.
     async fn idle(guard: TaskGuard) {
         while guard.continues(Duration::from_secs(3600)) {
             tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -248,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_ends_with_its_runtime_and_is_started_on_the_next() {
+    fn a_task_ends_with_its_runtime_and_is_restarted_on_the_next() {
         let background = Background::new("testing".to_owned());
         background.ensure_running(idle);
         assert!(!background.has_task(), "there is no runtime");
@@ -266,18 +272,18 @@ mod tests {
         assert_eq!(background.events().borrow().ends, 3);
         background.close();
         runtime().block_on(async { background.ensure_running(idle) });
-        assert!(!background.has_task(), "closed for good");
+        assert!(!background.has_task(), "closed");
     }
 
     #[test]
-    fn a_task_whose_runtime_is_not_driven_is_replaced() {
+    fn a_stalled_task_is_replaced() {
         let background = Background::new("testing".to_owned());
         let (first, second) = (runtime(), runtime());
         first.block_on(async {
             background.ensure_running(idle);
             tokio::task::yield_now().await;
         });
-        // As if the task had been due an hour ago.
+        // The task was due an hour ago.
         background.state().due = Instant::now().checked_sub(Duration::from_secs(3600));
         if background.state().due.is_none() {
             return;
@@ -291,7 +297,7 @@ mod tests {
         drop(first);
         assert!(
             background.is_running(),
-            "the end of the first is of no importance"
+            "the end of the replaced task has no effect"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Which token goes where, and in which header: what every adapter goes by.
+//! Decides which token a request carries, in which header. All adapters use it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,21 +8,40 @@ use http::{Extensions, HeaderMap, HeaderName, Method};
 use reqwest::Url;
 
 use crate::error::Error;
-use crate::options::{SkipToken, UseSource};
-use crate::origins::{Origin, Origins, PlainHttp, Target};
+use crate::origins::{Origin, OriginRef, Origins, PlainHttp};
 use crate::source::TokenSource;
 use crate::telemetry;
 use crate::token::Token;
 
-/// Puts the current token on requests to the origins it was made for, and on no others.
+/// Attaches the current token to requests to the origins it was issued for, and to no others.
 ///
-/// It is a [`reqwest_middleware::Middleware`], and a [`tower_layer::Layer`] for clients that take
-/// [`http::Request`]s. Where there is no token to send, the request is not sent.
+/// It is a [`reqwest_middleware::Middleware`], and a tower [`Layer`](tower_layer::Layer) for clients of
+/// [`http::Request`]s. For other clients, [`token_for`](Self::token_for) returns the token.
 ///
-/// As a middleware, lay it nearest to the client: [`reqwest_middleware::ClientBuilder`] calls first what
-/// was added first, so tracing comes first, then retry, then this. Middleware behind it that rewrites
-/// the URL sends the token wherever it likes. After a 401 from the same origin, the request is sent once
-/// more if the source has another token by then and the body can be sent again (a streamed one cannot).
+/// # Rules
+///
+/// 1. A request carries a token if its URL has one of the configured origins: the same scheme, host and port.
+/// 2. It carries none if it already has the header (the caller's value stays), if its `Host` header does not match its
+///    URL, if its URL contains user information, if its method is `CONNECT`, or if it has the extension [`SkipToken`].
+/// 3. If there is no token to send, the request is not sent, and fails with an [`Error`].
+/// 4. A token that the source does not have yet is awaited.
+/// 5. Only as reqwest middleware: after a 401 from the same origin, the request is sent once more if the source has a newer
+///    token by then and the body can be cloned (a streamed body cannot). The tower layer never sends a request again.
+///
+/// # Order of middleware
+///
+/// Add `BearerAuth` last, so that it is closest to the client: tracing first, then retry, then `BearerAuth`. Each
+/// retry then carries the token that is current at that time. Middleware added after it can read the token, and one that
+/// changes the URL sends the token to another server. reqwest follows redirects below all middleware, and removes
+/// `Authorization` when a redirect leads to another origin.
+///
+/// # Proxies
+///
+/// The client decides whether a request goes through a proxy. An https request is tunnelled, so a proxy cannot read the
+/// token. A plain http request, to loopback too, is sent through the proxy in `HTTP_PROXY` as a whole, unless the client
+/// was built with `no_proxy` or the host is listed in `NO_PROXY`.
+///
+/// # Examples
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,96 +57,174 @@ use crate::token::Token;
 /// # }
 /// ```
 #[derive(Clone)]
-#[must_use]
+#[must_use = "adds no tokens unless it is added to a client"]
 pub struct BearerAuth {
     origins: Origins,
     header: HeaderName,
-    resend: bool,
+    resend: Resend,
+}
+
+/// Whether a request is sent again with a newer token after a 401.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resend {
+    Once,
+    Never,
+}
+
+/// A request extension: the request carries no token.
+///
+/// # Examples
+///
+/// ```
+/// # fn example(client: reqwest_middleware::ClientWithMiddleware) {
+/// use reqwest_wi_auth::SkipToken;
+///
+/// let request = client.get("https://auth-server.example/healthz").with_extension(SkipToken);
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SkipToken;
+
+/// A request extension: the request carries the token of another source.
+///
+/// It has no effect on requests to origins that no tokens are sent to.
+///
+/// # Examples
+///
+/// ```
+/// # fn example(client: reqwest_middleware::ClientWithMiddleware, admin: impl reqwest_wi_auth::TokenSource) {
+/// use reqwest_wi_auth::UseSource;
+///
+/// let request = client.get("https://auth-server.example/admin").with_extension(UseSource::new(admin));
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct UseSource {
+    source: Arc<dyn TokenSource>,
+    header: HeaderName,
 }
 
 impl BearerAuth {
-    /// Sends the source's tokens to this origin: scheme, host and port of the URL, which has no path.
-    /// https, or http on loopback (which goes through `HTTP_PROXY` all the same, unless the client is
-    /// built with `no_proxy`).
+    /// Creates a middleware that sends the tokens of a source to one origin.
     ///
-    /// ```
-    /// # use reqwest_wi_auth::{BearerAuth, Error, TokenSource};
-    /// # fn example(token: impl TokenSource) -> Result<(), Error> {
-    /// let auth = BearerAuth::for_origin("https://auth-server.example", token)?;
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// `origin` is a URL without a path, such as `https://auth-server.example:8443`. Its scheme is https, or http if the
+    /// host is on loopback (`localhost`, `127.0.0.0/8` or `[::1]`).
     ///
     /// # Errors
     ///
-    /// [`Error::Origin`] if no token may be sent there.
+    /// Returns [`Error::InvalidOrigin`] if tokens cannot be sent to the URL.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::{BearerAuth, Error, FixedToken, Token};
+    /// # fn main() -> Result<(), Error> {
+    /// let auth = BearerAuth::for_origin("https://auth-server.example", FixedToken::new(Token::opaque("s3cr3t")?))?;
+    ///
+    /// assert!(auth.token_for("https://auth-server.example/private")?.is_some());
+    /// assert!(auth.token_for("http://auth-server.example/private")?.is_none());
+    /// assert!(auth.token_for("https://other.example/private")?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn for_origin(origin: &str, source: impl TokenSource) -> Result<Self, Error> {
-        Self::with(Origins::default()).and_origin(origin, source)
+        Self::with_origins(Origins::default()).and_origin(origin, source)
     }
 
-    /// Sends the source's tokens to this origin, over plain http too. Everyone on the way can read them
-    /// and use them until they expire; so can a proxy that `HTTP_PROXY` names, since it gets such
-    /// requests whole. For networks that encrypt by themselves, such as a service mesh.
+    /// Creates a middleware that sends the tokens of a source to one origin, even over plain http.
     ///
-    /// ```
-    /// # use reqwest_wi_auth::{BearerAuth, Error, TokenSource};
-    /// # fn example(token: impl TokenSource) -> Result<(), Error> {
-    /// let auth = BearerAuth::insecure_http("http://auth-server.ns.svc", token)?;
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// Use it only on networks that are encrypted by other means, such as a service mesh. Otherwise anyone on the network
+    /// path, and a proxy in `HTTP_PROXY`, can read the tokens and use them until they expire.
     ///
     /// # Errors
     ///
-    /// [`Error::Origin`] if no token may be sent there.
-    pub fn insecure_http(origin: &str, source: impl TokenSource) -> Result<Self, Error> {
-        Self::with(Origins::default()).and_insecure_http(origin, source)
-    }
-
-    /// Sends the source's tokens to every https origin, and to http on loopback. Whoever can make this
-    /// client ask another host, by a link or a redirect, gets a token that is good for the rest of its
-    /// life.
+    /// Returns [`Error::InvalidOrigin`] if tokens cannot be sent to the URL.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use reqwest_wi_auth::{BearerAuth, TokenSource};
-    /// # fn example(token: impl TokenSource) {
-    /// let auth = BearerAuth::any_origin(token);
+    /// # use reqwest_wi_auth::{BearerAuth, Error, FixedToken, Token};
+    /// # fn main() -> Result<(), Error> {
+    /// let source = FixedToken::new(Token::opaque("s3cr3t")?);
+    /// assert!(BearerAuth::for_origin("http://auth-server.ns.svc", source.clone()).is_err());
+    ///
+    /// let auth = BearerAuth::insecure_http("http://auth-server.ns.svc", source)?;
+    /// assert!(auth.token_for("http://auth-server.ns.svc/private")?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn insecure_http(origin: &str, source: impl TokenSource) -> Result<Self, Error> {
+        Self::with_origins(Origins::default()).and_insecure_http(origin, source)
+    }
+
+    /// Creates a middleware that sends the tokens of a source to every https origin, and over plain http to loopback.
+    ///
+    /// Anyone who can make the client send a request to their server, by a link or a redirect, gets a token that they can
+    /// use until it expires.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::{BearerAuth, Error, FixedToken, Token};
+    /// # fn main() -> Result<(), Error> {
+    /// let auth = BearerAuth::any_origin(FixedToken::new(Token::opaque("s3cr3t")?));
+    ///
+    /// assert!(auth.token_for("https://any.example/")?.is_some());
+    /// assert!(auth.token_for("http://any.example/")?.is_none());
+    /// # Ok(())
     /// # }
     /// ```
     pub fn any_origin(source: impl TokenSource) -> Self {
-        Self::with(Origins::any(Arc::new(source)))
+        Self::with_origins(Origins::any(Arc::new(source)))
     }
 
-    fn with(origins: Origins) -> Self {
+    fn with_origins(origins: Origins) -> Self {
         Self {
             origins,
             header: AUTHORIZATION,
-            resend: true,
+            resend: Resend::Once,
         }
     }
 
-    /// Sends another source's tokens to one more origin: Kubernetes makes a token for one audience. An
-    /// origin named again gets the new source.
+    /// Adds an origin that the tokens of another source are sent to. An origin that is added twice has the last source.
     ///
-    /// ```
-    /// # use reqwest_wi_auth::{BearerAuth, Error, TokenSource};
-    /// # fn example(orders: impl TokenSource, stock: impl TokenSource) -> Result<(), Error> {
-    /// let auth = BearerAuth::for_origin("https://orders.example", orders)?
-    ///     .and_origin("https://stock.example", stock)?;
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// Use one source per audience, since a token is issued for one audience.
     ///
     /// # Errors
     ///
-    /// [`Error::Origin`] if no token may be sent there.
+    /// Returns [`Error::InvalidOrigin`] if tokens cannot be sent to the URL.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::{BearerAuth, Error, FixedToken, Token};
+    /// # fn main() -> Result<(), Error> {
+    /// let (orders, stock) = (Token::opaque("for-orders")?, Token::opaque("for-stock")?);
+    /// let auth = BearerAuth::for_origin("https://orders.example", FixedToken::new(orders.clone()))?
+    ///     .and_origin("https://stock.example", FixedToken::new(stock.clone()))?;
+    ///
+    /// assert_eq!(auth.token_for("https://orders.example/1")?, Some(orders));
+    /// assert_eq!(auth.token_for("https://stock.example/1")?, Some(stock));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn and_origin(mut self, origin: &str, source: impl TokenSource) -> Result<Self, Error> {
         self.origins
-            .add(origin, Arc::new(source), PlainHttp::LoopbackOnly)?;
+            .insert(origin, Arc::new(source), PlainHttp::LoopbackOnly)?;
         Ok(self)
     }
 
-    /// The same with what [`insecure_http`](Self::insecure_http) gives up.
+    /// Adds an origin that the tokens of another source are sent to, even over plain http. An origin that is added twice
+    /// has the last source.
+    ///
+    /// Use it only on networks that are encrypted by other means, as explained for
+    /// [`insecure_http`](Self::insecure_http).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidOrigin`] if tokens cannot be sent to the URL.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use reqwest_wi_auth::{BearerAuth, Error, TokenSource};
@@ -137,21 +234,22 @@ impl BearerAuth {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Origin`] if no token may be sent there.
     pub fn and_insecure_http(
         mut self,
         origin: &str,
         source: impl TokenSource,
     ) -> Result<Self, Error> {
         self.origins
-            .add(origin, Arc::new(source), PlainHttp::Allowed)?;
+            .insert(origin, Arc::new(source), PlainHttp::Allowed)?;
         Ok(self)
     }
 
-    /// Never sends a request again after a 401: saves the clone that is kept of each request for it.
+    /// Disables sending a request again after a 401.
+    ///
+    /// This saves the clone of each request that is kept for it. Concerns the reqwest middleware only: the tower layer
+    /// never sends a request again.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use reqwest_wi_auth::{BearerAuth, Error, TokenSource};
@@ -161,108 +259,109 @@ impl BearerAuth {
     /// # }
     /// ```
     pub fn without_resend(mut self) -> Self {
-        self.resend = false;
+        self.resend = Resend::Never;
         self
     }
 
-    /// The token that a request to this URL would carry, without I/O: for clients that have no
-    /// middleware, such as `reqwest::blocking`, ureq, or a tonic interceptor. Nothing where the URL is of
-    /// no origin that tokens are sent to.
+    /// Returns the token that a request to this URL carries, or `None` if no tokens are sent to its origin. For clients
+    /// without middleware, such as `reqwest::blocking`, ureq, or a tonic interceptor.
     ///
-    /// ```
-    /// # use reqwest_wi_auth::{BearerAuth, Error};
-    /// # fn example(auth: BearerAuth) -> Result<(), Error> {
-    /// if let Some(token) = auth.token_for("https://auth-server.example/private")? {
-    ///     let header = ("authorization", token.header());
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// Performs no I/O, except that [`ProjectedToken`](crate::ProjectedToken#runtimes) and
+    /// [`IdentityToken`](crate::IdentityToken#runtimes) replace an expired token if this is called outside a tokio runtime.
     ///
     /// # Errors
     ///
-    /// What [`TokenSource::current`] says; [`Error::Origin`] for what is no URL.
+    /// Returns the error of [`TokenSource::current`], and [`Error::InvalidOrigin`] if the argument is not a URL.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::{BearerAuth, Error, FixedToken, Token};
+    /// # fn main() -> Result<(), Error> {
+    /// # let source = FixedToken::new(Token::opaque("s3cr3t")?);
+    /// # let auth = BearerAuth::for_origin("https://auth-server.example", source)?;
+    /// let token = auth.token_for("https://auth-server.example/private")?.expect("tokens are sent to this origin");
+    /// assert_eq!(token.header(), "Bearer s3cr3t");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn token_for(&self, url: &str) -> Result<Option<Token>, Error> {
-        let parsed = Url::parse(url).map_err(|_| {
-            let url = url.rsplit('@').next().unwrap_or_default().to_owned();
-            Error::Origin {
-                url,
-                reason: "it is not a URL",
-            }
-        })?;
-        let target = Target::of_url(&parsed);
-        let source = target.and_then(|target| self.origins.source(target));
+        let parsed = Url::parse(url).map_err(|_| Error::invalid_origin(url, "not a URL"))?;
+        let origin = OriginRef::from_url(&parsed);
+        let source = origin.and_then(|origin| self.origins.source(origin));
         if source.is_none() {
-            telemetry::not_attached(target);
+            telemetry::not_attached(origin);
         }
         source.map(|source| source.current()).transpose()
     }
 
-    /// Other headers than `Authorization` are for clients whose redirects are known.
+    /// Sets the header that carries the token.
+    ///
+    /// Not public, because reqwest removes no other header than `Authorization` at a redirect to another origin. See
+    /// [`TokenClientBuilder`](crate::TokenClientBuilder).
     pub(crate) fn in_header(mut self, header: HeaderName) -> Self {
         self.header = header;
         self
     }
 
-    pub(crate) fn resends(&self) -> bool {
+    pub(crate) fn resend(&self) -> Resend {
         self.resend
     }
 
-    /// Returns the source of the token that a request to this target carries.
-    ///
-    /// `None` if the request passes untouched: its target is not an origin that tokens are sent to, its `Host` header
-    /// names another host, it is a `CONNECT` (which is read by a proxy), the caller has set the header, or its
-    /// extensions say so.
+    /// Returns the source of the token that a request to this origin carries, or `None` if the request carries no token of
+    /// this middleware.
     #[inline]
     pub(crate) fn source_for<'s>(
         &'s self,
-        target: Option<Target<'_>>,
+        origin: Option<OriginRef<'_>>,
         method: &Method,
         headers: &HeaderMap,
-        options: &'s Extensions,
+        extensions: &'s Extensions,
     ) -> Option<&'s Arc<dyn TokenSource>> {
-        let named = target.and_then(|target| Some((target, self.origins.source(target)?)));
-        let Some((target, source)) = named else {
-            telemetry::not_attached(target);
+        let found = origin.and_then(|origin| Some((origin, self.origins.source(origin)?)));
+        let Some((origin, source)) = found else {
+            telemetry::not_attached(origin);
             return None;
         };
-        self.allowed(target, source, method, headers, options)
+        self.select_source(origin, source, method, headers, extensions)
     }
 
-    /// Returns the source of the token that a request carries whose target is known to be sent tokens of `source`.
+    /// Returns the source of the token that a request carries, or `None` if the request carries no token of this
+    /// middleware. `source` is the configured source for the origin of the request.
     #[inline]
-    pub(crate) fn allowed<'s>(
+    pub(crate) fn select_source<'s>(
         &self,
-        target: Target<'_>,
+        origin: OriginRef<'_>,
         source: &'s Arc<dyn TokenSource>,
         method: &Method,
         headers: &HeaderMap,
-        options: &'s Extensions,
+        extensions: &'s Extensions,
     ) -> Option<&'s Arc<dyn TokenSource>> {
-        // A header that the caller has set stays.
+        // A value that the caller has set stays.
         if headers.contains_key(&self.header) {
             return None;
         }
-        if *method == Method::CONNECT || !target.agrees_with_host(headers) {
-            telemetry::not_attached(Some(target));
+        // A CONNECT request is read by a proxy.
+        if *method == Method::CONNECT || !origin.matches_host_headers(headers) {
+            telemetry::not_attached(Some(origin));
             return None;
         }
-        if options.is_empty() {
+        if extensions.is_empty() {
             return Some(source);
         }
-        if options.get::<SkipToken>().is_some() {
+        if extensions.get::<SkipToken>().is_some() {
             return None;
         }
-        let chosen = options
+        let other = extensions
             .get::<UseSource>()
-            .and_then(|chosen| chosen.for_header(&self.header));
-        Some(chosen.unwrap_or(source))
+            .filter(|other| other.header == self.header);
+        Some(other.map_or(source, |other| &other.source))
     }
 
-    /// Returns the origin that a URL names, with its source, if tokens are sent to it.
-    pub(crate) fn origin_of(&self, url: &str) -> Option<(Origin, &Arc<dyn TokenSource>)> {
+    /// Returns the origin of a URL with its source, or `None` if no tokens are sent to it.
+    pub(crate) fn origin_entry(&self, url: &str) -> Option<(Origin, &Arc<dyn TokenSource>)> {
         let url = Url::parse(url).ok()?;
-        self.origins.find(Target::of_url(&url)?)
+        self.origins.entry(OriginRef::from_url(&url)?)
     }
 
     pub(crate) fn header(&self) -> &HeaderName {
@@ -271,7 +370,7 @@ impl BearerAuth {
 
     /// Sets the header to a token.
     #[inline]
-    pub(crate) fn put(&self, token: Token, headers: &mut HeaderMap) {
+    pub(crate) fn attach(&self, token: Token, headers: &mut HeaderMap) {
         headers.insert(&self.header, token.into_header());
     }
 }
@@ -279,9 +378,52 @@ impl BearerAuth {
 impl fmt::Debug for BearerAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BearerAuth")
-            .field("origins", &self.origins.names().collect::<Vec<_>>())
+            .field("origins", &self.origins.descriptions().collect::<Vec<_>>())
             .field("header", &self.header)
             .field("resend", &self.resend)
+            .finish_non_exhaustive()
+    }
+}
+
+impl UseSource {
+    /// Creates an extension that replaces the source of the token in `Authorization`.
+    pub fn new(source: impl TokenSource) -> Self {
+        Self {
+            source: Arc::new(source),
+            header: AUTHORIZATION,
+        }
+    }
+
+    /// Sets the header whose token comes from the source, for clients of a
+    /// [`TokenClientBuilder`](crate::TokenClientBuilder). Default: `Authorization`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn example(
+    /// #     client: reqwest_middleware::ClientWithMiddleware,
+    /// #     platform: impl reqwest_wi_auth::TokenSource,
+    /// # ) {
+    /// use http::HeaderName;
+    /// use reqwest_wi_auth::UseSource;
+    ///
+    /// let header = HeaderName::from_static("x-serverless-authorization");
+    /// let request = client
+    ///     .get("https://auth-server.example/admin")
+    ///     .with_extension(UseSource::new(platform).in_header(header));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn in_header(mut self, header: HeaderName) -> Self {
+        self.header = header;
+        self
+    }
+}
+
+impl fmt::Debug for UseSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UseSource")
+            .field("header", &self.header)
             .finish_non_exhaustive()
     }
 }

@@ -1,138 +1,151 @@
-//! What can go wrong on the way to a token.
+//! The errors of this crate.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use crate::token::TokenFault;
-use crate::watched_file::error::FileError;
+use crate::token::TokenFormatError;
+use crate::watched_file::FileError;
 
-/// Why there is no token to send, or why a middleware could not be made.
+/// Why there is no token to send, or why a source or client could not be created.
 ///
 /// No error contains a token.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The token's file could not be read, or holds no token.
+    /// The token file could not be read, or does not contain a valid token.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The metadata server gave no token.
+    /// The metadata server did not return a token.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    /// The command provided no token.
-    #[error("the command {program:?} provided no token: {reason}")]
+    /// The command did not print a token.
+    #[error("the command {program:?} returned no token: {reason}")]
     Command {
         /// The program, without its arguments.
         program: String,
         /// What happened instead.
         reason: String,
     },
-    /// No token has been fetched yet: await [`refresh`](crate::TokenSource::refresh).
-    #[error("no token of {origin} has been fetched yet")]
+    /// No token was fetched yet; await [`TokenSource::refresh`](crate::TokenSource::refresh).
+    #[error("no token from {location} was fetched yet")]
     NotFetched {
-        /// Where the token is to come from.
-        origin: String,
+        /// Where the token is fetched from: a host or a command.
+        location: String,
     },
-    /// The bytes are not a token.
-    #[error("not a token: {reason}")]
-    Token {
+    /// The bytes are not a valid token.
+    #[error("invalid token: {reason}")]
+    InvalidToken {
         /// What is wrong with them.
-        reason: TokenFault,
+        reason: TokenFormatError,
     },
     /// The newest token has expired, so it is not sent.
-    #[error("the token of {origin} expired {} s ago and was not replaced: {state}", ago(.since))]
+    #[error("the token from {location} expired {} s ago and was not replaced: {state}", seconds_since(.since))]
     Expired {
-        /// Where the token came from: a path or a URL.
-        origin: String,
-        /// The token's `exp`.
+        /// Where the token came from: a path, a host or a command.
+        location: String,
+        /// When the token expired (its `exp` claim).
         since: SystemTime,
-        /// What was found at the last look for a newer one.
+        /// The result of the last attempt to get a newer token.
         state: String,
     },
-    /// The URL is not one whose origin tokens may be sent to.
-    #[error("no token can be sent to {url:?}: {reason}")]
-    Origin {
-        /// The URL, as given.
+    /// Tokens cannot be sent to the origin of the URL.
+    #[error("tokens cannot be sent to {url:?}: {reason}")]
+    InvalidOrigin {
+        /// The URL, without user information.
         url: String,
         /// What is wrong with it, and what to do.
         reason: &'static str,
     },
-    /// The HTTP client could not be made.
-    #[error("the HTTP client could not be made")]
+    /// The HTTP client could not be created.
+    #[error("the HTTP client could not be created")]
     Client(#[source] Arc<reqwest::Error>),
 }
 
-/// What is wrong with the metadata server.
+/// Why the metadata server did not return a token.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetadataError {
-    /// Nothing answers: its name does not resolve, or nobody listens.
-    #[error("the metadata server {host} cannot be reached; this is not Google Cloud, or it is kept from this process: {}", root(source.as_ref()))]
-    Unreachable {
-        /// The host that was asked.
+    /// The configured host of the metadata server is not a host name or address.
+    #[error(
+        "{host:?} is not the host of a metadata server; expected a name or an address, with an optional port"
+    )]
+    InvalidHost {
+        /// The host, as configured.
         host: String,
-        /// What the HTTP client says.
+    },
+    /// No connection could be established: the name does not resolve, or no server listens at the address.
+    #[error("cannot connect to the metadata server at {host}: {}; this process may not run on Google Cloud, or a network policy may block the connection", root_cause(source.as_ref()))]
+    Unreachable {
+        /// The host of the metadata server.
+        host: String,
+        /// The error of the HTTP client.
         #[source]
         source: Arc<reqwest::Error>,
     },
-    /// It took too long, or broke off.
-    #[error("the metadata server {host} did not answer in time")]
-    Silent {
-        /// The host that was asked.
+    /// There was no complete response within the time limit, or the connection was closed.
+    #[error(
+        "the metadata server at {host} did not respond within {limit:?}, or closed the connection"
+    )]
+    NoResponse {
+        /// The host of the metadata server.
         host: String,
-        /// How long was waited at most.
+        /// The time limit of a request.
         limit: Duration,
     },
-    /// It refused: the account may not have an identity, or the server is still starting.
+    /// The metadata server returned an error. It does so while it is starting, and if no service account is bound to the
+    /// workload.
     #[error(
-        "the metadata server {host} answered {status}; is a service account bound to this workload?"
+        "the metadata server at {host} returned {status}; check that a service account is bound to this workload"
     )]
     Status {
-        /// The host that was asked.
+        /// The host of the metadata server.
         host: String,
-        /// What was answered.
+        /// The status code of the response.
         status: StatusCode,
     },
-    /// Something else answers there: the answer lacks `Metadata-Flavor: Google`.
-    #[error("what answers at {host} is no metadata server of Google's")]
-    Flavor {
-        /// The host that was asked.
+    /// The response lacks the header `Metadata-Flavor: Google`, so it is from another server.
+    #[error(
+        "the server at {host} is not Google's metadata server: its response lacks `Metadata-Flavor: Google`"
+    )]
+    MissingFlavor {
+        /// The host of the metadata server.
         host: String,
     },
-    /// The source was to be opened outside a tokio runtime.
+    /// The source was opened outside a tokio runtime.
     #[error(
-        "tokens of the metadata server {host} cannot be fetched outside a tokio runtime; open the source in one"
+        "tokens of the metadata server at {host} cannot be fetched outside a tokio runtime; open the source within one"
     )]
     NoRuntime {
-        /// The host that was to be asked.
+        /// The host of the metadata server.
         host: String,
     },
-    /// The response is not a token.
-    #[error("the response of the metadata server {host} is not a token: {reason}")]
-    Answer {
-        /// The host that was asked.
+    /// The body of the response is not a token.
+    #[error("the metadata server at {host} returned something other than a token: {reason}")]
+    InvalidToken {
+        /// The host of the metadata server.
         host: String,
-        /// What is wrong with it.
+        /// What is wrong with the body.
         reason: String,
     },
-    /// The token is for another audience than the one that was asked for.
+    /// The token is for an audience other than the requested one.
     #[error(
-        "the metadata server {host} returned a token for {found}, expected the audience {expected:?}"
+        "the metadata server at {host} returned a token for {found}, expected the audience {expected:?}"
     )]
-    Audience {
-        /// The host that was asked.
+    WrongAudience {
+        /// The host of the metadata server.
         host: String,
-        /// The audience that was asked for.
+        /// The requested audience.
         expected: String,
-        /// What the token is for, in words.
+        /// A description of the token's audiences.
         found: String,
     },
 }
 
 impl MetadataError {
-    /// Whether it is the same kind of error as another.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
+    /// Returns whether both errors have the same cause. Repeated errors of the same cause are logged at a lower level.
+    pub(crate) fn has_same_cause(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Status { status, .. }, Self::Status { status: other, .. }) => status == other,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
@@ -141,11 +154,14 @@ impl MetadataError {
 }
 
 impl Error {
-    /// Finds this crate's error in an error of a reqwest client with middleware, beneath whatever other middleware has
-    /// wrapped it in.
+    /// Finds this crate's error in an error of a [`reqwest_middleware`] client, even if other middleware has wrapped it.
     ///
-    /// `None` if the request failed for another reason. `reqwest-retry` takes every error of a middleware for a permanent
-    /// one. This strategy retries those that are [transient](Self::is_transient):
+    /// Returns `None` if the request failed for another reason.
+    ///
+    /// # Examples
+    ///
+    /// By default, `reqwest-retry` retries no error of a middleware. This strategy retries those that are
+    /// [transient](Self::is_transient):
     ///
     /// ```
     /// use reqwest_middleware::ClientBuilder;
@@ -188,33 +204,58 @@ impl Error {
         })
     }
 
-    /// The error of a middleware, with this error as its source.
-    pub(crate) fn into_middleware_error(self) -> reqwest_middleware::Error {
-        let message = format!("the request was not sent: {self}");
-        reqwest_middleware::Error::Middleware(anyhow::Error::new(self).context(message))
-    }
-
-    /// Returns whether trying again later can help, with nothing changed in configuration or code.
+    /// Returns whether a later attempt can succeed without a change of configuration or code.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Metadata(error) => !matches!(
                 error,
-                MetadataError::Flavor { .. } | MetadataError::NoRuntime { .. }
+                MetadataError::InvalidHost { .. }
+                    | MetadataError::MissingFlavor { .. }
+                    | MetadataError::NoRuntime { .. }
             ),
             Self::File(FileError::NoRuntime { .. } | FileError::Closed { .. }) => false,
             Self::File(_) | Self::Expired { .. } | Self::NotFetched { .. } => true,
             Self::Command { .. } => true,
-            Self::Token { .. } | Self::Origin { .. } | Self::Client(_) => false,
+            Self::InvalidToken { .. } | Self::InvalidOrigin { .. } | Self::Client(_) => false,
         }
+    }
+
+    /// Creates an error about a URL. User information in the URL, which may contain a password, is left out.
+    pub(crate) fn invalid_origin(url: &str, reason: &'static str) -> Self {
+        Self::InvalidOrigin {
+            url: url.rsplit('@').next().unwrap_or_default().to_owned(),
+            reason,
+        }
+    }
+
+    /// Returns this error as the source of a middleware error.
+    pub(crate) fn into_middleware_error(self) -> reqwest_middleware::Error {
+        let message = format!("the request was not sent: {self}");
+        reqwest_middleware::Error::Middleware(anyhow::Error::new(self).context(message))
     }
 }
 
-fn ago(since: &SystemTime) -> u64 {
-    since.elapsed().unwrap_or_default().as_secs()
+/// Converts an error to `Unavailable` if it is [transient](Error::is_transient), otherwise to `Unauthenticated`.
+#[cfg(feature = "tonic")]
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        let message = format!("the call was not sent: {error}");
+        let mut status = if error.is_transient() {
+            Self::unavailable(message)
+        } else {
+            Self::unauthenticated(message)
+        };
+        status.set_source(Arc::new(error));
+        status
+    }
 }
 
-/// What lies at the bottom of an error.
-fn root(error: &dyn std::error::Error) -> String {
+fn seconds_since(time: &SystemTime) -> u64 {
+    time.elapsed().unwrap_or_default().as_secs()
+}
+
+/// Returns the text of the innermost source of an error.
+fn root_cause(error: &dyn std::error::Error) -> String {
     let mut root = error;
     while let Some(source) = root.source() {
         root = source;

@@ -1,34 +1,35 @@
-//! The tower adapter: the same policy for clients that take [`http::Request`]s.
+//! The adapter for tower: attaches the token to the requests of clients that take [`http::Request`]s.
 
 mod future;
-#[cfg(feature = "tonic")]
-mod grpc;
-mod waiting;
+mod pending;
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::Request;
+use http::{HeaderMap, Request};
 use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::future::ResponseFuture;
-use self::waiting::{Inner, Waiting};
+use self::pending::{InnerService, PendingRequest};
 use crate::bearer_auth::BearerAuth;
 use crate::error::Error;
-use crate::origins::{Origin, Target};
+use crate::origins::{Origin, OriginRef};
 use crate::source::TokenSource;
 use crate::telemetry;
 
-/// For clients whose requests name their origin, such as hyper-util's: the URI of each request decides.
+/// For clients whose requests have absolute URIs, such as hyper-util's. The URI of each request decides whether it carries
+/// a token. For a tonic `Channel`, see [`layer_for_origin`](BearerAuth::layer_for_origin).
 ///
-/// Place it beneath a layer that follows redirects, so that each hop is decided on its own; what a layer beneath this one
-/// does with the header is out of its reach. Nothing is sent again after a 401.
+/// Place it below a layer that follows redirects, so that the rules are applied to each redirect. Layers below this one
+/// can read the token. A request is never sent again after a 401; a retry layer above this one sends it with the token
+/// that is current at that time.
 ///
-/// If a token cannot be had, the response future fails with [`SendError::Token`]. With the feature `tonic`, a gRPC call
-/// through a tonic `Channel` gets the status `Unavailable` or `Unauthenticated` instead.
+/// If there is no token to send, the response future returns [`SendError::Token`]. With the feature `tonic`, a gRPC call
+/// through a tonic `Channel` returns the status `Unavailable` or `Unauthenticated` instead.
+///
+/// # Examples
 ///
 /// ```
 /// # use reqwest_wi_auth::{BearerAuth, Error, TokenSource};
@@ -45,19 +46,24 @@ impl<S> Layer<S> for BearerAuth {
     fn layer(&self, inner: S) -> Self::Service {
         BearerAuthService {
             auth: Arc::new(self.clone()),
-            at: None,
-            inner: Inner::Here(inner),
+            fixed_origin: None,
+            inner: InnerService::Available(inner),
         }
     }
 }
 
 impl BearerAuth {
-    /// Returns a layer for a client all of whose requests go to one origin without naming it, such as a tonic
-    /// `Channel`.
+    /// Returns a layer for a client that sends all requests to one origin, such as a tonic `Channel`, whose requests have
+    /// URIs without an authority.
     ///
-    /// A request gets a token if its URI has no authority, or names exactly this origin. Every other request passes
-    /// untouched: one to another host, port or scheme, such as a redirect leads to, and one whose `Host` header names
-    /// another host.
+    /// A request carries a token if its URI has no authority, or exactly this origin. A request to another scheme, host or
+    /// port, such as after a redirect, carries none. The other [rules](BearerAuth#rules) apply as well.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidOrigin`] if no tokens are sent to this origin.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use reqwest_wi_auth::{BearerAuth, Error, TokenSource};
@@ -65,36 +71,34 @@ impl BearerAuth {
     /// use tower_layer::Layer as _;
     ///
     /// let origin = "https://auth-server.example";
-    /// let channel = BearerAuth::for_origin(origin, token)?.layer_for_origin(origin)?.layer(channel);
+    /// let channel = BearerAuth::for_origin(origin, token)?
+    ///     .layer_for_origin(origin)?
+    ///     .layer(channel);
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns [`Error::Origin`] if no tokens are sent to that origin.
     pub fn layer_for_origin(&self, origin: &str) -> Result<BearerAuthLayer, Error> {
-        match self.origin_of(origin) {
-            Some((at, source)) => Ok(BearerAuthLayer {
-                auth: Arc::new(self.clone()),
-                at: Arc::new((at, source.clone())),
-            }),
-            None => Err(Error::Origin {
-                url: origin.rsplit('@').next().unwrap_or_default().to_owned(),
-                reason: "it is none of the origins that tokens are sent to",
-            }),
-        }
+        let Some((known, source)) = self.origin_entry(origin) else {
+            let reason =
+                "no tokens are sent to this origin; add it with `for_origin` or `and_origin`";
+            return Err(Error::invalid_origin(origin, reason));
+        };
+        Ok(BearerAuthLayer {
+            auth: Arc::new(self.clone()),
+            origin: Arc::new((known, source.clone())),
+        })
     }
 }
 
 /// An origin, and the source of its tokens.
-type At = Arc<(Origin, Arc<dyn TokenSource>)>;
+type OriginEntry = (Origin, Arc<dyn TokenSource>);
 
-/// Attaches tokens to the requests of a client that belongs to one origin: made by [`BearerAuth::layer_for_origin`].
+/// Attaches tokens to the requests of a client that sends all requests to one origin. Created by
+/// [`BearerAuth::layer_for_origin`].
 #[derive(Clone)]
 pub struct BearerAuthLayer {
     auth: Arc<BearerAuth>,
-    at: At,
+    origin: Arc<OriginEntry>,
 }
 
 impl<S> Layer<S> for BearerAuthLayer {
@@ -103,8 +107,8 @@ impl<S> Layer<S> for BearerAuthLayer {
     fn layer(&self, inner: S) -> Self::Service {
         BearerAuthService {
             auth: self.auth.clone(),
-            at: Some(self.at.clone()),
-            inner: Inner::Here(inner),
+            fixed_origin: Some(self.origin.clone()),
+            inner: InnerService::Available(inner),
         }
     }
 }
@@ -117,33 +121,32 @@ impl fmt::Debug for BearerAuthLayer {
     }
 }
 
-/// A client whose requests carry tokens.
+/// A client whose requests carry tokens. Created by the layers [`BearerAuth`] and [`BearerAuthLayer`].
 ///
-/// A request that needs a token which is not available yet waits for it in its response future. It keeps the inner
-/// service meanwhile, so the inner service does not have to be `Clone`: the next `poll_ready` of the same handle is
-/// ready when the waiting request has been passed on. Both the response future and `poll_ready` drive the wait. Clones
-/// do not wait for each other.
+/// If a token is not available yet, the response future waits for it. The inner service need not be `Clone`: the response
+/// future holds it while it waits, and the next `poll_ready` of the same service is pending until the waiting request has
+/// been passed on. Both the response future and `poll_ready` drive the wait. Clones do not wait for each other.
 pub struct BearerAuthService<S> {
     auth: Arc<BearerAuth>,
-    /// The only origin of this client, whose requests may leave it out.
-    at: Option<At>,
-    inner: Inner<S>,
+    /// The origin that all requests are sent to, if their URIs need not contain it.
+    fixed_origin: Option<Arc<OriginEntry>>,
+    inner: InnerService<S>,
 }
 
-/// A boxed error, as tower has it.
+/// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a request was not sent, or got no response.
+/// Why a request got no response. Returned by [`BearerAuthService`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum SendError<E = BoxError> {
-    /// There is no token to send.
+pub enum SendError {
+    /// There was no token to send, so the request was not sent.
     Token(Error),
-    /// The client failed.
-    Client(E),
+    /// The inner service returned an error.
+    Client(BoxError),
 }
 
-impl<E: fmt::Display> fmt::Display for SendError<E> {
+impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Token(error) => write!(f, "the request was not sent: {error}"),
@@ -152,41 +155,67 @@ impl<E: fmt::Display> fmt::Display for SendError<E> {
     }
 }
 
-impl<E: fmt::Debug + fmt::Display + 'static> std::error::Error for SendError<E> {
-    /// Returns the token's error, or the client's if that is a [`BoxError`], as it is in the errors of
-    /// [`BearerAuthService`].
+impl std::error::Error for SendError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Token(error) => Some(error),
-            Self::Client(error) => {
-                let error = (error as &dyn Any).downcast_ref::<BoxError>()?;
-                Some(&**error)
-            }
+            Self::Client(error) => Some(&**error),
+        }
+    }
+}
+
+impl SendError {
+    fn client(error: impl Into<BoxError>) -> Self {
+        Self::Client(error.into())
+    }
+
+    /// Returns the error of a call while the inner service is not available.
+    fn not_ready() -> Self {
+        Self::client(
+            "the service was called without being ready, or its inner service has panicked",
+        )
+    }
+}
+
+/// Whether a request is a gRPC call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Grpc,
+    Http,
+}
+
+impl Protocol {
+    fn from_headers(headers: &HeaderMap) -> Self {
+        let content_type = headers.get(http::header::CONTENT_TYPE);
+        if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+            Self::Grpc
+        } else {
+            Self::Http
         }
     }
 }
 
 impl<S> BearerAuthService<S> {
-    fn source<B>(&self, request: &Request<B>) -> Option<Arc<dyn TokenSource>> {
-        let (uri, options) = (request.uri(), request.extensions());
+    /// Returns the source of the token that a request carries, or `None` if it carries none.
+    fn source_for<B>(&self, request: &Request<B>) -> Option<Arc<dyn TokenSource>> {
+        let (uri, extensions) = (request.uri(), request.extensions());
         let (method, headers) = (request.method(), request.headers());
-        let target = Target::of_uri(uri);
-        let source = match self.at.as_deref() {
-            None => self.auth.source_for(target, method, headers, options),
-            Some((origin, source)) => {
-                let is_there = match target {
-                    Some(target) => origin.is(target),
-                    None => uri.authority().is_none(),
-                };
-                if is_there {
-                    let target = origin.as_target();
-                    self.auth.allowed(target, source, method, headers, options)
-                } else {
-                    telemetry::not_attached(target);
-                    None
-                }
-            }
+        let origin = OriginRef::from_uri(uri);
+        let Some((fixed, source)) = self.fixed_origin.as_deref() else {
+            let source = self.auth.source_for(origin, method, headers, extensions);
+            return source.cloned();
         };
+        let is_fixed_origin = match origin {
+            Some(origin) => fixed.matches(origin),
+            None => uri.authority().is_none(),
+        };
+        if !is_fixed_origin {
+            telemetry::not_attached(origin);
+            return None;
+        }
+        let source = self
+            .auth
+            .select_source(fixed.borrow(), source, method, headers, extensions);
         source.cloned()
     }
 }
@@ -204,67 +233,46 @@ where
     type Future = ResponseFuture<S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        let service = ready!(self.inner.poll_here(cx));
+        let service = ready!(self.inner.poll_available(cx));
         match service {
             Some(service) => service.poll_ready(cx).map_err(SendError::client),
-            None => Poll::Ready(Err(lost())),
+            None => Poll::Ready(Err(SendError::not_ready())),
         }
     }
 
     /// # Panics
     ///
-    /// May panic, as the inner service may, if it is called without having been polled ready.
+    /// May panic if `poll_ready` has not returned `Ready`, if the inner service does.
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let source = self.source(&request);
-        let Inner::Here(service) = &mut self.inner else {
-            // Called without having been polled ready.
-            return ResponseFuture::failed(lost());
+        let source = self.source_for(&request);
+        let InnerService::Available(service) = &mut self.inner else {
+            return ResponseFuture::failed(SendError::not_ready());
         };
         let Some(source) = source else {
             return ResponseFuture::calling(service.call(request));
         };
         if let Ok(token) = source.current() {
-            self.auth.put(token, request.headers_mut());
+            self.auth.attach(token, request.headers_mut());
             return ResponseFuture::calling(service.call(request));
         }
-        // The service that was polled ready is the one to call later.
-        match std::mem::replace(&mut self.inner, Inner::Lost) {
-            Inner::Here(service) => {
-                let is_grpc = is_grpc(&request);
-                let waiting = Waiting::start(self.auth.clone(), source, service, request);
-                self.inner = Inner::Lent(waiting.clone());
-                ResponseFuture::waiting(waiting, is_grpc)
+        // The service that was polled ready has to be the one that is called.
+        match std::mem::replace(&mut self.inner, InnerService::Lost) {
+            InnerService::Available(service) => {
+                let protocol = Protocol::from_headers(request.headers());
+                let pending = PendingRequest::start(self.auth.clone(), source, service, request);
+                self.inner = InnerService::InUse(pending.clone());
+                ResponseFuture::pending(pending, protocol)
             }
-            _ => ResponseFuture::failed(lost()),
+            _ => ResponseFuture::failed(SendError::not_ready()),
         }
     }
-}
-
-impl SendError {
-    fn client(error: impl Into<BoxError>) -> Self {
-        Self::Client(error.into())
-    }
-}
-
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    #[cfg(feature = "tonic")]
-    return grpc::is_call(request.headers());
-    #[cfg(not(feature = "tonic"))]
-    {
-        let _ = request;
-        false
-    }
-}
-
-fn lost() -> SendError {
-    SendError::client("the client was called without being ready, or was lost when it panicked")
 }
 
 impl<S: Clone> Clone for BearerAuthService<S> {
     fn clone(&self) -> Self {
         Self {
             auth: self.auth.clone(),
-            at: self.at.clone(),
+            fixed_origin: self.fixed_origin.clone(),
             inner: self.inner.clone(),
         }
     }

@@ -1,4 +1,4 @@
-//! The reqwest adapter: attaches the token to the request, and sends the request once more after a 401.
+//! The adapter for reqwest: attaches the token to the request, and sends the request once more after a 401.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,15 +8,15 @@ use http::{Extensions, HeaderName, StatusCode};
 use reqwest::{Request, Response};
 use reqwest_middleware::{Middleware, Next};
 
-use crate::bearer_auth::BearerAuth;
+use crate::bearer_auth::{BearerAuth, Resend};
 use crate::error::Error;
-use crate::origins::Target;
+use crate::origins::OriginRef;
 use crate::source::TokenSource;
 use crate::telemetry;
 use crate::token::Token;
 
-/// A token that cannot be had is a [`reqwest_middleware::Error::Middleware`] whose `source()` is the
-/// [`Error`](crate::Error); [`Error::find`](crate::Error::find) finds it beneath other middleware too.
+/// If there is no token to send, the request fails with a [`reqwest_middleware::Error::Middleware`] whose source is the
+/// [`Error`]. [`Error::find`] finds it, even if other middleware has wrapped it.
 #[async_trait::async_trait]
 impl Middleware for BearerAuth {
     async fn handle(
@@ -25,46 +25,46 @@ impl Middleware for BearerAuth {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        let target = Target::of_url(request.url());
-        let source = self.source_for(target, request.method(), request.headers(), extensions);
+        let origin = OriginRef::from_url(request.url());
+        let source = self.source_for(origin, request.method(), request.headers(), extensions);
         if let Some(source) = source {
-            let outer = Attempt::in_progress(extensions);
-            if outer.is_none() && self.resends() {
+            let outer = Attempt::current(extensions);
+            if outer.is_none() && self.resend() == Resend::Once {
                 let source = source.clone();
-                // In a box of its own, so that requests that are sent once have a small future.
+                // Boxed separately, so that the future of a request that is never sent again stays small.
                 return Box::pin(self.send(source, request, extensions, next)).await;
             }
-            let token = match outer
+            let replacement = outer
                 .as_ref()
-                .and_then(|outer| outer.replacement(self.header()))
-            {
+                .and_then(|outer| outer.replacement(self.header()));
+            let token = match replacement {
                 Some(token) => token,
-                None => current(source).await?,
+                None => current_or_refreshed(source).await?,
             };
             if let Some(outer) = outer
-                && self.resends()
+                && self.resend() == Resend::Once
             {
-                outer.add(self.header(), source, &token);
+                outer.register(self.header(), source, &token);
             }
-            self.put(token, request.headers_mut());
+            self.attach(token, request.headers_mut());
         }
         next.run(request, extensions).await
     }
 }
 
-async fn current(source: &Arc<dyn TokenSource>) -> reqwest_middleware::Result<Token> {
+async fn current_or_refreshed(source: &Arc<dyn TokenSource>) -> reqwest_middleware::Result<Token> {
     if let Ok(token) = source.current() {
         return Ok(token);
     }
-    let renewed = source.refresh(None).await;
-    renewed.map_err(Error::into_middleware_error)
+    let refreshed = source.refresh(None).await;
+    refreshed.map_err(Error::into_middleware_error)
 }
 
 impl BearerAuth {
-    /// Sends a request, and once more where that can help.
+    /// Sends a request, and sends it once more after a 401 if a source has a newer token.
     ///
-    /// Among several `BearerAuth` on one client, the outermost does this for all of them: those beneath it register
-    /// their tokens with its [`Attempt`].
+    /// If a client has several `BearerAuth`, the outermost one does this for all of them: the inner ones register their
+    /// tokens with its [`Attempt`].
     async fn send(
         &self,
         source: Arc<dyn TokenSource>,
@@ -72,65 +72,66 @@ impl BearerAuth {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        let token = current(&source).await?;
-        self.put(token.clone(), request.headers_mut());
-        // A body that is streamed cannot be sent again.
-        let Some(mut again) = request.try_clone() else {
+        let token = current_or_refreshed(&source).await?;
+        self.attach(token.clone(), request.headers_mut());
+        // A request with a streamed body cannot be cloned.
+        let Some(mut second) = request.try_clone() else {
             return next.run(request, extensions).await;
         };
         let attempt = Arc::<Attempt>::default();
-        attempt.add(self.header(), &source, &token);
-        extensions.insert(InProgress(Arc::downgrade(&attempt)));
+        attempt.register(self.header(), &source, &token);
+        extensions.insert(CurrentAttempt(Arc::downgrade(&attempt)));
         let response = next.clone().run(request, extensions).await?;
-        // After a redirect the response may be another host's, which must not be sent the token.
+        // After a redirect the response may be from another origin, which must not receive the newer token.
         if response.status() != StatusCode::UNAUTHORIZED
-            || response.url().origin() != again.url().origin()
+            || response.url().origin() != second.url().origin()
         {
             return Ok(response);
         }
         if !attempt.refresh().await {
-            telemetry::not_resent(again.url());
+            telemetry::not_resent(second.url());
             return Ok(response);
         }
-        telemetry::resent(again.url());
+        telemetry::resent(second.url());
         if let Some(token) = attempt.replacement(self.header()) {
-            self.put(token, again.headers_mut());
+            self.attach(token, second.headers_mut());
         }
-        next.run(again, extensions).await
+        next.run(second, extensions).await
     }
 }
 
-/// One attempt at a request: the tokens that it was sent with, and those for sending it again.
+/// The tokens that a request was sent with, and those that replace them when it is sent again.
 #[derive(Default)]
-struct Attempt(Mutex<Vec<Sent>>);
+struct Attempt(Mutex<Vec<SentToken>>);
 
-/// A token that a request was sent with.
-struct Sent {
+struct SentToken {
     header: HeaderName,
     source: Arc<dyn TokenSource>,
     token: Token,
     replacement: Option<Token>,
 }
 
-/// As an extension of a request: a `BearerAuth` further out sends it again if that is needed. The attempt is over when
-/// the reference leads nowhere, so that a retry of the whole request starts afresh.
+/// A request extension by which an inner `BearerAuth` finds the attempt of the outermost one.
+///
+/// The reference is weak, so that a retry of the whole request by other middleware begins a new attempt.
 #[derive(Clone)]
-struct InProgress(Weak<Attempt>);
+struct CurrentAttempt(Weak<Attempt>);
 
 impl Attempt {
-    fn in_progress(extensions: &Extensions) -> Option<Arc<Self>> {
-        extensions.get::<InProgress>()?.0.upgrade()
+    fn current(extensions: &Extensions) -> Option<Arc<Self>> {
+        extensions.get::<CurrentAttempt>()?.0.upgrade()
     }
 
-    fn sent(&self) -> MutexGuard<'_, Vec<Sent>> {
+    fn tokens(&self) -> MutexGuard<'_, Vec<SentToken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, header: &HeaderName, source: &Arc<dyn TokenSource>, token: &Token) {
-        let mut sent = self.sent();
-        // Middleware in between may have retried the request.
-        sent.retain(|sent| sent.header != *header);
-        sent.push(Sent {
+    /// Records the token that the request carries in a header.
+    fn register(&self, header: &HeaderName, source: &Arc<dyn TokenSource>, token: &Token) {
+        let mut tokens = self.tokens();
+        // The header is registered already if middleware in between has retried the request.
+        tokens.retain(|sent| sent.header != *header);
+        tokens.push(SentToken {
             header: header.clone(),
             source: source.clone(),
             token: token.clone(),
@@ -138,17 +139,18 @@ impl Attempt {
         });
     }
 
+    /// Returns the token that replaces the one in a header, or `None` before [`refresh`](Self::refresh).
     fn replacement(&self, header: &HeaderName) -> Option<Token> {
-        let sent = self.sent();
-        let sent = sent.iter().find(|sent| sent.header == *header)?;
+        let tokens = self.tokens();
+        let sent = tokens.iter().find(|sent| sent.header == *header)?;
         sent.replacement.clone()
     }
 
-    /// Asks all sources at once for newer tokens, since a 401 does not say which token was rejected. Returns whether
-    /// there is any newer one; a source that has none keeps the token it had.
+    /// Refreshes all tokens concurrently, since a 401 does not tell which token was rejected. Returns whether any of them
+    /// has changed. A token that could not be refreshed is kept.
     async fn refresh(&self) -> bool {
         let rejected: Vec<_> = self
-            .sent()
+            .tokens()
             .iter()
             .map(|sent| (sent.source.clone(), sent.token.clone()))
             .collect();
@@ -158,14 +160,14 @@ impl Attempt {
         });
         let newest = join_all(refreshes).await;
         let is_any_newer = newest.iter().any(Option::is_some);
-        for ((sent, newest), (_, token)) in self.sent().iter_mut().zip(newest).zip(rejected) {
+        for ((sent, newest), (_, token)) in self.tokens().iter_mut().zip(newest).zip(rejected) {
             sent.replacement = Some(newest.unwrap_or(token));
         }
         is_any_newer
     }
 }
 
-/// Runs futures concurrently and returns their results in order.
+/// Runs futures concurrently, and returns their results in order.
 async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut futures: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     poll_fn(|cx| {

@@ -11,30 +11,30 @@ use reqwest::Url;
 use crate::error::Error;
 use crate::source::TokenSource;
 
-/// Origins (scheme, host, port), each with the source of its tokens. No other origin gets one.
+/// The origins that tokens are sent to, each with the source of its tokens.
 #[derive(Clone, Default)]
 pub(crate) struct Origins {
-    named: Vec<(Origin, Arc<dyn TokenSource>)>,
-    /// The source for every other https origin, where the user wants that.
+    listed: Vec<(Origin, Arc<dyn TokenSource>)>,
+    /// The source for every other https origin, and http on loopback, if tokens are sent to any origin.
     any: Option<Arc<dyn TokenSource>>,
 }
 
-/// Whether plain http is good enough for an origin that is not on loopback.
+/// Whether tokens may be sent over plain http to an origin that is not on loopback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PlainHttp {
     LoopbackOnly,
     Allowed,
 }
 
-/// The origin that a request is sent to, taken from its URL.
+/// The web origin (RFC 6454) of a request, borrowed from its URL.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Target<'u> {
+pub(crate) struct OriginRef<'u> {
     scheme: &'u str,
     host: &'u str,
     port: u16,
 }
 
-/// A web origin (RFC 6454). Compared with a [`Target`] without allocating.
+/// A web origin (RFC 6454): scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin {
     scheme: &'static str,
@@ -43,74 +43,70 @@ pub(crate) struct Origin {
 }
 
 impl Origins {
-    /// Every https origin, and http on loopback.
+    /// Creates a set of every https origin, and http on loopback.
     pub(crate) fn any(source: Arc<dyn TokenSource>) -> Self {
         Self {
-            named: Vec::new(),
+            listed: Vec::new(),
             any: Some(source),
         }
     }
 
-    /// Adds an origin, or gives one that is known another source.
-    pub(crate) fn add(
+    /// Adds an origin. If it is listed already, its source is replaced.
+    pub(crate) fn insert(
         &mut self,
         url: &str,
         source: Arc<dyn TokenSource>,
         plain_http: PlainHttp,
     ) -> Result<(), Error> {
-        let origin = Origin::parse(url, plain_http).map_err(|reason| Error::Origin {
-            // What stands before an @ may be a password.
-            url: url.rsplit('@').next().unwrap_or_default().to_owned(),
-            reason,
-        })?;
-        match self.named.iter_mut().find(|(known, _)| *known == origin) {
+        let origin =
+            Origin::parse(url, plain_http).map_err(|reason| Error::invalid_origin(url, reason))?;
+        match self.listed.iter_mut().find(|(known, _)| *known == origin) {
             Some(entry) => entry.1 = source,
-            None => self.named.push((origin, source)),
+            None => self.listed.push((origin, source)),
         }
         Ok(())
     }
 
-    /// Returns the source of the tokens for a request's target.
+    /// Returns the source of the tokens for an origin, or `None` if no tokens are sent to it.
     #[inline]
-    pub(crate) fn source(&self, target: Target<'_>) -> Option<&Arc<dyn TokenSource>> {
-        let named = self.named.iter().find(|(origin, _)| origin.is(target));
-        let any = || self.any.as_ref().filter(|_| target.is_private());
-        named.map(|(_, source)| source).or_else(any)
+    pub(crate) fn source(&self, origin: OriginRef<'_>) -> Option<&Arc<dyn TokenSource>> {
+        let listed = self.listed.iter().find(|(known, _)| known.matches(origin));
+        let any = || self.any.as_ref().filter(|_| origin.is_private());
+        listed.map(|(_, source)| source).or_else(any)
     }
 
-    /// Returns the origin of a target that tokens are sent to, with the source of its tokens.
-    pub(crate) fn find(&self, target: Target<'_>) -> Option<(Origin, &Arc<dyn TokenSource>)> {
-        if let Some((origin, source)) = self.named.iter().find(|(origin, _)| origin.is(target)) {
-            return Some((origin.clone(), source));
+    /// Returns an origin as an owned value with the source of its tokens, or `None` if no tokens are sent to it.
+    pub(crate) fn entry(&self, origin: OriginRef<'_>) -> Option<(Origin, &Arc<dyn TokenSource>)> {
+        if let Some((known, source)) = self.listed.iter().find(|(known, _)| known.matches(origin)) {
+            return Some((known.clone(), source));
         }
-        let source = self.any.as_ref().filter(|_| target.is_private())?;
-        let origin = Origin {
-            scheme: if target.scheme == "https" {
+        let source = self.any.as_ref().filter(|_| origin.is_private())?;
+        let owned = Origin {
+            scheme: if origin.scheme == "https" {
                 "https"
             } else {
                 "http"
             },
-            host: target.host.to_owned(),
-            port: target.port,
+            host: origin.host.to_owned(),
+            port: origin.port,
         };
-        Some((origin, source))
+        Some((owned, source))
     }
 
-    /// The origins, for `Debug`.
-    pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
-        let name = |Origin { scheme, host, port }: &Origin| format!("{scheme}://{host}:{port}");
+    /// Returns descriptions of the origins, for `Debug`.
+    pub(crate) fn descriptions(&self) -> impl Iterator<Item = String> + '_ {
         let any = self.any.iter().map(|_| "any https origin".to_owned());
-        self.named
+        self.listed
             .iter()
-            .map(move |(origin, _)| name(origin))
+            .map(|(origin, _)| origin.borrow().to_string())
             .chain(any)
     }
 }
 
-impl<'u> Target<'u> {
-    /// Returns the origin of a URL, or `None` if it has no host, or user information before the host.
+impl<'u> OriginRef<'u> {
+    /// Returns the origin of a URL, or `None` if the URL has no host, or user information before the host.
     #[inline]
-    pub(crate) fn of_url(url: &'u Url) -> Option<Self> {
+    pub(crate) fn from_url(url: &'u Url) -> Option<Self> {
         if !url.username().is_empty() || url.password().is_some() {
             return None;
         }
@@ -122,9 +118,9 @@ impl<'u> Target<'u> {
         })
     }
 
-    /// Returns the origin of a URI, or `None` if the URI does not name exactly one: it has no scheme or no
-    /// authority, user information, or a port that is not a number.
-    pub(crate) fn of_uri(uri: &'u Uri) -> Option<Self> {
+    /// Returns the origin of a URI, or `None` if the URI does not specify exactly one: it has no scheme, no authority, user
+    /// information, or a port that is not a number.
+    pub(crate) fn from_uri(uri: &'u Uri) -> Option<Self> {
         let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
         let host = authority.host();
         let default_port = match scheme {
@@ -136,20 +132,21 @@ impl<'u> Target<'u> {
         Some(Self { scheme, host, port })
     }
 
-    /// Returns whether a request's `Host` headers, if it has any, name this origin's host and port. A server routes by
-    /// that header, so another name in it would hand the token to another virtual host.
+    /// Returns whether all `Host` headers of a request, if there are any, match the host and port of this origin.
+    ///
+    /// Servers route by that header, so a request with another name in it would send the token to another virtual host.
     #[inline]
-    pub(crate) fn agrees_with_host(self, headers: &HeaderMap) -> bool {
+    pub(crate) fn matches_host_headers(self, headers: &HeaderMap) -> bool {
         if !headers.contains_key(HOST) {
             return true;
         }
         headers.get_all(HOST).iter().all(|value| {
             let authority = value.to_str().ok();
-            authority.is_some_and(|authority| self.is_authority(authority))
+            authority.is_some_and(|authority| self.matches_authority(authority))
         })
     }
 
-    fn is_authority(self, authority: &str) -> bool {
+    fn matches_authority(self, authority: &str) -> bool {
         let Some(name) = authority.get(..self.host.len()) else {
             return false;
         };
@@ -162,19 +159,20 @@ impl<'u> Target<'u> {
             && port_after(authority, name, Some(default_port)) == Some(self.port)
     }
 
-    /// Whether nobody on the network can read what is sent.
+    /// Returns whether nobody on the network can read what is sent to this origin: it is https, or on loopback.
     fn is_private(self) -> bool {
         self.scheme == "https" || self.scheme == "http" && is_loopback(self.host)
     }
 }
 
-impl fmt::Display for Target<'_> {
+impl fmt::Display for OriginRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
     }
 }
 
-/// Returns the port that follows the host in an authority, or the default if none follows.
+/// Returns the port that follows the host in an authority, or the default if none follows. Returns `None` if something
+/// other than a port follows.
 fn port_after(authority: &str, host: &str, default: Option<u16>) -> Option<u16> {
     match authority.strip_prefix(host)? {
         "" | ":" => default,
@@ -188,13 +186,13 @@ fn port_after(authority: &str, host: &str, default: Option<u16>) -> Option<u16> 
 
 impl Origin {
     fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, &'static str> {
-        let url = Url::parse(url).map_err(|_| "it is not a URL")?;
+        let url = Url::parse(url).map_err(|_| "not a URL")?;
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
-            return Err("it has no host");
+            return Err("the URL has no host");
         };
         if url.domain().is_some_and(|domain| !is_dns_name(domain)) {
             return Err(
-                "its host is not a DNS name, so no request can match it; wildcards are not supported: name each \
+                "the host is not a DNS name, so no request can match it; wildcards are not supported: list each \
                  origin, or use `any_origin`",
             );
         }
@@ -206,17 +204,17 @@ impl Origin {
             "http" if plain_http == PlainHttp::Allowed || is_loopback(host) => "http",
             "http" => {
                 return Err(
-                    "plain http shows the token to the network; use https, or say `insecure_http`",
+                    "plain http exposes the token to the network; use https, or `insecure_http`",
                 );
             }
-            _ => return Err("it is neither https nor http"),
+            _ => return Err("the scheme is neither https nor http"),
         };
-        let whole_origin = matches!(url.path(), "" | "/") && url.query().is_none();
-        if !whole_origin || url.fragment().is_some() {
-            return Err("a token is for a whole origin; leave out path, query and fragment");
+        let is_whole_origin = matches!(url.path(), "" | "/") && url.query().is_none();
+        if !is_whole_origin || url.fragment().is_some() {
+            return Err("tokens are sent to a whole origin; remove the path, query and fragment");
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("a user has no place in an origin");
+            return Err("an origin has no user information; remove it");
         }
         Ok(Self {
             scheme,
@@ -225,17 +223,17 @@ impl Origin {
         })
     }
 
-    /// Returns whether a request to this target is sent to this origin.
+    /// Returns whether this is the same origin as that of a request.
     #[inline]
-    pub(crate) fn is(&self, target: Target<'_>) -> bool {
-        self.port == target.port
-            && self.scheme.eq_ignore_ascii_case(target.scheme)
-            && self.host.eq_ignore_ascii_case(target.host)
+    pub(crate) fn matches(&self, origin: OriginRef<'_>) -> bool {
+        self.port == origin.port
+            && self.scheme.eq_ignore_ascii_case(origin.scheme)
+            && self.host.eq_ignore_ascii_case(origin.host)
     }
 
-    /// Returns this origin as the target of a request.
-    pub(crate) fn as_target(&self) -> Target<'_> {
-        Target {
+    /// Returns this origin as a borrowed value.
+    pub(crate) fn borrow(&self) -> OriginRef<'_> {
+        OriginRef {
             scheme: self.scheme,
             host: &self.host,
             port: self.port,
@@ -243,8 +241,8 @@ impl Origin {
     }
 }
 
-/// Whether a domain, lower case and in its ASCII form, can be a name in the DNS: labels of letters, digits, hyphens and
-/// underscores, with a dot at the end or without.
+/// Returns whether a domain, in lower case and ASCII form, can be a DNS name: labels of letters, digits, hyphens and
+/// underscores, with or without a trailing dot.
 fn is_dns_name(domain: &str) -> bool {
     let name = domain.strip_suffix('.').unwrap_or(domain);
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -270,14 +268,14 @@ mod tests {
         Origin::parse(url, PlainHttp::LoopbackOnly)
     }
 
-    /// Whether a URL is of an origin, as a URL and as a URI.
-    fn matches(origin: &str, url: &str) -> bool {
+    /// Returns whether a URL has an origin. Asserts that a URI of the same text gives the same result.
+    fn has_origin(url: &str, origin: &str) -> bool {
         let origin = parse(origin).unwrap();
         let parsed = Url::parse(url).unwrap();
-        let as_url = Target::of_url(&parsed).is_some_and(|target| origin.is(target));
+        let as_url = OriginRef::from_url(&parsed).is_some_and(|found| origin.matches(found));
         let uri = url.parse().unwrap();
         assert_eq!(
-            Target::of_uri(&uri).is_some_and(|target| origin.is(target)),
+            OriginRef::from_uri(&uri).is_some_and(|found| origin.matches(found)),
             as_url,
             "{url}"
         );
@@ -285,13 +283,13 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_scheme_host_and_port() {
+    fn an_origin_consists_of_scheme_host_and_port() {
         let origin = "https://Auth-Server.example";
-        assert!(matches(
-            origin,
-            "https://auth-server.example/any/path?query"
+        assert!(has_origin(
+            "https://auth-server.example/any/path?query",
+            origin
         ));
-        assert!(matches(origin, "https://auth-server.example:443/"));
+        assert!(has_origin("https://auth-server.example:443/", origin));
         for other in [
             "http://auth-server.example/",
             "https://auth-server.example:8443/",
@@ -301,13 +299,13 @@ mod tests {
             "https://sub.auth-server.example/",
             "https://auth-server.example./",
         ] {
-            assert!(!matches(origin, other), "{other}");
+            assert!(!has_origin(other, origin), "{other}");
         }
-        assert!(matches("https://[::1]:8443", "https://[::1]:8443/x"));
+        assert!(has_origin("https://[::1]:8443/x", "https://[::1]:8443"));
     }
 
     #[test]
-    fn plain_http_is_for_loopback_only() {
+    fn plain_http_is_accepted_on_loopback_only() {
         for url in [
             "http://127.0.0.1:80",
             "http://127.1.2.3",
@@ -327,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_or_less_than_an_origin_is_refused() {
+    fn a_url_with_more_or_less_than_an_origin_is_rejected() {
         for url in [
             "",
             "a.example",
@@ -344,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_that_no_request_can_match_is_refused() {
+    fn an_origin_that_no_request_can_match_is_rejected() {
         for url in [
             "https://*.example.com",
             "https://*",
@@ -373,11 +371,11 @@ mod tests {
     }
 
     #[test]
-    fn a_uri_is_of_an_origin_only_if_it_names_exactly_that() {
+    fn a_uri_matches_an_origin_only_if_it_specifies_exactly_that_one() {
         let origin = parse("https://auth-server.example").unwrap();
-        let is = |uri: &str| {
+        let matches = |uri: &str| {
             let uri: Uri = uri.parse().unwrap();
-            Target::of_uri(&uri).is_some_and(|target| origin.is(target))
+            OriginRef::from_uri(&uri).is_some_and(|found| origin.matches(found))
         };
         for uri in [
             "https://auth-server.example",
@@ -387,7 +385,7 @@ mod tests {
             "HTTPS://auth-server.example/",
             "https://auth-server.example:/",
         ] {
-            assert!(is(uri), "{uri}");
+            assert!(matches(uri), "{uri}");
         }
         for uri in [
             "http://auth-server.example/",
@@ -405,19 +403,19 @@ mod tests {
             "/path",
             "*",
         ] {
-            assert!(!is(uri), "{uri}");
+            assert!(!matches(uri), "{uri}");
         }
     }
 
     #[test]
-    fn a_host_header_must_name_the_origin_s_host_and_port() {
-        let agrees = |origin: &str, hosts: &[&str]| {
+    fn a_host_header_has_to_match_host_and_port_of_the_origin() {
+        let matches = |origin: &str, hosts: &[&str]| {
             let origin = Origin::parse(origin, PlainHttp::Allowed).unwrap();
             let mut headers = HeaderMap::new();
             for host in hosts {
                 headers.append(HOST, host.parse().unwrap());
             }
-            origin.as_target().agrees_with_host(&headers)
+            origin.borrow().matches_host_headers(&headers)
         };
         for (origin, hosts) in [
             ("https://a.example", &[] as &[&str]),
@@ -427,7 +425,7 @@ mod tests {
             ("http://a.example", &["a.example:80"]),
             ("https://[::1]", &["[::1]"]),
         ] {
-            assert!(agrees(origin, hosts), "{origin} {hosts:?}");
+            assert!(matches(origin, hosts), "{origin} {hosts:?}");
         }
         for (origin, hosts) in [
             ("https://a.example", &["b.example"] as &[&str]),
@@ -439,14 +437,17 @@ mod tests {
             ("https://a.example:8443", &["a.example"]),
             ("http://a.example", &["a.example:443"]),
         ] {
-            assert!(!agrees(origin, hosts), "{origin} {hosts:?}");
+            assert!(!matches(origin, hosts), "{origin} {hosts:?}");
         }
     }
 
     #[test]
-    fn a_uri_without_an_origin_has_no_target() {
+    fn a_uri_without_scheme_or_authority_has_no_origin() {
         for uri in ["/path", "auth-server.example:443", "*"] {
-            assert!(Target::of_uri(&uri.parse().unwrap()).is_none(), "{uri}");
+            assert!(
+                OriginRef::from_uri(&uri.parse().unwrap()).is_none(),
+                "{uri}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where tokens come from.
+//! Token sources.
 
 pub(crate) mod command;
 pub(crate) mod fixed;
@@ -13,10 +13,14 @@ use async_trait::async_trait;
 use crate::error::Error;
 use crate::token::Token;
 
-/// A source of tokens. Bring your own by implementing it:
+/// A source of tokens for one audience.
+///
+/// # Examples
+///
+/// A source that reads each token from an environment variable:
 ///
 /// ```
-/// use reqwest_wi_auth::{Error, Token, TokenSource};
+/// use reqwest_wi_auth::{BearerAuth, Error, Token, TokenSource};
 ///
 /// struct FromEnvironment;
 ///
@@ -30,23 +34,33 @@ use crate::token::Token;
 ///         self.current()
 ///     }
 /// }
+///
+/// # fn main() -> Result<(), Error> {
+/// let auth = BearerAuth::for_origin("https://auth-server.example", FromEnvironment)?;
+/// # Ok(())
+/// # }
 /// ```
 #[async_trait]
 pub trait TokenSource: Send + Sync + 'static {
-    /// The token to send now. Called for every request: it returns at once and does no I/O.
+    /// Returns the token to send now.
+    ///
+    /// Called for every request, so it must not block or perform I/O.
     ///
     /// # Errors
     ///
-    /// If there is no token, or none that has not expired.
+    /// Returns an error if there is no token, or the newest one has expired. The caller then awaits
+    /// [`refresh`](Self::refresh).
     fn current(&self) -> Result<Token, Error>;
 
-    /// Looks for a newer token: called without one where [`current`](Self::current) has none, and with
-    /// the one that a server has just rejected. Returns the newest there is, which may be the rejected
-    /// one again. Looks that follow each other closely should share one result.
+    /// Gets a newer token, and returns the newest one that is available, which may be the rejected one.
+    ///
+    /// Called with `None` after [`current`](Self::current) has returned an error, and with the rejected token after a
+    /// server has responded with 401. Concurrent calls should share one attempt, and a server that rejects every token
+    /// should not cause an attempt for each request.
     ///
     /// # Errors
     ///
-    /// If there is no token, or none that has not expired.
+    /// Returns an error if there is no token, or the newest one has expired.
     async fn refresh(&self, rejected: Option<&Token>) -> Result<Token, Error>;
 }
 
@@ -61,20 +75,29 @@ impl<S: TokenSource + ?Sized> TokenSource for Arc<S> {
     }
 }
 
-/// The token, unless it has expired by the system's clock.
-fn unexpired(token: &Token, origin: &str, state: &str) -> Result<Token, Error> {
-    match token
-        .expires_at()
-        .filter(|&expiry| expiry <= SystemTime::now())
-    {
-        Some(since) => {
-            let (origin, state) = (origin.to_owned(), state.to_owned());
-            Err(Error::Expired {
-                origin,
-                since,
-                state,
-            })
-        }
-        None => Ok(token.clone()),
+/// The state of a token source, as returned by [`ProjectedToken::health`](crate::ProjectedToken::health) and
+/// [`IdentityToken::health`](crate::IdentityToken::health).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TokenHealth {
+    /// Whether there is a token that can be sent now.
+    pub present: bool,
+    /// When the newest token expires, or `None` if there is no token or it has no `exp` claim.
+    pub expires_at: Option<SystemTime>,
+    /// When the newest token was first received, or `None` if there is no token.
+    pub last_rotation: Option<SystemTime>,
+    /// The error of the last attempt to get a token, or `None` if it succeeded.
+    pub last_error: Option<Error>,
+}
+
+/// Returns the token if it has not expired by the system's clock. `location` and `state` are used in the error otherwise.
+fn unexpired(token: &Token, location: &str, state: &str) -> Result<Token, Error> {
+    match token.expires_at() {
+        Some(since) if since <= SystemTime::now() => Err(Error::Expired {
+            location: location.to_owned(),
+            since,
+            state: state.to_owned(),
+        }),
+        _ => Ok(token.clone()),
     }
 }

@@ -1,16 +1,14 @@
-//! What happens, told to `tracing` and, with the feature `metrics`, to the `metrics` facade.
+//! Log events, and metrics with the feature `metrics`.
 //!
-//! The counters are `reqwest_wi_auth_file_changes_total`, `reqwest_wi_auth_file_failures_total`,
-//! `reqwest_wi_auth_metadata_fetches_total` (label `outcome`: `ok` or `failed`) and
-//! `reqwest_wi_auth_resends_total`.
+//! The events and metrics are listed in the README of the crate.
 
 use std::path::Path;
 
 use reqwest::Url;
 
 use crate::error::MetadataError;
-use crate::origins::Target;
-use crate::watched_file::error::FileError;
+use crate::origins::OriginRef;
+use crate::watched_file::FileError;
 
 macro_rules! count {
     ($name:literal $(, $label:literal => $value:literal)?) => {
@@ -19,54 +17,62 @@ macro_rules! count {
     };
 }
 
+/// Records that the content of a file has changed.
 pub(crate) fn file_changed(path: &Path) {
-    tracing::info!(path = %path.display(), "new content taken in");
+    tracing::info!(path = %path.display(), "file changed; using the new content");
     count!("reqwest_wi_auth_file_changes_total");
 }
 
-/// `is_first`: since the last good read.
-pub(crate) fn file_failed(path: &Path, error: &FileError, is_first: bool) {
+/// Records the first failed read of a file after a successful one.
+pub(crate) fn file_failed(path: &Path, error: &FileError) {
     let path = path.display();
-    if is_first {
-        tracing::warn!(%path, %error, "file could not be read or is not valid; the last good content stays in use");
-    } else {
-        tracing::debug!(%path, %error, "file still could not be read or is not valid");
-    }
+    tracing::warn!(%path, %error, "file could not be loaded; keeping the previous content");
     count!("reqwest_wi_auth_file_failures_total");
 }
 
+/// Records a further failed read of a file.
+pub(crate) fn file_still_failed(path: &Path, error: &FileError) {
+    let path = path.display();
+    tracing::debug!(%path, %error, "file still could not be loaded");
+    count!("reqwest_wi_auth_file_failures_total");
+}
+
+/// Records that an identity token was fetched.
 pub(crate) fn metadata_fetched(audience: &str) {
     tracing::info!(audience, "identity token fetched");
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "ok");
 }
 
-/// `is_first`: since the last token was fetched, or since the error has changed.
-pub(crate) fn metadata_failed(audience: &str, error: &MetadataError, is_first: bool) {
-    if is_first {
-        tracing::warn!(audience, %error, "identity token could not be fetched; retrying");
-    } else {
-        tracing::debug!(audience, %error, "identity token still could not be fetched; retrying");
-    }
+/// Records a failed request to the metadata server that follows a successful one, or one that failed differently.
+pub(crate) fn metadata_failed(audience: &str, error: &MetadataError) {
+    tracing::warn!(audience, %error, "identity token could not be fetched; retrying");
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
 }
 
-/// A request passes without a token. `None`: its URL names no origin.
+/// Records a further failed request to the metadata server.
+pub(crate) fn metadata_still_failed(audience: &str, error: &MetadataError) {
+    tracing::debug!(audience, %error, "identity token still could not be fetched; retrying");
+    count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
+}
+
+/// Records that a request is sent without a token, since no tokens are sent to its origin. `None` if its URL has none.
 #[inline]
-pub(crate) fn not_attached(target: Option<Target<'_>>) {
-    match target {
+pub(crate) fn not_attached(origin: Option<OriginRef<'_>>) {
+    match origin {
         Some(origin) => {
-            tracing::debug!(%origin, "no token attached: tokens are not sent to this origin")
+            tracing::debug!(%origin, "no token attached: tokens are not sent to this origin");
         }
-        None => tracing::debug!("no token attached: the request's URL does not name an origin"),
+        None => tracing::debug!("no token attached: the URL of the request has no origin"),
     }
 }
 
+/// Records that a request is sent again after a 401.
 pub(crate) fn resent(url: &Url) {
-    tracing::debug!(origin = %url.origin().ascii_serialization(), "sending the request again with a newer token after a 401");
+    tracing::debug!(origin = %url.origin().ascii_serialization(), "received 401; sending the request again with a newer token");
     count!("reqwest_wi_auth_resends_total");
 }
 
-/// A 401 is handed to the caller, since no source had a newer token.
+/// Records that a 401 is returned to the caller, because no source has a newer token.
 pub(crate) fn not_resent(url: &Url) {
-    tracing::debug!(origin = %url.origin().ascii_serialization(), "request rejected with 401, and there is no newer token");
+    tracing::debug!(origin = %url.origin().ascii_serialization(), "received 401; not sending the request again, since there is no newer token");
 }

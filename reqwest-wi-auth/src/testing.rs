@@ -1,4 +1,10 @@
-//! Fakes for the tests of those who use this crate (feature `testing`).
+//! Fakes for tests of code that uses this crate: a kubelet that rotates tokens, and Google's metadata server.
+//!
+//! Tokens in files can be any text in the format of a JWT, since this crate does not verify signatures.
+//!
+//! # Examples
+//!
+//! A test of a rotation:
 //!
 //! ```
 //! # #[cfg(unix)]
@@ -6,36 +12,40 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use reqwest_wi_auth::{ProjectedToken, TokenSource as _, testing::Kubelet};
 //!
-//! let folder = tempfile::tempdir()?;
-//! let kubelet = Kubelet::new(folder.path().join("tokens"))?;
+//! let directory = tempfile::tempdir()?;
+//! let kubelet = Kubelet::new(directory.path().join("tokens"))?;
 //! kubelet.write([("gke-sa", "eyJhbGciOiJub25lIn0.e30.c2ln")])?;
 //! let token = ProjectedToken::open(kubelet.path("gke-sa")).await?;
-//! assert!(token.current().is_ok());
+//! assert_eq!(token.current()?.header(), "Bearer eyJhbGciOiJub25lIn0.e30.c2ln");
+//!
+//! let mut changes = token.subscribe();
+//! kubelet.rotate("gke-sa", "eyJhbGciOiJub25lIn0.e30.bmV3")?;
+//! changes.next().await;
+//! assert_eq!(token.current()?.header(), "Bearer eyJhbGciOiJub25lIn0.e30.bmV3");
 //! # Ok(())
 //! # }
 //! # #[cfg(not(unix))]
 //! # fn main() {}
 //! ```
 //!
+//! A test of an outage of the metadata server:
+//!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use reqwest_wi_auth::{MetadataServer, TokenSource as _, testing::{FakeMetadataServer, Fault}};
 //!
-//! let google = FakeMetadataServer::start().await?;
-//! let token = MetadataServer::with_host(google.host())?.open("https://auth-server.example").await?;
-//! google.set_fault(Some(Fault::Silent));
+//! let metadata = FakeMetadataServer::start().await?;
+//! let token = MetadataServer::with_host(metadata.host())?.open("https://auth-server.example").await?;
+//! metadata.set_fault(Some(Fault::NoResponse));
 //! assert!(token.current().is_ok());
 //! # Ok(())
 //! # }
 //! ```
 
-mod answer;
 #[cfg(unix)]
 mod kubelet;
 mod metadata;
-#[cfg(unix)]
-mod timestamp;
 
 #[cfg(unix)]
 pub use kubelet::Kubelet;

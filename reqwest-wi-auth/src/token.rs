@@ -1,4 +1,4 @@
-//! A bearer token: the header value, built once, and the times it says of itself.
+//! A bearer token: its header value, and the times in its claims.
 
 pub(crate) mod jwt;
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-pub use self::jwt::TokenFault;
+pub use self::jwt::TokenFormatError;
 use self::jwt::{Claims, Times};
 use crate::error::Error;
 
@@ -17,14 +17,17 @@ const SCHEME: &[u8] = b"Bearer ";
 
 /// A bearer token, ready to be sent.
 ///
-/// Cloning copies nothing of the token. Its memory is wiped with the last clone of it or of its
-/// [`header`](Self::header), and `Debug` does not show it.
+/// Cloning it does not copy the token. Its memory is wiped when the last clone of it and of its
+/// [`header`](Self::header) is dropped. `Debug` does not show the token.
+///
+/// # Examples
 ///
 /// ```
 /// # fn main() -> Result<(), reqwest_wi_auth::Error> {
 /// let token = reqwest_wi_auth::Token::opaque("s3cr3t")?;
 /// assert_eq!(token.header(), "Bearer s3cr3t");
 /// assert_eq!(token.expires_at(), None);
+/// assert!(!format!("{token:?}").contains("s3cr3t"));
 /// # Ok(())
 /// # }
 /// ```
@@ -34,36 +37,65 @@ pub struct Token {
     times: Times,
 }
 
+/// Which tokens are accepted from a file or a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenFormat {
+    Jwt,
+    /// A JWT or any other token.
+    Opaque,
+}
+
 impl Token {
-    /// Creates a token from a JWT in compact form (RFC 7519), without the white space around it.
+    /// Creates a token from a JWT in compact form (RFC 7519). White space around it is removed.
     ///
-    /// Its three parts have to be base64url, its header and payload JSON objects, and its signature as long as the
-    /// header's `alg` implies. Its signature is not verified: that is up to the recipient.
+    /// The token has three parts in canonical base64url. The header and the payload are JSON objects, and the signature
+    /// has the length that the header's `alg` implies (for RSA: 256 to 1024 bytes). The signature is not verified: that
+    /// is up to the recipient.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Token`] if it is not a JWT.
+    /// Returns [`Error::InvalidToken`] if it is not a JWT.
+    ///
+    /// # Examples
+    ///
+    /// The error names the first character that a token cannot have, and its position, but does not contain the token:
+    ///
+    /// ```
+    /// use reqwest_wi_auth::Token;
+    ///
+    /// let error = Token::new("Bearer eyJhbGciOiJSUzI1NiJ9").unwrap_err();
+    /// assert!(error.to_string().contains("a space at byte 7"));
+    /// ```
     pub fn new(token: impl AsRef<[u8]>) -> Result<Self, Error> {
-        Ok(Self::with_audiences(token.as_ref())?.0)
+        Ok(Self::parse_jwt(token.as_ref())?.0)
     }
 
-    /// Creates a token from a JWT, and returns its audiences (`aud`).
-    pub(crate) fn with_audiences(token: &[u8]) -> Result<(Self, Vec<String>), Error> {
-        let token = jwt::trim(token, jwt::is_jwt_byte).map_err(fault)?;
-        let claims = Claims::parse(token).map_err(fault)?;
+    /// Creates a token from a JWT, and returns it with its audiences (`aud`).
+    pub(crate) fn parse_jwt(token: &[u8]) -> Result<(Self, Vec<String>), Error> {
+        let token = jwt::trim(token, jwt::is_jwt_byte).map_err(invalid)?;
+        let claims = Claims::parse(token).map_err(invalid)?;
         Ok((Self::build(token, claims.times)?, claims.audiences))
     }
 
-    /// Creates a token of any kind (RFC 6750, section 2.1), without the white space around it. If it is a JWT, its times
-    /// are read; otherwise it has none.
+    /// Creates a token of any format (RFC 6750, section 2.1). White space around it is removed.
+    ///
+    /// If it is a JWT, the times in its claims are available; otherwise it has none.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Token`] if it is empty, or has characters other than visible ASCII, or quotes.
+    /// Returns [`Error::InvalidToken`] if it is empty, or contains quotes or anything other than visible ASCII characters.
     pub fn opaque(token: impl AsRef<[u8]>) -> Result<Self, Error> {
-        let token = jwt::trim(token.as_ref(), jwt::is_opaque_byte).map_err(fault)?;
+        let token = jwt::trim(token.as_ref(), jwt::is_opaque_byte).map_err(invalid)?;
         let times = Claims::parse(token).unwrap_or_default().times;
         Self::build(token, times)
+    }
+
+    /// Creates a token of a configured format.
+    pub(crate) fn parse(token: &[u8], format: TokenFormat) -> Result<Self, Error> {
+        match format {
+            TokenFormat::Jwt => Self::new(token),
+            TokenFormat::Opaque => Self::opaque(token),
+        }
     }
 
     fn build(token: &[u8], times: Times) -> Result<Self, Error> {
@@ -71,45 +103,48 @@ impl Token {
         header.extend_from_slice(SCHEME);
         header.extend_from_slice(token);
         let header = HeaderValue::from_maybe_shared(Bytes::from_owner(header));
-        let mut header = header.map_err(|_| fault(TokenFault::Header))?;
+        let mut header = header.map_err(|_| invalid(TokenFormatError::InvalidHeaderValue))?;
         header.set_sensitive(true);
         Ok(Self { header, times })
     }
 
-    /// `Bearer` and the token, marked sensitive. Cloning it copies nothing of the token.
+    /// Returns the value for the `Authorization` header: `Bearer` and the token, marked as sensitive.
+    ///
+    /// Cloning it does not copy the token.
     pub fn header(&self) -> &HeaderValue {
         &self.header
     }
 
-    /// The same without a clone.
+    /// Returns the value for the `Authorization` header, without cloning it.
     pub(crate) fn into_header(self) -> HeaderValue {
         self.header
     }
 
-    /// When the token expires (`exp`), if it says.
+    /// Returns when the token expires (`exp`), or `None` if it has no such claim.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.times.expires_at
     }
 
-    /// When the token was issued (`iat`), if it says.
+    /// Returns when the token was issued (`iat`), or `None` if it has no such claim.
     pub fn issued_at(&self) -> Option<SystemTime> {
         self.times.issued_at
     }
 
-    /// When a Kubernetes token that formally lives for a year should have been replaced
-    /// (`kubernetes.io.warnafter`), if it says.
+    /// Returns when the token should have been replaced (`kubernetes.io.warnafter`), or `None` if it has no such claim.
+    ///
+    /// Kubernetes adds this claim to tokens that are valid for a year but replaced every hour.
     pub fn warn_after(&self) -> Option<SystemTime> {
         self.times.warn_after
     }
 
-    /// Returns the token with this expiry, unless it expires before by itself.
-    pub(crate) fn expiring_by(mut self, time: SystemTime) -> Self {
+    /// Returns the token with its expiry limited to a time.
+    pub(crate) fn with_max_expiry(mut self, time: SystemTime) -> Self {
         let expiry = self.times.expires_at;
         self.times.expires_at = Some(expiry.map_or(time, |expiry| expiry.min(time)));
         self
     }
 
-    /// Returns whether this token expires before another one. One that does not say when it expires never does.
+    /// Returns whether this token expires before another one. Returns false if either has no expiry.
     pub(crate) fn expires_before(&self, other: &Self) -> bool {
         match (self.expires_at(), other.expires_at()) {
             (Some(this), Some(other)) => this < other,
@@ -117,17 +152,17 @@ impl Token {
         }
     }
 
-    /// Returns whether the token has expired by then.
-    pub fn is_expired(&self, now: SystemTime) -> bool {
-        self.expires_at().is_some_and(|expiry| expiry <= now)
+    /// Returns whether the token has expired at a time. Returns false if it has no expiry.
+    pub fn is_expired(&self, at: SystemTime) -> bool {
+        self.expires_at().is_some_and(|expiry| expiry <= at)
     }
 
-    /// The next moment at which a newer token is to be looked for: at 80 % of its life, when Kubernetes
-    /// would warn, when it expires.
-    pub(crate) fn renewal_after(&self, now: SystemTime) -> Option<SystemTime> {
+    /// Returns when a newer token should be available: at 80 % of the lifetime, at `warnafter`, or at the expiry, whichever
+    /// comes next after `now`. Returns `None` if none of them does.
+    pub(crate) fn next_renewal(&self, now: SystemTime) -> Option<SystemTime> {
         let at_80_percent = || {
-            let (from, to) = (self.issued_at()?, self.expires_at()?);
-            from.checked_add(to.duration_since(from).ok()?.mul_f64(0.8))
+            let (issued, expires) = (self.issued_at()?, self.expires_at()?);
+            issued.checked_add(expires.duration_since(issued).ok()?.mul_f64(0.8))
         };
         [at_80_percent(), self.warn_after(), self.expires_at()]
             .into_iter()
@@ -137,6 +172,7 @@ impl Token {
     }
 }
 
+/// Compares the tokens themselves.
 impl PartialEq for Token {
     fn eq(&self, other: &Self) -> bool {
         self.header == other.header
@@ -153,12 +189,12 @@ impl fmt::Debug for Token {
     }
 }
 
-fn fault(reason: TokenFault) -> Error {
-    Error::Token { reason }
+fn invalid(reason: TokenFormatError) -> Error {
+    Error::InvalidToken { reason }
 }
 
-/// Seconds since the epoch as a time; nothing for what no calendar has.
-fn time(seconds: f64) -> Option<SystemTime> {
+/// Converts seconds since the Unix epoch to a time. Returns `None` if the time cannot be represented.
+fn from_unix_seconds(seconds: f64) -> Option<SystemTime> {
     let since_epoch = Duration::try_from_secs_f64(seconds).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(since_epoch)
 }
@@ -187,16 +223,16 @@ mod tests {
         format!("{header}.e30.{}", encode(&vec![0xa5; length]))
     }
 
-    fn fault_of(text: impl AsRef<[u8]>) -> Option<TokenFault> {
+    fn format_error(text: impl AsRef<[u8]>) -> Option<TokenFormatError> {
         match Token::new(text) {
             Ok(_) => None,
-            Err(Error::Token { reason }) => Some(reason),
+            Err(Error::InvalidToken { reason }) => Some(reason),
             Err(other) => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn the_first_character_that_a_token_cannot_have_is_named_with_its_position() {
+    fn the_error_names_the_first_invalid_character_and_its_position() {
         let good = jwt(CLAIMS);
         let cases: [(Vec<u8>, &str, usize); 15] = [
             (format!("\u{feff}{good}").into(), "BOM", 1),
@@ -216,12 +252,12 @@ mod tests {
             ([b"\x80", good.as_bytes()].concat(), "0x80", 1),
         ];
         for (bytes, name, position) in cases {
-            let Some(TokenFault::Character {
+            let Some(TokenFormatError::Character {
                 character,
                 position: found,
-            }) = fault_of(&bytes)
+            }) = format_error(&bytes)
             else {
-                panic!("{name}: {:?}", fault_of(&bytes));
+                panic!("{name}: {:?}", format_error(&bytes));
             };
             assert!(character.contains(name), "{character}");
             assert_eq!(found, position, "{character}");
@@ -233,46 +269,46 @@ mod tests {
     }
 
     #[test]
-    fn all_three_parts_are_checked() {
+    fn all_three_parts_are_validated() {
         let good = jwt(CLAIMS);
         let [header, payload, signature] = good.split('.').collect::<Vec<_>>()[..] else {
             panic!("three parts");
         };
-        let sum = |parts: &[&str]| fault_of(parts.join("."));
+        let error = |parts: &[&str]| format_error(parts.join("."));
         for found in [1, 2, 4, 5] {
             let parts = vec![header; found];
-            assert_eq!(sum(&parts), Some(TokenFault::Parts { found }));
+            assert_eq!(error(&parts), Some(TokenFormatError::Parts { found }));
         }
-        let empty = |part| Some(TokenFault::EmptyPart { part });
-        assert_eq!(sum(&["", payload, signature]), empty("header"));
-        assert_eq!(sum(&[header, "", signature]), empty("payload"));
-        assert_eq!(sum(&[header, payload, ""]), empty("signature"));
-        // A length that base64 cannot have, and bits beyond the last byte.
-        let base64 = |part| Some(TokenFault::Base64 { part });
+        let empty = |part| Some(TokenFormatError::EmptyPart { part });
+        assert_eq!(error(&["", payload, signature]), empty("header"));
+        assert_eq!(error(&[header, "", signature]), empty("payload"));
+        assert_eq!(error(&[header, payload, ""]), empty("signature"));
+        // A length that base64 cannot have, and non-zero bits after the last byte.
+        let base64 = |part| Some(TokenFormatError::Base64 { part });
         for broken in ["a", "abcde", "e31"] {
-            assert_eq!(sum(&[broken, payload, signature]), base64("header"));
-            assert_eq!(sum(&[header, broken, signature]), base64("payload"));
-            assert_eq!(sum(&[header, payload, broken]), base64("signature"));
+            assert_eq!(error(&[broken, payload, signature]), base64("header"));
+            assert_eq!(error(&[header, broken, signature]), base64("payload"));
+            assert_eq!(error(&[header, payload, broken]), base64("signature"));
         }
-        let json = |part| Some(TokenFault::Json { part });
+        let json = |part| Some(TokenFormatError::Json { part });
         // `[]`, `"a"`, `null`, half an object, two objects, bytes.
         for broken in ["W10", "ImEi", "bnVsbA", "eyJh", "e317fQ", "gICA"] {
             assert_eq!(
-                sum(&[broken, payload, signature]),
+                error(&[broken, payload, signature]),
                 json("header"),
                 "{broken}"
             );
             assert_eq!(
-                sum(&[header, broken, signature]),
+                error(&[header, broken, signature]),
                 json("payload"),
                 "{broken}"
             );
         }
-        assert_eq!(sum(&[header, payload, signature]), None);
+        assert_eq!(error(&[header, payload, signature]), None);
     }
 
     #[test]
-    fn a_signature_has_the_length_that_its_algorithm_implies() {
+    fn the_length_of_the_signature_has_to_match_the_algorithm() {
         let cases: [(&str, &[usize]); 13] = [
             ("RS256", &[256, 384, 512, 1024]),
             ("RS384", &[256, 512]),
@@ -290,26 +326,26 @@ mod tests {
         ];
         for (alg, lengths) in cases {
             for &length in lengths {
-                assert_eq!(fault_of(signed(alg, length)), None, "{alg} {length}");
-                // Cut off anywhere, or with more behind it.
+                assert_eq!(format_error(signed(alg, length)), None, "{alg} {length}");
+                // Truncated, or with trailing bytes.
                 for other in [1, 9, length / 2, length - 1, length + 1, 2048] {
                     if lengths.contains(&other) {
                         continue;
                     }
-                    let fault = fault_of(signed(alg, other));
+                    let error = format_error(signed(alg, other));
                     let is_length = matches!(
-                        fault,
-                        Some(TokenFault::SignatureLength { found, .. }) if found == other
+                        error,
+                        Some(TokenFormatError::SignatureLength { found, .. }) if found == other
                     );
-                    assert!(is_length, "{alg} {other}: {fault:?}");
+                    assert!(is_length, "{alg} {other}: {error:?}");
                 }
             }
         }
-        assert_eq!(fault_of(signed("of-the-future", 3)), None);
+        assert_eq!(format_error(signed("unknown", 3)), None);
     }
 
     #[test]
-    fn an_opaque_token_in_quotes_is_refused() {
+    fn an_opaque_token_with_quotes_or_line_breaks_is_rejected() {
         for text in [
             "\"s3cr3t\"",
             "'s3cr3t'",
@@ -321,31 +357,31 @@ mod tests {
     }
 
     fn at(seconds: f64) -> SystemTime {
-        time(seconds).unwrap()
+        from_unix_seconds(seconds).unwrap()
     }
 
     #[test]
-    fn white_space_around_a_token_is_taken_off() {
+    fn white_space_around_a_token_is_removed() {
         let text = jwt(CLAIMS);
         let token = Token::new(format!("\n {text}\r\n")).unwrap();
         assert_eq!(token.header(), format!("Bearer {text}").as_str());
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn bytes_that_are_not_a_token_are_rejected() {
         let long = jwt("[]");
         for text in [
             "", " \n", "a b", "a.b", "a.b.c.d", "..", "ä.b.c", "a\0", &long, "a.b.c",
         ] {
             assert!(
-                matches!(Token::new(text), Err(Error::Token { .. })),
+                matches!(Token::new(text), Err(Error::InvalidToken { .. })),
                 "{text:?}"
             );
         }
     }
 
     #[test]
-    fn an_opaque_token_is_taken_where_it_is_asked_for() {
+    fn opaque_tokens_are_accepted_only_on_request() {
         assert!(Token::new("s3cr3t").is_err());
         assert_eq!(Token::opaque("s3cr3t\n").unwrap().header(), "Bearer s3cr3t");
         assert!(Token::opaque("two words").is_err());
@@ -356,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_and_absent_ones_are_absent() {
+    fn times_are_read_from_the_claims() {
         let token = Token::new(jwt(CLAIMS)).unwrap();
         assert_eq!(token.issued_at(), Some(at(1000.0)));
         assert_eq!(token.expires_at(), Some(at(2000.0)));
@@ -369,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_token_is_looked_for_at_warnafter_at_80_percent_and_at_expiry() {
+    fn the_next_renewal_is_at_warnafter_80_percent_or_expiry() {
         let token = Token::new(jwt(CLAIMS)).unwrap();
         for (now, next) in [
             (1000.0, Some(1500.0)),
@@ -377,19 +413,19 @@ mod tests {
             (1800.0, Some(2000.0)),
             (2000.0, None),
         ] {
-            assert_eq!(token.renewal_after(at(now)), next.map(at), "{now}");
+            assert_eq!(token.next_renewal(at(now)), next.map(at), "{now}");
         }
     }
 
     #[test]
-    fn a_token_is_expired_from_exp_on() {
+    fn a_token_is_expired_from_its_exp_on() {
         let token = Token::new(jwt(CLAIMS)).unwrap();
         assert!(!token.is_expired(at(1999.9)));
         assert!(token.is_expired(at(2000.0)));
     }
 
     #[test]
-    fn debug_shows_no_token() {
+    fn debug_does_not_show_the_token() {
         let text = jwt(CLAIMS);
         let token = Token::new(&text).unwrap();
         let shown = format!("{token:?} {:?}", token.header());

@@ -1,215 +1,156 @@
-//! A file that is replaced while it is in use, followed.
+//! Watches a file that is replaced while it is in use, and keeps its parsed content available.
+//!
+//! A task ([`task`]) reads the file whenever the operating system reports a change in one of the
+//! [directories on its path](directories), and on a [schedule]. Each read runs on a separate thread with a
+//! [time limit](timed_reader), which [watches the directories and parses the content](file_reader).
 
 mod builder;
-pub(crate) mod error;
-mod folders;
-mod follower;
-mod functions;
-mod health;
-mod hub;
-mod mount;
-mod reader;
-mod timing;
-mod worker;
+mod directories;
+mod error;
+mod file_reader;
+mod schedule;
+mod task;
+mod timed_reader;
+mod watcher;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 pub use self::builder::WatchedFileBuilder;
+pub(crate) use self::builder::{DEFAULT_READ_LIMIT, DEFAULT_STARTUP_LIMIT};
 pub use self::error::{FileError, ParseError};
-use self::functions::{Now, Renewal, Replace};
-pub use self::health::FileHealth;
-use self::health::{HealthCell, Report};
-use self::hub::ChangeSignal;
-use self::reader::{Reader, Sink};
-use self::timing::Timing;
+use self::file_reader::Notifications;
+pub(crate) use self::file_reader::ReadFn;
+pub(crate) use self::task::ClockFn;
+use self::task::{FirstRead, Shared};
 use crate::background::{Background, Events};
-use crate::telemetry;
 
-/// A file whose content is read, parsed, and kept at hand while others replace it: by the kubelet's swap
-/// of a projected volume, secret or config map, by a rename, or in place.
+/// A file whose parsed content is kept in memory, and updated when the file is replaced: by the kubelet's swap of a
+/// projected volume, secret or config map, by a rename, or by writing to it.
 ///
-/// The file is read again at once when the system reports a change in one of the folders on the way to it, and on a timer
-/// all the same. Content that cannot be read or parsed leaves the last valid value in place, and is tried again soon. All
-/// files of a process share one watcher of the system.
+/// The file is read when the operating system reports a change in one of the directories on its path, and in addition at a
+/// regular interval. If it cannot be read, or its content is not valid, the last valid value stays current, and reading is
+/// retried with increasing delays of 5 ms to 5 s. All files of a process share one watcher of the operating system.
+///
+/// Clones are handles to the same file.
 ///
 /// # Runtimes
 ///
-/// A task follows the file on the tokio runtime that it was opened in. It ends with the last clone, or by
-/// [`shutdown`](Self::shutdown). If it ends with its runtime before that, or the runtime is not driven, a warning is
-/// logged, [`health`](Self::health) says that nobody follows the file, and the next use of the file within another runtime
-/// ([`current`](Self::current), [`with`](Self::with), [`reread`](Self::reread), [`Changes::next`]) follows it from there.
-/// So a file can be kept in a `static` over several runtimes, such as those of tests. [`reread`](Self::reread) reads the
-/// file wherever it is called, and outside a runtime too.
+/// A task on the tokio runtime in which the file was opened keeps the value up to date. It ends when the last handle is
+/// dropped, or with [`shutdown`](Self::shutdown).
 ///
-/// Reads are made on threads of their own. The end of a runtime does not wait for a read that blocks.
+/// If the runtime ends before that, or is not driven, a warning is logged and [`FileHealth::running`] is false. The next
+/// call of [`current`](Self::current), [`with`](Self::with), [`reread`](Self::reread), [`subscribe`](Self::subscribe) or
+/// [`Changes::next`] within another runtime starts the task there. Therefore a file can be kept in a `static` while
+/// runtimes come and go, such as those of tests.
+///
+/// Reads run on separate threads. The end of a runtime does not wait for a read that blocks.
+///
+/// # Examples
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("limit");
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("limit");
 /// # std::fs::write(&path, "10")?;
 /// use reqwest_wi_auth::WatchedFile;
 ///
 /// let limit = WatchedFile::open(&path, |bytes| Ok(std::str::from_utf8(bytes)?.trim().parse::<u32>()?)).await?;
 /// assert_eq!(*limit.current(), 10);
+///
+/// std::fs::write(&path, "20")?;
+/// assert_eq!(*limit.reread().await?, 20);
 /// # Ok(())
 /// # }
 /// ```
 pub struct WatchedFile<T> {
     shared: Arc<Shared<T>>,
-    /// Ends the following with the last clone.
-    following: Arc<Following>,
+    /// Ends the task when the last handle is dropped.
+    handle: Arc<Handle>,
 }
 
-/// What handles and the task share.
-pub(crate) struct Shared<T> {
-    path: PathBuf,
-    value: ArcSwap<T>,
-    health: HealthCell,
-    reader: Arc<Reader<T>>,
-    signal: Arc<ChangeSignal>,
-    background: Arc<Background>,
-    timing: Timing,
-    renewal: Renewal<T>,
-    replace: Replace<T>,
-    now: Now,
+/// The state of a [`WatchedFile`]. Returned by [`WatchedFile::health`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FileHealth {
+    /// Whether a task keeps the value up to date. False after [`shutdown`](WatchedFile::shutdown), and after the task's
+    /// runtime has ended until the file is used within another one.
+    pub running: bool,
+    /// Whether a task is running and the operating system reports changes to it. If not, the file is read at
+    /// [`fallback_poll_interval`](WatchedFileBuilder::fallback_poll_interval).
+    pub change_notifications: bool,
+    /// When the current value was read for the first time.
+    pub last_change: SystemTime,
+    /// The error of the last read, or `None` if it succeeded. The last valid value stays current.
+    pub last_error: Option<FileError>,
 }
 
-/// The handles of one file. What depends on the type of the value is behind a trait, so that the methods of a handle have
-/// no bounds on it.
-struct Following(Arc<dyn Follow>);
+/// The handle that all clones of a [`WatchedFile`] share. Ends the task when it is dropped.
+struct Handle(Arc<dyn FileTask>);
 
-/// What a handle asks for.
-trait Follow: Send + Sync {
+/// The operations of a handle that depend on the type of the value, as a trait object, so that the methods of
+/// [`WatchedFile`] have no bounds on that type.
+trait FileTask: Send + Sync {
     fn background(&self) -> &Background;
-    /// Follows the file from the current runtime, if nobody does and there is one.
-    fn ensure_followed(self: Arc<Self>);
-    /// Reads the file. The result is in the shared state.
+    fn ensure_running(self: Arc<Self>);
     fn read(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
-    /// Reads the file, and blocks this thread meanwhile.
     fn read_blocking(self: Arc<Self>);
 }
 
-impl<T: PartialEq + Send + Sync + 'static> Follow for Shared<T> {
+impl<T: PartialEq + Send + Sync + 'static> FileTask for Shared<T> {
     fn background(&self) -> &Background {
         &self.background
     }
 
-    fn ensure_followed(self: Arc<Self>) {
-        worker::ensure_followed(&self, false);
+    fn ensure_running(self: Arc<Self>) {
+        Shared::ensure_running(&self, FirstRead::Now);
     }
 
     fn read(self: Arc<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(async move {
-            self.reader.read(self.timing.read_limit).await;
-            self.report();
-        })
+        Box::pin(async move { Shared::read(&self).await })
     }
 
     fn read_blocking(self: Arc<Self>) {
-        self.reader.read_blocking(self.timing.read_limit);
-        self.report();
+        Shared::read_blocking(&self);
     }
 }
 
-impl<T: PartialEq + Send + Sync + 'static> Sink<T> for Shared<T> {
-    fn publish(&self, read: Result<T, FileError>, is_watching: bool) {
-        let now = (self.now)();
-        let allowed = |value: T| {
-            let current = self.value.load();
-            let replaced = if value == **current {
-                Ok(())
-            } else {
-                (self.replace)(&current, &value)
-            };
-            replaced
-                .map(|()| value)
-                .map_err(|error| FileError::Content {
-                    path: self.path.clone(),
-                    source: error.into(),
-                })
-        };
-        let read = read.and_then(allowed);
-        let mut readings = self.health.lock();
-        readings.is_watching = is_watching;
-        match read {
-            Ok(value) => {
-                readings.failures = 0;
-                readings.last_error = None;
-                if value == **self.value.load() {
-                    return;
-                }
-                self.value.store(Arc::new(value));
-                readings.last_change = now;
-                readings.reports.push(Report::Changed);
-                drop(readings);
-                self.background.notify_changed();
-            }
-            Err(error) => {
-                let is_first = readings.failures == 0;
-                readings.failures = readings.failures.saturating_add(1);
-                readings.last_error = Some(error.clone());
-                readings.reports.push(Report::Failed { error, is_first });
-            }
-        }
-    }
-}
-
-impl<T> Shared<T> {
-    /// The pause before the next read.
-    fn pause(&self) -> Duration {
-        let now = (self.now)();
-        let renewal = (self.renewal)(&self.value.load(), now);
-        let readings = self.health.lock();
-        self.timing
-            .pause(readings.is_watching, readings.failures, renewal, now)
-    }
-
-    /// Logs and counts what reads have shown. Called by tasks, not by the threads that read, so that a subscriber that is
-    /// set for a thread or task sees it.
-    fn report(&self) {
-        let reports = std::mem::take(&mut self.health.lock().reports);
-        for report in reports {
-            match report {
-                Report::Changed => telemetry::file_changed(&self.path),
-                Report::Failed { error, is_first } => {
-                    telemetry::file_failed(&self.path, &error, is_first);
-                }
-            }
-        }
-    }
-}
-
-impl Following {
-    /// Follows the file from the current runtime if nobody does.
+impl Handle {
+    /// Starts the task on the current runtime if there is none. Does not detect a task whose runtime is not driven, so it
+    /// is cheap.
     #[inline]
-    fn ensure(&self) {
+    fn ensure_task(&self) {
         if !self.0.background().has_task() {
-            self.0.clone().ensure_followed();
+            self.0.clone().ensure_running();
         }
     }
 }
 
-impl Drop for Following {
+impl Drop for Handle {
     fn drop(&mut self) {
         self.0.background().close();
     }
 }
 
 impl<T: PartialEq + Send + Sync + 'static> WatchedFile<T> {
-    /// Opens a file with the default settings: see [`builder`](Self::builder).
+    /// Opens a file with the default settings of its [`builder`](Self::builder).
+    ///
+    /// `parse` returns the value of the file's content, or an error, which must not contain a secret.
     ///
     /// # Errors
     ///
-    /// [`FileError::NotInTime`] if there is no sound content within 5 s.
+    /// Returns [`FileError::StartupTimeout`] if the file has no valid content within 5 s, and [`FileError::NoRuntime`]
+    /// outside a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the timer of the runtime is not enabled.
     pub async fn open(
         path: impl Into<PathBuf>,
         parse: impl Fn(&[u8]) -> Result<T, ParseError> + Send + Sync + 'static,
@@ -217,8 +158,9 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFile<T> {
         Self::builder(path, parse).open().await
     }
 
-    /// Starts the settings of a file to be followed. `parse` makes a value of the file's content, or says
-    /// what is wrong with it; its error must not show a secret.
+    /// Returns a builder with the default settings.
+    ///
+    /// `parse` returns the value of the file's content, or an error, which must not contain a secret.
     pub fn builder(
         path: impl Into<PathBuf>,
         parse: impl Fn(&[u8]) -> Result<T, ParseError> + Send + Sync + 'static,
@@ -227,91 +169,99 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFile<T> {
     }
 
     fn new(shared: Arc<Shared<T>>) -> Self {
-        let following = Arc::new(Following(shared.clone()));
-        Self { shared, following }
+        let handle = Arc::new(Handle(shared.clone()));
+        Self { shared, handle }
     }
 }
 
 impl<T> WatchedFile<T> {
-    /// Returns the value of the newest valid content. Does no I/O.
+    /// Returns the value of the newest valid content. Performs no I/O.
     pub fn current(&self) -> Arc<T> {
-        self.following.ensure();
+        self.handle.ensure_task();
         self.shared.value.load_full()
     }
 
-    /// Calls a function with the current value, without keeping it. Does no I/O.
-    pub fn with<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        self.following.ensure();
-        look(&self.shared.value.load())
+    /// Calls a function with the value of the newest valid content, and returns its result. Performs no I/O.
+    ///
+    /// Cheaper than [`current`](Self::current), since it does not count a reference.
+    pub fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        self.handle.ensure_task();
+        self.peek(f)
     }
 
-    /// Returns the file's path, made absolute.
+    /// Calls a function with the current value, without starting the task.
+    pub(crate) fn peek<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        f(&self.shared.value.load())
+    }
+
+    /// Returns the path of the file, made absolute.
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
 
-    /// Returns the state of the following. Does not start it again.
+    /// Returns the state of the file. Starts no task.
     pub fn health(&self) -> FileHealth {
-        let following = self.shared.background.is_running();
-        let readings = self.shared.health.lock();
+        let running = self.shared.background.is_running();
+        let status = self.shared.status.lock();
         FileHealth {
-            following,
-            watching: following && readings.is_watching,
-            last_change: readings.last_change,
-            last_error: readings.last_error.clone(),
+            running,
+            change_notifications: running && status.notifications == Notifications::Active,
+            last_change: status.last_change,
+            last_error: status.last_error.clone(),
         }
     }
 
-    /// Returns a receiver of the changes from now on.
+    /// Returns a receiver of the changes of the value from now on.
     pub fn subscribe(&self) -> Changes<T> {
-        self.following.ensure();
+        self.handle.ensure_task();
         let mut events = self.shared.background.events();
         let seen = events.borrow_and_update().changes;
         Changes {
             shared: self.shared.clone(),
-            following: Arc::downgrade(&self.following),
+            handle: Arc::downgrade(&self.handle),
             events,
             seen,
         }
     }
 
-    /// Reads the file now, and waits until that is done. Calls at the same time share a read. Dropping the future leaves
-    /// the read to go on.
+    /// Reads the file now, and returns the value. Concurrent calls share one read. Works outside a runtime too.
+    ///
+    /// Cancel safe: if the future is dropped, the read continues.
     ///
     /// # Errors
     ///
-    /// Returns what was wrong with the file, while the last valid value stays current. A read that takes longer than its
-    /// limit is an error too. [`FileError::Closed`] after [`shutdown`](Self::shutdown).
+    /// Returns the error if the file cannot be read within the [`read_limit`](WatchedFileBuilder::read_limit), or its
+    /// content is not valid; the last valid value stays current. Returns [`FileError::Closed`] after
+    /// [`shutdown`](Self::shutdown).
     pub async fn reread(&self) -> Result<Arc<T>, FileError> {
         if self.shared.background.is_closed() {
             return Err(FileError::Closed {
                 path: self.shared.path.clone(),
             });
         }
-        // Even if there is a task: nobody may drive it.
-        self.following.0.clone().ensure_followed();
-        self.following.0.clone().read().await;
-        self.result()
+        // Called even if there is a task, since its runtime may not be driven.
+        self.handle.0.clone().ensure_running();
+        self.handle.0.clone().read().await;
+        self.last_result()
     }
 
-    /// Reads the file now, outside a runtime, and blocks this thread for up to the time limit of a read.
+    /// Reads the file now, outside a runtime, and returns the value. Blocks the current thread.
     pub(crate) fn reread_blocking(&self) -> Result<Arc<T>, FileError> {
-        self.following.0.clone().read_blocking();
-        self.result()
+        self.handle.0.clone().read_blocking();
+        self.last_result()
     }
 
-    fn result(&self) -> Result<Arc<T>, FileError> {
-        let error = self.shared.health.lock().last_error.clone();
+    fn last_result(&self) -> Result<Arc<T>, FileError> {
+        let error = self.shared.status.lock().last_error.clone();
         match error {
             None => Ok(self.shared.value.load_full()),
             Some(error) => Err(error),
         }
     }
 
-    /// Ends the following for all clones, and waits until it has ended, but not for a runtime that does not run or a read
-    /// that blocks. The last value stays readable.
+    /// Ends the task for all handles, and waits until it has ended, for up to 1 s. The last value stays readable.
     pub async fn shutdown(&self) {
-        self.shared.background.end().await;
+        self.shared.background.shutdown().await;
     }
 }
 
@@ -319,7 +269,7 @@ impl<T> Clone for WatchedFile<T> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
-            following: self.following.clone(),
+            handle: self.handle.clone(),
         }
     }
 }
@@ -333,17 +283,23 @@ impl<T> fmt::Debug for WatchedFile<T> {
     }
 }
 
-/// Receives the changes of a [`WatchedFile`]'s value. It does not keep the file followed.
+/// A receiver of the changes of a [`WatchedFile`]'s value. Created by [`WatchedFile::subscribe`].
+///
+/// It does not keep the file watched: that takes a [`WatchedFile`].
 pub struct Changes<T> {
     shared: Arc<Shared<T>>,
-    following: Weak<Following>,
+    handle: Weak<Handle>,
     events: watch::Receiver<Events>,
     seen: u64,
 }
 
 impl<T> Changes<T> {
-    /// Waits for a value other than the last one seen. `None` if the file is not followed any more: its last handle was
-    /// dropped, or it was shut down. Values that follow each other closely may be skipped. Cancel-safe.
+    /// Waits until the value has changed since the last call, and returns the newest value. Intermediate values may be
+    /// skipped.
+    ///
+    /// Returns `None` if the file is no longer watched: its last handle was dropped, or it was shut down.
+    ///
+    /// Cancel safe: no change is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Arc<T>> {
         loop {
             let events = *self.events.borrow_and_update();
@@ -355,7 +311,7 @@ impl<T> Changes<T> {
                 return None;
             }
             // The task may have ended with its runtime.
-            self.following.upgrade()?.ensure();
+            self.handle.upgrade()?.ensure_task();
             self.events.changed().await.ok()?;
         }
     }

@@ -211,7 +211,7 @@ pub(crate) fn metadata_requests() -> Target {
         for caller in callers {
             caller.await.expect("no panic");
         }
-        fake.requests()
+        fake.request_count()
     });
     Target::new(
         "metadata_requests_for_100_cold_callers",

@@ -1,4 +1,4 @@
-//! The future of a response to a request with a token.
+//! The response future of the tower service.
 
 use std::fmt;
 use std::future::Future;
@@ -10,13 +10,14 @@ use http::Request;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::waiting::Waiting;
-use super::{BoxError, SendError};
+use super::pending::PendingRequest;
+use super::{BoxError, Protocol, SendError};
 use crate::error::Error;
 
 pin_project! {
-    /// The future of [`BearerAuthService`](super::BearerAuthService). Nothing is boxed unless a token has to be waited
-    /// for.
+    /// The response future of [`BearerAuthService`](super::BearerAuthService).
+    ///
+    /// It allocates only if the token is not available yet.
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
@@ -33,17 +34,17 @@ pin_project! {
         S: Service<Request<B>>,
     {
         Calling { #[pin] future: F },
-        Waiting { waiting: Handle<S, B>, is_grpc: bool },
+        Pending { request: CancelOnDrop<S, B>, protocol: Protocol },
         Failed { error: Option<SendError> },
     }
 }
 
-/// The response's reference to a waiting request, which gives the request up when it is dropped.
-struct Handle<S, B>(Arc<Waiting<S, B>>)
+/// The reference of a response future to its pending request, which is cancelled when the future is dropped.
+struct CancelOnDrop<S, B>(Arc<PendingRequest<S, B>>)
 where
     S: Service<Request<B>>;
 
-impl<S, B> Drop for Handle<S, B>
+impl<S, B> Drop for CancelOnDrop<S, B>
 where
     S: Service<Request<B>>,
 {
@@ -56,21 +57,24 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
+    /// Creates the future of a request that was passed to the inner service.
     pub(super) fn calling(future: S::Future) -> Self {
         Self {
             state: State::Calling { future },
         }
     }
 
-    pub(super) fn waiting(waiting: Arc<Waiting<S, B>>, is_grpc: bool) -> Self {
+    /// Creates the future of a request that waits for a token.
+    pub(super) fn pending(request: Arc<PendingRequest<S, B>>, protocol: Protocol) -> Self {
         Self {
-            state: State::Waiting {
-                waiting: Handle(waiting),
-                is_grpc,
+            state: State::Pending {
+                request: CancelOnDrop(request),
+                protocol,
             },
         }
     }
 
+    /// Creates a future that returns an error.
     pub(super) fn failed(error: SendError) -> Self {
         Self {
             state: State::Failed { error: Some(error) },
@@ -88,16 +92,16 @@ where
 
     /// # Panics
     ///
-    /// Panics if it is polled again after it has completed with an error.
+    /// Panics if it is polled again after it has returned an error.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Calling { future } => return future.poll(cx).map_err(SendError::client),
-                StateProj::Waiting { waiting, is_grpc } => match ready!(waiting.0.poll_call(cx)) {
+                StateProj::Pending { request, protocol } => match ready!(request.0.poll_call(cx)) {
                     Some(Ok(future)) => State::Calling { future },
                     Some(Err(error)) => {
-                        if let Some(response) = refusal(&error, *is_grpc) {
+                        if let Some(response) = error_response(&error, *protocol) {
                             return Poll::Ready(Ok(response));
                         }
                         State::Failed {
@@ -105,12 +109,12 @@ where
                         }
                     }
                     None => State::Failed {
-                        error: Some(super::lost()),
+                        error: Some(SendError::not_ready()),
                     },
                 },
                 StateProj::Failed { error } => match error.take() {
                     Some(error) => return Poll::Ready(Err(error)),
-                    None => panic!("polled after completion"),
+                    None => panic!("`ResponseFuture` was polled after it had returned an error"),
                 },
             };
             state.set(next);
@@ -118,15 +122,24 @@ where
     }
 }
 
-/// Returns the response to a gRPC call that has no token.
-fn refusal<R: 'static>(error: &Error, is_grpc: bool) -> Option<R> {
-    #[cfg(feature = "tonic")]
-    return is_grpc.then(|| super::grpc::response(error)).flatten();
-    #[cfg(not(feature = "tonic"))]
-    {
-        let _ = (error, is_grpc);
-        None
+/// Returns the gRPC response to a call that has no token, or `None` if the request is not a gRPC call or `R` is not the
+/// response type of a tonic `Channel`.
+///
+/// A tonic client reports an error of the service as `Code::Unknown`, so the status has to be a response.
+#[cfg(feature = "tonic")]
+fn error_response<R: 'static>(error: &Error, protocol: Protocol) -> Option<R> {
+    if protocol != Protocol::Grpc {
+        return None;
     }
+    let response = tonic::Status::from(error.clone()).into_http::<tonic::body::Body>();
+    let mut response = Some(response);
+    let response = (&mut response as &mut dyn std::any::Any).downcast_mut::<Option<R>>()?;
+    response.take()
+}
+
+#[cfg(not(feature = "tonic"))]
+fn error_response<R>(_: &Error, _: Protocol) -> Option<R> {
+    None
 }
 
 impl<S, B> fmt::Debug for ResponseFuture<S, B>

@@ -1,4 +1,4 @@
-//! The token that a command prints: for workstations.
+//! A token that a command prints, for workstations.
 
 mod credential;
 mod process;
@@ -15,29 +15,40 @@ use tokio::time::Instant;
 
 use self::process::Invocation;
 use super::{TokenSource, unexpired};
+use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::token::Token;
+use crate::token::{Token, TokenFormat};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A server that rejects every token causes the command to run no more often than this.
-const MIN_INTERVAL: Duration = Duration::from_secs(5);
-/// The pause after the first failure; it doubles with each further one.
-const MIN_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// The token that a command prints on its standard output, kept until it expires.
+/// How often the command is run at most because a server rejects its tokens.
+const MIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the command is not run after failures.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+
+/// A token source: a command that prints a token, which is kept until it expires. For workstations.
 ///
-/// The command is run without a shell, when a token is first needed and when the last one has expired or was rejected.
-/// However many requests wait, it runs once for all of them. If it fails, they all get its error, and it is not run again
-/// for 1 s, doubling up to 60 s with each further failure. Its standard error is this process's.
+/// The command runs when a token is first needed, when the current token has expired, and when a server has rejected it,
+/// for the latter at most every 5 s. Concurrent requests share one run. If the command fails, all of them get its error,
+/// and it is not run again for 1 s, doubling up to 60 s with each further failure.
 ///
-/// It runs in a process group of its own, on Unix. If it takes too long, prints more than 64 kB, or nobody's runtime waits
-/// for it any more, the whole group is killed.
+/// # Output
 ///
-/// The output is a JWT, or any token if [`allow_opaque`](Self::allow_opaque) is set, which is kept until its `exp`, or
-/// until it is rejected if it has none. It can also be an `ExecCredential` of Kubernetes as JSON
-/// (`client.authentication.k8s.io/v1` or `v1beta1`) with a token of any kind in `status.token`, which is kept until
-/// `status.expirationTimestamp`.
+/// The command prints one of the following, of at most 64 KiB, to its standard output:
+///
+/// - a JWT, which is kept until its `exp`
+/// - a token of any format, if [`allow_opaque`](Self::allow_opaque) is set, which is kept until a server rejects it
+/// - an `ExecCredential` of Kubernetes as JSON (`client.authentication.k8s.io/v1` or `v1beta1`) with a token of any format
+///   in `status.token`, which is kept until `status.expirationTimestamp`, or the `exp` of the token if that is earlier
+///
+/// # Process
+///
+/// The command runs without a shell. It inherits the environment and standard error of this process; its standard input
+/// is empty. On Unix it runs in a separate process group, which is killed if the command takes longer than the
+/// [`timeout`](Self::timeout), prints too much, or the tokio runtime that started it ends.
+///
+/// # Examples
 ///
 /// ```
 /// use reqwest_wi_auth::CommandToken;
@@ -47,28 +58,37 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 ///     .args(["--audience", "https://auth-server.example"]);
 /// let gcloud = CommandToken::new("gcloud").args(["auth", "print-identity-token"]);
 /// ```
-#[must_use]
+#[must_use = "runs no command until it is used as a token source"]
 pub struct CommandToken {
     invocation: Invocation,
-    opaque: bool,
+    format: TokenFormat,
     cached: Arc<ArcSwapOption<Token>>,
     state: Arc<Mutex<State>>,
 }
 
-/// The result of one run, once there is one.
-type Outcome = watch::Receiver<Option<Result<Token, Error>>>;
+/// Receives the result of a run.
+type RunResult = watch::Receiver<Option<Result<Token, Error>>>;
 
 #[derive(Default)]
 struct State {
-    running: Option<Outcome>,
+    running: Option<RunResult>,
     last_run: Option<Instant>,
+    /// The number of failed runs since the last successful one.
     failures: u32,
-    /// The last run's error, and until when the command is not run again.
+    /// The error of the last run if it failed, and until when the command is not run again.
     failed: Option<(Error, Instant)>,
 }
 
+/// Whether the command has to be run for a refresh.
+enum Decision {
+    /// The command is running.
+    AwaitRun(RunResult),
+    /// The command need not be run, or must not be run again yet.
+    Return(Result<Token, Error>),
+}
+
 impl CommandToken {
-    /// Creates a source from a program, which is looked for in `PATH`.
+    /// Creates a source that runs a program, which is looked up in `PATH` if it contains no slash.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             invocation: Invocation {
@@ -76,17 +96,26 @@ impl CommandToken {
                 arguments: Vec::new(),
                 timeout: DEFAULT_TIMEOUT,
             },
-            opaque: false,
+            format: TokenFormat::Jwt,
             cached: Arc::default(),
             state: Arc::default(),
         }
     }
 
-    /// Adds arguments, each handed on as it is.
+    /// Adds arguments. They are passed as they are, without interpretation by a shell.
     ///
     /// ```
-    /// # use reqwest_wi_auth::CommandToken;
-    /// let token = CommandToken::new("gcloud").args(["auth", "print-identity-token"]);
+    /// # #[cfg(unix)]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), reqwest_wi_auth::Error> {
+    /// use reqwest_wi_auth::{CommandToken, TokenSource as _};
+    ///
+    /// let source = CommandToken::new("echo").args(["eyJhbGciOiJub25lIn0.e30.c2ln"]);
+    /// assert_eq!(source.refresh(None).await?.header(), "Bearer eyJhbGciOiJub25lIn0.e30.c2ln");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(unix))]
+    /// # fn main() {}
     /// ```
     pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         let arguments = arguments.into_iter();
@@ -96,26 +125,46 @@ impl CommandToken {
         self
     }
 
-    /// Sets how long the command may take before its process group is killed. Default: 30 s.
+    /// Sets how long the command may run. After that, its process group is killed. Default: 30 s.
     ///
     /// ```
-    /// # use {std::time::Duration, reqwest_wi_auth::CommandToken};
-    /// let token = CommandToken::new("gcloud").timeout(Duration::from_secs(60));
+    /// # #[cfg(unix)]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use std::time::Duration;
+    ///
+    /// use reqwest_wi_auth::{CommandToken, TokenSource as _};
+    ///
+    /// let source = CommandToken::new("sleep").args(["60"]).timeout(Duration::from_millis(10));
+    /// let error = source.refresh(None).await.unwrap_err();
+    /// assert!(error.to_string().contains("took more than 10ms"));
+    /// # }
+    /// # #[cfg(not(unix))]
+    /// # fn main() {}
     /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.invocation.timeout = timeout;
         self
     }
 
-    /// Accepts tokens that are not JWTs. Default: a JWT is required, since anything else is usually an error message or a
-    /// token of another kind than was meant.
+    /// Accepts tokens that are not JWTs. Default: anything other than a JWT is an error, since it is often an error
+    /// message, or not the intended kind of token.
     ///
     /// ```
-    /// # use reqwest_wi_auth::CommandToken;
-    /// let token = CommandToken::new("gcloud").args(["auth", "print-access-token"]).allow_opaque();
+    /// # #[cfg(unix)]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), reqwest_wi_auth::Error> {
+    /// use reqwest_wi_auth::{CommandToken, TokenSource as _};
+    ///
+    /// let source = CommandToken::new("echo").args(["s3cr3t"]).allow_opaque();
+    /// assert_eq!(source.refresh(None).await?.header(), "Bearer s3cr3t");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(unix))]
+    /// # fn main() {}
     /// ```
     pub fn allow_opaque(mut self) -> Self {
-        self.opaque = true;
+        self.format = TokenFormat::Opaque;
         self
     }
 
@@ -123,14 +172,14 @@ impl CommandToken {
         lock(&self.state)
     }
 
-    /// Returns the outcome of the run that is going on, and starts one if there is none. It goes on if nobody waits for
-    /// it, so that callers with short timeouts do not keep it from ending.
+    /// Starts a run of the command if one is required and none is going on.
     ///
-    /// `Err`: there is no need to run the command, or it must not be run again yet.
-    fn run(&self, rejected: Option<&Token>) -> Result<Outcome, Result<Token, Error>> {
+    /// The run continues if its callers stop waiting, so that callers with short timeouts do not prevent it from
+    /// completing.
+    fn decide(&self, rejected: Option<&Token>) -> Decision {
         let mut state = self.state();
         if let Some(running) = &state.running {
-            return Ok(running.clone());
+            return Decision::AwaitRun(running.clone());
         }
         let current = self.current();
         let is_newer = current.as_ref().is_ok_and(|token| Some(token) != rejected);
@@ -138,47 +187,44 @@ impl CommandToken {
             .last_run
             .is_some_and(|last| last.elapsed() < MIN_INTERVAL);
         if is_newer || is_recent && current.is_ok() {
-            return Err(current);
+            return Decision::Return(current);
         }
         if let Some((error, until)) = &state.failed
             && Instant::now() < *until
         {
-            return Err(match current {
-                Ok(token) => Ok(token),
-                Err(_) => Err(error.clone()),
-            });
+            return Decision::Return(current.map_err(|_| error.clone()));
         }
         state.last_run = Some(Instant::now());
-        let (sender, outcome) = watch::channel(None);
-        state.running = Some(outcome.clone());
+        let (sender, result) = watch::channel(None);
+        state.running = Some(result.clone());
         drop(state);
         let run = Run {
             invocation: self.invocation.clone(),
-            opaque: self.opaque,
+            format: self.format,
             cached: self.cached.clone(),
             state: self.state.clone(),
-            outcome: sender,
+            result: sender,
         };
         tokio::spawn(run.run());
-        Ok(outcome)
+        Decision::AwaitRun(result)
     }
 }
 
-/// One run of the command, on the runtime of whoever needed it first.
+/// A run of the command, on the runtime of the caller that needed it first.
 struct Run {
     invocation: Invocation,
-    opaque: bool,
+    format: TokenFormat,
     cached: Arc<ArcSwapOption<Token>>,
     state: Arc<Mutex<State>>,
-    outcome: watch::Sender<Option<Result<Token, Error>>>,
+    result: watch::Sender<Option<Result<Token, Error>>>,
 }
 
 impl Run {
     async fn run(self) {
         let output = self.invocation.output().await;
         let token = output.and_then(|output| {
-            let token = credential::parse(&output, self.opaque);
-            token.map_err(|reason| self.invocation.failed(reason))
+            let token = credential::parse(&output, self.format);
+            token.map_err(|reason| self.invocation.error(reason))
         });
         let mut state = lock(&self.state);
         match &token {
@@ -188,14 +234,13 @@ impl Run {
                 state.failed = None;
             }
             Err(error) => {
-                let doublings = state.failures.min(16);
-                let backoff = MIN_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF);
                 state.failures = state.failures.saturating_add(1);
-                state.failed = Some((error.clone(), Instant::now() + backoff));
+                let until = Instant::now() + BACKOFF.delay(state.failures);
+                state.failed = Some((error.clone(), until));
             }
         }
         drop(state);
-        self.outcome.send_replace(Some(token));
+        self.result.send_replace(Some(token));
     }
 }
 
@@ -212,10 +257,10 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 #[async_trait]
 impl TokenSource for CommandToken {
     fn current(&self) -> Result<Token, Error> {
-        let origin = self.invocation.name();
+        let location = self.invocation.name();
         match &*self.cached.load() {
-            Some(token) => unexpired(token, &origin, "the command is run at the next refresh"),
-            None => Err(Error::NotFetched { origin }),
+            Some(token) => unexpired(token, &location, "the next refresh runs the command"),
+            None => Err(Error::NotFetched { location }),
         }
     }
 
@@ -223,22 +268,19 @@ impl TokenSource for CommandToken {
     ///
     /// Panics outside a tokio runtime if the command has to be run.
     async fn refresh(&self, rejected: Option<&Token>) -> Result<Token, Error> {
-        let mut outcome = match self.run(rejected) {
-            Ok(outcome) => outcome,
-            Err(known) => return known,
+        let mut result = match self.decide(rejected) {
+            Decision::AwaitRun(result) => result,
+            Decision::Return(result) => return result,
         };
-        let ended = outcome.wait_for(Option::is_some).await;
-        let ended = ended.ok().and_then(|outcome| outcome.clone());
+        let ended = result.wait_for(Option::is_some).await;
+        let ended = ended.ok().and_then(|result| result.clone());
         match ended {
-            // A token that is expired when it is printed is an error.
+            // If the command has printed an expired token, this is an error.
             Some(Ok(_)) => self.current(),
-            Some(Err(error)) => match self.current() {
-                Ok(token) => Ok(token),
-                Err(_) => Err(error),
-            },
+            Some(Err(error)) => self.current().map_err(|_| error),
             None => Err(self
                 .invocation
-                .failed("the tokio runtime in which it was run has ended")),
+                .error("the tokio runtime that started it has ended")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A token that never changes: for tests, and for a laptop.
+//! A token that is never replaced, for tests and local development.
 
 use async_trait::async_trait;
 
@@ -6,14 +6,16 @@ use super::{TokenSource, unexpired};
 use crate::error::Error;
 use crate::token::Token;
 
-/// One token, sent until it expires.
+/// A source of one token, which is sent until it expires and never replaced. For tests and local development.
+///
+/// # Examples
 ///
 /// ```
 /// # fn main() -> Result<(), reqwest_wi_auth::Error> {
 /// use reqwest_wi_auth::{BearerAuth, FixedToken, Token};
 ///
-/// let token = FixedToken::new(Token::opaque("s3cr3t")?);
-/// let auth = BearerAuth::for_origin("http://127.0.0.1:8080", token)?;
+/// let source = FixedToken::new(Token::opaque("s3cr3t")?);
+/// let auth = BearerAuth::for_origin("http://127.0.0.1:8080", source)?;
 /// # Ok(())
 /// # }
 /// ```
@@ -21,7 +23,7 @@ use crate::token::Token;
 pub struct FixedToken(Token);
 
 impl FixedToken {
-    /// A source of that token.
+    /// Creates a source of this token.
     pub fn new(token: Token) -> Self {
         Self(token)
     }

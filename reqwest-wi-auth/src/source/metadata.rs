@@ -1,8 +1,7 @@
-//! Google's metadata server: identity tokens for any audience.
+//! Identity tokens from Google's metadata server, for any audience.
 
 mod endpoint;
-mod timing;
-mod worker;
+mod fetcher;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,26 +11,25 @@ use async_trait::async_trait;
 use tokio::time::{Instant, timeout_at};
 
 use self::endpoint::Endpoint;
-use self::timing::Timing;
-use self::worker::Worker;
-use super::{TokenSource, unexpired};
+use self::fetcher::{Timing, TokenFetcher};
+use super::{TokenHealth, TokenSource, unexpired};
 use crate::error::{Error, MetadataError};
-use crate::health::TokenHealth;
 use crate::token::Token;
 
-/// The metadata server of Google Cloud, from which a workload gets identity tokens.
+/// A client of Google Cloud's metadata server, which issues identity tokens for a workload.
 ///
-/// It is asked by a client of its own, without proxy and redirects, at
-/// `/computeMetadata/v1/instance/service-accounts/default/identity`; both the request and the answer
-/// carry `Metadata-Flavor: Google`.
+/// Requests go to `/computeMetadata/v1/instance/service-accounts/default/identity`, without a proxy, and redirects are not
+/// followed. A response without the header `Metadata-Flavor: Google` is an error.
+///
+/// # Examples
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), reqwest_wi_auth::Error> {
 /// use reqwest_wi_auth::{BearerAuth, MetadataServer};
 ///
-/// let google = MetadataServer::new()?;
-/// let orders = google.open("https://orders.example").await?;
-/// let stock = google.open("https://stock.example").await?;
+/// let metadata = MetadataServer::new()?;
+/// let orders = metadata.open("https://orders.example").await?;
+/// let stock = metadata.open("https://stock.example").await?;
 /// let auth = BearerAuth::for_origin("https://orders.example", orders)?
 ///     .and_origin("https://stock.example", stock)?;
 /// # Ok(())
@@ -44,12 +42,13 @@ pub struct MetadataServer {
 }
 
 impl MetadataServer {
-    /// Creates a client of the server at `GCE_METADATA_HOST`, or at `metadata.google.internal` if that is not set or
-    /// empty. Makes no request.
+    /// Creates a client of the server at the host in the environment variable `GCE_METADATA_HOST`, or at
+    /// `metadata.google.internal` if it is not set or empty. Sends no request.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Client`] if the HTTP client cannot be built, and [`Error::Origin`] if the variable is not a host.
+    /// Returns [`MetadataError::InvalidHost`] if the variable is not a host, and [`Error::Client`] if the HTTP client cannot
+    /// be created.
     pub fn new() -> Result<Self, Error> {
         let host = std::env::var("GCE_METADATA_HOST")
             .ok()
@@ -57,12 +56,14 @@ impl MetadataServer {
         Self::with_host(host.as_deref().unwrap_or(endpoint::DEFAULT_HOST))
     }
 
-    /// Creates a client of the server at a host: a name or an address, with a port or without. An IPv6 address without a
-    /// port may lack its brackets.
+    /// Creates a client of the server at a host: a name or an address, with an optional port. Sends no request.
+    ///
+    /// The brackets around an IPv6 address without a port are optional.
     ///
     /// # Errors
     ///
-    /// As for [`new`](Self::new).
+    /// Returns [`MetadataError::InvalidHost`] if the argument is not a host, and [`Error::Client`] if the HTTP client cannot
+    /// be created.
     pub fn with_host(host: &str) -> Result<Self, Error> {
         Ok(Self {
             endpoint: Endpoint::new(host)?,
@@ -70,18 +71,20 @@ impl MetadataServer {
         })
     }
 
-    /// Opens a source of tokens for an audience, and waits for the first token: through the first seconds of a pod too, in
-    /// which the server may refuse. Spawns a task on the current tokio runtime, which fetches the next token before one
-    /// expires, and ends with the source's last clone.
+    /// Opens a source of tokens for an audience, and waits for the first token. Errors are retried meanwhile, since the
+    /// server may reject requests in the first seconds of a pod.
+    ///
+    /// Spawns a task on the current tokio runtime that fetches the next token before the current one expires. The task
+    /// ends when the last clone of the source is dropped.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Metadata`] after 3 s if nothing responds at all, otherwise after 30 s; at once outside a tokio
-    /// runtime.
+    /// Returns [`Error::Metadata`] after 3 s if no connection can be established, otherwise after 30 s. Returns
+    /// [`MetadataError::NoRuntime`] outside a tokio runtime.
     ///
     /// # Panics
     ///
-    /// Panics if the runtime's timer or I/O is not enabled.
+    /// Panics if the timer or the I/O of the runtime is not enabled.
     pub async fn open(&self, audience: &str) -> Result<IdentityToken, Error> {
         if tokio::runtime::Handle::try_current().is_err() {
             let host = self.endpoint.host();
@@ -89,71 +92,85 @@ impl MetadataServer {
         }
         let source = self.start(audience);
         let deadline = Instant::now() + self.timing.startup_limit;
-        source.newer_than(None, deadline).await?;
+        source.wait_for_newer(None, deadline).await?;
         Ok(source)
     }
 
-    /// Opens a source of tokens for an audience without waiting: requests wait for the first token together, for up to
-    /// 10 s. Outside a tokio runtime, fetching begins with the first use.
+    /// Opens a source of tokens for an audience, without waiting for the first token. Requests that need it wait for up to
+    /// 10 s.
+    ///
+    /// Spawns a task like [`open`](Self::open). Outside a tokio runtime, the first use within one spawns the task.
     pub fn start(&self, audience: &str) -> IdentityToken {
-        let worker = Worker::new(self.endpoint.clone(), audience.to_owned(), self.timing);
-        worker.ensure_running();
+        let fetcher = TokenFetcher::new(self.endpoint.clone(), audience.to_owned(), self.timing);
+        fetcher.ensure_running();
         IdentityToken(Arc::new(Inner {
-            origin: format!("{} for {audience:?}", self.endpoint.host()),
+            location: format!("{} for {audience:?}", self.endpoint.host()),
             timing: self.timing,
-            worker,
+            fetcher,
         }))
     }
 }
 
-/// Identity tokens for one audience, signed by Google. Created by [`MetadataServer`].
+/// A token source: identity tokens for one audience, signed by Google. Created by [`MetadataServer`].
 ///
-/// However many requests wait, there is one request to the server at a time. The next token is fetched after 75 to 85 % of
-/// the remaining life of a token when it arrives, by its `exp`: the server may return one of which most is gone. A token
-/// for another audience is an error. One that expires earlier than the one in use does not replace it, unless a server has
-/// rejected the one in use. An expired token is not sent.
+/// - There is one request to the server at a time, however many requests need a token.
+/// - The next token is fetched after 75 to 85 % of the remaining lifetime of the current one, as the server may return a
+///   token that it issued some time ago.
+/// - Failed requests are retried after 100 ms, doubling up to 5 s, with jitter.
+/// - An expired token is not sent.
+/// - A token for another audience is an error.
+/// - A token that expires earlier than the current one does not replace it, unless a server has rejected the current one.
+///
+/// Clones share the same token and task.
 ///
 /// # Runtimes
 ///
-/// A task fetches the tokens, on the tokio runtime that the source was opened in. If that runtime ends or is not driven, a
-/// warning is logged, and the next use of the source within another runtime continues from there. Outside a runtime, a
-/// use that finds no token, or an expired one, fetches one in place: it blocks for up to 5 s, at most once a second.
+/// A task on the tokio runtime in which the source was opened fetches the tokens. If that runtime ends or is not driven, a
+/// warning is logged, and the next use within another runtime starts the task there.
+///
+/// If [`current`](TokenSource::current) is called outside a runtime and there is no token, or it has expired, it fetches
+/// one itself, at most once per second. That blocks for up to 5 s.
 #[derive(Clone)]
 pub struct IdentityToken(Arc<Inner>);
 
 struct Inner {
-    origin: String,
+    /// The host and the audience, for error messages.
+    location: String,
     timing: Timing,
-    worker: Arc<Worker>,
+    fetcher: Arc<TokenFetcher>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.worker.background.close();
+        self.fetcher.background().close();
     }
 }
 
 impl IdentityToken {
-    /// Returns the state of the token.
+    /// Returns the state of the token. Starts no task, and performs no I/O.
     pub fn health(&self) -> TokenHealth {
-        let present = self.newest().is_ok();
-        let state = self.0.worker.state();
+        let state = self.0.fetcher.state();
         let state = state.borrow();
+        let now = SystemTime::now();
         TokenHealth {
-            present,
+            present: state
+                .token
+                .as_ref()
+                .is_some_and(|token| !token.is_expired(now)),
             expires_at: state.token.as_ref().and_then(Token::expires_at),
             last_rotation: state.last_rotation,
             last_error: state.error.clone().map(Error::Metadata),
         }
     }
 
-    /// Waits for a token other than the current one. `None` if no more will come, since the source was shut down.
+    /// Waits until the token is replaced by another one, and returns that one. Returns `None` after
+    /// [`shutdown`](Self::shutdown).
     pub async fn changed(&self) -> Option<Token> {
-        let mut events = self.0.worker.background.events();
-        let before = self.0.worker.state().borrow().token.clone();
+        let mut events = self.0.fetcher.background().events();
+        let before = self.0.fetcher.state().borrow().token.clone();
         loop {
             let is_closed = events.borrow_and_update().is_closed;
-            let token = self.0.worker.state().borrow().token.clone();
+            let token = self.0.fetcher.state().borrow().token.clone();
             if token != before {
                 return token;
             }
@@ -161,59 +178,59 @@ impl IdentityToken {
                 return None;
             }
             // The task may have ended with its runtime.
-            self.0.worker.ensure_running();
+            self.0.fetcher.ensure_running();
             events.changed().await.ok()?;
         }
     }
 
-    /// Ends the fetching for all clones, and waits until it has ended. The last token stays until it
-    /// expires.
+    /// Ends the task for all clones, and waits until it has ended, for up to 1 s. The last token is sent until it expires.
     pub async fn shutdown(&self) {
-        self.0.worker.background.end().await;
+        self.0.fetcher.background().shutdown().await;
     }
 
-    /// Returns the newest token that was fetched, unless it has expired.
+    /// Returns the newest token, or an error if there is none or it has expired.
     fn newest(&self) -> Result<Token, Error> {
-        match self.0.worker.current() {
-            Some(token) => unexpired(&token, &self.0.origin, "no newer one could be fetched"),
+        match self.0.fetcher.current() {
+            Some(token) => unexpired(&token, &self.0.location, "no newer token could be fetched"),
             None => Err(Error::NotFetched {
-                origin: self.0.origin.clone(),
+                location: self.0.location.clone(),
             }),
         }
     }
 
-    /// Waits for a token other than the rejected one, for the server to say that there is none, or for
-    /// the end of the time.
-    async fn newer_than(
+    /// Waits for a token other than the rejected one, a response of the server without one, or the deadline. Returns the
+    /// newest token, which may be the rejected one.
+    async fn wait_for_newer(
         &self,
         rejected: Option<&Token>,
         deadline: Instant,
     ) -> Result<Token, Error> {
-        let worker = &self.0.worker;
-        // Even if there is a task: nobody may drive it.
-        worker.ensure_running();
-        let mut state = worker.state();
+        let fetcher = &self.0.fetcher;
+        // Called even if there is a task, since its runtime may not be driven.
+        fetcher.ensure_running();
+        let mut state = fetcher.state();
         let before = state.borrow_and_update().attempts;
-        // Without a token the task is at it anyway.
+        // While there is no token, the task fetches one without a request.
         if let Some(rejected) = rejected {
-            worker.want(before + 1, rejected);
+            fetcher.request_attempt(before + 1, rejected);
         }
         let is_newer =
             |token: &Token| Some(token) != rejected && !token.is_expired(SystemTime::now());
-        let mut events = worker.background.events();
+        let mut events = fetcher.background().events();
         loop {
             let is_closed = events.borrow_and_update().is_closed;
-            let unanswered = {
+            let unreachable_since = {
                 let state = state.borrow_and_update();
-                let is_elsewhere = matches!(state.error, Some(MetadataError::Flavor { .. }));
-                let has_answered =
-                    state.attempts > before && (state.error.is_none() || is_elsewhere);
-                if is_closed || has_answered || state.token.as_ref().is_some_and(is_newer) {
+                let is_other_server =
+                    matches!(state.error, Some(MetadataError::MissingFlavor { .. }));
+                let has_responded =
+                    state.attempts > before && (state.error.is_none() || is_other_server);
+                if is_closed || has_responded || state.token.as_ref().is_some_and(is_newer) {
                     break;
                 }
-                state.unanswered_since
+                state.unreachable_since
             };
-            let limit = unanswered.map(|since| since + self.0.timing.unreachable_limit);
+            let limit = unreachable_since.map(|since| since + self.0.timing.unreachable_limit);
             let limit = limit.map_or(deadline, |limit| limit.min(deadline));
             let changed = async {
                 tokio::select! {
@@ -225,12 +242,11 @@ impl IdentityToken {
                 break;
             }
             // The task may have ended with its runtime.
-            worker.ensure_running();
+            fetcher.ensure_running();
         }
-        // However this ended, the state holds what there is.
-        let error = worker.state().borrow().error.clone();
+        let error = fetcher.state().borrow().error.clone();
         self.newest()
-            .map_err(|stale| error.map_or(stale, Error::Metadata))
+            .map_err(|no_token| error.map_or(no_token, Error::Metadata))
     }
 }
 
@@ -238,7 +254,7 @@ impl IdentityToken {
 impl TokenSource for IdentityToken {
     fn current(&self) -> Result<Token, Error> {
         match self.newest() {
-            Err(_) if self.0.worker.fetch_on_the_spot() => self.newest(),
+            Err(_) if self.0.fetcher.fetch_outside_runtime() => self.newest(),
             newest => newest,
         }
     }
@@ -251,15 +267,15 @@ impl TokenSource for IdentityToken {
         if newest.as_ref().is_ok_and(|token| Some(token) != rejected) {
             return newest;
         }
-        self.newer_than(rejected, Instant::now() + self.0.timing.request_limit)
-            .await
+        let deadline = Instant::now() + self.0.timing.request_limit;
+        self.wait_for_newer(rejected, deadline).await
     }
 }
 
 impl fmt::Debug for IdentityToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdentityToken")
-            .field("origin", &self.0.origin)
+            .field("location", &self.0.location)
             .finish_non_exhaustive()
     }
 }

@@ -1,41 +1,53 @@
-//! A token file that the kubelet rotates.
+//! A token in a file that the kubelet replaces.
 
 mod builder;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub use self::builder::ProjectedTokenBuilder;
-use super::TokenSource;
+use super::{TokenHealth, TokenSource};
 use crate::error::Error;
-use crate::health::TokenHealth;
 use crate::token::Token;
-use crate::watched_file::{Changes, WatchedFile};
+use crate::watched_file::{Changes, ClockFn, WatchedFile};
 
-/// A server that rejects the newest token causes a read of the file no more often than this.
+/// How often the file is read at most because a server rejects the newest token.
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
-/// While the token has expired, the file is read this often.
+
+/// How often the file is read while the token has expired.
 const EXPIRED_INTERVAL: Duration = Duration::from_secs(1);
 
-type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
-
-/// The token of a projected volume: a file that the kubelet replaces while the pod runs.
+/// A token source: the token file of a projected volume, which the kubelet replaces while the pod is running.
 ///
-/// The file is followed as described for [`WatchedFile`], on one tokio runtime after another, and is read besides at 80 % of
-/// the token's life, when Kubernetes would warn (`kubernetes.io.warnafter`), and once it has expired. A token that has
-/// expired is not sent. A token that expires earlier than the one in use does not replace it, unless a server has rejected
-/// the one in use. Clones are handles to the same file; the following ends with the last of them.
+/// The file is a [`WatchedFile`]. In addition it is read at 80 % of the token's lifetime, at the time in its claim
+/// `kubernetes.io.warnafter`, when it expires, and then every second until there is a newer one.
+///
+/// - An expired token is not sent, unless [`send_expired`](ProjectedTokenBuilder::send_expired) is set.
+/// - A token that expires earlier than the current one does not replace it, unless a server has rejected the current one.
+///
+/// Clones share the same file and task.
+///
+/// # Runtimes
+///
+/// A task on the tokio runtime in which the source was opened keeps the token up to date. If that runtime ends, the next
+/// use within another runtime starts the task there; see [`WatchedFile`](WatchedFile#runtimes).
+///
+/// If [`current`](TokenSource::current) is called outside a runtime and the token has expired, it reads the file itself,
+/// at most once per second. That blocks for up to the [`read_limit`](ProjectedTokenBuilder::read_limit).
+///
+/// # Examples
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), reqwest_wi_auth::Error> {
-/// use reqwest_wi_auth::ProjectedToken;
+/// use reqwest_wi_auth::{BearerAuth, ProjectedToken};
 ///
 /// let token = ProjectedToken::open("/var/run/secrets/tokens/gke-sa").await?;
+/// let auth = BearerAuth::for_origin("https://auth-server.example", token)?;
 /// # Ok(())
 /// # }
 /// ```
@@ -44,26 +56,56 @@ pub struct ProjectedToken(Arc<Inner>);
 
 struct Inner {
     file: WatchedFile<Token>,
-    send_expired: bool,
-    now: Now,
-    /// The last token that a server has rejected.
-    rejected: Arc<Mutex<Option<Token>>>,
-    /// Held while the file is read for a request. The last read that brought nothing new, and for which token.
-    last_refresh: tokio::sync::Mutex<Option<(Instant, Option<Token>)>>,
-    last_read_on_the_spot: Mutex<Option<std::time::Instant>>,
+    when_expired: WhenExpired,
+    clock: ClockFn,
+    rejected: Arc<RejectedToken>,
+    /// The last refresh that found no newer token. Locked while the file is read for a refresh.
+    last_refresh: tokio::sync::Mutex<Option<Refresh>>,
+    /// When the file was last read outside a runtime.
+    last_blocking_read: Mutex<Option<std::time::Instant>>,
+}
+
+/// Whether an expired token is sent while there is no newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenExpired {
+    Fail,
+    Send,
+}
+
+/// The last token that a server has rejected.
+#[derive(Default)]
+struct RejectedToken(Mutex<Option<Token>>);
+
+/// A refresh that found no newer token than the rejected one.
+struct Refresh {
+    began: Instant,
+    rejected: Option<Token>,
+}
+
+impl RejectedToken {
+    fn set(&self, token: &Token) {
+        *self.lock() = Some(token.clone());
+    }
+
+    fn equals(&self, token: &Token) -> bool {
+        self.lock().as_ref() == Some(token)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Token>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ProjectedToken {
-    /// Opens a token file with the default settings: see [`builder`](Self::builder). Spawns a task on the current tokio
-    /// runtime.
+    /// Opens a token file with the default settings of its [`builder`](Self::builder), and waits for the token.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::File`], which names the path, if there is no valid token within 5 s, or outside a tokio runtime.
+    /// Returns [`Error::File`], which contains the path, if there is no valid token within 5 s, or outside a tokio runtime.
     ///
     /// # Panics
     ///
-    /// Panics if the runtime's timer is not enabled.
+    /// Panics if the timer of the runtime is not enabled.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         Self::builder(path).open().await
     }
@@ -73,23 +115,28 @@ impl ProjectedToken {
         ProjectedTokenBuilder::new(path.into())
     }
 
-    /// Returns the file's path, made absolute.
+    /// Returns the path of the file, made absolute.
     pub fn path(&self) -> &Path {
         self.0.file.path()
     }
 
-    /// Returns the state of the token.
+    /// Returns the state of the token. Starts no task, and performs no I/O.
     pub fn health(&self) -> TokenHealth {
         let file = self.0.file.health();
+        let (present, expires_at) = self
+            .0
+            .file
+            .peek(|token| (self.is_sendable(token), token.expires_at()));
         TokenHealth {
-            present: self.newest().is_ok(),
-            expires_at: self.0.file.with(Token::expires_at),
+            present,
+            expires_at,
             last_rotation: Some(file.last_change),
             last_error: file.last_error.map(Error::File),
         }
     }
 
-    /// Returns the file that holds the token: for the state of the following, and for a read now.
+    /// Returns the file that contains the token, for its [health](WatchedFile::health), and to
+    /// [read it now](WatchedFile::reread).
     pub fn file(&self) -> &WatchedFile<Token> {
         &self.0.file
     }
@@ -99,32 +146,37 @@ impl ProjectedToken {
         self.0.file.subscribe()
     }
 
-    /// Ends the following for all clones, and waits until it has ended.
+    /// Ends the task for all clones, and waits until it has ended, for up to 1 s. The last token is sent until it expires.
     pub async fn shutdown(&self) {
         self.0.file.shutdown().await;
     }
 
-    /// Returns the newest token that was read, unless it has expired.
+    /// Returns whether a token has not expired, or is sent all the same.
+    fn is_sendable(&self, token: &Token) -> bool {
+        self.0.when_expired == WhenExpired::Send || !token.is_expired((self.0.clock)())
+    }
+
+    /// Returns the newest token, or an error if it has expired.
     fn newest(&self) -> Result<Token, Error> {
         let token = self.0.file.with(Token::clone);
         match token.expires_at() {
-            Some(expiry) if !self.0.send_expired && expiry <= (self.0.now)() => {
-                Err(self.expired(expiry))
-            }
+            Some(expiry) if !self.is_sendable(&token) => Err(self.expired_error(expiry)),
             _ => Ok(token),
         }
     }
 
-    /// Reads the file in place, for a caller outside a runtime that has found the token expired. Nobody else may read it:
-    /// the runtime of the task may have ended, or not be driven.
-    fn read_on_the_spot(&self) -> bool {
+    /// Reads the file and blocks the current thread, for a caller outside a runtime that has found the token expired.
+    /// Returns whether it did.
+    ///
+    /// There may be no task that reads the file, since its runtime may have ended, or may not be driven.
+    fn read_outside_runtime(&self) -> bool {
         if tokio::runtime::Handle::try_current().is_ok() {
             return false;
         }
         let now = std::time::Instant::now();
         let mut last = self
             .0
-            .last_read_on_the_spot
+            .last_blocking_read
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| now - last < EXPIRED_INTERVAL) {
@@ -132,24 +184,24 @@ impl ProjectedToken {
         }
         *last = Some(now);
         drop(last);
-        // The error is kept as the file's last error.
+        // An error is recorded as the last error of the file.
         let _ = self.0.file.reread_blocking();
         true
     }
 
-    fn expired(&self, since: SystemTime) -> Error {
+    fn expired_error(&self, since: SystemTime) -> Error {
         let file = self.0.file.health();
         let state = match file.last_error {
             Some(error) => error.to_string(),
-            None if file.following => "the file still holds the same token".to_owned(),
+            None if file.running => "the file still contains the same token".to_owned(),
             None => {
-                "the file has not been read since the tokio runtime that followed it ended, or \
-                     since it was shut down"
+                "the file is no longer read: the tokio runtime of its task has ended, or it was \
+                     shut down"
                     .to_owned()
             }
         };
         Error::Expired {
-            origin: self.path().display().to_string(),
+            location: self.path().display().to_string(),
             since,
             state,
         }
@@ -160,44 +212,39 @@ impl ProjectedToken {
 impl TokenSource for ProjectedToken {
     fn current(&self) -> Result<Token, Error> {
         match self.newest() {
-            Err(_) if self.read_on_the_spot() => self.newest(),
+            Err(_) if self.read_outside_runtime() => self.newest(),
             newest => newest,
         }
     }
 
     async fn refresh(&self, rejected: Option<&Token>) -> Result<Token, Error> {
-        let newer = |newest: &Result<Token, Error>| {
+        let is_newer = |newest: &Result<Token, Error>| {
             newest.as_ref().is_ok_and(|token| Some(token) != rejected)
         };
         let newest = self.newest();
-        if newer(&newest) {
+        if is_newer(&newest) {
             return newest;
         }
-        // Whoever waits here meanwhile gets what this read brings.
+        // Callers that wait for this lock use the result of the read of the caller that holds it.
         let mut last = self.0.last_refresh.lock().await;
         let newest = self.newest();
-        let was_in_vain = last.as_ref().is_some_and(|(began, token)| {
-            began.elapsed() < MIN_REFRESH_INTERVAL && token.as_ref() == rejected
+        let was_tried = last.as_ref().is_some_and(|last| {
+            last.began.elapsed() < MIN_REFRESH_INTERVAL && last.rejected.as_ref() == rejected
         });
-        if newer(&newest) || was_in_vain {
+        if is_newer(&newest) || was_tried {
             return newest;
         }
         if let Some(rejected) = rejected {
-            let mut last_rejected = self
-                .0
-                .rejected
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *last_rejected = Some(rejected.clone());
+            self.0.rejected.set(rejected);
         }
         let began = Instant::now();
-        // The error is kept as the file's last error, which `newest` reports if there is no token.
+        // An error is recorded as the last error of the file, which `newest` returns if there is no token.
         let _ = self.0.file.reread().await;
         let newest = self.newest();
-        *last = match newer(&newest) {
-            true => None,
-            false => Some((began, rejected.cloned())),
-        };
+        *last = (!is_newer(&newest)).then(|| Refresh {
+            began,
+            rejected: rejected.cloned(),
+        });
         newest
     }
 }

@@ -1,4 +1,4 @@
-//! A kubelet that writes a projected volume.
+//! A fake of the part of the kubelet that writes projected volumes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,22 +6,22 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
-
-use super::timestamp;
-use crate::random;
+use std::time::{Duration, SystemTime};
 
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
 
-/// Writes a projected volume as the kubelet does: a folder named by the time, `..data` swapped to it by a
-/// rename, a link to each file beside it, with the modes that real volumes have.
+/// A fake kubelet, which writes a projected volume as the real one does: a directory named after the current time, `..data`
+/// as a symbolic link to it that is replaced by a rename, and a symbolic link to each file beside it.
 ///
-/// Its volumes are held against recorded listings of volumes of real Kubernetes, flat and nested, by this crate's
-/// `tests/kubelet.rs`. The real kubelet sets a file's owner a moment after the rename, so the file can be unreadable until
-/// then ([`set_mode`](Self::set_mode) imitates it), and touches the folders every 60 to 90 s.
+/// It does nothing by itself: each rotation is a call of [`rotate`](Self::rotate) or [`write`](Self::write).
 ///
-/// It does nothing of its own accord: each rotation is a call.
+/// # Differences from the real kubelet
+///
+/// The volumes are compared with recorded listings of real ones, with flat and nested paths, in the tests of this crate,
+/// and have the same modes. The real kubelet sets the owner of a file shortly after the rename, so the file can be
+/// unreadable for some milliseconds ([`set_mode`](Self::set_mode) can imitate that), and touches the directories every 60
+/// to 90 s.
 #[derive(Debug)]
 pub struct Kubelet {
     volume: PathBuf,
@@ -29,12 +29,11 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// Makes the volume's folder, if it is not there; it stays empty until something is
-    /// [written](Self::write).
+    /// Creates the directory of the volume, if it does not exist. It is empty until [`write`](Self::write) is called.
     ///
     /// # Errors
     ///
-    /// If the folder cannot be made.
+    /// Returns an error if the directory cannot be created.
     pub fn new(volume: impl Into<PathBuf>) -> io::Result<Self> {
         let volume = volume.into();
         fs::create_dir_all(&volume)?;
@@ -45,16 +44,16 @@ impl Kubelet {
         })
     }
 
-    /// The path of a file in the volume.
+    /// Returns the path of a file in the volume.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.volume.join(name)
     }
 
-    /// Replaces all files of the volume in one atomic swap. Names may have folders in them.
+    /// Replaces all files of the volume at once. The names may contain directories.
     ///
     /// # Errors
     ///
-    /// If something cannot be written; what was there before is there still, unless the swap was done.
+    /// Returns an error if a file cannot be written. The previous files stay, unless they were already replaced.
     pub fn write<N: AsRef<Path>, B: AsRef<[u8]>>(
         &self,
         files: impl IntoIterator<Item = (N, B)>,
@@ -62,62 +61,62 @@ impl Kubelet {
         let owned = |(name, bytes): (N, B)| (name.as_ref().to_owned(), bytes.as_ref().to_vec());
         let mut current = self.files();
         let files = files.into_iter().map(owned).collect();
-        self.swap(&files)?;
+        self.replace_data(&files)?;
         *current = files;
         Ok(())
     }
 
-    /// Replaces one file and leaves the others as they are, in one atomic swap of them all.
+    /// Replaces one file and keeps the others, at once.
     ///
     /// # Errors
     ///
-    /// As for [`write`](Self::write).
+    /// Returns an error if a file cannot be written. The previous files stay, unless they were already replaced.
     pub fn rotate(&self, name: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         let mut current = self.files();
         let mut files = current.clone();
         files.insert(name.as_ref().to_owned(), bytes.as_ref().to_vec());
-        self.swap(&files)?;
+        self.replace_data(&files)?;
         *current = files;
         Ok(())
     }
 
-    /// Writes to a file in place, as no kubelet does: for content that is cut off, or is no token.
+    /// Overwrites a file in place, which the real kubelet never does. For truncated or invalid content.
     ///
     /// # Errors
     ///
-    /// If the file is not there, or cannot be written.
-    pub fn spoil(&self, name: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    /// Returns an error if the file does not exist or cannot be written.
+    pub fn overwrite(&self, name: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         fs::write(fs::canonicalize(self.path(name))?, bytes)
     }
 
-    /// Changes a file's mode: 0 for the moment after a rotation in which a volume with `fsGroup` may not
-    /// be read yet. The superuser reads it all the same.
+    /// Sets the mode of a file. Mode 0 imitates the moment after a rotation in which a file of a volume with `fsGroup`
+    /// cannot be read yet. The superuser can read it nevertheless.
     ///
     /// # Errors
     ///
-    /// If the file is not there.
+    /// Returns an error if the file does not exist.
     pub fn set_mode(&self, name: impl AsRef<Path>, mode: u32) -> io::Result<()> {
         set_mode(&self.path(name), mode)
     }
 
-    /// Takes the volume's content away, as at an unmount: `..data` and what it leads to.
+    /// Removes the content of the volume: `..data` and the directory that it points to.
     ///
     /// # Errors
     ///
-    /// If there is nothing, or it cannot be removed.
-    pub fn vanish(&self) -> io::Result<()> {
+    /// Returns an error if the volume is empty, or the content cannot be removed.
+    pub fn remove_content(&self) -> io::Result<()> {
         let data = self.volume.join(DATA);
-        let folder = self.volume.join(fs::read_link(&data)?);
+        let directory = self.volume.join(fs::read_link(&data)?);
         fs::remove_file(data)?;
-        fs::remove_dir_all(folder)
+        fs::remove_dir_all(directory)
     }
 
-    /// Removes the volume's folder itself and makes it anew, empty.
+    /// Removes the directory of the volume, and creates it again, empty.
     ///
     /// # Errors
     ///
-    /// If that is not possible.
-    pub fn remount(&self) -> io::Result<()> {
+    /// Returns an error if it cannot be removed or created.
+    pub fn recreate(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.volume)?;
         fs::create_dir(&self.volume)?;
         set_mode(&self.volume, 0o1777)
@@ -127,15 +126,16 @@ impl Kubelet {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kubelet's order: the new folder, the link to it, the rename, the links beside, the old folder.
-    fn swap(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> io::Result<()> {
+    /// Replaces the files in the order of the real kubelet: creates the new directory and a symbolic link to it, renames
+    /// the link to `..data`, creates the links to the files, and removes the old directory.
+    fn replace_data(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> io::Result<()> {
         let data = self.volume.join(DATA);
         let old = fs::read_link(&data).ok();
-        let new = self.make_folder()?;
+        let new = self.create_directory()?;
         for (name, bytes) in files {
             let path = self.volume.join(&new).join(name);
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
+            if let Some(directory) = path.parent() {
+                fs::create_dir_all(directory)?;
             }
             fs::write(&path, bytes)?;
             set_mode(&path, 0o644)?;
@@ -143,22 +143,22 @@ impl Kubelet {
         let new_data = self.volume.join(NEW_DATA);
         symlink(&new, &new_data)?;
         fs::rename(&new_data, &data)?;
-        self.link(files)?;
+        self.link_files(files)?;
         if let Some(old) = old {
             fs::remove_dir_all(self.volume.join(old))?;
         }
         Ok(())
     }
 
-    /// A folder that no earlier one was named like.
-    fn make_folder(&self) -> io::Result<PathBuf> {
-        let prefix = timestamp::prefix(SystemTime::now());
+    /// Creates a directory with a new name, and returns the name.
+    fn create_directory(&self) -> io::Result<PathBuf> {
+        let prefix = timestamp_prefix(SystemTime::now());
         loop {
-            let name = PathBuf::from(format!("{prefix}{}", (random::fraction() * 4e9) as u32));
+            let name = PathBuf::from(format!("{prefix}{}", fastrand::u32(..)));
             match fs::create_dir(self.volume.join(&name)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => {
-                    made?;
+                created => {
+                    created?;
                     set_mode(&self.volume.join(&name), 0o755)?;
                     return Ok(name);
                 }
@@ -166,17 +166,17 @@ impl Kubelet {
         }
     }
 
-    /// Links the first part of each name, once, and removes the links that lead nowhere now.
-    fn link(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> io::Result<()> {
-        let wanted: Vec<_> = files.keys().filter_map(|name| name.iter().next()).collect();
+    /// Creates a link for the first component of each name, and removes the links to files that no longer exist.
+    fn link_files(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> io::Result<()> {
+        let links: Vec<_> = files.keys().filter_map(|name| name.iter().next()).collect();
         for entry in fs::read_dir(&self.volume)? {
             let name = entry?.file_name();
-            let is_ours = name.as_encoded_bytes().starts_with(b"..");
-            if !is_ours && !wanted.contains(&name.as_os_str()) {
+            let is_data = name.as_encoded_bytes().starts_with(b"..");
+            if !is_data && !links.contains(&name.as_os_str()) {
                 fs::remove_file(self.volume.join(&name))?;
             }
         }
-        for name in wanted {
+        for name in links {
             match symlink(Path::new(DATA).join(name), self.volume.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
@@ -188,4 +188,61 @@ impl Kubelet {
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Returns the start of the name of a directory: `..YYYY_MM_DD_hh_mm_ss.` in UTC. A random number follows.
+fn timestamp_prefix(time: SystemTime) -> String {
+    let since_epoch = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    let (days, seconds) = (
+        since_epoch.as_secs() / 86_400,
+        since_epoch.as_secs() % 86_400,
+    );
+    let (year, month, day) = date_from_days(days);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("..{year}_{month:02}_{day:02}_{hour:02}_{minute:02}_{second:02}.")
+}
+
+/// Returns the year, month and day of a number of days since 1970-01-01.
+fn date_from_days(mut days: u64) -> (u64, usize, u64) {
+    let mut year = 1970;
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
+fn is_leap(year: u64) -> bool {
+    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_named_after_the_time_in_utc() {
+        for (seconds, expected) in [
+            (0, "..1970_01_01_00_00_00."),
+            (951_827_696, "..2000_02_29_12_34_56."),
+            (1_795_463_091, "..2026_11_23_19_44_51."),
+            (1_798_761_599, "..2026_12_31_23_59_59."),
+        ] {
+            assert_eq!(
+                timestamp_prefix(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                expected
+            );
+        }
+    }
 }

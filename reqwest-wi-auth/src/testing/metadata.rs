@@ -1,5 +1,7 @@
 //! A fake of Google's metadata server.
 
+mod responses;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -17,54 +19,57 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::answer::{self, FLAVOR, IdentityRequest};
+use self::responses::{FLAVOR, IdentityRequest};
 
-/// A fault that a [`FakeMetadataServer`] shows on every request, whatever it asks for.
+/// A fault of a [`FakeMetadataServer`]. It affects every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Responds with this status, as the real server does in the first seconds of a pod: 404, 403, 503.
+    /// Responds with this status. The real server responds with 404, 403 or 503 in the first seconds of a pod.
     Status(StatusCode),
-    /// Keeps the connection open and does not respond.
-    Silent,
-    /// Responds without `Metadata-Flavor: Google`, as any other server would.
-    NoFlavor,
+    /// Accepts connections, but does not respond.
+    NoResponse,
+    /// Responds without `Metadata-Flavor: Google`, like a server that is not the metadata server.
+    MissingFlavor,
     /// Responds with a redirect to another host.
     Redirect,
-    /// Responds 200 with a body that is not a token.
-    Garbage,
+    /// Responds with 200 and a body that is not a token.
+    InvalidToken,
 }
 
-/// A fake of Google's metadata server, on loopback. It stops when dropped.
+/// A fake of Google's metadata server, on loopback. It stops when it is dropped.
 ///
-/// Its tokens have the claims of real ones, and a signature of the right size that is not valid, unless
-/// [`set_token_fn`](Self::set_token_fn) provides others.
+/// Its tokens have the claims of real ones, and a signature that has the length of a valid one but is not valid, unless
+/// [`set_token_fn`](Self::set_token_fn) is called.
 ///
-/// # What it is held against
+/// # Differences from the real server
 ///
 /// As documented by Google ([query VM metadata], [verify VM identity]):
 ///
-/// - A request needs `Metadata-Flavor: Google`, and is refused with 403 if it has `X-Forwarded-For`.
-/// - The metadata is a tree. A path that ends in `/` lists a directory, with `/` behind the names of directories.
-///   `recursive=true` returns everything below it as JSON, or as text with `alt=text`; `alt=json` returns one value as JSON.
-/// - `identity` requires `audience`. `format` is `standard` (the default) or `full`; only `full` adds the claims `email`,
-///   `email_verified` and `google.compute_engine`, and `licenses=TRUE` adds `license_id` to the last.
+/// - A request requires `Metadata-Flavor: Google`, and is rejected with 403 if it has `X-Forwarded-For`.
+/// - The metadata is a tree. A path that ends with `/` lists a directory; the names of directories in it end with `/`.
+///   `recursive=true` returns everything below it as JSON, or as text with `alt=text`. `alt=json` returns one value as
+///   JSON.
+/// - `identity` requires `audience`. `format` is `standard` (the default) or `full`. Only `full` adds the claims `email`,
+///   `email_verified` and `google.compute_engine`; `licenses=TRUE` adds `license_id` to the last one.
 ///
 /// As recorded from real servers in public bug reports, from 2017 to 2020:
 ///
 /// - Every response has `Metadata-Flavor: Google`, `Server: Metadata Server for VM`, `X-XSS-Protection` and
 ///   `X-Frame-Options`. Values and listings are `application/text` with an `ETag` of 16 hexadecimal digits.
-/// - A directory without its slash is redirected with 301 to an absolute URL that keeps the query; `text/html`, with the
-///   new path as body. Error pages are HTML; that of a missing flavor header names the path and the header.
-/// - `/` is served without the flavor header, to be detected by.
+/// - A path of a directory without the final slash is redirected with 301 to an absolute URL that keeps the query; the
+///   body is `text/html` and contains the new path. Error pages are HTML. The one for a missing flavor header contains the
+///   path and the header.
+/// - `/` does not require the flavor header, since clients use it to detect the server.
 ///
-/// Known only from other emulators, or from what clients expect: `identity` is `text/html` and has no `ETag`, its body
-/// has no trailing newline ([`append_to_tokens`](Self::append_to_tokens) adds one), and without an audience it responds
-/// 400 with `non-empty audience parameter required`.
+/// Known only from other emulators, or from what clients expect: `identity` is `text/html` without an `ETag`, its body has
+/// no trailing newline ([`set_token_suffix`](Self::set_token_suffix) adds one), and without an audience it responds with
+/// 400 and `non-empty audience parameter required`.
 ///
-/// Not known: the bodies of 404, 405 and of an unknown `format` (400 here), the response to `HEAD` and to other methods
-/// than `GET` (405 here, with `Allow`), which check comes first. Stricter than the real server: the older header
-/// `X-Google-Metadata-Request` is not accepted. Left out: most entries, `wait_for_change`, guest attributes.
+/// Not known: the bodies of 404, 405 and of an unknown `format` (400 here), the response to `HEAD` and to methods other
+/// than `GET` (405 with `Allow` here), and which check comes first. The fake is stricter than the real server in that it
+/// does not accept the older header `X-Google-Metadata-Request`. It lacks most entries, `wait_for_change` and guest
+/// attributes.
 ///
 /// [query VM metadata]: https://cloud.google.com/compute/docs/metadata/querying-metadata
 /// [verify VM identity]: https://cloud.google.com/compute/docs/instances/verifying-instance-identity
@@ -74,25 +79,29 @@ pub struct FakeMetadataServer {
     server: JoinHandle<()>,
 }
 
-type Mint = Box<dyn Fn(&IdentityRequest) -> String + Send + Sync>;
+type TokenFn = Box<dyn Fn(&IdentityRequest) -> String + Send + Sync>;
 
 #[derive(Default)]
 struct State {
     requests: AtomicU64,
     fault: Mutex<Option<Fault>>,
-    mint: Mutex<Option<Mint>>,
+    token_fn: Mutex<Option<TokenFn>>,
     token_suffix: Mutex<String>,
 }
 
-const LIFETIME: Duration = Duration::from_secs(3600);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
 impl FakeMetadataServer {
-    /// Starts a server on 127.0.0.1, on a port that the system chooses. Spawns a task on the current tokio
+    /// Starts a server on 127.0.0.1, on a port that the operating system chooses. Spawns a task on the current tokio
     /// runtime.
     ///
     /// # Errors
     ///
     /// Returns an error if the server cannot listen.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the I/O of the runtime is not enabled.
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let host = listener.local_addr()?.to_string();
@@ -105,36 +114,40 @@ impl FakeMetadataServer {
         })
     }
 
-    /// Returns host and port, as in `GCE_METADATA_HOST`.
+    /// Returns the host and port, for [`MetadataServer::with_host`](crate::MetadataServer::with_host) or the environment
+    /// variable `GCE_METADATA_HOST`.
     pub fn host(&self) -> &str {
         &self.host
     }
 
     /// Returns the number of requests so far.
-    pub fn requests(&self) -> u64 {
+    pub fn request_count(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
     }
 
-    /// Sets the fault shown from now on; `None` ends it.
+    /// Sets the fault of further responses, or none.
     pub fn set_fault(&self, fault: Option<Fault>) {
         *lock(&self.state.fault) = fault;
     }
 
-    /// Sets the function that makes the token for an audience, whatever the `format`.
-    pub fn set_token_fn(&self, mint: impl Fn(&str) -> String + Send + Sync + 'static) {
-        *lock(&self.state.mint) = Some(Box::new(move |request| mint(&request.audience)));
+    /// Sets the function that returns the token for an audience. Default: a token with the claims of Google's tokens, and
+    /// an invalid signature.
+    pub fn set_token_fn(&self, token: impl Fn(&str) -> String + Send + Sync + 'static) {
+        *lock(&self.state.token_fn) = Some(Box::new(move |request| token(&request.audience)));
     }
 
-    /// Sets the lifetime of tokens, in whole seconds. Default: an hour.
-    pub fn set_lifetime(&self, lifetime: Duration) {
+    /// Sets the lifetime of tokens. Default: 1 h. Fractions of a second are ignored.
+    ///
+    /// Replaces a function set by [`set_token_fn`](Self::set_token_fn).
+    pub fn set_token_lifetime(&self, lifetime: Duration) {
         let count = AtomicU64::new(0);
-        *lock(&self.state.mint) = Some(Box::new(move |request| {
-            answer::token(request, lifetime, count.fetch_add(1, Ordering::Relaxed))
+        *lock(&self.state.token_fn) = Some(Box::new(move |request| {
+            responses::identity_token(request, lifetime, count.fetch_add(1, Ordering::Relaxed))
         }));
     }
 
     /// Sets a text that follows each token in the response, such as a newline. Default: none.
-    pub fn append_to_tokens(&self, suffix: &str) {
+    pub fn set_token_suffix(&self, suffix: &str) {
         suffix.clone_into(&mut lock(&self.state.token_suffix));
     }
 }
@@ -157,8 +170,8 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
         let state = state.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, state.clone()));
-            // It does not matter to the server whether the client hangs up.
+            let service = service_fn(|request| handle(request, state.clone()));
+            // A client that closes the connection is not an error of the server.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -166,32 +179,33 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-async fn answer(
+async fn handle(
     request: Request<Incoming>,
     state: Arc<State>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let count = state.requests.fetch_add(1, Ordering::SeqCst);
     let fault = *lock(&state.fault);
-    let mint = |request: &IdentityRequest| {
-        let token = match &*lock(&state.mint) {
-            Some(mint) => mint(request),
-            None => answer::token(request, LIFETIME, count),
+    let create_token = |request: &IdentityRequest| {
+        let token = match &*lock(&state.token_fn) {
+            Some(token_fn) => token_fn(request),
+            None => responses::identity_token(request, DEFAULT_LIFETIME, count),
         };
         format!("{token}{}", lock(&state.token_suffix))
     };
+    let html = |status, body: &str| responses::response(status, "text/html", body.to_owned());
     let mut response = match fault {
-        None | Some(Fault::NoFlavor) => answer::respond(&request, mint),
-        Some(Fault::Silent) => std::future::pending().await,
-        Some(Fault::Status(status)) => answer::response(status, "text/html", String::new()),
-        Some(Fault::Garbage) => answer::response(StatusCode::OK, "text/html", "<html>".to_owned()),
+        None | Some(Fault::MissingFlavor) => responses::respond(&request, create_token),
+        Some(Fault::NoResponse) => std::future::pending().await,
+        Some(Fault::Status(status)) => html(status, ""),
+        Some(Fault::InvalidToken) => html(StatusCode::OK, "<html>"),
         Some(Fault::Redirect) => {
-            let mut response = answer::response(StatusCode::FOUND, "text/html", String::new());
-            let elsewhere = HeaderValue::from_static("http://127.0.0.1:1/elsewhere");
-            response.headers_mut().insert("location", elsewhere);
+            let mut response = html(StatusCode::FOUND, "");
+            let location = HeaderValue::from_static("http://127.0.0.1:1/other-host");
+            response.headers_mut().insert("location", location);
             response
         }
     };
-    if fault == Some(Fault::NoFlavor) {
+    if fault == Some(Fault::MissingFlavor) {
         response.headers_mut().remove(FLAVOR);
     }
     Ok(response)

@@ -1,7 +1,7 @@
-//! The form of a JWT (RFC 7519, in the compact form of RFC 7515), and the claims that its sender goes by.
+//! Validates the format of a JWT (RFC 7519, in the compact form of RFC 7515), and parses the claims that its sender needs.
 //!
-//! The signature is not verified: that is up to the recipient. What is checked here are the faults that files and
-//! commands show: text around the token, half of a token, something else.
+//! The signature is not verified: that is up to the recipient. The validation detects what is commonly wrong with the
+//! content of files and the output of commands: text around the token, a truncated token, or no token at all.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -11,70 +11,72 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// What is wrong with bytes that should be a token.
+/// Why bytes are not a valid token.
 ///
-/// Its text names at most one character of the bytes.
+/// Its message contains at most one character of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum TokenFault {
-    /// There is nothing but white space.
-    #[error("it is empty")]
+pub enum TokenFormatError {
+    /// There is only white space.
+    #[error("the token is empty")]
     Empty,
-    /// It has a character that a token cannot have.
-    #[error("it has {character} at byte {position}, which a token cannot have")]
+    /// There is a character that a token cannot contain.
+    #[error("found {character} at byte {position}, which a token cannot contain")]
     Character {
-        /// The character in words.
+        /// A description of the character.
         character: String,
-        /// Its position in the bytes as they were given. The first byte is 1.
+        /// Its position in the bytes, including leading white space. The first byte is 1.
         position: usize,
     },
-    /// It does not have the three parts of a JWT.
-    #[error("it is not a JWT: it has {found} parts between dots, expected 3")]
+    /// There are not exactly three parts, as a JWT has.
+    #[error("not a JWT: found {found} parts separated by dots, expected 3")]
     Parts {
         /// The number of parts.
         found: usize,
     },
     /// A part of the JWT is empty.
-    #[error("it is not a JWT: its {part} is empty")]
+    #[error("not a JWT: the {part} is empty")]
     EmptyPart {
         /// `header`, `payload` or `signature`.
         part: &'static str,
     },
-    /// A part of the JWT is not base64url in its only valid form, as if it had been cut off.
-    #[error("it is not a JWT: its {part} is not base64url; was it cut off?")]
+    /// A part of the JWT is not canonical base64url, for example because it is truncated.
+    #[error("not a JWT: the {part} is not canonical base64url; the token may be truncated")]
     Base64 {
         /// `header`, `payload` or `signature`.
         part: &'static str,
     },
-    /// A part of the JWT is not a JSON object with the claims that RFC 7519 defines.
-    #[error("it is not a JWT: its {part} is not a JSON object as defined by RFC 7519")]
+    /// A part of the JWT is not a JSON object whose members have the types that RFC 7519 defines.
+    #[error("not a JWT: the {part} is not a JSON object as defined by RFC 7519")]
     Json {
         /// `header` or `payload`.
         part: &'static str,
     },
-    /// The signature does not have the length that the header's `alg` implies.
-    #[error("its signature has {found} bytes, expected {expected} for {alg}; was it cut off?")]
+    /// The length of the signature does not match the header's `alg`.
+    #[error(
+        "the signature has {found} bytes, expected {expected} for {alg}; the token may be truncated"
+    )]
     SignatureLength {
         /// The algorithm.
         alg: &'static str,
         /// The length of the signature in bytes.
         found: usize,
-        /// The length that it should have, in words.
+        /// A description of the expected length.
         expected: &'static str,
     },
-    /// It cannot be put into a header.
-    #[error("it cannot be put into a header")]
-    Header,
+    /// The token is not valid as the value of an HTTP header.
+    #[error("the token is not valid as the value of an HTTP header")]
+    InvalidHeaderValue,
 }
 
-/// The claims of a JWT that its sender goes by.
+/// The claims of a JWT that its sender needs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
     pub(super) times: Times,
     pub(super) audiences: Vec<String>,
 }
 
-/// The times in a token.
+/// The times in the claims of a token.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Times {
     pub(super) issued_at: Option<SystemTime>,
@@ -108,37 +110,38 @@ enum Audience {
     Several(Vec<String>),
 }
 
-/// Returns the bytes without the white space around them, if none of them is outside what is allowed.
-pub(super) fn trim(bytes: &[u8], is_allowed: fn(u8) -> bool) -> Result<&[u8], TokenFault> {
+/// Returns the bytes without the white space around them, or an error if one of them is not allowed.
+pub(super) fn trim(bytes: &[u8], is_allowed: fn(u8) -> bool) -> Result<&[u8], TokenFormatError> {
     let trimmed = bytes.trim_ascii();
     if trimmed.is_empty() {
-        return Err(TokenFault::Empty);
+        return Err(TokenFormatError::Empty);
     }
     let Some(index) = trimmed.iter().position(|&byte| !is_allowed(byte)) else {
         return Ok(trimmed);
     };
     let before = bytes.len() - bytes.trim_ascii_start().len();
-    Err(TokenFault::Character {
+    Err(TokenFormatError::Character {
         character: describe(&trimmed[index..]),
         position: before + index + 1,
     })
 }
 
-/// The characters of base64url, and the dots between the parts.
+/// Returns whether a JWT can contain a byte: the characters of base64url, and the dots between the parts.
 pub(super) fn is_jwt_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// Visible ASCII, but for quotes: those are put around tokens by mistake.
+/// Returns whether an opaque token can contain a byte: visible ASCII characters except quotes, which are often put around
+/// tokens by mistake.
 pub(super) fn is_opaque_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'')
 }
 
-/// Names the first character of some bytes.
+/// Describes the first character of some bytes.
 fn describe(bytes: &[u8]) -> String {
     let name = match bytes {
         [0xef, 0xbb, 0xbf, ..] => "a byte order mark (BOM)",
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "a byte order mark (BOM) of UTF-16",
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "a UTF-16 byte order mark (BOM)",
         [b'"', ..] => "a double quote (\")",
         [b'\'', ..] => "a single quote (')",
         [b'\r', ..] => "a carriage return (CR)",
@@ -146,9 +149,9 @@ fn describe(bytes: &[u8]) -> String {
         [b'\t', ..] => "a tab",
         [b' ', ..] => "a space",
         [0, ..] => "a NUL byte",
-        [b'=', ..] => "an equals sign (=), the padding of base64",
-        [b'+', ..] => "a plus sign (+) of base64 that is not base64url",
-        [b'/', ..] => "a slash (/) of base64 that is not base64url",
+        [b'=', ..] => "an equals sign (=), which is base64 padding",
+        [b'+', ..] => "a plus sign (+), which is base64 but not base64url",
+        [b'/', ..] => "a slash (/), which is base64 but not base64url",
         [byte, ..] if byte.is_ascii_graphic() => {
             return format!("the character '{}'", *byte as char);
         }
@@ -169,24 +172,24 @@ fn describe(bytes: &[u8]) -> String {
 }
 
 impl Claims {
-    /// Parses a JWT whose characters have been checked.
-    pub(super) fn parse(token: &[u8]) -> Result<Self, TokenFault> {
+    /// Parses a JWT that contains only characters allowed by [`is_jwt_byte`] or [`is_opaque_byte`].
+    pub(super) fn parse(token: &[u8]) -> Result<Self, TokenFormatError> {
         let mut parts = token.split(|&byte| byte == b'.');
         let (Some(header), Some(payload), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             let found = token.split(|&byte| byte == b'.').count();
-            return Err(TokenFault::Parts { found });
+            return Err(TokenFormatError::Parts { found });
         };
         let header = decode(header, "header")?;
         let payload = decode(payload, "payload")?;
         let signature = decode(signature, "signature")?;
-        let header: Header = object(&header, "header")?;
-        let payload: Payload = object(&payload, "payload")?;
+        let header: Header = parse_object(&header, "header")?;
+        let payload: Payload = parse_object(&payload, "payload")?;
         if let Some(alg) = &header.alg {
-            check_length(alg, signature.len())?;
+            check_signature_length(alg, signature.len())?;
         }
-        let time = |seconds: Option<f64>| seconds.and_then(super::time);
+        let time = |seconds: Option<f64>| seconds.and_then(super::from_unix_seconds);
         let warn_after = payload
             .kubernetes
             .and_then(|kubernetes| kubernetes.warnafter);
@@ -205,35 +208,39 @@ impl Claims {
     }
 }
 
-fn decode(part: &[u8], name: &'static str) -> Result<Zeroizing<Vec<u8>>, TokenFault> {
+/// Decodes canonical base64url: padding, and non-zero bits after the last byte, are errors.
+fn decode(part: &[u8], name: &'static str) -> Result<Zeroizing<Vec<u8>>, TokenFormatError> {
     if part.is_empty() {
-        return Err(TokenFault::EmptyPart { part: name });
+        return Err(TokenFormatError::EmptyPart { part: name });
     }
-    // Padding and bits beyond the last byte are refused.
     match URL_SAFE_NO_PAD.decode(part) {
         Ok(bytes) => Ok(Zeroizing::new(bytes)),
-        Err(_) => Err(TokenFault::Base64 { part: name }),
+        Err(_) => Err(TokenFormatError::Base64 { part: name }),
     }
 }
 
-fn object<'j, T: Deserialize<'j>>(json: &'j [u8], part: &'static str) -> Result<T, TokenFault> {
-    // A struct would be read from an array as well.
+/// Parses a JSON object.
+fn parse_object<'j, T: Deserialize<'j>>(
+    json: &'j [u8],
+    part: &'static str,
+) -> Result<T, TokenFormatError> {
+    // serde would also accept an array for a struct.
     let is_object = json.trim_ascii_start().first() == Some(&b'{');
     let parsed = is_object
         .then(|| serde_json::from_slice(json).ok())
         .flatten();
-    parsed.ok_or(TokenFault::Json { part })
+    parsed.ok_or(TokenFormatError::Json { part })
 }
 
-/// Checks the length of a signature, if the algorithm is known.
-fn check_length(alg: &str, found: usize) -> Result<(), TokenFault> {
+/// Returns an error if the length of a signature does not match its algorithm. Accepts any length for unknown algorithms.
+fn check_signature_length(alg: &str, found: usize) -> Result<(), TokenFormatError> {
     let fixed = |alg, length, expected| (alg, found == length, expected);
-    // A signature is as long as the modulus: RSA keys of 2048 to 8192 bits.
+    // A signature is as long as the modulus. RSA keys have 2048 to 8192 bits.
     let rsa = |alg| {
-        let is_whole = (256..=1024).contains(&found) && found.is_multiple_of(8);
-        (alg, is_whole, "256 to 1024")
+        let is_valid = (256..=1024).contains(&found) && found.is_multiple_of(8);
+        (alg, is_valid, "256 to 1024")
     };
-    let (alg, is_right, expected) = match alg {
+    let (alg, is_valid, expected) = match alg {
         "RS256" => rsa("RS256"),
         "RS384" => rsa("RS384"),
         "RS512" => rsa("RS512"),
@@ -246,24 +253,24 @@ fn check_length(alg: &str, found: usize) -> Result<(), TokenFault> {
         "ES512" => fixed("ES512", 132, "132"),
         "Ed25519" => fixed("Ed25519", 64, "64"),
         "Ed448" => fixed("Ed448", 114, "114"),
-        // RFC 8037 has both curves under this name.
+        // RFC 8037 uses this name for both curves.
         "EdDSA" => ("EdDSA", found == 64 || found == 114, "64 or 114"),
         "HS256" => fixed("HS256", 32, "32"),
         "HS384" => fixed("HS384", 48, "48"),
         "HS512" => fixed("HS512", 64, "64"),
         _ => return Ok(()),
     };
-    if is_right {
+    if is_valid {
         return Ok(());
     }
-    Err(TokenFault::SignatureLength {
+    Err(TokenFormatError::SignatureLength {
         alg,
         found,
         expected,
     })
 }
 
-/// Audiences for an error message.
+/// Formats audiences for an error message.
 pub(crate) struct Audiences<'a>(pub(crate) &'a [String]);
 
 impl fmt::Display for Audiences<'_> {

@@ -1,7 +1,6 @@
-//! The settings of a file that is followed.
+//! The settings of a watched file.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -9,32 +8,34 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, timeout};
 
-use super::follower::{Follower, read_file};
-use super::functions::{Now, Parse, Read, Renewal, Replace};
-use super::health::HealthCell;
-use super::hub::ChangeSignal;
-use super::reader::{Reader, Sink};
-use super::timing::Timing;
-use super::worker::ensure_followed;
-use super::{FileError, ParseError, Shared, WatchedFile, mount};
+use super::file_reader::{FileReader, Notifications, ParseFn, ReadFn, read_file};
+use super::schedule::ReadSchedule;
+use super::task::{CheckReplacementFn, ClockFn, FirstRead, RereadAtFn, Shared, StatusCell};
+use super::timed_reader::{ReadSink, TimedReader};
+use super::watcher::ChangeSignal;
+use super::{FileError, ParseError, WatchedFile};
 use crate::background::Background;
 
-const DEFAULT_STARTUP_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_STARTUP_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// However little time is left, a read that does not block has enough.
+/// The time limit of a read shortly before the end of the startup limit: enough for a read that does not block.
 const MIN_READ_LIMIT: Duration = Duration::from_millis(50);
 
-/// Settings of a [`WatchedFile`].
-#[must_use]
+/// The settings of a [`WatchedFile`]. Created by [`WatchedFile::builder`].
+///
+/// A setting that is set twice has the last value.
+#[must_use = "a builder does nothing until `open` is called"]
 pub struct WatchedFileBuilder<T> {
     path: PathBuf,
-    parse: Parse<T>,
-    read: Read,
-    renewal: Renewal<T>,
-    replace: Replace<T>,
-    now: Now,
+    parse: ParseFn<T>,
+    read: ReadFn,
+    reread_at: RereadAtFn<T>,
+    check_replacement: CheckReplacementFn<T>,
+    clock: ClockFn,
     startup_limit: Duration,
-    timing: Timing,
+    read_limit: Duration,
+    schedule: ReadSchedule,
 }
 
 impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
@@ -46,132 +47,216 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
             path,
             parse: Arc::new(parse),
             read: Arc::new(read_file),
-            renewal: Arc::new(|_, _| None),
-            replace: Arc::new(|_, _| Ok(())),
-            now: Arc::new(SystemTime::now),
+            reread_at: Arc::new(|_, _| None),
+            check_replacement: Arc::new(|_, _| Ok(())),
+            clock: Arc::new(SystemTime::now),
             startup_limit: DEFAULT_STARTUP_LIMIT,
-            timing: Timing::default(),
+            read_limit: DEFAULT_READ_LIMIT,
+            schedule: ReadSchedule::default(),
         }
     }
 
-    /// Sets how long [`open`](Self::open) waits for valid content. Default: 5 s. Content that appears within it is found
-    /// at once, if the system reports changes.
+    /// Sets how long [`open`](Self::open) waits for valid content. Default: 5 s.
     ///
     /// ```
-    /// # use {std::time::Duration, reqwest_wi_auth::WatchedFile};
-    /// let settings = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
-    ///     .startup_limit(Duration::from_secs(30));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use std::time::Duration;
+    ///
+    /// use reqwest_wi_auth::{FileError, WatchedFile};
+    ///
+    /// let opened = WatchedFile::builder("/nonexistent/policy", |bytes| Ok(bytes.to_vec()))
+    ///     .startup_limit(Duration::from_millis(10))
+    ///     .open()
+    ///     .await;
+    /// assert!(matches!(opened, Err(FileError::StartupTimeout { .. })));
+    /// # }
     /// ```
     pub fn startup_limit(mut self, limit: Duration) -> Self {
         self.startup_limit = limit;
         self
     }
 
-    /// How often the file is read though nothing was reported. Default: every 60 s.
+    /// Sets how often the file is read although no change was reported. Default: 60 s.
     ///
-    /// ```
-    /// # use {std::time::Duration, reqwest_wi_auth::WatchedFile};
-    /// let settings = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
-    ///     .poll_interval(Duration::from_secs(10));
+    /// Lower it for file systems that accept watches but report no changes, such as some network file systems:
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), reqwest_wi_auth::FileError> {
+    /// use std::time::Duration;
+    ///
+    /// use reqwest_wi_auth::WatchedFile;
+    ///
+    /// let policy = WatchedFile::builder("/mnt/nfs/policy", |bytes| Ok(bytes.to_vec()))
+    ///     .poll_interval(Duration::from_secs(10))
+    ///     .open()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.timing.poll = interval;
+        self.schedule.poll_interval = interval;
         self
     }
 
-    /// The same where the system cannot report changes, such as after too many watches. Default: every
-    /// 5 s.
+    /// Sets how often the file is read while the operating system cannot report changes, for example because the limit of
+    /// watches is reached. Default: 5 s.
     ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), reqwest_wi_auth::FileError> {
+    /// use std::time::Duration;
+    ///
+    /// use reqwest_wi_auth::WatchedFile;
+    ///
+    /// let policy = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
+    ///     .fallback_poll_interval(Duration::from_secs(1))
+    ///     .open()
+    ///     .await?;
+    /// if !policy.health().change_notifications {
+    ///     println!("a change takes effect after up to 1 s");
+    /// }
+    /// # Ok(())
+    /// # }
     /// ```
-    /// # use {std::time::Duration, reqwest_wi_auth::WatchedFile};
-    /// let settings = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
-    ///     .unwatched_poll_interval(Duration::from_secs(1));
-    /// ```
-    pub fn unwatched_poll_interval(mut self, interval: Duration) -> Self {
-        self.timing.poll_unwatched = interval;
+    pub fn fallback_poll_interval(mut self, interval: Duration) -> Self {
+        self.schedule.fallback_poll_interval = interval;
         self
     }
 
-    /// Sets how long a read may take. Default: 5 s. A read that takes longer, such as on a network file system that hangs,
-    /// is an error. No other read is started until it returns; neither [`shutdown`](WatchedFile::shutdown) nor the end of
-    /// the runtime waits for it.
+    /// Sets how long one read may take. Default: 5 s.
     ///
-    /// ```
-    /// # use {std::time::Duration, reqwest_wi_auth::WatchedFile};
-    /// let settings = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
-    ///     .read_limit(Duration::from_secs(30));
+    /// A read that takes longer, for example because a network file system does not respond, is an error of the kind
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut). No other read is started until it returns. Neither
+    /// [`shutdown`](WatchedFile::shutdown) nor the end of the runtime waits for it.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), reqwest_wi_auth::FileError> {
+    /// use std::time::Duration;
+    ///
+    /// use reqwest_wi_auth::WatchedFile;
+    ///
+    /// let policy = WatchedFile::builder("/mnt/nfs/policy", |bytes| Ok(bytes.to_vec()))
+    ///     .read_limit(Duration::from_secs(30))
+    ///     .startup_limit(Duration::from_secs(60))
+    ///     .open()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn read_limit(mut self, limit: Duration) -> Self {
-        self.timing.read_limit = limit;
+        self.read_limit = limit;
         self
     }
 
-    /// Has the file read at moments that its value knows of, such as before it expires: given the value
-    /// and the time, the next of them, if there is one.
+    /// Sets a function that returns when the file has to be read again because of its value, such as before the value
+    /// expires, or `None` if it does not have to be. Its arguments are the value and the current time.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), reqwest_wi_auth::FileError> {
+    /// use reqwest_wi_auth::{Token, WatchedFile};
+    ///
+    /// let token = WatchedFile::builder("/run/token", |bytes| Ok(Token::new(bytes)?))
+    ///     .reread_at(|token, now| token.expires_at().filter(|expiry| *expiry > now))
+    ///     .open()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reread_at(
+        mut self,
+        time: impl Fn(&T, SystemTime) -> Option<SystemTime> + Send + Sync + 'static,
+    ) -> Self {
+        self.reread_at = Arc::new(time);
+        self
+    }
+
+    /// Sets a function that returns an error if a new value (its second argument) may not replace the current one.
+    pub(crate) fn check_replacement(
+        mut self,
+        check: impl Fn(&T, &T) -> Result<(), ParseError> + Send + Sync + 'static,
+    ) -> Self {
+        self.check_replacement = Arc::new(check);
+        self
+    }
+
+    /// Sets the function that reads the file, for tests of read errors. It runs on a thread that may block. Default: a
+    /// function that reads regular files of up to 16 MiB.
     ///
     /// ```
-    /// # use reqwest_wi_auth::{Token, WatchedFile};
-    /// let settings = WatchedFile::builder("/run/token", |bytes| Ok(Token::new(bytes)?))
-    ///     .renewal(|token, now| token.expires_at().filter(|expiry| *expiry > now));
-    /// ```
-    pub fn renewal(
-        mut self,
-        next: impl Fn(&T, SystemTime) -> Option<SystemTime> + Send + Sync + 'static,
-    ) -> Self {
-        self.renewal = Arc::new(next);
-        self
-    }
-
-    /// Decides whether a new value may replace the current one. The error says why it may not.
-    pub(crate) fn replacing(
-        mut self,
-        replace: impl Fn(&T, &T) -> Result<(), ParseError> + Send + Sync + 'static,
-    ) -> Self {
-        self.replace = Arc::new(replace);
-        self
-    }
-
-    /// Reads the file by this function, on a thread that may block. Default: regular files of up to 16 MB are read; a
-    /// directory, FIFO, device or socket is an error. For tests of what happens when reading fails.
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use std::io;
+    /// use std::time::Duration;
     ///
+    /// use reqwest_wi_auth::WatchedFile;
+    ///
+    /// let error = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
+    ///     .reader(|_| Err(io::ErrorKind::PermissionDenied.into()))
+    ///     .startup_limit(Duration::ZERO)
+    ///     .open()
+    ///     .await
+    ///     .unwrap_err();
+    /// assert!(error.to_string().contains("permission denied"));
+    /// # }
     /// ```
-    /// # use {std::io, reqwest_wi_auth::WatchedFile};
-    /// let settings = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
-    ///     .reader(|_| Err(io::ErrorKind::PermissionDenied.into()));
-    /// ```
+    #[cfg(feature = "testing")]
     pub fn reader(
-        mut self,
-        read: impl Fn(&Path) -> io::Result<Vec<u8>> + Send + Sync + 'static,
+        self,
+        read: impl Fn(&Path) -> std::io::Result<Vec<u8>> + Send + Sync + 'static,
     ) -> Self {
-        self.read = Arc::new(read);
+        self.with_reader(Arc::new(read))
+    }
+
+    /// Sets the function that returns the current time, for tests. Default: [`SystemTime::now`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("policy");
+    /// # std::fs::write(&path, "10")?;
+    /// use std::time::SystemTime;
+    ///
+    /// use reqwest_wi_auth::WatchedFile;
+    ///
+    /// let policy = WatchedFile::builder(path, |bytes| Ok(bytes.to_vec()))
+    ///     .clock(|| SystemTime::UNIX_EPOCH)
+    ///     .open()
+    ///     .await?;
+    /// assert_eq!(policy.health().last_change, SystemTime::UNIX_EPOCH);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "testing")]
+    pub fn clock(self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.with_clock(Arc::new(clock))
+    }
+
+    pub(crate) fn with_reader(mut self, read: ReadFn) -> Self {
+        self.read = read;
         self
     }
 
-    /// Takes the time of day from here instead of from the system: for tests.
-    ///
-    /// ```
-    /// # use {std::time::SystemTime, reqwest_wi_auth::WatchedFile};
-    /// let settings = WatchedFile::builder("/etc/policy", |bytes| Ok(bytes.to_vec()))
-    ///     .clock(|| SystemTime::UNIX_EPOCH);
-    /// ```
-    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.now = Arc::new(now);
+    pub(crate) fn with_clock(mut self, clock: ClockFn) -> Self {
+        self.clock = clock;
         self
     }
 
-    /// Waits for the first valid content, and starts to follow the file: spawns a task on the current tokio runtime. If
-    /// that runtime ends, the next use of the file in another one follows it from there.
+    /// Waits for the first valid content, and spawns a task on the current tokio runtime that keeps the value up to date.
+    /// See [Runtimes](WatchedFile#runtimes) for what happens when that runtime ends.
     ///
-    /// Dropping the future before it is done leaves nothing behind.
+    /// A file that is missing or not valid is read again when the operating system reports a change, and after delays of
+    /// 5 ms to 5 s. Dropping the future leaves no task or watch behind.
     ///
     /// # Errors
     ///
-    /// Returns [`FileError::NotInTime`] if there is no valid content within the
-    /// [`startup_limit`](Self::startup_limit), and [`FileError::NoRuntime`] outside a tokio runtime.
+    /// Returns [`FileError::StartupTimeout`] if there is no valid content within the
+    /// [`startup_limit`](Self::startup_limit), [`FileError::NoRuntime`] outside a tokio runtime, and [`FileError::Read`]
+    /// if the path is empty.
     ///
     /// # Panics
     ///
-    /// Panics if the runtime's timer is not enabled.
+    /// Panics if the timer of the runtime is not enabled.
     pub async fn open(self) -> Result<WatchedFile<T>, FileError> {
         let path = match std::path::absolute(&self.path) {
             Ok(path) => path,
@@ -187,75 +272,95 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
         }
         let deadline = Instant::now() + self.startup_limit;
         let signal = Arc::<ChangeSignal>::default();
-        let follower = Follower::new(path.clone(), self.read, self.parse, signal.clone());
-        let latest = Arc::new(Latest(Mutex::new(None)));
-        let sink: Arc<dyn Sink<T>> = latest.clone();
-        let reader = Reader::new(
-            path.clone(),
-            signal.clone(),
-            follower,
-            Arc::downgrade(&sink),
-        );
+        let file = FileReader::new(path.clone(), self.read, self.parse, signal.clone());
+        let last_read = Arc::new(LastRead(Mutex::new(None)));
+        let sink: Arc<dyn ReadSink<T>> = last_read.clone();
+        let reader = TimedReader::new(path.clone(), signal.clone(), file, Arc::downgrade(&sink));
         let mut failures = 0;
-        let (first, is_watching) = loop {
+        let (value, notifications) = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             reader
-                .read(left.max(MIN_READ_LIMIT).min(self.timing.read_limit))
+                .read(left.max(MIN_READ_LIMIT).min(self.read_limit))
                 .await;
-            let error = match latest.take() {
-                Some((Ok(first), is_watching)) => break (first, is_watching),
+            let error = match last_read.take() {
+                Some((Ok(value), notifications)) => break (value, notifications),
                 Some((Err(error), _)) => Some(error),
                 None => None,
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let limit = self.startup_limit;
-                let unread = || FileError::Closed { path: path.clone() };
-                return Err(FileError::NotInTime {
+                let closed = || FileError::Closed { path: path.clone() };
+                return Err(FileError::StartupTimeout {
                     limit,
-                    source: Box::new(error.unwrap_or_else(unread)),
+                    source: Box::new(error.unwrap_or_else(closed)),
                     path,
                 });
             }
-            let pause = self.timing.after_failure(failures).min(left);
             failures += 1;
+            let pause = self.schedule.retry.delay(failures).min(left);
             let _ = timeout(pause, signal.changed()).await;
         };
-        if mount::is_mount_point(&path) {
-            tracing::warn!(path = %path.display(), "the file is mounted by itself (subPath): it will never be replaced; mount the whole volume");
+        if is_mount_point(&path) {
+            tracing::warn!(path = %path.display(), "the file is a mount point (subPath) and will never be updated; mount the whole volume instead");
         }
         let shared = Arc::new(Shared {
-            health: HealthCell::new(is_watching, (self.now)()),
-            value: ArcSwap::from_pointee(first),
-            background: Background::new(format!("following {}", path.display())),
+            status: StatusCell::new(notifications, (self.clock)()),
+            value: ArcSwap::from_pointee(value),
+            background: Background::new(format!("watching {}", path.display())),
             path,
             reader: reader.clone(),
             signal,
-            timing: self.timing,
-            renewal: self.renewal,
-            replace: self.replace,
-            now: self.now,
+            schedule: self.schedule,
+            read_limit: self.read_limit,
+            reread_at: self.reread_at,
+            check_replacement: self.check_replacement,
+            clock: self.clock,
         });
-        let sink: Arc<dyn Sink<T>> = shared.clone();
+        let sink: Arc<dyn ReadSink<T>> = shared.clone();
         reader.set_sink(Arc::downgrade(&sink));
-        ensure_followed(&shared, true);
+        shared.ensure_running(FirstRead::AfterChange);
         Ok(WatchedFile::new(shared))
     }
 }
 
-/// Keeps the result of the last read while the file is being opened.
-struct Latest<T>(Mutex<Option<(Result<T, FileError>, bool)>>);
+/// Holds the result of the last read while the file is being opened.
+struct LastRead<T>(Mutex<Option<(Result<T, FileError>, Notifications)>>);
 
-impl<T> Latest<T> {
-    fn take(&self) -> Option<(Result<T, FileError>, bool)> {
+impl<T> LastRead<T> {
+    fn take(&self) -> Option<(Result<T, FileError>, Notifications)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl<T: Send> Sink<T> for Latest<T> {
-    fn publish(&self, read: Result<T, FileError>, is_watching: bool) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((read, is_watching));
+impl<T: Send> ReadSink<T> for LastRead<T> {
+    fn publish(&self, result: Result<T, FileError>, notifications: Notifications) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((result, notifications));
     }
+}
+
+/// Returns whether a file is a mount point, as with a `subPath` mount. Kubernetes never updates such a file.
+///
+/// Returns false on systems without `/proc`.
+fn is_mount_point(path: &Path) -> bool {
+    std::fs::read_to_string("/proc/self/mountinfo")
+        .is_ok_and(|mountinfo| lists_mount_point(&mountinfo, path))
+}
+
+/// Returns whether a table in the format of proc_pid_mountinfo(5) lists a path as a mount point: its fifth field, in which
+/// white space and backslashes are octal escapes.
+fn lists_mount_point(mountinfo: &str, path: &Path) -> bool {
+    let Some(path) = path.to_str() else {
+        return false;
+    };
+    let escaped = path
+        .replace('\\', "\\134")
+        .replace(' ', "\\040")
+        .replace('\t', "\\011")
+        .replace('\n', "\\012");
+    mountinfo
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(&escaped))
 }
 
 impl<T> fmt::Debug for WatchedFileBuilder<T> {
@@ -263,7 +368,28 @@ impl<T> fmt::Debug for WatchedFileBuilder<T> {
         f.debug_struct("WatchedFileBuilder")
             .field("path", &self.path)
             .field("startup_limit", &self.startup_limit)
-            .field("timing", &self.timing)
+            .field("read_limit", &self.read_limit)
+            .field("schedule", &self.schedule)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+1021 1009 0:91 / /var/run/secrets/tokens ro,relatime - tmpfs tmpfs rw
+1022 1009 0:92 /..2026_11_23/token /etc/token ro,relatime - tmpfs tmpfs rw
+1023 1009 0:92 /a /etc/with\\040blank ro,relatime - tmpfs tmpfs rw
+";
+
+    #[test]
+    fn a_mount_point_is_distinguished_from_a_file_in_a_volume() {
+        let lists = |path: &str| lists_mount_point(MOUNTINFO, Path::new(path));
+        assert!(lists("/etc/token"));
+        assert!(lists("/etc/with blank"));
+        assert!(!lists("/var/run/secrets/tokens/token"));
+        assert!(!lists("/etc"));
     }
 }

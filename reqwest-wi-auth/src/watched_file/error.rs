@@ -1,53 +1,54 @@
-//! What can be wrong with a file.
+//! Why a file could not be read.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why content is not sound, as the parser of it says.
+/// Why a file's content is not valid, as returned by the parser of a [`WatchedFile`](super::WatchedFile).
 pub type ParseError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is wrong with a file that is followed.
+/// Why a [`WatchedFile`](super::WatchedFile) could not be opened or read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
-    /// It cannot be read: it is missing, or this process may not.
-    #[error("{} cannot be read: {source}", path.display())]
+    /// The file cannot be read: it is missing, is not a regular file, this process lacks the permission, or reading took
+    /// too long.
+    #[error("reading {} failed: {source}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
-    /// What stands in it is not sound: empty, half-written, or something else.
-    #[error("the content of {} is not sound: {source}", path.display())]
-    Content {
-        /// The file.
+    /// The file was read, but its content is not valid: it is empty, truncated, or something else.
+    #[error("the content of {} is not valid: {source}", path.display())]
+    InvalidContent {
+        /// The path of the file.
         path: PathBuf,
-        /// What the parser says.
+        /// The error that the parser returned.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// It had no sound content by the end of the time to wait at the start.
-    #[error("nothing sound to read at {} within {limit:?}; is the volume mounted, and the path right? {source}", path.display())]
-    NotInTime {
-        /// The file.
+    /// The file had no valid content within the startup limit.
+    #[error("{} had no valid content within {limit:?}; check that the volume is mounted and that the path is correct; last error: {source}", path.display())]
+    StartupTimeout {
+        /// The path of the file.
         path: PathBuf,
-        /// How long was waited.
+        /// The startup limit.
         limit: Duration,
-        /// What was wrong at the last look.
+        /// The error of the last read.
         source: Box<FileError>,
     },
-    /// It is not followed any more, since it was shut down.
-    #[error("{} is not followed any more, since it was shut down", path.display())]
+    /// The file is no longer watched, because [`shutdown`](super::WatchedFile::shutdown) was called.
+    #[error("{} is no longer watched: it was shut down", path.display())]
     Closed {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// It was to be opened outside a tokio runtime.
-    #[error("{} cannot be followed outside a tokio runtime; open it in one", path.display())]
+    /// The file was opened outside a tokio runtime.
+    #[error("{} cannot be watched outside a tokio runtime; open it within one", path.display())]
     NoRuntime {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
 }

@@ -72,7 +72,7 @@ impl Cold {
 impl TokenSource for Cold {
     fn current(&self) -> Result<Token, Error> {
         Err(Error::NotFetched {
-            origin: "a cold source".to_owned(),
+            location: "a cold source".to_owned(),
         })
     }
 
@@ -95,7 +95,7 @@ fn auth(source: impl TokenSource) -> BearerAuth {
 #[tokio::test]
 async fn a_boxed_error_is_an_error_with_its_source() {
     fn assert_error<E: std::error::Error + Send + Sync + 'static>() {}
-    assert_error::<SendError<BoxError>>();
+    assert_error::<SendError>();
     assert_error::<SendError>();
     let service = auth(Tokens::one(&token("0", 600))).layer(Network::default());
     let error = service.oneshot(get("/fail")).await.unwrap_err();
@@ -127,7 +127,10 @@ async fn the_error_of_a_token_is_the_source_of_what_arrives() {
         found = found.or_else(|| error.downcast_ref::<Error>());
         cause = error.source();
     }
-    assert!(matches!(found, Some(Error::Token { .. })), "{error:?}");
+    assert!(
+        matches!(found, Some(Error::InvalidToken { .. })),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -241,7 +244,7 @@ mod grpc {
             .await
             .unwrap();
         let transient = Error::NotFetched {
-            origin: "somewhere".to_owned(),
+            location: "somewhere".to_owned(),
         };
         let permanent = Token::new("").unwrap_err();
         for (error, code) in [

@@ -20,7 +20,7 @@ async fn story() {
     until("the fault is seen", || source.health().last_error.is_some()).await;
 
     let fake = FakeMetadataServer::start().await.unwrap();
-    fake.set_fault(Some(Fault::Garbage));
+    fake.set_fault(Some(Fault::InvalidToken));
     let identity = MetadataServer::with_host(fake.host())
         .unwrap()
         .start("https://a.example");

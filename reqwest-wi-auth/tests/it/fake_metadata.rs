@@ -378,7 +378,7 @@ async fn only_a_full_identity_has_the_claims_of_account_and_instance() {
 async fn the_source_takes_tokens_with_and_without_a_trailing_newline() {
     for suffix in ["", "\n", "\r\n"] {
         let fake = FakeMetadataServer::start().await.unwrap();
-        fake.append_to_tokens(suffix);
+        fake.set_token_suffix(suffix);
         let body = get(&fake, &format!("{IDENTITY}?audience=a"))
             .await
             .text()

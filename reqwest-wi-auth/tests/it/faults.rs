@@ -38,7 +38,7 @@ async fn a_volume_that_vanishes_and_comes_back_is_followed_again() {
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
     let good = sent(&source);
     for name in ["1", "2"] {
-        kubelet.vanish().unwrap();
+        kubelet.remove_content().unwrap();
         until("the loss is seen", || source.health().last_error.is_some()).await;
         assert!(
             sent(&source).is_some(),
@@ -54,14 +54,14 @@ async fn a_volume_that_vanishes_and_comes_back_is_followed_again() {
 async fn a_folder_that_is_removed_and_made_anew_is_watched_again() {
     let (_folder, kubelet) = volume();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
-    kubelet.remount().unwrap();
+    kubelet.recreate().unwrap();
     until("the loss is seen", || source.health().last_error.is_some()).await;
     for name in ["1", "2", "3"] {
         let next = token(name, 600);
         kubelet.write([("token", &next)]).unwrap();
         until("it is picked up", || sent(&source) == bearer(&next)).await;
     }
-    assert!(source.file().health().watching);
+    assert!(source.file().health().change_notifications);
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn content_that_is_spoilt_in_place_does_not_replace_the_good_token() {
     let (_folder, kubelet) = volume();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
     let good = sent(&source);
-    kubelet.spoil("token", "half.a").unwrap();
+    kubelet.overwrite("token", "half.a").unwrap();
     until("the fault is seen", || source.health().last_error.is_some()).await;
     assert_eq!(sent(&source), good);
 }

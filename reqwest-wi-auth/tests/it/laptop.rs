@@ -156,7 +156,7 @@ async fn output_that_is_too_long_is_an_error_and_not_cut_off() {
         let script = format!("head -c {bytes} /dev/zero | tr '\\0' a");
         let source = CommandToken::new("sh").args(["-c", &script]).allow_opaque();
         let error = source.refresh(None).await.unwrap_err().to_string();
-        assert!(error.contains("64 kB"), "{error}");
+        assert!(error.contains("64 KiB"), "{error}");
     }
     let script = "head -c 20000 /dev/zero | tr '\\0' a";
     let source = CommandToken::new("sh").args(["-c", script]).allow_opaque();

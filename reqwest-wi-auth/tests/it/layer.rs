@@ -106,7 +106,7 @@ async fn above_a_channel_the_origin_is_given_when_the_layer_is_made() {
     let auth = auth(Tokens::one(&text));
     assert!(matches!(
         auth.layer_for_origin("https://other.example"),
-        Err(Error::Origin { .. })
+        Err(Error::InvalidOrigin { .. })
     ));
     let layer = auth
         .layer_for_origin("https://auth-server.example")
@@ -193,7 +193,7 @@ struct Cold(Token);
 impl TokenSource for Cold {
     fn current(&self) -> Result<Token, Error> {
         Err(Error::NotFetched {
-            origin: "here".to_owned(),
+            location: "here".to_owned(),
         })
     }
 
@@ -241,6 +241,9 @@ async fn without_a_token_the_request_is_not_sent_and_the_error_is_typed() {
         .layer(network)
         .oneshot(get("https://auth-server.example/a"))
         .await;
-    assert!(matches!(sent, Err(SendError::Token(Error::Token { .. }))));
+    assert!(matches!(
+        sent,
+        Err(SendError::Token(Error::InvalidToken { .. }))
+    ));
     assert!(seen.lock().unwrap().is_empty());
 }

@@ -24,7 +24,7 @@ async fn a_token_for_the_audience_is_fetched_and_kept() {
     for _ in 0..100 {
         assert_eq!(source.current().unwrap(), first);
     }
-    assert_eq!(fake.requests(), 1);
+    assert_eq!(fake.request_count(), 1);
     let health = source.health();
     assert!(health.present && health.last_rotation.is_some() && health.last_error.is_none());
 }
@@ -45,7 +45,7 @@ async fn a_hundred_cold_callers_make_one_request() {
     }
     later(Duration::from_secs(60)).await;
     source.current().unwrap();
-    assert_eq!(fake.requests(), 1);
+    assert_eq!(fake.request_count(), 1);
 }
 
 #[tokio::test]
@@ -57,10 +57,10 @@ async fn the_first_seconds_of_a_pod_are_waited_through() {
         StatusCode::SERVICE_UNAVAILABLE,
     ] {
         fake.set_fault(Some(Fault::Status(status)));
-        let before = fake.requests();
+        let before = fake.request_count();
         let source = metadata.start(AUDIENCE);
         until("it has been refused twice", || {
-            fake.requests() >= before + 2
+            fake.request_count() >= before + 2
         })
         .await;
         assert!(source.health().last_error.is_some());
@@ -86,20 +86,20 @@ async fn where_nothing_answers_the_error_says_soon_that_this_is_not_google_cloud
     assert!(began.elapsed() < Duration::from_secs(10));
     let unreachable = matches!(&error, Error::Metadata(MetadataError::Unreachable { .. }));
     assert!(unreachable, "{error:?}");
-    let told = error.to_string();
+    let text = error.to_string();
     assert!(
-        told.contains("not Google Cloud") && told.contains(&host),
-        "{told}"
+        text.contains("not run on Google Cloud") && text.contains(&host),
+        "{text}"
     );
 }
 
 #[tokio::test]
 async fn what_answers_without_the_flavor_is_not_believed() {
     let (fake, metadata) = servers().await;
-    fake.set_fault(Some(Fault::NoFlavor));
+    fake.set_fault(Some(Fault::MissingFlavor));
     let error = metadata.open(AUDIENCE).await.unwrap_err();
     assert!(
-        matches!(&error, Error::Metadata(MetadataError::Flavor { .. })),
+        matches!(&error, Error::Metadata(MetadataError::MissingFlavor { .. })),
         "{error:?}"
     );
     assert!(!error.is_transient());
@@ -108,7 +108,7 @@ async fn what_answers_without_the_flavor_is_not_believed() {
 #[tokio::test]
 async fn a_redirect_is_not_followed_and_garbage_is_no_token() {
     let (fake, metadata) = servers().await;
-    for fault in [Fault::Redirect, Fault::Garbage] {
+    for fault in [Fault::Redirect, Fault::InvalidToken] {
         fake.set_fault(Some(fault));
         let source = metadata.start(AUDIENCE);
         until("it has been tried", || source.health().last_error.is_some()).await;
@@ -139,11 +139,15 @@ async fn a_later_failure_leaves_the_token_in_use_and_is_no_fixed_outage() {
 #[tokio::test]
 async fn a_token_from_the_server_s_cache_is_renewed_by_its_exp_and_not_by_the_fetch() {
     let (fake, metadata) = servers().await;
-    fake.set_lifetime(Duration::from_secs(100));
+    fake.set_token_lifetime(Duration::from_secs(100));
     let source = metadata.open(AUDIENCE).await.unwrap();
     let first = source.current().unwrap();
     later(Duration::from_secs(70)).await;
-    assert_eq!(fake.requests(), 1, "not before three quarters of its life");
+    assert_eq!(
+        fake.request_count(),
+        1,
+        "not before three quarters of its life"
+    );
     later(Duration::from_secs(20)).await;
     until("it is renewed", || source.current().unwrap() != first).await;
 }
@@ -151,9 +155,9 @@ async fn a_token_from_the_server_s_cache_is_renewed_by_its_exp_and_not_by_the_fe
 #[tokio::test]
 async fn a_silent_server_holds_nobody_up_for_ever() {
     let (fake, metadata) = servers().await;
-    fake.set_fault(Some(Fault::Silent));
+    fake.set_fault(Some(Fault::NoResponse));
     let source = metadata.start(AUDIENCE);
-    until("it is asked", || fake.requests() == 1).await;
+    until("it is asked", || fake.request_count() == 1).await;
     tokio::time::pause();
     let error = source.refresh(None).await.unwrap_err();
     tokio::time::resume();
@@ -177,7 +181,7 @@ async fn rejected_tokens_have_the_server_asked_once_for_all_and_not_again_and_ag
     for refreshed in join_all(callers).await {
         assert_eq!(refreshed.unwrap(), rejected);
     }
-    assert_eq!(fake.requests(), 2);
+    assert_eq!(fake.request_count(), 2);
 }
 
 async fn join_all<F: Future<Output = Result<Token, Error>>>(
@@ -217,7 +221,7 @@ async fn one_metadata_server_serves_an_audience_per_origin() {
         let sent = server.take_seen().remove(0).unwrap();
         assert_eq!(sent, source.current().unwrap().header().to_str().unwrap());
     }
-    assert_eq!(fake.requests(), 2);
+    assert_eq!(fake.request_count(), 2);
 }
 
 #[tokio::test]
@@ -226,7 +230,7 @@ async fn after_shutdown_the_server_is_asked_no_more() {
     let source = metadata.open(AUDIENCE).await.unwrap();
     source.shutdown().await;
     later(Duration::from_secs(7200)).await;
-    assert_eq!(fake.requests(), 1);
+    assert_eq!(fake.request_count(), 1);
     assert!(source.changed().await.is_none());
 }
 
@@ -266,7 +270,7 @@ async fn a_token_for_another_audience_is_refused() {
         let source = metadata.start(AUDIENCE);
         until("it has been tried", || source.health().last_error.is_some()).await;
         let error = source.health().last_error.unwrap();
-        let is_audience = matches!(&error, Error::Metadata(MetadataError::Audience { .. }));
+        let is_audience = matches!(&error, Error::Metadata(MetadataError::WrongAudience { .. }));
         assert!(is_audience, "{error:?}");
         assert!(error.to_string().contains(AUDIENCE), "{error}");
         assert!(source.current().is_err());
@@ -278,10 +282,10 @@ async fn an_older_token_from_the_server_s_cache_does_not_replace_the_one_in_use(
     let (fake, metadata) = servers().await;
     let source = metadata.open(AUDIENCE).await.unwrap();
     let first = source.current().unwrap();
-    fake.set_lifetime(Duration::from_secs(100));
-    let before = fake.requests();
+    fake.set_token_lifetime(Duration::from_secs(100));
+    let before = fake.request_count();
     later(Duration::from_secs(3100)).await;
-    until("it is asked again", || fake.requests() > before).await;
+    until("it is asked again", || fake.request_count() > before).await;
     assert_eq!(source.current().unwrap(), first);
     let refreshed = source.refresh(Some(&first)).await.unwrap();
     assert_ne!(refreshed, first, "a rejected one is replaced all the same");
@@ -294,10 +298,13 @@ async fn failures_of_one_kind_are_warned_of_once() {
     let (fake, metadata) = servers().await;
     fake.set_fault(Some(Fault::Status(StatusCode::NOT_FOUND)));
     let source = metadata.start(AUDIENCE);
-    until("it has failed often", || fake.requests() >= 4).await;
-    fake.set_fault(Some(Fault::Garbage));
-    let before = fake.requests();
-    until("it has failed otherwise", || fake.requests() >= before + 2).await;
+    until("it has failed often", || fake.request_count() >= 4).await;
+    fake.set_fault(Some(Fault::InvalidToken));
+    let before = fake.request_count();
+    until("it has failed otherwise", || {
+        fake.request_count() >= before + 2
+    })
+    .await;
     fake.set_fault(None);
     source.refresh(None).await.unwrap();
     let warnings = log.text();
@@ -325,5 +332,5 @@ async fn the_server_that_the_environment_names_is_asked_past_any_proxy() {
         .status()
         .unwrap();
     assert!(status.success());
-    assert_eq!(fake.requests(), 1);
+    assert_eq!(fake.request_count(), 1);
 }

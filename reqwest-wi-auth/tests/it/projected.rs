@@ -25,7 +25,7 @@ async fn every_rotation_is_picked_up_and_not_the_first_only() {
     let (_folder, kubelet) = volume();
     kubelet.write([("token", token("0", 600))]).unwrap();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
-    assert!(source.file().health().watching);
+    assert!(source.file().health().change_notifications);
     for rotation in 1..=5 {
         let next = token(&rotation.to_string(), 600);
         kubelet.rotate("token", &next).unwrap();
@@ -80,7 +80,7 @@ async fn a_file_that_is_missing_at_the_start_is_an_error_naming_the_path() {
     let builder = ProjectedToken::builder(path).startup_limit(Duration::from_millis(50));
     let error = builder.open().await.unwrap_err();
     assert!(
-        matches!(&error, Error::File(FileError::NotInTime { .. })),
+        matches!(&error, Error::File(FileError::StartupTimeout { .. })),
         "{error:?}"
     );
     assert!(error.to_string().contains(path), "{error}");

@@ -124,7 +124,7 @@ async fn the_stated_limit_of_the_start_is_the_limit() {
                 Err(std::io::ErrorKind::NotFound.into())
             });
         let error = opening.open().await.unwrap_err();
-        let is_late = matches!(&error, Error::File(FileError::NotInTime { limit: told, .. }) if *told == limit);
+        let is_late = matches!(&error, Error::File(FileError::StartupTimeout { limit: told, .. }) if *told == limit);
         assert!(is_late, "{error:?}");
         let waited = began.elapsed();
         let tolerance = Duration::from_millis(2);
@@ -270,8 +270,8 @@ async fn a_spoilt_token_is_refused_with_an_error_that_says_what_is_wrong() {
         (format!("\u{feff}{good}"), "BOM"),
         (format!("{good}\r\n{good}"), "CR"),
         (format!("token: {good}"), "':'"),
-        (cut.to_owned(), "cut off"),
-        (format!("{good}A"), "cut off"),
+        (cut.to_owned(), "truncated"),
+        (format!("{good}A"), "truncated"),
         (good.rsplit_once('.').unwrap().0.to_owned(), "2 parts"),
         (String::new(), "empty"),
     ];

@@ -135,7 +135,7 @@ async fn beneath_a_retry_each_attempt_is_sent_again_once() {
         Tokens::each_time(&texts)
     };
     let client = TokenClientBuilder::new(http())
-        .outer(retry(Retry401))
+        .with(retry(Retry401))
         .header(SERVERLESS, auth(&server, tokens("p")))
         .authorization(auth(&server, tokens("a")))
         .build()
@@ -186,7 +186,7 @@ struct Recovering(Arc<AtomicUsize>, Token);
 impl TokenSource for Recovering {
     fn current(&self) -> Result<Token, Error> {
         Err(Error::NotFetched {
-            origin: "a source that recovers".to_owned(),
+            location: "a source that recovers".to_owned(),
         })
     }
 
@@ -235,7 +235,7 @@ async fn the_error_is_found_beneath_other_middleware_and_is_the_source() {
     impl TokenSource for Never {
         fn current(&self) -> Result<Token, Error> {
             Err(Error::NotFetched {
-                origin: "nowhere".to_owned(),
+                location: "nowhere".to_owned(),
             })
         }
         async fn refresh(&self, _: Option<&Token>) -> Result<Token, Error> {

@@ -52,17 +52,20 @@ fn a_token_file_is_followed_from_each_runtime_that_uses_it_next() {
         let source = first
             .block_on(ProjectedToken::open(kubelet.path("token")))
             .unwrap();
-        assert!(source.file().health().watching);
+        assert!(source.file().health().change_notifications);
         drop(first);
         for rotation in 1..=3 {
             let health = source.file().health();
-            assert!(!health.watching && !health.following, "nobody follows it");
+            assert!(
+                !health.change_notifications && !health.running,
+                "nobody follows it"
+            );
             let next = token(&rotation.to_string(), 600);
             kubelet.rotate("token", &next).unwrap();
             let runtime = make();
             runtime.block_on(async {
                 until("the new token is there", || sent(&source) == bearer(&next)).await;
-                assert!(source.file().health().watching);
+                assert!(source.file().health().change_notifications);
                 // It is followed, and not only read once.
                 let next = token(&format!("{rotation} again"), 600);
                 kubelet.rotate("token", &next).unwrap();
@@ -239,7 +242,7 @@ fn one_warning_is_logged_when_a_task_ends_while_handles_are_left() {
     let second = current_thread();
     second.block_on(async {
         until("it is followed", || {
-            source.file().health().following || source.current().is_err()
+            source.file().health().running || source.current().is_err()
         })
         .await;
     });
@@ -262,7 +265,7 @@ fn metadata() -> (Runtime, FakeMetadataServer) {
 }
 
 fn short_lived(fake: &FakeMetadataServer, runtime: &Runtime) -> IdentityToken {
-    fake.set_lifetime(Duration::from_secs(3));
+    fake.set_token_lifetime(Duration::from_secs(3));
     let server = MetadataServer::with_host(fake.host()).unwrap();
     runtime.block_on(server.open("https://a.example")).unwrap()
 }
@@ -273,21 +276,21 @@ fn identity_tokens_are_fetched_from_each_runtime_that_uses_them_next() {
     let first = current_thread();
     let source = short_lived(&fake, &first);
     drop(first);
-    let requests = fake.requests();
+    let requests = fake.request_count();
     std::thread::sleep(Duration::from_millis(3100));
-    assert_eq!(fake.requests(), requests, "nobody fetches");
+    assert_eq!(fake.request_count(), requests, "nobody fetches");
     assert!(!source.health().present);
     for _ in 0..2 {
         current_thread().block_on(async {
             source.refresh(None).await.expect("a token on this runtime");
             let before = source.current().unwrap();
             let changed = source.changed();
-            fake.set_lifetime(Duration::from_secs(600));
+            fake.set_token_lifetime(Duration::from_secs(600));
             let rejected = source.refresh(Some(&before));
             let (changed, rejected) = tokio::join!(changed, rejected);
             assert_eq!(changed.unwrap(), rejected.unwrap());
         });
-        fake.set_lifetime(Duration::from_secs(3));
+        fake.set_token_lifetime(Duration::from_secs(3));
     }
 }
 
@@ -303,17 +306,17 @@ fn outside_a_runtime_an_identity_token_is_fetched_by_whoever_finds_none() {
         .unwrap()
         .expect("a token");
     assert_eq!(source.current().unwrap(), token);
-    assert_eq!(fake.requests(), 1);
+    assert_eq!(fake.request_count(), 1);
 }
 
 #[test]
 fn outside_a_runtime_the_metadata_server_is_not_asked_at_each_use() {
     let (_runtime, fake) = metadata();
-    fake.set_fault(Some(reqwest_wi_auth::testing::Fault::Garbage));
+    fake.set_fault(Some(reqwest_wi_auth::testing::Fault::InvalidToken));
     let source = MetadataServer::with_host(fake.host()).unwrap().start("a");
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(300) {
         assert!(source.current().is_err());
     }
-    assert_eq!(fake.requests(), 1);
+    assert_eq!(fake.request_count(), 1);
 }

@@ -119,7 +119,7 @@ async fn without_a_token_the_request_is_not_sent_and_the_error_is_typed() {
     };
     assert!(matches!(
         error.downcast_ref::<Error>(),
-        Some(Error::Token { .. })
+        Some(Error::InvalidToken { .. })
     ));
     assert!(server.take_seen().is_empty());
 }
@@ -128,7 +128,7 @@ async fn without_a_token_the_request_is_not_sent_and_the_error_is_typed() {
 fn an_origin_of_plain_http_is_refused_and_its_error_shows_no_password() {
     let source = || Tokens::one(&token("0", 600));
     let error = BearerAuth::for_origin("http://auth-server.example", source()).unwrap_err();
-    assert!(matches!(error, Error::Origin { .. }));
+    assert!(matches!(error, Error::InvalidOrigin { .. }));
     let error = BearerAuth::for_origin("https://me:hunter2@a.example", source()).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
 }

@@ -34,14 +34,18 @@ async fn without_a_watcher_to_be_had_the_file_is_polled_and_watched_once_there_i
     let taken = take_all_watchers();
     let builder = WatchedFile::builder(kubelet.path("token"), |bytes| Ok(bytes.to_vec()));
     let file = builder.open().await.unwrap();
-    assert!(!file.health().watching, "with {} others", taken.len());
+    assert!(
+        !file.health().change_notifications,
+        "with {} others",
+        taken.len()
+    );
     let next = token("1", 600);
     kubelet.rotate("token", &next).unwrap();
     later(Duration::from_secs(5)).await;
     until("it is polled", || *file.current() == next.as_bytes()).await;
     drop(taken);
     later(Duration::from_secs(5)).await;
-    until("it is watched", || file.health().watching).await;
+    until("it is watched", || file.health().change_notifications).await;
     let next = token("2", 600);
     kubelet.rotate("token", &next).unwrap();
     until("it is picked up", || *file.current() == next.as_bytes()).await;
@@ -61,7 +65,7 @@ async fn over_rotations_the_watch_is_kept_though_no_other_instance_is_granted() 
     kubelet.write([("token", token("0", 600))]).unwrap();
     let builder = WatchedFile::builder(kubelet.path("token"), |bytes| Ok(bytes.to_vec()));
     let file = builder.open().await.unwrap();
-    assert!(file.health().watching);
+    assert!(file.health().change_notifications);
     let taken: Vec<RecommendedWatcher> = (0..2)
         .map_while(|_| notify::recommended_watcher(|_| {}).ok())
         .collect();
@@ -71,11 +75,17 @@ async fn over_rotations_the_watch_is_kept_though_no_other_instance_is_granted() 
         kubelet.rotate("token", &next).unwrap();
         // The timer would be too late for this limit if the watch were lost.
         until("it is picked up", || *file.current() == next.as_bytes()).await;
-        assert!(file.health().watching, "after rotation {rotation}");
+        assert!(
+            file.health().change_notifications,
+            "after rotation {rotation}"
+        );
         if rotation % 10 == 0 {
-            kubelet.vanish().unwrap();
+            kubelet.remove_content().unwrap();
             until("the loss is seen", || file.health().last_error.is_some()).await;
-            assert!(file.health().watching, "the folder that is left is watched");
+            assert!(
+                file.health().change_notifications,
+                "the folder that is left is watched"
+            );
             kubelet.write([("token", &next)]).unwrap();
             until("it is back", || file.health().last_error.is_none()).await;
         }

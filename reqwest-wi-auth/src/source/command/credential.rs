@@ -1,12 +1,13 @@
-//! The output of a command: a token, or an `ExecCredential` of Kubernetes.
+//! Parses the output of a command: a token, or an `ExecCredential` of Kubernetes.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use crate::token::Token;
+use crate::token::{Token, TokenFormat};
 
+/// The supported versions of `ExecCredential`.
 const VERSIONS: [&str; 2] = [
     "client.authentication.k8s.io/v1",
     "client.authentication.k8s.io/v1beta1",
@@ -24,40 +25,36 @@ struct ExecCredential<'o> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Status<'o> {
-    /// Part of the output, so that no copy of it is left behind.
+    /// Borrowed from the output, so that no copy of the token stays in memory.
     #[serde(borrow)]
     token: Option<Cow<'o, str>>,
     expiration_timestamp: Option<String>,
 }
 
-/// Parses the output. The error says what is wrong with it, without quoting it.
-pub(super) fn parse(output: &[u8], is_opaque_allowed: bool) -> Result<Token, String> {
+/// Parses the output. The error describes what is wrong with it, without quoting it.
+pub(super) fn parse(output: &[u8], format: TokenFormat) -> Result<Token, String> {
     if output.trim_ascii_start().first() == Some(&b'{') {
         return parse_credential(output);
     }
-    let token = match is_opaque_allowed {
-        true => Token::opaque(output),
-        false => Token::new(output),
-    };
-    token.map_err(|error| error.to_string())
+    Token::parse(output, format).map_err(|error| error.to_string())
 }
 
 fn parse_credential(output: &[u8]) -> Result<Token, String> {
     let credential: ExecCredential = serde_json::from_slice(output).map_err(|error| {
-        // Its text may quote the output.
+        // The message of the error may quote the output.
         let (line, column) = (error.line(), error.column());
         format!("it printed JSON that is not an ExecCredential: line {line}, column {column}")
     })?;
     let kind = credential.kind.unwrap_or_default();
     if kind != "ExecCredential" {
         return Err(format!(
-            "it printed JSON of the kind {kind:?}, expected \"ExecCredential\""
+            "it printed JSON of kind {kind:?}, expected \"ExecCredential\""
         ));
     }
     let version = credential.api_version.unwrap_or_default();
     if !VERSIONS.contains(&version.as_str()) {
         return Err(format!(
-            "it printed an ExecCredential of the version {version:?}, expected {:?}",
+            "it printed an ExecCredential of version {version:?}, expected {:?}",
             VERSIONS[0]
         ));
     }
@@ -77,21 +74,21 @@ fn parse_credential(output: &[u8]) -> Result<Token, String> {
     };
     let Some(expires_at) = parse_timestamp(&text) else {
         return Err(format!(
-            "it printed an ExecCredential whose status.expirationTimestamp is {text:?}, expected a time as in RFC 3339"
+            "it printed an ExecCredential whose status.expirationTimestamp is {text:?}, expected a time in the format of RFC 3339"
         ));
     };
-    Ok(token.expiring_by(expires_at))
+    Ok(token.with_max_expiry(expires_at))
 }
 
-/// Parses a time as in RFC 3339, to the second.
+/// Parses a time in the format of RFC 3339. Fractions of a second are ignored.
 fn parse_timestamp(text: &str) -> Option<SystemTime> {
     let (date, rest) = text.split_at_checked(10)?;
     let rest = rest.strip_prefix(['T', 't', ' '])?;
     let (time, rest) = rest.split_at_checked(8)?;
-    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
-    let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
-    let is_date = (1..=12).contains(&month) && day >= 1 && day <= days_in(year, month);
-    if !is_date || hour > 23 || minute > 59 || second > 60 {
+    let [year, month, day] = parse_numbers(date, '-', [4, 2, 2])?;
+    let [hour, minute, second] = parse_numbers(time, ':', [2, 2, 2])?;
+    let is_valid_date = (1..=12).contains(&month) && day >= 1 && day <= days_in(year, month);
+    if !is_valid_date || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
     let rest = match rest.strip_prefix('.') {
@@ -112,7 +109,7 @@ fn parse_timestamp(text: &str) -> Option<SystemTime> {
                 b'-' => -1,
                 _ => return None,
             };
-            let [hours, minutes] = numbers(rest.get(1..)?, ':', [2, 2])?;
+            let [hours, minutes] = parse_numbers(rest.get(1..)?, ':', [2, 2])?;
             if hours > 23 || minutes > 59 {
                 return None;
             }
@@ -125,8 +122,12 @@ fn parse_timestamp(text: &str) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// Parses numbers of fixed widths with a separator between them.
-fn numbers<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[i64; N]> {
+/// Parses numbers with a fixed number of digits, and a separator between them.
+fn parse_numbers<const N: usize>(
+    text: &str,
+    separator: char,
+    widths: [usize; N],
+) -> Option<[i64; N]> {
     let mut parts = text.split(separator);
     let mut numbers = [0; N];
     for (number, width) in numbers.iter_mut().zip(widths) {
@@ -154,7 +155,7 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let before = year - 1;
     let leap_days = before / 4 - before / 100 + before / 400;
     let days_of_months: i64 = (1..month).map(|month| days_in(year, month)).sum();
-    // The first part is 719,162 for 1970-01-01.
+    // 719,162 days precede 1970-01-01.
     before * 365 + leap_days + days_of_months + day - 1 - 719_162
 }
 
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_of_rfc_3339_are_read() {
+    fn timestamps_of_rfc_3339_are_parsed() {
         for (text, expected) in [
             ("1970-01-01T00:00:00Z", 0),
             ("2000-02-29T12:34:56Z", 951_827_696),
@@ -203,12 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn an_exec_credential_is_read_with_its_expiry() {
+    fn an_exec_credential_is_parsed_with_its_expiry() {
         let credential = |version: &str, status: &str| {
             let text = format!(
                 r#" {{"kind":"ExecCredential","apiVersion":"{version}","spec":{{}},"status":{status}}}"#
             );
-            parse(text.as_bytes(), false)
+            parse(text.as_bytes(), TokenFormat::Jwt)
         };
         let status = r#"{"token":"s3cr3t","expirationTimestamp":"2026-11-23T19:44:51Z"}"#;
         for version in VERSIONS {
@@ -239,7 +240,11 @@ mod tests {
             let error = credential(version, status).unwrap_err();
             assert!(error.contains(part) && !error.contains("s3cr3t"), "{error}");
         }
-        assert!(parse(b"{}", true).unwrap_err().contains("ExecCredential"));
-        assert!(parse(b"{", true).is_err());
+        assert!(
+            parse(b"{}", TokenFormat::Opaque)
+                .unwrap_err()
+                .contains("ExecCredential")
+        );
+        assert!(parse(b"{", TokenFormat::Opaque).is_err());
     }
 }

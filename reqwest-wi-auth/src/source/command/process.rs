@@ -1,4 +1,4 @@
-//! Runs a command in a process group of its own.
+//! Runs a command in a separate process group.
 
 use std::ffi::OsString;
 use std::process::{ExitStatus, Stdio};
@@ -10,9 +10,10 @@ use zeroize::Zeroizing;
 
 use crate::error::Error;
 
+/// The size limit of the output.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// What to run, and for how long.
+/// A command, and how long it may run.
 #[derive(Clone)]
 pub(super) struct Invocation {
     pub(super) program: OsString,
@@ -21,29 +22,33 @@ pub(super) struct Invocation {
 }
 
 impl Invocation {
+    /// Returns the program, without its arguments.
     pub(super) fn name(&self) -> String {
         self.program.to_string_lossy().into_owned()
     }
 
-    pub(super) fn failed(&self, reason: impl Into<String>) -> Error {
+    pub(super) fn error(&self, reason: impl Into<String>) -> Error {
         Error::Command {
             program: self.name(),
             reason: reason.into(),
         }
     }
 
-    /// Returns what the command prints on its standard output. Its process group is killed if it takes too long or prints
-    /// too much, or if the future is dropped.
+    /// Runs the command, and returns its standard output.
+    ///
+    /// The process group is killed if the command takes too long or prints too much, or if the future is dropped.
     pub(super) async fn output(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let mut group = Group(self.spawn()?);
+        let mut group = ProcessGroup(self.spawn()?);
         let output = tokio::time::timeout(self.timeout, self.wait(&mut group.0)).await;
         let Ok(output) = output else {
-            return Err(self.failed(format!("it took more than {:?}", self.timeout)));
+            return Err(self.error(format!("it took more than {:?}", self.timeout)));
         };
         let (output, status) = output?;
         if !status.success() {
-            let reason = format!("it ended with {status}; its standard error says why");
-            return Err(self.failed(reason));
+            let reason = format!(
+                "it ended with {status}; see its standard error, which is that of this process"
+            );
+            return Err(self.error(reason));
         }
         Ok(output)
     }
@@ -58,31 +63,32 @@ impl Invocation {
         #[cfg(unix)]
         command.process_group(0);
         let spawned = command.spawn();
-        spawned.map_err(|error| self.failed(format!("it could not be started: {error}")))
+        spawned.map_err(|error| self.error(format!("it could not be started: {error}")))
     }
 
     async fn wait(&self, child: &mut Child) -> Result<(Zeroizing<Vec<u8>>, ExitStatus), Error> {
-        let failed = |error: std::io::Error| self.failed(error.to_string());
-        // Of its full size, so that no part of a token stays behind in memory given back.
+        let read_error =
+            |error: std::io::Error| self.error(format!("its output could not be read: {error}"));
+        // Allocated in its full size, so that no copy of a token stays in memory that was freed.
         let mut output = Zeroizing::new(Vec::with_capacity(MAX_BYTES + 1));
         if let Some(stdout) = child.stdout.take() {
             let mut stdout = stdout.take(MAX_BYTES as u64 + 1);
-            stdout.read_to_end(&mut output).await.map_err(failed)?;
+            stdout.read_to_end(&mut output).await.map_err(read_error)?;
         }
         if output.len() > MAX_BYTES {
-            return Err(self.failed("it printed more than 64 kB"));
+            return Err(self.error("it printed more than the limit of 64 KiB"));
         }
-        let status = child.wait().await.map_err(failed)?;
+        let status = child.wait().await.map_err(read_error)?;
         Ok((output, status))
     }
 }
 
-/// Kills the process group of a child that has not been waited for, when it is dropped.
-struct Group(Child);
+/// Kills the process group of a child when it is dropped, unless the child has ended.
+struct ProcessGroup(Child);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // A child that was waited for has no id any more, so no other process's group is meant.
+        // A child that has ended has no id, so its id cannot have been reused by another process.
         #[cfg(unix)]
         if let Some(pid) = self
             .0
@@ -90,7 +96,7 @@ impl Drop for Group {
             .and_then(|id| i32::try_from(id).ok())
             .and_then(rustix::process::Pid::from_raw)
         {
-            // It may have ended by itself.
+            // This fails if the process has ended meanwhile.
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }
     }

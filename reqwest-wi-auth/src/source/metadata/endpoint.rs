@@ -1,4 +1,4 @@
-//! One request to the metadata server.
+//! Sends a request for an identity token to the metadata server.
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -20,9 +20,10 @@ const GOOGLE: HeaderValue = HeaderValue::from_static("Google");
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The size limit of a response.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// The metadata server, and the client that asks it.
+/// The URL of the metadata server, and the HTTP client for it.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     client: Client,
@@ -30,27 +31,29 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// A proxy or a redirect could see the token, or answer in the server's place.
+    /// Creates an endpoint for a host with an optional port.
+    ///
+    /// The HTTP client uses no proxy and follows no redirects: another server could read the token, or respond in place of
+    /// the metadata server.
     pub(super) fn new(host: &str) -> Result<Self, Error> {
-        let none = |reason| Error::Origin {
-            url: host.to_owned(),
-            reason,
+        let invalid = || MetadataError::InvalidHost {
+            host: host.to_owned(),
         };
-        // An IPv6 address may come without brackets.
+        // The brackets around an IPv6 address are optional.
         let url = match host.parse::<Ipv6Addr>() {
             Ok(address) => format!("http://[{address}]{PATH}"),
             Err(_) => format!("http://{host}{PATH}"),
         };
-        let url = Url::parse(&url).map_err(|_| none("it is not a host"))?;
+        let url = Url::parse(&url).map_err(|_| invalid())?;
         if url.path() != PATH || !url.username().is_empty() || url.password().is_some() {
-            return Err(none("it is not a host, with or without a port"));
+            return Err(invalid().into());
         }
         let client = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
-            // A connection would not outlive the runtime of the task that made it.
+            // A connection does not outlive the runtime of the task that opened it.
             .pool_max_idle_per_host(0)
             .build();
         Ok(Self {
@@ -59,6 +62,7 @@ impl Endpoint {
         })
     }
 
+    /// Returns the host, with the port if it is not the default one.
     pub(super) fn host(&self) -> String {
         let host = self.url.host_str().unwrap_or_default();
         self.url
@@ -66,18 +70,23 @@ impl Endpoint {
             .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
+    /// Requests a token for an audience.
     pub(super) async fn fetch(&self, audience: &str) -> Result<Token, MetadataError> {
         let mut url = self.url.clone();
         url.query_pairs_mut()
             .append_pair("audience", audience)
             .append_pair("format", "full");
         let request = self.client.get(url).header(FLAVOR, GOOGLE);
-        let response = request.send().await.map_err(|error| self.failed(error))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.request_error(error))?;
         let (host, status) = (self.host(), response.status());
-        // Only a success or a redirect shows that another server is there.
+        // The metadata server may omit the header in an error, so a missing header in an error does not prove that this is
+        // another server.
         if response.headers().get(FLAVOR) != Some(&GOOGLE) {
             return Err(if status.is_success() || status.is_redirection() {
-                MetadataError::Flavor { host }
+                MetadataError::MissingFlavor { host }
             } else {
                 MetadataError::Status { host, status }
             });
@@ -86,16 +95,16 @@ impl Endpoint {
             return Err(MetadataError::Status { host, status });
         }
         let body = self.body(response).await?;
-        let token = Token::with_audiences(&body);
-        let (token, audiences) = token.map_err(|error| MetadataError::Answer {
+        let token = Token::parse_jwt(&body);
+        let (token, audiences) = token.map_err(|error| MetadataError::InvalidToken {
             host: host.clone(),
             reason: match error {
-                Error::Token { reason } => reason.to_string(),
+                Error::InvalidToken { reason } => reason.to_string(),
                 other => other.to_string(),
             },
         })?;
         if !audiences.iter().any(|found| found == audience) {
-            return Err(MetadataError::Audience {
+            return Err(MetadataError::WrongAudience {
                 host,
                 expected: audience.to_owned(),
                 found: Audiences(&audiences).to_string(),
@@ -104,13 +113,18 @@ impl Endpoint {
         Ok(token)
     }
 
+    /// Reads the body of a response, up to the size limit.
     async fn body(&self, mut response: Response) -> Result<Zeroizing<Vec<u8>>, MetadataError> {
         let mut body = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(error))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.request_error(error))?
+        {
             if body.len() + chunk.len() > MAX_BYTES {
-                return Err(MetadataError::Answer {
+                return Err(MetadataError::InvalidToken {
                     host: self.host(),
-                    reason: "it is longer than 64 kB".to_owned(),
+                    reason: "the response is larger than the limit of 64 KiB".to_owned(),
                 });
             }
             body.extend_from_slice(&chunk);
@@ -118,16 +132,16 @@ impl Endpoint {
         Ok(body)
     }
 
-    fn failed(&self, error: reqwest::Error) -> MetadataError {
+    fn request_error(&self, error: reqwest::Error) -> MetadataError {
         let host = self.host();
         if error.is_connect() {
-            // The URL names the audience, not a secret; the host is enough all the same.
+            // The URL is removed from the message, since the host is sufficient.
             return MetadataError::Unreachable {
                 host,
                 source: Arc::new(error.without_url()),
             };
         }
-        MetadataError::Silent {
+        MetadataError::NoResponse {
             host,
             limit: TOTAL_TIMEOUT,
         }

@@ -1,203 +1,308 @@
 //! The settings of a projected token.
 
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use super::{EXPIRED_INTERVAL, Inner, Now, ProjectedToken};
+use super::{EXPIRED_INTERVAL, Inner, ProjectedToken, RejectedToken, WhenExpired};
 use crate::error::Error;
-use crate::token::Token;
 use crate::token::jwt::Audiences;
-use crate::watched_file::{ParseError, WatchedFile, WatchedFileBuilder};
+use crate::token::{Token, TokenFormat};
+use crate::watched_file::{
+    ClockFn, DEFAULT_READ_LIMIT, DEFAULT_STARTUP_LIMIT, ParseError, ReadFn, WatchedFile,
+};
 
-/// Settings of a [`ProjectedToken`].
-#[must_use]
+/// The settings of a [`ProjectedToken`]. Created by [`ProjectedToken::builder`].
+///
+/// A setting that is set twice has the last value.
+#[must_use = "a builder does nothing until `open` is called"]
 pub struct ProjectedTokenBuilder {
     path: PathBuf,
-    file: Box<dyn FnOnce(WatchedFileBuilder<Token>) -> WatchedFileBuilder<Token> + Send>,
+    startup_limit: Duration,
+    read_limit: Duration,
     audience: Option<String>,
-    opaque: bool,
-    send_expired: bool,
-    now: Now,
+    format: TokenFormat,
+    when_expired: WhenExpired,
+    /// `None` for the default of [`WatchedFile`].
+    read: Option<ReadFn>,
+    clock: ClockFn,
 }
 
 impl ProjectedTokenBuilder {
     pub(super) fn new(path: PathBuf) -> Self {
-        let now = Arc::new(SystemTime::now);
         Self {
             path,
-            file: Box::new(|file| file),
+            startup_limit: DEFAULT_STARTUP_LIMIT,
+            read_limit: DEFAULT_READ_LIMIT,
             audience: None,
-            opaque: false,
-            send_expired: false,
-            now,
+            format: TokenFormat::Jwt,
+            when_expired: WhenExpired::Fail,
+            read: None,
+            clock: Arc::new(SystemTime::now),
         }
     }
 
-    fn file(
-        mut self,
-        set: impl FnOnce(WatchedFileBuilder<Token>) -> WatchedFileBuilder<Token> + Send + 'static,
-    ) -> Self {
-        let before = self.file;
-        self.file = Box::new(|file| set(before(file)));
+    /// Sets how long [`open`](Self::open) waits for the token. Default: 5 s.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use std::time::Duration;
+    ///
+    /// use reqwest_wi_auth::ProjectedToken;
+    ///
+    /// let error = ProjectedToken::builder("/nonexistent/token")
+    ///     .startup_limit(Duration::from_millis(10))
+    ///     .open()
+    ///     .await
+    ///     .unwrap_err();
+    /// assert!(error.to_string().contains("/nonexistent/token had no valid content within 10ms"));
+    /// # }
+    /// ```
+    pub fn startup_limit(mut self, limit: Duration) -> Self {
+        self.startup_limit = limit;
         self
     }
 
-    /// How long [`open`](Self::open) waits for the token. Default: 5 s.
+    /// Sets how long one read of the file may take. Default: 5 s.
     ///
+    /// A read that takes longer is an error, and the token in use stays in use. See
+    /// [`WatchedFileBuilder::read_limit`](crate::WatchedFileBuilder::read_limit).
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), reqwest_wi_auth::Error> {
+    /// use std::time::Duration;
+    ///
+    /// use reqwest_wi_auth::ProjectedToken;
+    ///
+    /// let token = ProjectedToken::builder("/mnt/nfs/token")
+    ///     .read_limit(Duration::from_secs(30))
+    ///     .startup_limit(Duration::from_secs(60))
+    ///     .open()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
     /// ```
-    /// # use {std::time::Duration, reqwest_wi_auth::ProjectedToken};
-    /// let token = ProjectedToken::builder("/run/token").startup_limit(Duration::from_secs(30));
-    /// ```
-    pub fn startup_limit(self, limit: Duration) -> Self {
-        self.file(move |file| file.startup_limit(limit))
+    pub fn read_limit(mut self, limit: Duration) -> Self {
+        self.read_limit = limit;
+        self
     }
 
-    /// Sets how long a read of the file may take: see [`WatchedFileBuilder::read_limit`]. Default: 5 s.
+    /// Requires the token to be issued for an audience: one of the values of its `aud` claim has to equal it. Default: the
+    /// audience is not checked.
+    ///
+    /// A token for other audiences is an error, and does not replace the one in use.
     ///
     /// ```
-    /// # use {std::time::Duration, reqwest_wi_auth::ProjectedToken};
-    /// let token = ProjectedToken::builder("/run/token").read_limit(Duration::from_secs(30));
-    /// ```
-    pub fn read_limit(self, limit: Duration) -> Self {
-        self.file(move |file| file.read_limit(limit))
-    }
-
-    /// Requires the token to be for this audience: one of its `aud` claim's values has to equal it. A token for others is
-    /// an error, and does not replace the one in use. Default: the audience is not checked.
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("token");
+    /// # std::fs::write(&path, "eyJhbGciOiJub25lIn0.e30.c2ln")?;
+    /// use std::time::Duration;
     ///
-    /// ```
-    /// # use reqwest_wi_auth::ProjectedToken;
-    /// let token = ProjectedToken::builder("/run/token").audience("https://auth-server.example");
+    /// use reqwest_wi_auth::ProjectedToken;
+    ///
+    /// // The token in this file has no audience.
+    /// let error = ProjectedToken::builder(path)
+    ///     .audience("https://auth-server.example")
+    ///     .startup_limit(Duration::ZERO)
+    ///     .open()
+    ///     .await
+    ///     .unwrap_err();
+    /// assert!(error.to_string().contains("expected the audience \"https://auth-server.example\""));
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// Takes tokens that are no JWTs too. They have no expiry, so the file's changes are all there is.
-    /// Default: a JWT is asked for, since anything else is a mistake on Kubernetes.
+    /// Accepts tokens that are not JWTs. Default: anything other than a JWT is an error, since it is a mistake on
+    /// Kubernetes.
+    ///
+    /// The expiry of such a token is not known, so it is replaced only when the file changes.
     ///
     /// ```
-    /// # use reqwest_wi_auth::ProjectedToken;
-    /// let token = ProjectedToken::builder("/run/token").allow_opaque();
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("token");
+    /// use reqwest_wi_auth::{ProjectedToken, TokenSource as _};
+    ///
+    /// std::fs::write(&path, "s3cr3t\n")?;
+    /// let token = ProjectedToken::builder(path).allow_opaque().open().await?;
+    /// assert_eq!(token.current()?.header(), "Bearer s3cr3t");
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn allow_opaque(mut self) -> Self {
-        self.opaque = true;
+        self.format = TokenFormat::Opaque;
         self
     }
 
-    /// Sends a token that has expired while there is no other: for a machine whose clock is wrong. The
-    /// server will hardly take it. Default: the request fails with [`Error::Expired`].
+    /// Sends an expired token while there is no newer one, for machines whose clock is wrong. Default: the request fails
+    /// with [`Error::Expired`].
+    ///
+    /// A server whose clock is right rejects such a token.
     ///
     /// ```
-    /// # use reqwest_wi_auth::ProjectedToken;
-    /// let token = ProjectedToken::builder("/run/token").send_expired();
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("token");
+    /// # std::fs::write(&path, "eyJhbGciOiJub25lIn0.eyJleHAiOjF9.c2ln")?;
+    /// use reqwest_wi_auth::{Error, ProjectedToken, TokenSource as _};
+    ///
+    /// // The token in this file expired in 1970.
+    /// let token = ProjectedToken::open(&path).await?;
+    /// assert!(matches!(token.current(), Err(Error::Expired { .. })));
+    ///
+    /// let token = ProjectedToken::builder(&path).send_expired().open().await?;
+    /// assert!(token.current().is_ok());
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn send_expired(mut self) -> Self {
-        self.send_expired = true;
+        self.when_expired = WhenExpired::Send;
         self
     }
 
-    /// Reads the file by this function, on a thread that may block: for tests. Default: regular files of up to 16 MB.
+    /// Sets the function that reads the file, for tests of read errors. It runs on a thread that may block. Default: a
+    /// function that reads regular files of up to 16 MiB.
     ///
     /// ```
-    /// # use reqwest_wi_auth::ProjectedToken;
-    /// let token = ProjectedToken::builder("/run/token").reader(|path| std::fs::read(path));
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use reqwest_wi_auth::{ProjectedToken, TokenSource as _};
+    ///
+    /// let token = ProjectedToken::builder("/any/path")
+    ///     .reader(|_| Ok("eyJhbGciOiJub25lIn0.e30.c2ln".into()))
+    ///     .open()
+    ///     .await?;
+    /// assert_eq!(token.current()?.header(), "Bearer eyJhbGciOiJub25lIn0.e30.c2ln");
+    /// # Ok(())
+    /// # }
     /// ```
+    #[cfg(feature = "testing")]
     pub fn reader(
-        self,
-        read: impl Fn(&Path) -> io::Result<Vec<u8>> + Send + Sync + 'static,
+        mut self,
+        read: impl Fn(&std::path::Path) -> std::io::Result<Vec<u8>> + Send + Sync + 'static,
     ) -> Self {
-        self.file(|file| file.reader(read))
-    }
-
-    /// Takes the time of day from here instead of from the system: for tests.
-    ///
-    /// ```
-    /// # use {std::time::SystemTime, reqwest_wi_auth::ProjectedToken};
-    /// let token = ProjectedToken::builder("/run/token").clock(|| SystemTime::UNIX_EPOCH);
-    /// ```
-    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.now = Arc::new(now);
+        self.read = Some(Arc::new(read));
         self
     }
 
-    /// Waits for the token and starts to follow its file: spawns a task on the current tokio runtime. Dropping the future
-    /// before it is done leaves nothing behind.
+    /// Sets the function that returns the current time, for tests. Default: [`SystemTime::now`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("token");
+    /// # std::fs::write(&path, "eyJhbGciOiJub25lIn0.eyJleHAiOjF9.c2ln")?;
+    /// use std::time::SystemTime;
+    ///
+    /// use reqwest_wi_auth::{ProjectedToken, TokenSource as _};
+    ///
+    /// // The token in this file expired in 1970, one second after the epoch.
+    /// let token = ProjectedToken::builder(path).clock(|| SystemTime::UNIX_EPOCH).open().await?;
+    /// assert!(token.current().is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "testing")]
+    pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Waits for the token, and spawns a task on the current tokio runtime that keeps it up to date. See
+    /// [Runtimes](ProjectedToken#runtimes) for what happens when that runtime ends.
+    ///
+    /// A file that is missing or does not contain a valid token is read again when the operating system reports a change,
+    /// and after delays of 5 ms to 5 s. Dropping the future leaves no task or watch behind.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::File`], which names the path, if there is no valid token in time, or outside a tokio runtime.
+    /// Returns [`Error::File`], which contains the path, if there is no valid token within the
+    /// [`startup_limit`](Self::startup_limit), or outside a tokio runtime.
     ///
     /// # Panics
     ///
-    /// Panics if the runtime's timer is not enabled.
+    /// Panics if the timer of the runtime is not enabled.
     pub async fn open(self) -> Result<ProjectedToken, Error> {
-        let (opaque, now) = (self.opaque, self.now.clone());
-        let audience = self.audience;
-        let parse = move |bytes: &[u8]| {
-            let (token, audiences) = match opaque {
-                true => (
-                    Token::opaque(bytes)?,
-                    Token::with_audiences(bytes)
-                        .map_or_else(|_| Vec::new(), |(_, audiences)| audiences),
-                ),
-                false => Token::with_audiences(bytes)?,
-            };
-            match &audience {
-                Some(audience) if !audiences.contains(audience) => Err(format!(
-                    "the token is for {}, expected the audience {audience:?}",
-                    Audiences(&audiences)
-                )
-                .into()),
-                _ => Ok(token),
-            }
-        };
-        let rejected = Arc::<Mutex<Option<Token>>>::default();
-        let file = WatchedFile::builder(self.path, parse)
-            .renewal(renewal)
-            .clock(move || now())
-            .replacing(replaces(rejected.clone()));
-        let file = (self.file)(file).open().await?;
+        let (format, audience) = (self.format, self.audience);
+        let parse = move |bytes: &[u8]| parse(bytes, format, audience.as_deref());
+        let rejected = Arc::<RejectedToken>::default();
+        let is_rejected = rejected.clone();
+        let mut file = WatchedFile::builder(self.path, parse)
+            .startup_limit(self.startup_limit)
+            .read_limit(self.read_limit)
+            .reread_at(reread_at)
+            .check_replacement(move |current, new| check_replacement(current, new, &is_rejected))
+            .with_clock(self.clock.clone());
+        if let Some(read) = self.read {
+            file = file.with_reader(read);
+        }
         Ok(ProjectedToken(Arc::new(Inner {
-            file,
-            send_expired: self.send_expired,
-            now: self.now,
+            file: file.open().await?,
+            when_expired: self.when_expired,
+            clock: self.clock,
             rejected,
             last_refresh: tokio::sync::Mutex::default(),
-            last_read_on_the_spot: Mutex::default(),
+            last_blocking_read: Mutex::default(),
         })))
     }
 }
 
-/// A token that expires earlier than the one in use is an old one, such as from a backup, and does not replace it unless a
-/// server has rejected the one in use.
-fn replaces(
-    rejected: Arc<Mutex<Option<Token>>>,
-) -> impl Fn(&Token, &Token) -> Result<(), ParseError> + Send + Sync + 'static {
-    move |current, new| {
-        let rejected = rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        if new.expires_before(current) && rejected.as_ref() != Some(current) {
-            return Err("the token expires earlier than the one in use".into());
-        }
-        Ok(())
+/// Parses the content of the file, and checks the audience of the token.
+fn parse(bytes: &[u8], format: TokenFormat, audience: Option<&str>) -> Result<Token, ParseError> {
+    let token = Token::parse(bytes, format)?;
+    let Some(expected) = audience else {
+        return Ok(token);
+    };
+    // A token that is not a JWT has no audience.
+    let audiences = Token::parse_jwt(bytes).map_or_else(|_| Vec::new(), |(_, audiences)| audiences);
+    if audiences.iter().any(|found| found == expected) {
+        return Ok(token);
     }
+    let found = Audiences(&audiences);
+    Err(format!("the token is for {found}, expected the audience {expected:?}").into())
 }
 
-fn renewal(token: &Token, now: SystemTime) -> Option<SystemTime> {
+/// Returns an error if a new token expires earlier than the current one, so that it is an old token, for example from a
+/// backup. Accepts it if a server has rejected the current one.
+fn check_replacement(
+    current: &Token,
+    new: &Token,
+    rejected: &RejectedToken,
+) -> Result<(), ParseError> {
+    if new.expires_before(current) && !rejected.equals(current) {
+        return Err("the token expires earlier than the one in use".into());
+    }
+    Ok(())
+}
+
+/// Returns when the file has to be read again because of the token.
+fn reread_at(token: &Token, now: SystemTime) -> Option<SystemTime> {
     if token.is_expired(now) {
         return now.checked_add(EXPIRED_INTERVAL);
     }
-    token.renewal_after(now)
+    token.next_renewal(now)
 }
 
 impl fmt::Debug for ProjectedTokenBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProjectedTokenBuilder")
             .field("path", &self.path)
+            .field("startup_limit", &self.startup_limit)
+            .field("read_limit", &self.read_limit)
+            .field("audience", &self.audience)
+            .field("format", &self.format)
+            .field("when_expired", &self.when_expired)
             .finish_non_exhaustive()
     }
 }

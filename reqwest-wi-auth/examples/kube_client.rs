@@ -1,7 +1,7 @@
 //! A client of kube whose requests carry the current token, instead of the credentials of a kubeconfig.
 //!
 //! The layer lies beneath kube's own, which put the API server's address into each request, so each request's URI decides.
-//! Runs against a server of its own: `cargo run -p reqwest-wi-auth --example kube --features testing`.
+//! Runs against a server of its own: `cargo run -p reqwest-wi-auth --example kube_client`.
 
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};

@@ -1,4 +1,4 @@
-//! A request that waits for a token, and keeps the service that it is to be passed on to.
+//! A request that waits for a token, and holds the inner service meanwhile.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,48 +14,48 @@ use crate::token::Token;
 
 type Refresh = Pin<Box<dyn Future<Output = Result<Token, Error>> + Send>>;
 
-/// The service beneath a `BearerAuthService`.
-pub(super) enum Inner<S> {
-    Here(S),
-    /// A request that waits for a token has it.
-    Lent(Arc<dyn Lent<S>>),
-    /// It panicked when it was called.
+/// The inner service of a `BearerAuthService`.
+pub(super) enum InnerService<S> {
+    Available(S),
+    /// A pending request holds the service.
+    InUse(Arc<dyn HoldsService<S>>),
+    /// The service panicked when it was called.
     Lost,
 }
 
-/// Gives a service back.
-pub(super) trait Lent<S>: Send + Sync {
-    /// Polls for the service. `None` if it was lost.
-    fn poll_return(&self, cx: &mut Context<'_>) -> Poll<Option<S>>;
+/// A pending request, from the view of the `BearerAuthService` whose inner service it holds.
+pub(super) trait HoldsService<S>: Send + Sync {
+    /// Waits until the service is no longer needed, and returns it. Returns `None` if it was lost.
+    fn poll_release(&self, cx: &mut Context<'_>) -> Poll<Option<S>>;
 
-    /// Shows the service while it is lent.
-    fn show(&self, look: &mut dyn FnMut(&S));
+    /// Calls a function with the service, unless it was lost.
+    fn inspect(&self, f: &mut dyn FnMut(&S));
 }
 
-impl<S> Inner<S> {
-    /// Waits until the service is here. `None` if it was lost.
-    pub(super) fn poll_here(&mut self, cx: &mut Context<'_>) -> Poll<Option<&mut S>> {
-        if let Self::Lent(lent) = self {
-            match lent.poll_return(cx) {
+impl<S> InnerService<S> {
+    /// Waits until the service is available. Returns `None` if it was lost.
+    pub(super) fn poll_available(&mut self, cx: &mut Context<'_>) -> Poll<Option<&mut S>> {
+        if let Self::InUse(holder) = self {
+            match holder.poll_release(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(service)) => *self = Self::Here(service),
+                Poll::Ready(Some(service)) => *self = Self::Available(service),
                 Poll::Ready(None) => *self = Self::Lost,
             }
         }
         match self {
-            Self::Here(service) => Poll::Ready(Some(service)),
+            Self::Available(service) => Poll::Ready(Some(service)),
             _ => Poll::Ready(None),
         }
     }
 }
 
-impl<S: Clone> Clone for Inner<S> {
+impl<S: Clone> Clone for InnerService<S> {
     fn clone(&self) -> Self {
         match self {
-            Self::Here(service) => Self::Here(service.clone()),
-            Self::Lent(lent) => {
+            Self::Available(service) => Self::Available(service.clone()),
+            Self::InUse(holder) => {
                 let mut clone = Self::Lost;
-                lent.show(&mut |service| clone = Self::Here(service.clone()));
+                holder.inspect(&mut |service| clone = Self::Available(service.clone()));
                 clone
             }
             Self::Lost => Self::Lost,
@@ -63,9 +63,10 @@ impl<S: Clone> Clone for Inner<S> {
     }
 }
 
-/// A request that waits for a token. The response future and the service's `poll_ready` both drive it, so neither
-/// depends on the other being polled.
-pub(super) struct Waiting<S, B>
+/// A request that waits for a token.
+///
+/// Both the response future and the `poll_ready` of the service drive it, so neither depends on the other being polled.
+pub(super) struct PendingRequest<S, B>
 where
     S: Service<Request<B>>,
 {
@@ -77,21 +78,21 @@ enum State<S, B>
 where
     S: Service<Request<B>>,
 {
-    /// The token is being fetched.
+    /// The token is being refreshed.
     Refreshing {
         refresh: Refresh,
         auth: Arc<BearerAuth>,
         service: S,
         request: Request<B>,
     },
-    /// The request was passed on, failed for want of a token, or was given up.
+    /// The request was passed on, failed because there was no token, or was cancelled.
     Done {
         service: Option<S>,
-        outcome: Option<Result<S::Future, Error>>,
+        result: Option<Result<S::Future, Error>>,
     },
 }
 
-impl<S, B> Waiting<S, B>
+impl<S, B> PendingRequest<S, B>
 where
     S: Service<Request<B>>,
 {
@@ -113,26 +114,27 @@ where
         })
     }
 
-    /// Polls for the response future of the service, or for the error of the token.
+    /// Waits until the request was passed on, and returns the response future of the inner service, or the error of the
+    /// token. Returns `None` if the inner service panicked.
     pub(super) fn poll_call(&self, cx: &mut Context<'_>) -> Poll<Option<Result<S::Future, Error>>> {
-        self.poll(Waiter::Response, cx, |done| match done {
-            State::Done { outcome, .. } => outcome.take(),
+        self.poll(Waiter::Response, cx, |state| match state {
+            State::Done { result, .. } => result.take(),
             State::Refreshing { .. } => None,
         })
     }
 
-    /// Gives the request up: the service goes back without a call.
+    /// Cancels the request: the service is released without a call.
     pub(super) fn cancel(&self) {
         let mut state = self.lock();
-        let before = std::mem::replace(&mut *state, State::nothing());
+        let before = std::mem::replace(&mut *state, State::empty());
         *state = match before {
             State::Refreshing { service, .. } => State::Done {
                 service: Some(service),
-                outcome: None,
+                result: None,
             },
             State::Done { service, .. } => State::Done {
                 service,
-                outcome: None,
+                result: None,
             },
         };
         drop(state);
@@ -143,7 +145,7 @@ where
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drives the refresh, passes the request on when there is a token, and then takes what is wanted.
+    /// Drives the refresh, passes the request on when there is a token, and then calls `take` with the state.
     fn poll<R>(
         &self,
         waiter: Waiter,
@@ -162,15 +164,15 @@ where
                 mut service,
                 mut request,
                 ..
-            } = std::mem::replace(&mut *state, State::nothing())
+            } = std::mem::replace(&mut *state, State::empty())
             {
-                let outcome = token.map(|token| {
-                    auth.put(token, request.headers_mut());
+                let result = token.map(|token| {
+                    auth.attach(token, request.headers_mut());
                     service.call(request)
                 });
                 *state = State::Done {
                     service: Some(service),
-                    outcome: Some(outcome),
+                    result: Some(result),
                 };
             }
             let taken = take(&mut state);
@@ -186,43 +188,46 @@ impl<S, B> State<S, B>
 where
     S: Service<Request<B>>,
 {
-    fn nothing() -> Self {
+    /// Returns a state without a service: the state during a call, and after a call that panicked.
+    fn empty() -> Self {
         Self::Done {
             service: None,
-            outcome: None,
+            result: None,
         }
     }
 }
 
-impl<S, B> Lent<S> for Waiting<S, B>
+impl<S, B> HoldsService<S> for PendingRequest<S, B>
 where
     S: Service<Request<B>> + Send,
     S::Future: Send,
     B: Send,
 {
-    fn poll_return(&self, cx: &mut Context<'_>) -> Poll<Option<S>> {
-        self.poll(Waiter::Service, cx, |done| match done {
+    fn poll_release(&self, cx: &mut Context<'_>) -> Poll<Option<S>> {
+        self.poll(Waiter::Service, cx, |state| match state {
             State::Done { service, .. } => service.take(),
             State::Refreshing { .. } => None,
         })
     }
 
-    fn show(&self, look: &mut dyn FnMut(&S)) {
+    fn inspect(&self, f: &mut dyn FnMut(&S)) {
         match &*self.lock() {
-            State::Refreshing { service, .. } => look(service),
-            State::Done { service, .. } => service.iter().for_each(look),
+            State::Refreshing { service, .. } => f(service),
+            State::Done { service, .. } => service.iter().for_each(f),
         }
     }
 }
 
-/// Who waits.
+/// A caller that waits for a pending request.
 #[derive(Clone, Copy)]
 enum Waiter {
+    /// The response future.
     Response,
+    /// The `poll_ready` of the service.
     Service,
 }
 
-/// Wakes both who wait.
+/// The wakers of both waiters. As a waker, it wakes both.
 #[derive(Default)]
 struct Wakers(Mutex<[Option<Waker>; 2]>);
 

@@ -1,4 +1,4 @@
-//! The responses of the fake metadata server: a pure function from a request to its response.
+//! The responses of the fake metadata server, as a function of the request.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
@@ -36,37 +36,38 @@ const SIGNATURE_BYTES: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct IdentityRequest {
     pub(super) audience: String,
-    /// `format=full`: the token has the claims about the account's email and the instance.
+    /// Whether `format=full` is set: the token has claims with the email of the account and about the instance.
     pub(super) is_full: bool,
-    /// `licenses=TRUE`: with `format=full`, the token names the licences of the instance's images.
-    pub(super) with_licenses: bool,
+    /// Whether `licenses=TRUE` is set: with `format=full`, the token has a claim with the licences of the instance's
+    /// images.
+    pub(super) has_licenses: bool,
 }
 
-/// Responds to a request as the real server does. `mint` makes the body of an identity response.
+/// Returns the response of the real server to a request. `create_token` returns the token of an identity response.
 pub(super) fn respond<B>(
     request: &Request<B>,
-    mint: impl FnOnce(&IdentityRequest) -> String,
+    create_token: impl FnOnce(&IdentityRequest) -> String,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     let headers = request.headers();
     if headers.contains_key("x-forwarded-for") {
-        return refusal(
+        return error_page(
             StatusCode::FORBIDDEN,
             path,
             "The request was forwarded (X-Forwarded-For).",
         );
     }
-    // Only the root, by which clients detect the server, is served without the header.
+    // Only the root, which clients use to detect the server, does not require the header.
     let has_flavor = headers.get(FLAVOR).is_some_and(|value| value == GOOGLE);
     if !has_flavor && path != "/" {
-        return refusal(
+        return error_page(
             StatusCode::FORBIDDEN,
             path,
             "Missing Metadata-Flavor:Google header.",
         );
     }
     if request.method() != Method::GET {
-        let mut response = refusal(
+        let mut response = error_page(
             StatusCode::METHOD_NOT_ALLOWED,
             path,
             "The method is not allowed.",
@@ -77,22 +78,22 @@ pub(super) fn respond<B>(
         return response;
     }
     let Ok(url) = Url::parse(&format!("http://metadata{}", request.uri())) else {
-        return refusal(StatusCode::BAD_REQUEST, path, "The URL is malformed.");
+        return error_page(StatusCode::BAD_REQUEST, path, "The URL is malformed.");
     };
     let parameter = |name: &str| {
         let mut pairs = url.query_pairs();
         pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
     };
-    let Some(node) = find(path) else {
-        return refusal(
+    let Some(node) = find_node(path) else {
+        return error_page(
             StatusCode::NOT_FOUND,
             path,
             "The requested URL was not found on this server.",
         );
     };
     match node {
-        Node::Directory(_) if !path.ends_with('/') => redirect(request),
-        Node::Directory(entries) => directory(&entries, parameter),
+        Node::Directory(_) if !path.ends_with('/') => add_slash(request),
+        Node::Directory(entries) => directory_listing(&entries, parameter),
         Node::Value(text, json) => match parameter("alt").as_deref() {
             Some("json") => with_etag(JSON, json.to_string()),
             _ => with_etag(TEXT, text),
@@ -102,14 +103,16 @@ pub(super) fn respond<B>(
                 json!({ "access_token": "ya29.fake", "expires_in": 3599, "token_type": "Bearer" });
             response(StatusCode::OK, JSON, body.to_string())
         }
-        Node::Identity => match identity(parameter) {
-            Ok(identity) => response(StatusCode::OK, IDENTITY, mint(&identity)),
+        Node::Identity => match parse_identity_request(parameter) {
+            Ok(identity) => response(StatusCode::OK, IDENTITY, create_token(&identity)),
             Err(reason) => response(StatusCode::BAD_REQUEST, IDENTITY, reason.to_owned()),
         },
     }
 }
 
-fn identity(parameter: impl Fn(&str) -> Option<String>) -> Result<IdentityRequest, &'static str> {
+fn parse_identity_request(
+    parameter: impl Fn(&str) -> Option<String>,
+) -> Result<IdentityRequest, &'static str> {
     let audience = parameter("audience").filter(|audience| !audience.trim().is_empty());
     let audience = audience.ok_or("non-empty audience parameter required")?;
     let is_full = match parameter("format").as_deref() {
@@ -117,26 +120,26 @@ fn identity(parameter: impl Fn(&str) -> Option<String>) -> Result<IdentityReques
         Some("full") => true,
         Some(_) => return Err("the format parameter must be standard or full"),
     };
-    let with_licenses =
+    let has_licenses =
         parameter("licenses").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     Ok(IdentityRequest {
         audience,
         is_full,
-        with_licenses,
+        has_licenses,
     })
 }
 
 /// An entry of the metadata tree.
 enum Node {
     Directory(Vec<(&'static str, Node)>),
-    /// A value as text, and as JSON.
+    /// A value, as text and as JSON.
     Value(String, Value),
     AccessToken,
     Identity,
 }
 
-/// Returns the entry at a path. A value with a slash behind its name does not exist.
-fn find(path: &str) -> Option<Node> {
+/// Returns the entry at a path, or `None` if it does not exist. The path of a value does not end with a slash.
+fn find_node(path: &str) -> Option<Node> {
     let mut node = tree();
     let mut parts = path.strip_prefix('/')?.split('/').peekable();
     while let Some(part) = parts.next() {
@@ -151,6 +154,7 @@ fn find(path: &str) -> Option<Node> {
     Some(node)
 }
 
+/// Returns the root of the metadata tree.
 fn tree() -> Node {
     let text = |value: &str| Node::Value(value.to_owned(), json!(value));
     let number = |value: u64| Node::Value(value.to_string(), json!(value));
@@ -187,8 +191,8 @@ fn tree() -> Node {
     Node::Directory(vec![("computeMetadata", versions)])
 }
 
-/// Lists a directory, or with `recursive=true` everything below it: as JSON, or as text with `alt=text`.
-fn directory(
+/// Returns a listing of a directory, or with `recursive=true` everything below it: as JSON, or as text with `alt=text`.
+fn directory_listing(
     entries: &[(&'static str, Node)],
     parameter: impl Fn(&str) -> Option<String>,
 ) -> Response<Full<Bytes>> {
@@ -212,7 +216,7 @@ fn directory(
     }
 }
 
-/// The values below a directory. Tokens are not among them: they are made on request only.
+/// Returns the values below a directory as JSON. Tokens are not included, since they are created on request only.
 fn to_json(entries: &[(&'static str, Node)]) -> Value {
     let mut object = Map::new();
     for (name, node) in entries {
@@ -226,6 +230,7 @@ fn to_json(entries: &[(&'static str, Node)]) -> Value {
     Value::Object(object)
 }
 
+/// Writes the values below a directory as lines of text.
 fn write_lines(prefix: &str, entries: &[(&'static str, Node)], lines: &mut String) {
     for (name, node) in entries {
         match node {
@@ -238,7 +243,7 @@ fn write_lines(prefix: &str, entries: &[(&'static str, Node)], lines: &mut Strin
     }
 }
 
-/// `service-accounts` as `serviceAccounts`. The names of accounts stay as they are.
+/// Converts a name to camel case, such as `service-accounts` to `serviceAccounts`. Names of accounts are not converted.
 fn camel_case(name: &str) -> String {
     if name.contains('@') {
         return name.to_owned();
@@ -253,8 +258,8 @@ fn camel_case(name: &str) -> String {
     result
 }
 
-/// Redirects to the same URL with a slash behind the path; the query stays.
-fn redirect<B>(request: &Request<B>) -> Response<Full<Bytes>> {
+/// Returns a redirect to the same URL with a slash after the path. The query is kept.
+fn add_slash<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     let uri = request.uri();
     let host = request.headers().get(HOST);
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -269,8 +274,8 @@ fn redirect<B>(request: &Request<B>) -> Response<Full<Bytes>> {
     response
 }
 
-/// An error page. The path is in it, as on the real server's.
-fn refusal(status: StatusCode, path: &str, reason: &str) -> Response<Full<Bytes>> {
+/// Returns an error page, which contains the path, as that of the real server does.
+fn error_page(status: StatusCode, path: &str, reason: &str) -> Response<Full<Bytes>> {
     let path = path
         .replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -290,6 +295,7 @@ fn refusal(status: StatusCode, path: &str, reason: &str) -> Response<Full<Bytes>
     response(status, ERROR, page)
 }
 
+/// Returns a response with status 200 and an `ETag`.
 fn with_etag(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
@@ -301,7 +307,7 @@ fn with_etag(content_type: &'static str, body: String) -> Response<Full<Bytes>> 
     response
 }
 
-/// A response with the headers that every response of the real server has.
+/// Returns a response with the headers that every response of the real server has.
 pub(super) fn response(
     status: StatusCode,
     content_type: &'static str,
@@ -318,9 +324,9 @@ pub(super) fn response(
     response
 }
 
-/// Makes a token with the claims of Google's identity tokens. Its signature has the right size and is not
-/// valid; `count` makes it differ from other tokens of the same second.
-pub(super) fn token(request: &IdentityRequest, lifetime: Duration, count: u64) -> String {
+/// Returns a token with the claims of Google's identity tokens. Its signature has the length of a valid one, but is not
+/// valid. `count` makes it differ from other tokens of the same second.
+pub(super) fn identity_token(request: &IdentityRequest, lifetime: Duration, count: u64) -> String {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -341,7 +347,7 @@ pub(super) fn token(request: &IdentityRequest, lifetime: Duration, count: u64) -
             "project_number": PROJECT_NUMBER,
             "zone": ZONE,
         });
-        if request.with_licenses {
+        if request.has_licenses {
             instance["license_id"] = json!(["1000204"]);
         }
         claims["email"] = json!(EMAIL);

@@ -1,6 +1,6 @@
 //! A hyper client whose requests carry the current token: each request's URI decides.
 //!
-//! Runs against a server of its own: `cargo run -p reqwest-wi-auth --example hyper --features testing`.
+//! Runs against a server of its own: `cargo run -p reqwest-wi-auth --example hyper_client`.
 
 use axum::Router;
 use axum::http::{HeaderMap, Request, StatusCode};

@@ -1,4 +1,4 @@
-//! Watches folders by `notify`, on systems other than Linux.
+//! Watches directories with the `notify` crate, on systems other than Linux.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,13 +10,13 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::{Change, Observer, lock, remove};
 
-/// A watched folder, by its path.
+/// The path of a watched directory.
 pub(super) type Key = PathBuf;
 
-/// The watcher, and the observers of each folder.
+/// The watcher, and the observers of each directory.
 ///
-/// The table has a lock of its own, since the watcher's thread takes it while another thread, holding the watcher's
-/// lock, waits for that thread.
+/// The table has a separate lock, because the watcher's thread locks it while another thread, which holds the lock of the
+/// watcher, waits for that thread.
 pub(super) struct Backend {
     watcher: Mutex<RecommendedWatcher>,
     table: Arc<Mutex<Table>>,
@@ -39,14 +39,17 @@ impl Backend {
         false
     }
 
-    pub(super) fn watch(&self, folder: &Path, observer: Arc<Observer>) -> io::Result<Key> {
+    pub(super) fn watch(&self, directory: &Path, observer: Arc<Observer>) -> io::Result<Key> {
         let mut watcher = lock(&self.watcher);
-        // Set even if it is watched already: the folder may be another one of the same name.
-        let watched = watcher.watch(folder, RecursiveMode::NonRecursive);
+        // Done even if the path is already watched: it may be a different directory of the same name.
+        let watched = watcher.watch(directory, RecursiveMode::NonRecursive);
         watched.map_err(into_io)?;
         let mut table = lock(&self.table);
-        table.entry(folder.to_owned()).or_default().push(observer);
-        Ok(folder.to_owned())
+        table
+            .entry(directory.to_owned())
+            .or_default()
+            .push(observer);
+        Ok(directory.to_owned())
     }
 
     pub(super) fn unwatch(&self, key: &Key, observer: &Arc<Observer>) {
@@ -58,7 +61,7 @@ impl Backend {
         if !remove(observers, observer) {
             table.remove(key);
             drop(table);
-            // A folder that is gone has taken its watch along.
+            // The watch of a directory that was removed has already ended.
             if key.exists() {
                 let _ = watcher.unwatch(key);
             }
@@ -66,14 +69,11 @@ impl Backend {
     }
 }
 
-/// Runs on the watcher's thread.
+/// Passes an event to the observers. Runs on the watcher's thread.
 fn dispatch(event: notify::Result<Event>, table: &Mutex<Table>) {
     let table = lock(table);
     let Ok(event) = event else {
-        table
-            .values()
-            .flatten()
-            .for_each(|observer| observer.lose());
+        table.values().flatten().for_each(|observer| observer.end());
         return;
     };
     if event.need_rescan() || event.paths.is_empty() {
@@ -90,9 +90,10 @@ fn dispatch(event: notify::Result<Event>, table: &Mutex<Table>) {
         || matches!(event.kind, EventKind::Modify(kind) if !matches!(kind, ModifyKind::Name(_)));
     for path in &event.paths {
         for observer in table.get(path).into_iter().flatten() {
-            match event.kind.is_remove() {
-                true => observer.lose(),
-                false => observer.observe(&Change::Folder),
+            if event.kind.is_remove() {
+                observer.end();
+            } else {
+                observer.observe(&Change::Directory);
             }
         }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

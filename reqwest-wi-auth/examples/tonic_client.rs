@@ -2,7 +2,7 @@
 //! origin, so it is given when the layer is made.
 //!
 //! Calls the health service of a server of its own:
-//! `cargo run -p reqwest-wi-auth --example tonic --features testing`.
+//! `cargo run -p reqwest-wi-auth --example tonic_client`.
 
 use reqwest_wi_auth::{BearerAuth, FixedToken, Token};
 use tokio::net::TcpListener;

@@ -1,7 +1,7 @@
 //! Clients without middleware, such as `reqwest::blocking` or ureq, ask for the token of each request.
 //!
 //! Follows a file in a volume of its own, on a runtime in the background:
-//! `cargo run -p reqwest-wi-auth --example blocking --features testing`.
+//! `cargo run -p reqwest-wi-auth --example blocking_client --features testing`.
 
 #[cfg(unix)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {

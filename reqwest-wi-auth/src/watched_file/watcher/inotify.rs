@@ -1,7 +1,8 @@
-//! Watches folders by inotify.
+//! Watches directories with inotify.
 //!
-//! `notify` would do this too, but it asks for every kind of event and logs each of them, so a log file in a followed
-//! folder would feed itself; and it logs a warning when a watched folder is removed, as the kubelet does at each rotation.
+//! The `notify` crate is not used on Linux: it subscribes to every kind of event and logs each of them, so a log file in a
+//! watched directory would cause an endless loop, and it logs a warning when a watched directory is removed, which the
+//! kubelet does at each rotation.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,18 +19,18 @@ use super::{Change, Observer, lock, remove};
 
 const EVENTS: Token = Token(0);
 const STOP: Token = Token(1);
-/// Room for some hundred events.
+/// Enough for several hundred events.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// A watched folder, whatever it is called.
+/// Identifies a watched directory, independently of its path.
 pub(super) type Key = WatchDescriptor;
 
 /// One inotify instance, and the thread that reads its events.
 pub(super) struct Backend {
-    /// Locked while a watch is added, so that its first event finds its observer.
+    /// Locked while a watch is added, so that the first event is not read before its observer is registered.
     table: Arc<Mutex<Table>>,
     watches: Watches,
-    /// Also held by the thread: the event of a waker that is closed may never arrive.
+    /// The thread holds a reference too: if the waker were closed first, its event could be lost.
     stop: Arc<Waker>,
     is_stopping: Arc<AtomicBool>,
     has_failed: Arc<AtomicBool>,
@@ -61,7 +62,7 @@ impl Backend {
                 if read_events(inotify, poll, &table, &is_stopping).is_err() {
                     has_failed.store(true, Ordering::Release);
                     for observer in lock(&table).drain().flat_map(|(_, observers)| observers) {
-                        observer.lose();
+                        observer.end();
                     }
                 }
             })?;
@@ -72,7 +73,7 @@ impl Backend {
         self.has_failed.load(Ordering::Acquire)
     }
 
-    pub(super) fn watch(&self, folder: &Path, observer: Arc<Observer>) -> io::Result<Key> {
+    pub(super) fn watch(&self, directory: &Path, observer: Arc<Observer>) -> io::Result<Key> {
         let mask = WatchMask::CREATE
             | WatchMask::DELETE
             | WatchMask::MOVE
@@ -83,8 +84,8 @@ impl Backend {
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
         let mut table = lock(&self.table);
-        // A folder that is watched already keeps its descriptor.
-        let key = self.watches.clone().add(folder, mask)?;
+        // A directory that is already watched keeps its descriptor.
+        let key = self.watches.clone().add(directory, mask)?;
         table.entry(key.clone()).or_default().push(observer);
         Ok(key)
     }
@@ -96,7 +97,7 @@ impl Backend {
         };
         if !remove(observers, observer) {
             table.remove(key);
-            // The system ends the watch of a folder that is removed; its event may not have been read yet.
+            // This fails if the directory was removed, which ends its watch, and the event has not been read yet.
             let _ = self.watches.clone().remove(key.clone());
         }
     }
@@ -105,7 +106,7 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.is_stopping.store(true, Ordering::Release);
-        // If the thread cannot be woken, it ends with the next event.
+        // If the thread cannot be woken, it ends at the next event.
         let _ = self.stop.wake();
     }
 }
@@ -139,7 +140,7 @@ fn read_events(
 
 fn dispatch(event: &Event<&std::ffi::OsStr>, table: &mut Table) {
     if event.mask.contains(EventMask::Q_OVERFLOW) {
-        // Events were dropped; the watches are still there.
+        // The kernel has dropped events; the watches remain.
         for observer in table.values().flatten() {
             observer.observe(&Change::Entries);
         }
@@ -147,13 +148,13 @@ fn dispatch(event: &Event<&std::ffi::OsStr>, table: &mut Table) {
     }
     if event.mask.contains(EventMask::IGNORED) {
         for observer in table.remove(&event.wd).into_iter().flatten() {
-            observer.lose();
+            observer.end();
         }
         return;
     }
     let content = EventMask::MODIFY | EventMask::CLOSE_WRITE | EventMask::ATTRIB;
     let change = match event.name {
-        None => Change::Folder,
+        None => Change::Directory,
         Some(name) if event.mask.intersects(content) => Change::Content(name),
         Some(_) => Change::Entries,
     };
