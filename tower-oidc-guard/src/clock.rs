@@ -1,20 +1,22 @@
-//! The time of day, which tests bring along.
+//! The current time, which tests can replace.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Tells the time that tokens are held against.
+/// Returns the time that tokens are validated with: the system's, or that of a function.
 #[derive(Clone, Default)]
 pub(crate) struct Clock(Option<Arc<dyn Fn() -> SystemTime + Send + Sync>>);
 
 impl Clock {
     #[cfg(feature = "testing")]
+    /// Creates a clock that calls a function.
     pub(crate) fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(now)))
     }
 
-    /// The time since the Unix epoch. A clock that stands before it makes every token one of the future.
+    /// Returns the time since the Unix epoch, or zero if the clock is set to an earlier time, so that every token is one from
+    /// the future.
     pub(crate) fn since_epoch(&self) -> Duration {
         let now = self.0.as_ref().map_or_else(SystemTime::now, |now| now());
         now.duration_since(SystemTime::UNIX_EPOCH)
@@ -25,7 +27,7 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() {
-            "Clock(injected)"
+            "Clock(function)"
         } else {
             "Clock(system)"
         })

@@ -1,4 +1,4 @@
-//! Who called: what a verified token says.
+//! The identity of a caller: the claims of a verified token.
 
 #[cfg(feature = "axum")]
 mod axum;
@@ -10,6 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use openidconnect::core::CoreGenderClaim;
+use openidconnect::{AdditionalClaims, IdTokenClaims};
 use serde::de::DeserializeOwned;
 
 pub use self::google::{ComputeEngine, GoogleIdentity};
@@ -17,22 +19,34 @@ pub use self::kubernetes::{KubernetesIdentity, ObjectRef};
 use crate::jose::VerifiedToken;
 use crate::jose::claims::Times;
 
-/// The platform that stands behind an issuer, and so what its subjects mean.
+/// The platform of an issuer, which determines the format of its subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Platform {
-    /// A Kubernetes cluster: its subjects are `system:serviceaccount:<namespace>:<name>`.
+    /// A Kubernetes cluster. Subjects are `system:serviceaccount:<namespace>:<name>`.
     Kubernetes,
-    /// Google, as the signer of workloads' and users' identity tokens.
+    /// Google, which issues identity tokens for workloads and users.
     Google,
-    /// Any other OpenID Connect issuer: its subjects are its own affair.
+    /// Any other OpenID Connect issuer. The format of its subjects is not known.
     Other,
 }
 
-/// The caller, as its verified token names it.
+/// The verified identity of a caller.
 ///
-/// Nothing but verification makes one. Cloning copies a pointer. The guard puts it into the request's
-/// extensions; with the feature `axum` it is an extractor too.
+/// It is created only by verifying a token. The guard adds it to the extensions of each request that it admits with a token;
+/// with the feature `axum` it is also an extractor. Cloning it copies a pointer.
+///
+/// # Examples
+///
+/// ```
+/// # use tower_oidc_guard::Identity;
+/// fn describe<B>(request: &http::Request<B>) -> String {
+///     match request.extensions().get::<Identity>() {
+///         Some(caller) => format!("{} from {}", caller.subject(), caller.issuer()),
+///         None => "no identity".to_owned(),
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Identity(Arc<Inner>);
 
@@ -43,24 +57,24 @@ struct Inner {
     audiences: Vec<String>,
     times: Times,
     token_id: Option<String>,
-    view: View,
-    /// The claims as they stand in the token.
+    platform_claims: PlatformClaims,
+    /// The JSON text of the claims.
     payload: Box<[u8]>,
 }
 
-/// The names of an issuer.
+/// The names of a token's issuer.
 pub(crate) struct IssuerNames {
-    /// The one that identities show.
+    /// The issuer of the token, as [`Identity::issuer`] returns it.
     pub(crate) issuer: Arc<str>,
-    /// Others that policies may call it by: those that its tokens may bear, or have borne when the guard was built. A deny
-    /// list that names one of them has to keep its callers out.
+    /// All accepted values of `iss` of this issuer, including those from when the guard was built. A policy may use any of
+    /// them, so a deny list that names one of them applies to this token.
     pub(crate) accepted: Arc<[String]>,
-    /// The one for logs and metrics.
+    /// The issuer's name in logs and metrics.
     pub(crate) label: Arc<str>,
 }
 
-/// What the platform's tokens say beyond the standard.
-enum View {
+/// Claims that only tokens of certain platforms have.
+enum PlatformClaims {
     Kubernetes(Option<KubernetesIdentity>),
     Google(GoogleIdentity),
     Other,
@@ -73,10 +87,14 @@ impl Identity {
         verified: &VerifiedToken<'_>,
     ) -> Self {
         let claims = verified.claims();
-        let view = match platform {
-            Platform::Kubernetes => View::Kubernetes(KubernetesIdentity::read(claims)),
-            Platform::Google => View::Google(GoogleIdentity::read(verified.payload())),
-            Platform::Other => View::Other,
+        let platform_claims = match platform {
+            Platform::Kubernetes => {
+                PlatformClaims::Kubernetes(KubernetesIdentity::from_claims(claims))
+            }
+            Platform::Google => {
+                PlatformClaims::Google(GoogleIdentity::from_payload(verified.payload()))
+            }
+            Platform::Other => PlatformClaims::Other,
         };
         let owned = |text: &Cow<'_, str>| text.clone().into_owned();
         Self(Arc::new(Inner {
@@ -86,27 +104,27 @@ impl Identity {
             audiences: claims.audiences.to_vec(),
             times: claims.times,
             token_id: claims.token_id.as_ref().map(owned),
-            view,
+            platform_claims,
             payload: verified.payload().into(),
         }))
     }
 
-    /// When it is valid.
+    /// Returns the times at which the token is valid.
     pub(crate) fn times(&self) -> &Times {
         &self.0.times
     }
 
-    /// The issuer, as the guard's configuration tells it: one of a fixed few.
+    /// Returns the issuer's name for logs and metrics, which is one of a fixed set.
     pub(crate) fn issuer_label(&self) -> &Arc<str> {
         &self.0.issuer.label
     }
 
-    /// The claims as they stand in the token.
+    /// Returns the JSON text of the claims.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.0.payload
     }
 
-    /// What it takes of memory, about.
+    /// Returns the approximate size in memory, in bytes.
     pub(crate) fn size_in_memory(&self) -> usize {
         let texts = self
             .0
@@ -116,88 +134,148 @@ impl Identity {
         size_of::<Inner>() + 2 * self.0.payload.len() + self.0.subject.len() + texts.sum::<usize>()
     }
 
-    /// Returns the issuer (`iss`), as the token names it. Google's tokens may have either of two spellings of its name; this
-    /// returns `https://accounts.google.com` for both.
+    /// Returns the issuer (`iss`).
+    ///
+    /// Google's tokens have either of two spellings of its name; this method returns `https://accounts.google.com` for both.
     pub fn issuer(&self) -> &str {
         &self.0.issuer.issuer
     }
 
-    /// The names that a policy may call the issuer by.
+    /// Returns all names that a policy may use for the issuer.
     pub(crate) fn accepted_issuers(&self) -> impl Iterator<Item = &str> {
-        let others = self.0.issuer.accepted.iter().map(String::as_str);
-        std::iter::once(self.issuer()).chain(others)
+        let accepted = self.0.issuer.accepted.iter().map(String::as_str);
+        std::iter::once(self.issuer()).chain(accepted)
     }
 
-    /// The platform of the issuer, as the guard's configuration has it.
+    /// Returns the platform of the issuer, which follows from the constructor of its [`Issuer`](crate::Issuer).
     pub fn platform(&self) -> Platform {
         self.0.platform
     }
 
-    /// The subject (`sub`): who the token is about. Unique within its issuer only.
+    /// Returns the subject (`sub`), which identifies the caller. It is unique only within its issuer.
     pub fn subject(&self) -> &str {
         &self.0.subject
     }
 
-    /// All audiences (`aud`), of which one at least is this service's.
+    /// Returns all audiences (`aud`). At least one of them is accepted by this guard.
     pub fn audiences(&self) -> &[String] {
         &self.0.audiences
     }
 
-    /// When the token expires (`exp`).
+    /// Returns the time at which the token expires (`exp`).
     pub fn expires_at(&self) -> SystemTime {
-        time(self.0.times.expires_at)
+        system_time(self.0.times.expires_at)
     }
 
-    /// When the token was issued (`iat`), if it says.
+    /// Returns the time at which the token was issued (`iat`), or `None` if it has no such claim.
     pub fn issued_at(&self) -> Option<SystemTime> {
-        self.0.times.issued_at.map(time)
+        self.0.times.issued_at.map(system_time)
     }
 
-    /// From when on the token is valid (`nbf`), if it says.
+    /// Returns the time from which the token is valid (`nbf`), or `None` if it has no such claim.
     pub fn not_before(&self) -> Option<SystemTime> {
-        self.0.times.not_before.map(time)
+        self.0.times.not_before.map(system_time)
     }
 
-    /// The token's own id (`jti`), if it has one. Kubernetes writes it to the API server's audit log, as
-    /// credential id, from 1.32 on.
+    /// Returns the ID of the token (`jti`), or `None` if it has none.
+    ///
+    /// Kubernetes 1.32 and later writes it to the API server's audit log as the credential ID.
     pub fn token_id(&self) -> Option<&str> {
         self.0.token_id.as_deref()
     }
 
-    /// Namespace, service account, pod and node, where the issuer is a Kubernetes cluster and its
-    /// token has the claim `kubernetes.io`, in agreement with its subject.
-    pub fn kubernetes(&self) -> Option<&KubernetesIdentity> {
-        match &self.0.view {
-            View::Kubernetes(kubernetes) => kubernetes.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// Email, authorized party and instance, where the issuer is Google.
-    pub fn google(&self) -> Option<&GoogleIdentity> {
-        match &self.0.view {
-            View::Google(google) => Some(google),
-            _ => None,
-        }
-    }
-
-    /// Deserializes the claims into a type of your own.
+    /// Returns the namespace, service account, pod and node of a Kubernetes workload.
     ///
-    /// This is `serde_json::from_slice`, with the features of `serde_json` that your build enables and with its limit
-    /// of 128 nested levels.
+    /// Returns `None` if the issuer is not a Kubernetes cluster, or if the token has no claim `kubernetes.io` that agrees with
+    /// its subject.
+    pub fn kubernetes(&self) -> Option<&KubernetesIdentity> {
+        match &self.0.platform_claims {
+            PlatformClaims::Kubernetes(kubernetes) => kubernetes.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Returns the email, authorized party and instance of a Google account, or `None` if the issuer is not Google.
+    pub fn google(&self) -> Option<&GoogleIdentity> {
+        match &self.0.platform_claims {
+            PlatformClaims::Google(google) => Some(google),
+            _ => None,
+        }
+    }
+
+    /// Deserializes the claims into any type.
+    ///
+    /// This calls `serde_json::from_slice`, with its limit of 128 nested levels and with the features of `serde_json` that the
+    /// build enables.
     ///
     /// # Errors
     ///
-    /// If the claims do not fit the type.
+    /// Returns an error if the claims do not match the type.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Identity;
+    /// #[derive(serde::Deserialize)]
+    /// struct Workflow {
+    ///     repository_id: String,
+    /// }
+    ///
+    /// fn repository(caller: &Identity) -> Result<String, serde_json::Error> {
+    ///     Ok(caller.claims::<Workflow>()?.repository_id)
+    /// }
+    /// ```
     pub fn claims<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.0.payload)
     }
+
+    /// Deserializes the claims into openidconnect's [`IdTokenClaims`], which have the standard claims of OpenID Connect as typed
+    /// values.
+    ///
+    /// `AC` is the type of additional claims: a struct that implements [`AdditionalClaims`], or
+    /// [`EmptyAdditionalClaims`](openidconnect::EmptyAdditionalClaims).
+    ///
+    /// # Errors
+    ///
+    /// An ID token must meet requirements that the guard does not impose on a bearer token. This method returns an error if
+    ///
+    /// - `iss` is not a URL, such as Google's `accounts.google.com`;
+    /// - the token has no `iat`;
+    /// - a claim of OpenID Connect, such as `email` or `locale`, or an additional claim has another type;
+    /// - the claims are nested more than 128 levels deep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use serde::{Deserialize, Serialize};
+    /// use tower_oidc_guard::Identity;
+    /// use tower_oidc_guard::openidconnect::AdditionalClaims;
+    ///
+    /// #[derive(Debug, Deserialize, Serialize)]
+    /// struct Groups {
+    ///     groups: Vec<String>,
+    /// }
+    ///
+    /// impl AdditionalClaims for Groups {}
+    ///
+    /// fn greeting(caller: &Identity) -> Result<String, serde_json::Error> {
+    ///     let claims = caller.id_token_claims::<Groups>()?;
+    ///     let email = claims.email().map_or("unknown", |email| email.as_str());
+    ///     Ok(format!("{email} in {:?}", claims.additional_claims().groups))
+    /// }
+    /// ```
+    pub fn id_token_claims<AC: AdditionalClaims>(
+        &self,
+    ) -> Result<IdTokenClaims<AC, CoreGenderClaim>, serde_json::Error> {
+        self.claims()
+    }
 }
 
-/// Far beyond any calendar, a time is as good as the last that can be said.
-fn time(since_epoch: Duration) -> SystemTime {
-    const LAST: Duration = Duration::from_secs(253_402_300_799);
-    SystemTime::UNIX_EPOCH + since_epoch.min(LAST)
+/// Converts a time since the Unix epoch. Times after the year 9999 become the end of that year, because a `SystemTime` cannot
+/// represent all of them on every platform.
+fn system_time(since_epoch: Duration) -> SystemTime {
+    const END_OF_YEAR_9999: Duration = Duration::from_secs(253_402_300_799);
+    SystemTime::UNIX_EPOCH + since_epoch.min(END_OF_YEAR_9999)
 }
 
 impl fmt::Debug for Identity {

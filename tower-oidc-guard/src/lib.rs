@@ -36,6 +36,8 @@ pub use jose::{SignatureError, TokenError};
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
 pub use keys::health::{IssuerHealth, SkippedKey};
+/// The crate whose types are part of this crate's API.
+pub use openidconnect;
 pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};

@@ -1,4 +1,9 @@
-//! [`Identity`] as an axum extractor.
+//! Axum extractors for [`Identity`].
+//!
+//! ```ignore
+//! async fn private(caller: Identity) -> String { … }              // behind a guard that requires a token
+//! async fn mixed(caller: Option<Identity>) -> String { … }        // behind an optional guard
+//! ```
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::StatusCode;
@@ -9,8 +14,12 @@ use super::Identity;
 impl<S: Sync> FromRequestParts<S> for Identity {
     type Rejection = StatusCode;
 
-    /// Answers 500 where no guard stands before the route, or one that lets requests without a token
-    /// through: that is the server's mistake. Behind the latter, take an `Option<Identity>`.
+    /// Extracts the identity that the guard added to the request.
+    ///
+    /// # Errors
+    ///
+    /// Returns the status 500 if the request has no identity, because the route has no guard or its guard admits requests
+    /// without a token. For the latter, extract an `Option<Identity>`.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
         let identity = parts.extensions.get::<Self>().cloned();
         identity.ok_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -20,7 +29,7 @@ impl<S: Sync> FromRequestParts<S> for Identity {
 impl<S: Sync> OptionalFromRequestParts<S> for Identity {
     type Rejection = std::convert::Infallible;
 
-    /// Nothing where the request came without a token, which an optional guard lets through.
+    /// Extracts the identity that the guard added to the request, or `None` if the guard admitted it without a token.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
         Ok(parts.extensions.get::<Self>().cloned())
     }

@@ -4,10 +4,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-/// An account of Google's: a workload's service account, or a user.
+/// A Google account: the service account of a workload, or a user. Returned by
+/// [`Identity::google`](crate::Identity::google).
 ///
-/// Each claim is read by itself: one that is missing, or of another type than Google's, is absent, and the others are there all
-/// the same.
+/// A claim that is missing or has an unexpected type is absent; it does not affect the other claims.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GoogleIdentity {
     email: Option<String>,
@@ -17,7 +17,7 @@ pub struct GoogleIdentity {
     compute_engine: Option<ComputeEngine>,
 }
 
-/// The machine that a token was fetched on; in tokens that were requested with `format=full`.
+/// The Compute Engine instance that requested a token. Tokens requested with `format=full` have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComputeEngine {
     project_id: Option<String>,
@@ -27,7 +27,7 @@ pub struct ComputeEngine {
     instance_name: Option<String>,
 }
 
-/// The claims as they stand in the token.
+/// The JSON texts of the claims.
 #[derive(Default, Deserialize)]
 struct Claims<'p> {
     #[serde(borrow)]
@@ -49,7 +49,7 @@ struct Google<'p> {
 }
 
 #[derive(Deserialize)]
-struct Machine<'p> {
+struct Instance<'p> {
     #[serde(borrow)]
     project_id: Option<&'p RawValue>,
     #[serde(borrow)]
@@ -62,87 +62,88 @@ struct Machine<'p> {
     instance_name: Option<&'p RawValue>,
 }
 
-/// Reads one claim; one of another type is absent.
-fn value<T: DeserializeOwned>(raw: Option<&RawValue>) -> Option<T> {
+/// Parses a claim. Returns `None` if it is missing or has another type.
+fn parse<T: DeserializeOwned>(raw: Option<&RawValue>) -> Option<T> {
     serde_json::from_str(raw?.get()).ok()
 }
 
 impl GoogleIdentity {
-    pub(super) fn read(payload: &[u8]) -> Self {
-        // Verification has read the payload as an object, so this does not fail.
+    /// Reads the claims of a verified payload.
+    pub(super) fn from_payload(payload: &[u8]) -> Self {
+        // Verification has parsed the payload as an object, so this does not fail.
         let claims: Claims<'_> = serde_json::from_slice(payload).unwrap_or_default();
-        let machine = || {
+        let compute_engine = || {
             let google: Google<'_> = serde_json::from_str(claims.google?.get()).ok()?;
-            ComputeEngine::read(google.compute_engine?)
+            ComputeEngine::from_json(google.compute_engine?)
         };
         Self {
-            email: value(claims.email),
-            email_verified: value(claims.email_verified).unwrap_or_default(),
-            azp: value(claims.azp),
-            hd: value(claims.hd),
-            compute_engine: machine(),
+            email: parse(claims.email),
+            email_verified: parse(claims.email_verified).unwrap_or_default(),
+            azp: parse(claims.azp),
+            hd: parse(claims.hd),
+            compute_engine: compute_engine(),
         }
     }
 
-    /// Returns the account's email. It says who calls only if it is [verified](Self::email_verified).
+    /// Returns the email of the account. It identifies the caller only if it is [verified](Self::email_verified).
     pub fn email(&self) -> Option<&str> {
         self.email.as_deref()
     }
 
-    /// Returns whether Google has verified the email. A token that does not say so has none that is.
+    /// Returns whether Google has verified the email. Returns `false` if the token has no such claim.
     pub fn email_verified(&self) -> bool {
         self.email_verified
     }
 
-    /// Returns the authorized party (`azp`): the client that the token was issued to.
+    /// Returns the authorized party (`azp`), which is the client that the token was issued to.
     pub fn authorized_party(&self) -> Option<&str> {
         self.azp.as_deref()
     }
 
-    /// Returns the Workspace domain of a user (`hd`).
+    /// Returns the Google Workspace domain of a user (`hd`).
     pub fn hosted_domain(&self) -> Option<&str> {
         self.hd.as_deref()
     }
 
-    /// Returns the machine, if the token names it.
+    /// Returns the instance that requested the token, or `None` if the token does not contain it.
     pub fn compute_engine(&self) -> Option<&ComputeEngine> {
         self.compute_engine.as_ref()
     }
 }
 
 impl ComputeEngine {
-    fn read(raw: &RawValue) -> Option<Self> {
-        let machine: Machine<'_> = serde_json::from_str(raw.get()).ok()?;
+    fn from_json(raw: &RawValue) -> Option<Self> {
+        let instance: Instance<'_> = serde_json::from_str(raw.get()).ok()?;
         Some(Self {
-            project_id: value(machine.project_id),
-            project_number: value(machine.project_number),
-            zone: value(machine.zone),
-            instance_id: value(machine.instance_id),
-            instance_name: value(machine.instance_name),
+            project_id: parse(instance.project_id),
+            project_number: parse(instance.project_number),
+            zone: parse(instance.zone),
+            instance_id: parse(instance.instance_id),
+            instance_name: parse(instance.instance_name),
         })
     }
 
-    /// Returns the project's id.
+    /// Returns the ID of the project.
     pub fn project_id(&self) -> Option<&str> {
         self.project_id.as_deref()
     }
 
-    /// Returns the project's number.
+    /// Returns the number of the project.
     pub fn project_number(&self) -> Option<u64> {
         self.project_number
     }
 
-    /// Returns the zone of the machine.
+    /// Returns the zone of the instance.
     pub fn zone(&self) -> Option<&str> {
         self.zone.as_deref()
     }
 
-    /// Returns the machine's id.
+    /// Returns the ID of the instance.
     pub fn instance_id(&self) -> Option<&str> {
         self.instance_id.as_deref()
     }
 
-    /// Returns the machine's name.
+    /// Returns the name of the instance.
     pub fn instance_name(&self) -> Option<&str> {
         self.instance_name.as_deref()
     }

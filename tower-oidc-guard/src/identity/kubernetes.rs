@@ -1,13 +1,14 @@
-//! What Kubernetes says of a caller.
+//! The claims of Kubernetes service account tokens.
 
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use super::time;
+use super::system_time;
 use crate::jose::claims::Claims;
 
-/// A service account of a Kubernetes cluster, and the pod it acts from.
+/// A service account of a Kubernetes cluster and the pod that uses it. Returned by
+/// [`Identity::kubernetes`](crate::Identity::kubernetes).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KubernetesIdentity {
     namespace: String,
@@ -18,8 +19,9 @@ pub struct KubernetesIdentity {
 }
 
 impl KubernetesIdentity {
-    /// The subject is what Kubernetes goes by; a claim that differs from it says nothing.
-    pub(super) fn read(claims: &Claims<'_>) -> Option<Self> {
+    /// Reads the claim `kubernetes.io`. Returns `None` if it is missing or does not agree with the subject, which is what
+    /// Kubernetes itself uses.
+    pub(super) fn from_claims(claims: &Claims<'_>) -> Option<Self> {
         let claim: Claim = serde_json::from_str(claims.kubernetes?.get()).ok()?;
         let subject = &*claims.subject;
         let (namespace, name) = subject
@@ -30,32 +32,33 @@ impl KubernetesIdentity {
             service_account: claim.serviceaccount,
             pod: claim.pod,
             node: claim.node,
-            warn_after: claim.warnafter.map(Duration::from_secs).map(time),
+            warn_after: claim.warnafter.map(Duration::from_secs).map(system_time),
         })
     }
 
-    /// The namespace of the service account.
+    /// Returns the namespace of the service account.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The service account.
+    /// Returns the service account.
     pub fn service_account(&self) -> &ObjectRef {
         &self.service_account
     }
 
-    /// The pod that the token is bound to, if it is. The pod may be gone by now: the signature does
-    /// not tell.
+    /// Returns the pod that the token is bound to, or `None` if it is not bound to a pod.
+    ///
+    /// The pod may have been deleted since the token was issued: only the API server knows.
     pub fn pod(&self) -> Option<&ObjectRef> {
         self.pod.as_ref()
     }
 
-    /// The node that the pod runs on, told by Kubernetes 1.30 and later.
+    /// Returns the node that the pod runs on. Tokens have it from Kubernetes 1.30 on.
     pub fn node(&self) -> Option<&ObjectRef> {
         self.node.as_ref()
     }
 
-    /// When a token that formally lives for a year should have been replaced (`warnafter`).
+    /// Returns the time at which the token should have been replaced (`warnafter`). Tokens that are valid for a year have it.
     pub fn warn_after(&self) -> Option<SystemTime> {
         self.warn_after
     }
@@ -71,7 +74,7 @@ struct Claim {
     warnafter: Option<u64>,
 }
 
-/// A Kubernetes object by name and uid.
+/// The name and uid of a Kubernetes object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 pub struct ObjectRef {
     name: String,
@@ -79,12 +82,12 @@ pub struct ObjectRef {
 }
 
 impl ObjectRef {
-    /// The object's name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The object's uid, which no later object of that name has again.
+    /// Returns the uid, which differs from that of any later object with the same name.
     pub fn uid(&self) -> Option<&str> {
         self.uid.as_deref()
     }

@@ -22,6 +22,7 @@ mod key_refresh;
 mod known_bugs;
 mod layer;
 mod log_injection;
+mod openidconnect;
 mod policy;
 mod policy_deny;
 mod policy_file;
