@@ -1,6 +1,11 @@
-//! A hyper client whose requests carry the current token: each request's URI decides.
+//! A hyper client whose requests carry a token.
 //!
-//! Runs against a server of its own: `cargo run -p reqwest-wi-auth --example hyper_client`.
+//! The layer adds the token to each request whose URI has the configured origin. Sends a request to a server on loopback
+//! that accepts only this token:
+//!
+//! ```sh
+//! cargo run -p reqwest-wi-auth --example hyper_client
+//! ```
 
 use axum::Router;
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -9,38 +14,43 @@ use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use reqwest_wi_auth::{BearerAuth, FixedToken, Token};
-use tower::{Layer as _, ServiceExt as _};
+use reqwest_wi_auth::{BearerAuth, FixedToken, SkipToken, Token};
+use tower::{Layer as _, Service as _, ServiceExt as _};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let origin = serve().await?;
+    let origin = start_server().await?;
+    let url = format!("{origin}/private");
+
     // In a pod: ProjectedToken::open("/var/run/secrets/tokens/gke-sa").await?
     let token = FixedToken::new(Token::opaque("a-token")?);
-
     let http = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-    let client = BearerAuth::for_origin(&origin, token)?.layer(http);
+    let mut client = BearerAuth::for_origin(&origin, token)?.layer(http);
 
-    let request = Request::get(format!("{origin}/private")).body(Empty::new())?;
-    let response = client.oneshot(request).await?;
-    println!("GET /private: {}", response.status());
+    let request = Request::get(&url).body(Empty::new())?;
+    let response = client.ready().await?.call(request).await?;
+    println!("with the token: {}", response.status());
     assert_eq!(response.status(), StatusCode::OK);
+
+    let request = Request::get(&url).extension(SkipToken).body(Empty::new())?;
+    let response = client.ready().await?.call(request).await?;
+    println!("without a token: {}", response.status());
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     Ok(())
 }
 
-async fn serve() -> std::io::Result<String> {
-    let private = |headers: HeaderMap| async move {
-        match headers
-            .get("authorization")
-            .is_some_and(|value| value == "Bearer a-token")
-        {
-            true => StatusCode::OK,
-            false => StatusCode::UNAUTHORIZED,
-        }
-    };
+/// Starts a server that accepts only one token, and returns its origin.
+async fn start_server() -> std::io::Result<String> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let origin = format!("http://{}", listener.local_addr()?);
     let app = Router::new().route("/private", get(private));
     tokio::spawn(async move { axum::serve(listener, app).await });
     Ok(origin)
+}
+
+async fn private(headers: HeaderMap) -> StatusCode {
+    match headers.get("authorization") {
+        Some(value) if value == "Bearer a-token" => StatusCode::OK,
+        _ => StatusCode::UNAUTHORIZED,
+    }
 }

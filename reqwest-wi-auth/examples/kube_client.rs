@@ -1,7 +1,11 @@
-//! A client of kube whose requests carry the current token, instead of the credentials of a kubeconfig.
+//! A kube client whose requests carry a token, instead of the credentials of a kubeconfig.
 //!
-//! The layer lies beneath kube's own, which put the API server's address into each request, so each request's URI decides.
-//! Runs against a server of its own: `cargo run -p reqwest-wi-auth --example kube_client`.
+//! The layer is placed below kube's `base_uri_layer`, which adds the address of the API server to the URI of each request.
+//! Sends a request to a server on loopback that responds like an API server:
+//!
+//! ```sh
+//! cargo run -p reqwest-wi-auth --example kube_client
+//! ```
 
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -16,8 +20,8 @@ use tower::ServiceBuilder;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let origin = serve().await?;
-    // In a pod, against https://kubernetes.default.svc with the cluster's CA, for a token of the API server's audience:
+    let origin = start_server().await?;
+    // In a pod, use the origin https://kubernetes.default.svc and an HTTP client that trusts the CA of the cluster, with
     // ProjectedToken::open("/var/run/secrets/kubernetes.io/serviceaccount/token").await?
     let token = FixedToken::new(Token::opaque("a-token")?);
 
@@ -30,12 +34,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = Client::new(service, config.default_namespace);
 
     let version = client.apiserver_version().await?;
-    println!("the API server's version: {}", version.git_version);
+    println!("version of the API server: {}", version.git_version);
     assert_eq!(version.git_version, "v1.36.0");
     Ok(())
 }
 
-async fn serve() -> std::io::Result<String> {
+/// Starts a server that accepts only one token, and returns its origin.
+async fn start_server() -> std::io::Result<String> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let origin = format!("http://{}", listener.local_addr()?);
     let app = Router::new().route("/version", get(version));
@@ -43,23 +48,21 @@ async fn serve() -> std::io::Result<String> {
     Ok(origin)
 }
 
-/// What an API server responds, to callers with the token.
 async fn version(headers: HeaderMap) -> Response {
     let token = headers.get("authorization");
     if token.is_none_or(|value| value != "Bearer a-token") {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let names = [
-        "gitCommit",
-        "gitTreeState",
-        "buildDate",
-        "goVersion",
-        "compiler",
-        "platform",
-    ];
-    let mut version = serde_json::json!({ "major": "1", "minor": "36", "gitVersion": "v1.36.0" });
-    for name in names {
-        version[name] = "".into();
-    }
-    Json(version).into_response()
+    Json(serde_json::json!({
+        "major": "1",
+        "minor": "36",
+        "gitVersion": "v1.36.0",
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": "",
+        "platform": "",
+    }))
+    .into_response()
 }

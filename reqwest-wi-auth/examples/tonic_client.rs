@@ -1,56 +1,59 @@
-//! A tonic channel whose calls carry the current token. Above a `Channel` requests do not name their
-//! origin, so it is given when the layer is made.
+//! A tonic client whose calls carry a token.
 //!
-//! Calls the health service of a server of its own:
-//! `cargo run -p reqwest-wi-auth --example tonic_client`.
+//! The requests above a tonic `Channel` have URIs without an authority, so the layer is created for the origin of the
+//! channel. Calls the health service of a server on loopback that accepts only this token:
+//!
+//! ```sh
+//! cargo run -p reqwest-wi-auth --example tonic_client
+//! ```
 
 use reqwest_wi_auth::{BearerAuth, FixedToken, Token};
 use tokio::net::TcpListener;
-use tonic::transport::{Channel, Server, server::TcpIncoming};
-use tonic::{Request, Status};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tower::Layer as _;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let origin = serve().await?;
+    let origin = start_server().await?;
+    let channel = Channel::from_shared(origin.clone())?.connect().await?;
+
+    let mut client = HealthClient::new(channel.clone());
+    let response = client.check(HealthCheckRequest::default()).await;
+    let code = response.map_or_else(|status| status.code(), |_| Code::Ok);
+    println!("without a token: {code:?}");
+    assert_eq!(code, Code::Unauthenticated);
+
     // In a pod: ProjectedToken::open("/var/run/secrets/tokens/gke-sa").await?
     let token = FixedToken::new(Token::opaque("a-token")?);
-
-    let channel = Channel::from_shared(origin.clone())?.connect().await?;
-    let plain = HealthClient::new(channel.clone())
-        .check(HealthCheckRequest::default())
-        .await;
-    println!(
-        "without a token: {:?}",
-        plain.as_ref().map_err(Status::code)
-    );
-    assert!(plain.is_err());
-
-    let channel = BearerAuth::for_origin(&origin, token)?
-        .layer_for_origin(&origin)?
-        .layer(channel);
-    let answer = HealthClient::new(channel)
-        .check(HealthCheckRequest::default())
-        .await?;
-    println!("with its token: {:?}", answer.into_inner().status());
+    let layer = BearerAuth::for_origin(&origin, token)?.layer_for_origin(&origin)?;
+    let mut client = HealthClient::new(layer.layer(channel));
+    let response = client.check(HealthCheckRequest::default()).await?;
+    let status = response.into_inner().status();
+    println!("with the token: {}", status.as_str_name());
+    assert_eq!(status, ServingStatus::Serving);
     Ok(())
 }
 
-fn check(request: Request<()>) -> Result<Request<()>, Status> {
+/// Starts a server that accepts only one token, and returns its origin.
+async fn start_server() -> Result<String, Box<dyn std::error::Error>> {
+    let (_, health) = tonic_health::server::health_reporter();
+    let service = InterceptedService::new(health, require_token);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    let server = Server::builder().add_service(service);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    Ok(origin)
+}
+
+fn require_token(request: Request<()>) -> Result<Request<()>, Status> {
     match request.metadata().get("authorization") {
         Some(value) if value == "Bearer a-token" => Ok(request),
         _ => Err(Status::unauthenticated("no valid token")),
     }
-}
-
-async fn serve() -> Result<String, Box<dyn std::error::Error>> {
-    let (_, health) = tonic_health::server::health_reporter();
-    let guarded = tonic::service::interceptor::InterceptedService::new(health, check);
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let origin = format!("http://{}", listener.local_addr()?);
-    let server = Server::builder().add_service(guarded);
-    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    Ok(origin)
 }
