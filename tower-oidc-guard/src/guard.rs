@@ -1,91 +1,130 @@
-//! The guard: lets a request through with the identity that its token proves, or answers in its place.
+//! The guard: verifies the token of each request, and calls the service for callers that the policy allows.
 
-mod answer;
+mod admission;
+mod bearer;
 mod body;
 mod builder;
-#[cfg(feature = "policy-file")]
-mod from_file;
+mod endpoints;
 mod future;
-mod gate;
 mod grpc;
-mod intake;
-mod layer;
-mod modes;
-mod readiness;
-mod resource;
+mod identities;
+mod response;
 mod service;
-mod slots;
-mod trust;
 
 use std::fmt;
 use std::sync::Arc;
 
-use self::answer::Answers;
+use self::admission::AdmissionController;
 pub use self::body::ResponseBody;
 pub use self::builder::OidcGuardBuilder;
+pub use self::endpoints::{Readiness, ResourceMetadata};
 pub use self::future::ResponseFuture;
-use self::gate::Gate;
-use self::intake::Intake;
-pub use self::layer::OidcGuardLayer;
-pub use self::readiness::Readiness;
-pub use self::resource::ResourceMetadata;
-pub use self::service::OidcGuardService;
-pub use self::slots::Identities;
+pub use self::identities::Identities;
+pub use self::service::{OidcGuardLayer, OidcGuardService};
 use crate::keys::health::IssuerHealth;
-use crate::policy::{Bound, Policy, PolicyError};
+use crate::policy::{Policy, PolicyError};
+#[cfg(feature = "policy-file")]
+use crate::policy::{PolicyFile, PolicyHealth};
 use crate::verifier::{NotReady, TokenVerifier};
 
-/// A guard for services: made once, laid over as many of them as need it.
+/// A guard for services. Created once, and put in front of any number of services.
 ///
-/// Cloning copies a pointer; clones share keys and their refresh, which ends with the last of them.
+/// Clones are cheap and share the keys and the cache. The refresh of keys ends when the last clone, layer and service of the guard is
+/// dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "testing")] {
+/// use http::{Request, Response, StatusCode};
+/// use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+/// use tower_oidc_guard::{Identity, Issuer, OidcGuard, Policy, testing::MemoryIssuer};
+///
+/// let issuer = MemoryIssuer::new("https://cluster.example")?;
+/// let guard = OidcGuard::builder()
+///     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
+///     .policy(Policy::members(["system:serviceaccount:shop:web"]))
+///     .http_client(issuer.client())
+///     .build()?;
+/// let service = ServiceBuilder::new()
+///     .layer(guard.layer())
+///     .service(service_fn(async |request: Request<String>| {
+///         let caller = request.extensions().get::<Identity>().expect("the guard requires a token");
+///         Ok::<_, std::convert::Infallible>(Response::new(caller.subject().to_owned()))
+///     }));
+///
+/// let token = issuer.token().audience("orders").service_account("shop", "web").mint();
+/// let with_token = Request::get("/").header("authorization", format!("Bearer {token}")).body(String::new())?;
+/// assert_eq!(service.clone().oneshot(with_token).await?.status(), StatusCode::OK);
+/// let without_token = Request::get("/").body(String::new())?;
+/// assert_eq!(service.oneshot(without_token).await?.status(), StatusCode::UNAUTHORIZED);
+/// # }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
-pub struct OidcGuard(Arc<Inner>);
-
-struct Inner {
-    verifier: TokenVerifier,
-    policy: Bound,
-    intake: Intake,
-    answers: Answers,
+pub struct OidcGuard {
+    admission: Arc<AdmissionController>,
 }
 
 impl OidcGuard {
-    /// Starts a guard without issuers.
+    /// Creates a builder without issuers and without a policy.
     pub fn builder() -> OidcGuardBuilder {
         OidcGuardBuilder::default()
     }
 
-    /// The layer that guards a service. Nothing is spawned or fetched by it.
+    /// Returns a layer that guards a service with the guard's policy. Creating or applying it starts no task and no fetch.
+    ///
+    /// With axum, prefer `Router::route_layer` to `Router::layer`: a `route_layer` guards the routes that are already added and leaves
+    /// unknown paths to the fallback, which responds with 404, while a `layer` also guards the fallback, so unknown paths get 401.
     pub fn layer(&self) -> OidcGuardLayer {
-        OidcGuardLayer::new(Gate::new(self.clone(), None))
+        OidcGuardLayer::new(self.admission.clone())
     }
 
-    /// Returns a layer that guards a service with a policy of its own instead of the guard's: for routes that other callers
-    /// may call, or for another audience. It may be called any number of times, also with the policy of a file.
+    /// Returns a layer that guards a service with another policy instead of the guard's. Use it for routes with other callers.
+    ///
+    /// It may be called any number of times, also with the policy of a file.
     ///
     /// # Errors
     ///
-    /// If the policy names members or audiences that belong to no trusted issuer, or cannot be used otherwise.
+    /// [`PolicyError`] if the policy names members or audiences that belong to no trusted issuer, or is invalid otherwise.
     ///
     /// ```
-    /// # use tower_oidc_guard::{OidcGuard, Policy, PolicyError};
-    /// # fn example(guard: OidcGuard) -> Result<(), PolicyError> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyError};
+    /// # let guard = OidcGuard::builder()
+    /// #     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
+    /// #     .any_verified_caller()
+    /// #     .build()?;
     /// let admins = guard.layer_with(Policy::members(["system:serviceaccount:ops:admin"]))?;
+    /// // No trusted issuer can vouch for a Google account.
+    /// let error = guard.layer_with(Policy::members(["user:jane@example.com"])).unwrap_err();
+    /// assert!(matches!(error, PolicyError::NoIssuerForPlatform { .. }));
     /// # Ok(())
     /// # }
     /// ```
     pub fn layer_with(&self, policy: Policy) -> Result<OidcGuardLayer, PolicyError> {
-        let policy = Bound::new(policy, &self.0.verifier.trusted_names())?;
-        Ok(OidcGuardLayer::new(Gate::new(self.clone(), Some(policy))))
+        let admission = self.admission.with_policy(policy)?;
+        Ok(OidcGuardLayer::new(Arc::new(admission)))
     }
 
-    /// The guard's policy, to [explain](Policy::explain) its decisions.
+    /// Returns the guard's policy, for example to [explain](Policy::explain) its decisions.
     pub fn policy(&self) -> &Policy {
-        self.0.policy.policy()
+        self.admission.policy.policy()
     }
 
-    /// A service that answers with the metadata of the protected resource (RFC 9728), to be mounted at its
-    /// [path](ResourceMetadata::path). Nothing where [`protected_resource`](OidcGuardBuilder::protected_resource)
-    /// was not said.
+    /// Returns the status of the files that the guard's policy comes from.
+    #[cfg(feature = "policy-file")]
+    pub fn policy_health(&self) -> Vec<PolicyHealth> {
+        let files = self.policy().files().into_iter();
+        files.map(PolicyFile::health).collect()
+    }
+
+    /// Returns a service that responds with the metadata of the protected resource (RFC 9728), to be mounted at its
+    /// [path](ResourceMetadata::path).
+    ///
+    /// Returns `None` if [`protected_resource`](OidcGuardBuilder::protected_resource) is not set.
     ///
     /// ```
     /// # fn example(guard: tower_oidc_guard::OidcGuard) -> Option<()> {
@@ -95,7 +134,8 @@ impl OidcGuard {
     /// # }
     /// ```
     pub fn resource_metadata(&self) -> Option<ResourceMetadata> {
-        ResourceMetadata::new(self.clone())
+        let resource = self.admission.responses.resource.clone()?;
+        Some(ResourceMetadata::new(self.verifier().clone(), resource))
     }
 
     /// Starts fetching the keys of every issuer in the background, and returns immediately.
@@ -106,6 +146,7 @@ impl OidcGuard {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "testing")] {
     /// # use tower_oidc_guard::{Issuer, OidcGuard, testing::TestIssuer};
     /// # let issuer = TestIssuer::start().await?;
     /// # let trusted = Issuer::oidc(issuer.url()).audience("me").insecure_loopback_http();
@@ -114,33 +155,36 @@ impl OidcGuard {
     /// guard.prefetch();
     /// // The server starts here, and its first request finds the keys.
     /// # guard.ready().await?;
+    /// # }
     /// # Ok(())
     /// # }
     /// ```
     pub fn prefetch(&self) {
-        self.0.verifier.prefetch();
+        self.verifier().prefetch();
     }
 
-    /// Waits until there are usable keys of every issuer. Not required: the first request does the same.
+    /// Waits until there are usable keys of every issuer.
+    ///
+    /// Not required: without it, the first request waits. Use it to delay the start of a server until it can verify tokens.
     ///
     /// # Errors
     ///
-    /// If an issuer's keys cannot be fetched, or none of them is usable. The guard keeps trying all the same, so call
-    /// this again to wait for the next attempt. Outside a tokio runtime, unless all keys are there already, the error is
+    /// [`NotReady`] if an issuer's keys cannot be fetched, or none of them is usable. The guard keeps trying in the background; call
+    /// `ready` again to wait for the next attempt. Outside a tokio runtime, unless all keys are available already, the cause is
     /// [`KeysError::NoRuntime`](crate::KeysError::NoRuntime).
     ///
     /// # Panics
     ///
-    /// If it has to wait in a tokio runtime without timers (`enable_time`).
+    /// Panics if it has to wait in a tokio runtime without timers (`enable_time`).
     pub async fn ready(&self) -> Result<(), NotReady> {
-        self.0.verifier.ready().await
+        self.verifier().ready().await
     }
 
     /// Returns the key status of each issuer.
     ///
     /// Starts no fetch: call [`prefetch`](Self::prefetch) or [`ready`](Self::ready) for that.
     pub fn health(&self) -> Vec<IssuerHealth> {
-        self.0.verifier.health()
+        self.verifier().health()
     }
 
     /// Returns a service for readiness probes, which responds with 200 while there are usable keys of every issuer, and with
@@ -154,19 +198,19 @@ impl OidcGuard {
     /// # }
     /// ```
     pub fn readiness(&self) -> Readiness {
-        Readiness::new(self.clone())
+        Readiness::new(self.verifier().clone())
     }
 
-    /// The verifier behind the guard, for tokens that do not come with an HTTP request.
+    /// Returns the guard's verifier, for tokens that do not arrive in an HTTP request. It evaluates no policy.
     pub fn verifier(&self) -> &TokenVerifier {
-        &self.0.verifier
+        &self.admission.verifier
     }
 }
 
 impl fmt::Debug for OidcGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OidcGuard")
-            .field("verifier", &self.0.verifier)
+            .field("verifier", self.verifier())
             .finish_non_exhaustive()
     }
 }

@@ -1,225 +1,657 @@
-//! The settings of a trusted issuer: its name, the audiences of its tokens, and where its keys are.
+//! The settings of a trusted issuer: its `iss`, the audiences of its tokens, and where its keys come from.
+//!
+//! Setters only record values. Everything that can be checked without a network is checked when the guard is built, by
+//! [`resolution`].
 
-mod api_audience;
-mod check;
-mod demands;
+mod api_server_audience;
 mod in_cluster;
-mod key_settings;
-mod limits;
 mod presets;
+mod resolution;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use self::api_audience::is_api_audience;
-pub(crate) use self::check::Checked;
+use serde_json::{Map, Value};
+
+pub(crate) use self::api_server_audience::is_api_server_audience;
+pub(crate) use self::resolution::ResolvedIssuer;
 use crate::identity::Platform;
 use crate::jose::algorithm::Algorithm;
-use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
-use crate::keys::fetch::FetchLimits;
+use crate::jose::required_claims::{ClaimPredicates, RequiredClaims, invalid_requirement};
 use crate::keys::http_client::AllowedUrls;
-use crate::keys::location::KeyLocation;
-use crate::keys::schedule::FetchTiming;
+use crate::keys::location::{InlineKeys, KeyFormat, KeyLocation};
+use crate::text::audience_fault;
 
-/// How far clocks may differ, unless said otherwise.
-const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
-/// More keys than any sound set has, unless said otherwise.
-const DEFAULT_MAX_KEYS: usize = 200;
-
-/// A trusted OpenID Connect issuer.
+/// A trusted OpenID Connect issuer: whose tokens a guard accepts, and for which audiences.
+///
+/// Created by the constructor for the kind of issuer, completed with at least one [`audience`](Self::audience), and passed to
+/// [`OidcGuardBuilder::issuer`](crate::OidcGuardBuilder::issuer). Invalid settings are reported when the guard is built.
+///
+/// | constructor | issuer | identities have |
+/// | --- | --- | --- |
+/// | [`in_cluster`](Self::in_cluster) | the Kubernetes cluster that this process runs in | [`kubernetes`](crate::Identity::kubernetes) |
+/// | [`kubernetes`](Self::kubernetes), [`gke`](Self::gke), [`eks`](Self::eks), [`aks`](Self::aks) | a Kubernetes cluster whose keys are public | [`kubernetes`](crate::Identity::kubernetes) |
+/// | [`google`](Self::google) | Google, for workloads on Google Cloud and for users | [`google`](crate::Identity::google) |
+/// | [`github_actions`](Self::github_actions) | GitHub Actions | the standard claims |
+/// | [`oidc`](Self::oidc) | any other OpenID Connect provider | the standard claims |
 ///
 /// ```
-/// # use tower_oidc_guard::Issuer;
+/// use tower_oidc_guard::{Issuer, OidcGuard};
+///
+/// # fn main() -> Result<(), tower_oidc_guard::BuildError> {
 /// let issuer = Issuer::kubernetes("https://kubernetes.default.svc.cluster.local")
 ///     .audience("https://auth-server.example");
+/// let guard = OidcGuard::builder().issuer(issuer).any_verified_caller().build()?;
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Issuer {
-    /// The value of `iss` in its tokens; empty if that is to be found out in the cluster.
-    pub(crate) url: String,
-    /// Other spellings of its name that its tokens have.
-    pub(crate) aliases: Vec<String>,
-    /// Other names that it has.
-    pub(crate) also_known_as: Vec<String>,
-    pub(crate) key_location: KeyLocation,
-    pub(crate) platform: Platform,
-    pub(crate) audiences: Vec<String>,
-    pub(crate) algorithms: Option<Vec<Algorithm>>,
-    pub(crate) leeway: Duration,
-    pub(crate) types: Vec<String>,
-    pub(crate) max_lifetime: Option<Duration>,
-    pub(crate) required_claims: RequiredClaims,
-    pub(crate) claim_predicates: ClaimPredicates,
-    pub(crate) timing: FetchTiming,
-    pub(crate) limits: FetchLimits,
-    pub(crate) max_keys: usize,
-    pub(crate) allowed_urls: AllowedUrls,
-    /// Whether an audience of the API server's own is accepted.
-    accepts_api_audience: bool,
-    /// The setting that has said where the keys are.
-    keys_set_by: Option<&'static str>,
-    /// The first setting that conflicts with an earlier one, or has no meaning for this issuer; reported at building.
-    conflict: Option<String>,
+    /// The `iss` of its tokens. `None` for the cluster that this process runs in, which is asked for it.
+    issuer: Option<String>,
+    /// Values of `iss` that are spellings of the same issuer; identities show `issuer` instead.
+    spellings: Vec<String>,
+    /// Further values of `iss` that are accepted.
+    also_known_as: Vec<String>,
+    key_location: KeyLocation,
+    /// The setting that `key_location` comes from, unless it is the constructor.
+    key_setting: Option<&'static str>,
+    platform: Platform,
+    audiences: Vec<String>,
+    algorithms: Option<Vec<Algorithm>>,
+    leeway: Option<Duration>,
+    token_types: Vec<String>,
+    max_lifetime: Option<Duration>,
+    required_claims: RequiredClaims,
+    claim_predicates: ClaimPredicates,
+    stale_after: Option<Duration>,
+    unknown_key_jitter: Option<Duration>,
+    fetch_timeout: Option<Duration>,
+    max_document_bytes: Option<usize>,
+    max_keys: Option<usize>,
+    allowed_urls: AllowedUrls,
+    accept_api_server_audience: bool,
+    /// What is wrong with the first invalid setting; reported when the guard is built.
+    fault: Option<String>,
 }
 
 impl Issuer {
-    /// Creates the settings of an issuer that publishes a discovery document below its URL (OpenID Connect Discovery 1.0).
+    /// Creates the settings of an OpenID Connect provider, which publishes a discovery document below its URL (OpenID Connect
+    /// Discovery 1.0).
     ///
-    /// The URL has to equal the `iss` of tokens to the letter, a slash at its end included. It is that of the issuer, without
-    /// `/.well-known/openid-configuration`.
+    /// The URL must equal the `iss` of the tokens exactly, including a trailing slash. It is the issuer's URL, without
+    /// `/.well-known/openid-configuration`. Nothing is fetched before the guard is used.
     ///
-    /// If nothing is fetched from below that URL, because [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem),
-    /// [`keys_file`](Self::keys_file), [`jwks_url`](Self::jwks_url) or [`discovery_url`](Self::discovery_url) says where the keys
-    /// are, the issuer may have any name that `iss` can have (StringOrURI; RFC 7519, section 2): any text without a colon, such
-    /// as `kubernetes.default.svc`, or any URI without a fragment.
+    /// With [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem), [`keys_file`](Self::keys_file),
+    /// [`jwks_url`](Self::jwks_url) or [`discovery_url`](Self::discovery_url), nothing is fetched from below the issuer's URL. The
+    /// issuer may then be any StringOrURI (RFC 7519, section 2): any text without a colon, such as `kubernetes.default.svc`, or any
+    /// URI without a fragment.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
     /// let issuer = Issuer::oidc("https://id.example").audience("https://auth-server.example");
     /// ```
     pub fn oidc(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            aliases: Vec::new(),
-            also_known_as: Vec::new(),
-            key_location: KeyLocation::Discovery { url: None },
-            platform: Platform::Other,
-            audiences: Vec::new(),
-            algorithms: None,
-            leeway: DEFAULT_LEEWAY,
-            types: Vec::new(),
-            max_lifetime: None,
-            required_claims: RequiredClaims::default(),
-            claim_predicates: ClaimPredicates::default(),
-            timing: FetchTiming::default(),
-            limits: FetchLimits::default(),
-            max_keys: DEFAULT_MAX_KEYS,
-            allowed_urls: AllowedUrls::HttpsOnly,
-            accepts_api_audience: false,
-            keys_set_by: None,
-            conflict: None,
-        }
+        Self::new(
+            Some(url.into()),
+            Platform::Other,
+            KeyLocation::Discovery { url: None },
+        )
     }
 
-    /// Creates the settings of a Kubernetes cluster whose discovery document can be fetched from below its issuer URL: that
-    /// of the API server's flag `--service-account-issuer`.
+    /// Creates the settings of a Kubernetes cluster whose discovery document can be fetched from below its issuer URL, which is
+    /// the API server's flag `--service-account-issuer`.
     ///
-    /// Only such an issuer's identities have a [`kubernetes`](crate::Identity::kubernetes) side.
+    /// Use [`in_cluster`](Self::in_cluster) for the cluster that this process runs in, and [`gke`](Self::gke), [`eks`](Self::eks) or
+    /// [`aks`](Self::aks) for a cluster of those clouds.
     ///
-    /// An audience that is the API server's own does not build, because the token that Kubernetes mounts into every pod is for
-    /// it: the issuer URL itself, `https://kubernetes.default.svc` and its other forms. See
+    /// The guard does not build with an audience that is the API server's own, such as the issuer URL or
+    /// `https://kubernetes.default.svc`: every pod has a token for it. See
     /// [`dangerous_accept_api_server_audience`](Self::dangerous_accept_api_server_audience).
     ///
     /// ```
-    /// # use tower_oidc_guard::Issuer;
-    /// let cluster = "https://container.googleapis.com/v1/projects/p/locations/l/clusters/c";
-    /// let issuer = Issuer::kubernetes(cluster).audience("https://auth-server.example");
+    /// use tower_oidc_guard::{BuildError, Issuer, OidcGuard};
+    ///
+    /// let cluster = || Issuer::kubernetes("https://cluster.example");
+    /// let build = |issuer| OidcGuard::builder().issuer(issuer).any_verified_caller().build();
+    /// assert!(build(cluster().audience("https://auth-server.example")).is_ok());
+    /// assert!(build(cluster().audience("https://kubernetes.default.svc")).is_err());
     /// ```
     pub fn kubernetes(url: impl Into<String>) -> Self {
-        Self {
-            platform: Platform::Kubernetes,
-            ..Self::oidc(url)
-        }
+        Self::new(
+            Some(url.into()),
+            Platform::Kubernetes,
+            KeyLocation::Discovery { url: None },
+        )
     }
 
-    /// Accepts tokens for this audience (`aud`). Required; if called several times, one of the audiences is enough. One that is
-    /// empty, repeated or contains white space does not build.
+    fn new(issuer: Option<String>, platform: Platform, key_location: KeyLocation) -> Self {
+        Self {
+            issuer,
+            spellings: Vec::new(),
+            also_known_as: Vec::new(),
+            key_location,
+            key_setting: None,
+            platform,
+            audiences: Vec::new(),
+            algorithms: None,
+            leeway: None,
+            token_types: Vec::new(),
+            max_lifetime: None,
+            required_claims: RequiredClaims::default(),
+            claim_predicates: ClaimPredicates::default(),
+            stale_after: None,
+            unknown_key_jitter: None,
+            fetch_timeout: None,
+            max_document_bytes: None,
+            max_keys: None,
+            allowed_urls: AllowedUrls::HttpsOnly,
+            accept_api_server_audience: false,
+            fault: None,
+        }
+    }
+}
+
+/// Settings for what a token must contain.
+impl Issuer {
+    /// Accepts tokens for this audience (`aud`). Required; if called several times, a token for any one of the audiences is
+    /// accepted.
+    ///
+    /// An audience that is empty, is repeated, or contains white space does not build.
     ///
     /// ```
-    /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::oidc("https://id.example").audience("one").audience("two");
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "testing")] {
+    /// use tower_oidc_guard::{Issuer, OidcGuard, testing::MemoryIssuer};
+    ///
+    /// let issuer = MemoryIssuer::new("https://id.example")?;
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(Issuer::oidc("https://id.example").audience("shop").audience("billing"))
+    ///     .http_client(issuer.client())
+    ///     .any_verified_caller()
+    ///     .build()?;
+    /// let verifier = guard.verifier();
+    /// assert!(verifier.verify(issuer.token().audience("billing").mint()).await.is_ok());
+    /// assert!(verifier.verify(issuer.token().audience("orders").mint()).await.is_err());
+    /// # }
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audiences.push(audience.into());
         self
     }
 
-    /// Accepts tokens with this `iss` as well. They are verified with the same keys, and policies may call the issuer by any of
-    /// its names; [`Identity::issuer`](crate::Identity::issuer) returns the one in the token. May be called several times.
+    /// Also accepts tokens with this `iss`. They are verified with the same keys, and policies may name the issuer by any of
+    /// these values; [`Identity::issuer`](crate::Identity::issuer) returns the value in the token. May be called several times.
     ///
-    /// It is for an issuer that changes its name while tokens with the old one are in use. A Kubernetes API server whose flag
-    /// `--service-account-issuer` is given several times signs with the first value and accepts all of them. For
-    /// [`in_cluster`](Self::in_cluster), the first one is known from the API server and need not be named, unless a policy
-    /// names the issuer and the pod's own token is of the legacy kind, which does not tell the name when the guard is built.
+    /// Use it while an issuer changes its `iss` and tokens with the old value are still in use. A Kubernetes API server that has
+    /// several `--service-account-issuer` flags signs with the first value and accepts all of them. For
+    /// [`in_cluster`](Self::in_cluster), the first value is read from the API server and need not be configured, unless a policy
+    /// names the issuer and the pod's own token is a legacy one, which does not contain the value when the guard is built.
     ///
-    /// A name that cannot be an `iss`, or that another issuer of the guard has, does not build.
+    /// A value that cannot be an `iss`, or that another issuer of the guard has, does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
+    /// // The cluster is moving from the second issuer URL to the first.
     /// let issuer = Issuer::kubernetes("https://new.example")
     ///     .also_known_as("https://old.example")
     ///     .audience("https://auth-server.example");
     /// ```
-    pub fn also_known_as(mut self, name: impl Into<String>) -> Self {
-        self.also_known_as.push(name.into());
+    pub fn also_known_as(mut self, issuer: impl Into<String>) -> Self {
+        self.also_known_as.push(issuer.into());
         self
     }
 
-    /// Accepts these signature algorithms only. Default: the asymmetric ones that the issuer's discovery document lists, or
-    /// RS256 if it lists none. [`EdDSA`](Algorithm::EdDSA) and [`Ed25519`](Algorithm::Ed25519) mean the same: each allows
-    /// both names. An empty list, or a second call, does not build.
+    /// Accepts only these signature algorithms. Default: the asymmetric algorithms that the issuer's discovery document lists, or
+    /// RS256 if it lists none or is not fetched.
+    ///
+    /// [`EdDSA`](Algorithm::EdDSA) and [`Ed25519`](Algorithm::Ed25519) are two names of one algorithm; each allows both. An empty
+    /// list, or a second call, does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::{Algorithm, Issuer};
-    /// let issuer = Issuer::oidc("https://id.example").audience("me").algorithms([Algorithm::ES256]);
+    /// // A token signed with RS256 is rejected, even if the issuer publishes an RSA key.
+    /// let issuer = Issuer::oidc("https://id.example").audience("shop").algorithms([Algorithm::ES256]);
     /// ```
     pub fn algorithms(mut self, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
         if self.algorithms.is_some() {
-            self.conflicts("`algorithms` is set twice; name all of them in one call");
+            self.fault("`algorithms` is set twice; list all algorithms in one call");
         }
         self.algorithms = Some(algorithms.into_iter().collect());
         self
     }
 
-    /// Allows the issuer's clock to differ from this machine's by this much: `exp`, `nbf` and `iat` are checked that much more
-    /// leniently. Default: 60 s; more than 300 s does not build. If called again, the last value counts.
+    /// Sets by how much the issuer's clock may differ from this machine's. A token is accepted for that much longer after `exp`,
+    /// and that much earlier than `nbf` and `iat`. Default: 60 s; from 0 to 300 s. If called again, the last value is used.
     ///
     /// ```
-    /// # use {std::time::Duration, tower_oidc_guard::Issuer};
-    /// let issuer = Issuer::oidc("https://id.example").audience("me").leeway(Duration::from_secs(5));
+    /// # use std::time::Duration;
+    /// # use tower_oidc_guard::Issuer;
+    /// // A token whose `exp` is 6 s ago is rejected.
+    /// let issuer = Issuer::oidc("https://id.example").audience("shop").leeway(Duration::from_secs(5));
     /// ```
     pub fn leeway(mut self, leeway: Duration) -> Self {
-        self.leeway = leeway;
+        self.leeway = Some(leeway);
+        self
+    }
+
+    /// Accepts only tokens whose header has one of these types (`typ`; RFC 8725, section 3.11). Default: `JWT`, or no `typ`.
+    ///
+    /// Types are compared without regard to case, and without the prefix `application/` (RFC 7515, section 4.1.9). An empty list, an
+    /// empty type, or a second call does not build.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// // Accepts access tokens of RFC 9068; rejects ID tokens, whose `typ` is `JWT` or absent.
+    /// let issuer = Issuer::oidc("https://id.example").audience("shop").token_types(["at+jwt"]);
+    /// ```
+    pub fn token_types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        if !self.token_types.is_empty() {
+            self.fault("`token_types` is set twice; list all types in one call");
+        }
+        self.token_types = types.into_iter().map(Into::into).collect();
+        if self.token_types.is_empty() {
+            self.fault("`token_types` lists no type; list one, or leave the setting out");
+        }
+        if self
+            .token_types
+            .iter()
+            .any(|typ| audience_fault(typ).is_some())
+        {
+            self.fault("a type in `token_types` is empty or contains white space");
+        }
+        self
+    }
+
+    /// Rejects tokens that were issued for longer than this: those whose `exp` is further from their `iat`, and those without
+    /// `iat`. Default: no limit. Zero, or a second call, does not build.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_oidc_guard::Issuer;
+    /// // Rejects the automounted token of Kubernetes 1.21 and later, which is issued for a year.
+    /// let issuer = Issuer::kubernetes("https://cluster.example")
+    ///     .audience("shop")
+    ///     .max_lifetime(Duration::from_secs(3600));
+    /// ```
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        if self.max_lifetime.is_some() {
+            self.fault("`max_lifetime` is set twice; set it once");
+        }
+        if lifetime.is_zero() {
+            self.fault("`max_lifetime` is zero, so no token would be accepted");
+        }
+        self.max_lifetime = Some(lifetime);
+        self
+    }
+
+    /// Requires a claim to have this value. Other tokens are invalid: the caller gets 401, with
+    /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, all of the claims are required. An empty
+    /// name or a null value does not build.
+    ///
+    /// Use this for claims that decide whether a token is meant for this service at all, whoever the caller is, such as a tenant: the
+    /// token is rejected before any policy is evaluated, and [`TokenVerifier`](crate::TokenVerifier) rejects it too. Use
+    /// [`Policy::require_claim`](crate::Policy::require_claim), which responds with 403, for claims that decide what a verified caller
+    /// may do, and for rules that differ between routes.
+    ///
+    /// Objects are equal whatever the order of their members. Integers of up to 64 bits are compared exactly, other numbers as
+    /// `f64`: `1.50` equals `1.5`, and `1.0` does not equal `1`. This does not depend on the features of `serde_json` that are enabled
+    /// in a build.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "testing")] {
+    /// use tower_oidc_guard::{Issuer, OidcGuard, testing::MemoryIssuer};
+    ///
+    /// let issuer = MemoryIssuer::new("https://id.example")?;
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(Issuer::oidc("https://id.example").audience("shop").require_claim("tenant", "acme"))
+    ///     .http_client(issuer.client())
+    ///     .any_verified_caller()
+    ///     .build()?;
+    /// let token = |tenant: &str| issuer.token().audience("shop").claim("tenant", tenant).mint();
+    /// assert!(guard.verifier().verify(token("acme")).await.is_ok());
+    /// assert!(guard.verifier().verify(token("evil")).await.is_err());
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn require_claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        let (name, value) = (name.into(), value.into());
+        if let Some(reason) = invalid_requirement(&name, &value) {
+            self.fault(format!("the claim {name:?} cannot be required: {reason}"));
+        }
+        self.required_claims.push(name, value);
+        self
+    }
+
+    /// Requires `condition(claims)` to return true. Other tokens are invalid: the caller gets 401, with
+    /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, every condition has to return true.
+    ///
+    /// The condition is evaluated only for tokens whose signature is valid, and its result is cached with the token. Use
+    /// [`Policy::require`](crate::Policy::require) for a condition that changes with time, and for one that decides what a verified
+    /// caller may do: it is evaluated for each request, and responds with 403.
+    ///
+    /// With a condition, a token whose claims are nested more than 128 levels deep, or contain a number that `f64` cannot represent,
+    /// is rejected as malformed.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// // Rejects tokens of workflows that a pull request started.
+    /// let issuer = Issuer::github_actions()
+    ///     .audience("shop")
+    ///     .require(|claims| claims.get("event_name").is_some_and(|event| event != "pull_request"));
+    /// ```
+    pub fn require(
+        mut self,
+        condition: impl Fn(&Map<String, Value>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.claim_predicates.push(condition);
+        self
+    }
+
+    /// Accepts an audience that is the Kubernetes API server's own.
+    ///
+    /// Every pod has a token for the API server, so every pod of the cluster can then call, and this service can use its callers'
+    /// tokens against the API server. Use it only while callers move to a token from a projected volume with this service's
+    /// `audience`. For an issuer that is not a Kubernetes cluster it does not build.
+    ///
+    /// ```
+    /// use tower_oidc_guard::{Issuer, OidcGuard};
+    ///
+    /// let issuer = Issuer::kubernetes("https://cluster.example").audience("https://kubernetes.default.svc");
+    /// let build = |issuer| OidcGuard::builder().issuer(issuer).any_verified_caller().build();
+    /// assert!(build(issuer.clone()).is_err());
+    /// assert!(build(issuer.dangerous_accept_api_server_audience()).is_ok());
+    /// ```
+    pub fn dangerous_accept_api_server_audience(mut self) -> Self {
+        if self.platform != Platform::Kubernetes {
+            self.fault(
+                "`dangerous_accept_api_server_audience` is for Kubernetes issuers, and this issuer is not one",
+            );
+        }
+        self.accept_api_server_audience = true;
+        self
+    }
+}
+
+/// Settings for where the keys come from. At most one of [`discovery_url`](Self::discovery_url), [`jwks_url`](Self::jwks_url),
+/// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file) can be set, once, and none for
+/// [`in_cluster`](Self::in_cluster); anything else does not build.
+impl Issuer {
+    /// Fetches the discovery document from this URL instead of from below the issuer's URL. The `issuer` in the document must
+    /// still equal the configured one.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// // Fetches https://mirror.example/openid-configuration; tokens still have the cluster's own `iss`.
+    /// let issuer = Issuer::kubernetes("https://kubernetes.default.svc.cluster.local")
+    ///     .discovery_url("https://mirror.example/openid-configuration")
+    ///     .audience("shop");
+    /// ```
+    pub fn discovery_url(self, url: impl Into<String>) -> Self {
+        let url = Some(url.into());
+        self.set_key_location("discovery_url", KeyLocation::Discovery { url })
+    }
+
+    /// Fetches the keys from this URL, without discovery.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// // Fetches https://keys.example/jwks.json and nothing else.
+    /// let issuer = Issuer::oidc("https://id.example")
+    ///     .jwks_url("https://keys.example/jwks.json")
+    ///     .audience("shop");
+    /// ```
+    pub fn jwks_url(self, url: impl Into<String>) -> Self {
+        self.set_key_location("jwks_url", KeyLocation::JwksUrl(url.into()))
+    }
+
+    /// Uses the keys of this JSON Web Key Set (RFC 7517, section 5), which never change. Nothing is fetched.
+    ///
+    /// Text that is not a key set, or that has no usable key, does not build.
+    ///
+    /// ```
+    /// use tower_oidc_guard::{Algorithm, Issuer, OidcGuard};
+    ///
+    /// # fn main() -> Result<(), tower_oidc_guard::BuildError> {
+    /// // The key of RFC 8037, appendix A.
+    /// let keys = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    /// let issuer = Issuer::oidc("https://id.example")
+    ///     .keys_json(keys)
+    ///     .algorithms([Algorithm::EdDSA])
+    ///     .audience("shop");
+    /// let guard = OidcGuard::builder().issuer(issuer).any_verified_caller().build()?;
+    /// assert!(guard.health()[0].is_ready);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keys_json(self, jwks: impl Into<Vec<u8>>) -> Self {
+        self.set_inline_keys("keys_json", KeyFormat::Json, jwks.into())
+    }
+
+    /// Uses the keys of the `PUBLIC KEY` and `CERTIFICATE` blocks of this PEM text (RFC 7468), which never change. Nothing is
+    /// fetched.
+    ///
+    /// A single key is used for any `kid`. Several keys get the `kid`s that Kubernetes derives from their hashes, so the
+    /// public keys of an API server's `--service-account-key-file` can be used. Of a certificate only the public key is used; its
+    /// validity period and its issuer are not checked.
+    ///
+    /// Text that is not PEM, that contains a private key, or that has no usable key does not build.
+    ///
+    /// ```
+    /// use tower_oidc_guard::{Algorithm, Issuer, OidcGuard};
+    ///
+    /// # fn main() -> Result<(), tower_oidc_guard::BuildError> {
+    /// let pem = "-----BEGIN PUBLIC KEY-----
+    /// MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=
+    /// -----END PUBLIC KEY-----";
+    /// let issuer = Issuer::oidc("https://id.example")
+    ///     .keys_pem(pem)
+    ///     .algorithms([Algorithm::EdDSA])
+    ///     .audience("shop");
+    /// let guard = OidcGuard::builder().issuer(issuer).any_verified_caller().build()?;
+    /// assert_eq!(guard.health()[0].usable_keys, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keys_pem(self, pem: impl Into<Vec<u8>>) -> Self {
+        self.set_inline_keys("keys_pem", KeyFormat::Pem, pem.into())
+    }
+
+    /// Uses the keys of this file, and reloads them when it changes. It contains a JSON Web Key Set or PEM, as for
+    /// [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem), and may be a plain file or part of a mounted ConfigMap or
+    /// Secret.
+    ///
+    /// New content that is malformed is logged, and the previous keys stay in use. Well-formed content replaces the keys even if
+    /// none of its keys is usable, such as `{"keys":[]}`: all tokens of the issuer are then rejected.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::oidc("https://id.example").keys_file("/etc/keys/jwks.json").audience("shop");
+    /// ```
+    pub fn keys_file(self, path: impl Into<PathBuf>) -> Self {
+        self.set_key_location("keys_file", KeyLocation::File(path.into()))
+    }
+
+    /// Sets the file of the pod's token for the API server, for [`in_cluster`](Self::in_cluster). Default:
+    /// `/var/run/secrets/kubernetes.io/serviceaccount/token`. If called again, the last path is used. For any other issuer it
+    /// does not build.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{BuildError, Issuer};
+    /// # fn example() -> Result<(), BuildError> {
+    /// // For a pod with `automountServiceAccountToken: false` and a projected volume at /var/run/secrets/api.
+    /// let issuer = Issuer::in_cluster()?
+    ///     .api_token_file("/var/run/secrets/api/token")
+    ///     .api_ca_file("/var/run/secrets/api/ca.crt")
+    ///     .audience("shop");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn api_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        match &mut self.key_location {
+            KeyLocation::ApiServer(api) => api.token_file = path.into(),
+            _ => self.fault("`api_token_file` is for `in_cluster` only"),
+        }
+        self
+    }
+
+    /// Sets the file of the CA that signed the API server's certificate, in PEM, for [`in_cluster`](Self::in_cluster). Default:
+    /// `/var/run/secrets/kubernetes.io/serviceaccount/ca.crt`. If called again, the last path is used. For any other issuer it
+    /// does not build. For an example see [`api_token_file`](Self::api_token_file).
+    pub fn api_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        match &mut self.key_location {
+            KeyLocation::ApiServer(api) => api.ca_file = path.into(),
+            _ => self.fault("`api_ca_file` is for `in_cluster` only"),
+        }
+        self
+    }
+
+    fn set_inline_keys(self, setting: &'static str, format: KeyFormat, text: Vec<u8>) -> Self {
+        let keys = InlineKeys {
+            setting,
+            format,
+            text,
+        };
+        self.set_key_location(setting, KeyLocation::Inline(keys))
+    }
+
+    /// Sets where the keys come from. A second call, and any call for `in_cluster`, is reported when the guard is built.
+    fn set_key_location(mut self, setting: &'static str, location: KeyLocation) -> Self {
+        if let Some(first) = self.key_setting {
+            self.fault(format!(
+                "`{setting}` conflicts with `{first}`, which was set before; set one of them, once"
+            ));
+        } else if matches!(self.key_location, KeyLocation::ApiServer(_)) {
+            self.fault(format!(
+                "`{setting}` cannot be combined with `in_cluster`, which fetches the keys from the API server"
+            ));
+        } else {
+            self.key_setting = Some(setting);
+            self.key_location = location;
+        }
+        self
+    }
+}
+
+/// Settings for fetching keys and for how long they are used. If one of these is called again, the last value is used. A setting that
+/// would have no effect, such as a timeout for keys that are not fetched, does not build.
+impl Issuer {
+    /// Sets how long keys stay in use while they cannot be refreshed. After that, requests with the issuer's tokens get 503.
+    /// Default: 24 hours.
+    ///
+    /// Anyone who can cut the issuer off keeps keys that it has withdrawn in use for that long. Keys from
+    /// [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem) are never refreshed, so it does not build with those.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_oidc_guard::Issuer;
+    /// // During an outage of the issuer, its tokens are accepted for six hours.
+    /// let issuer = Issuer::oidc("https://id.example")
+    ///     .stale_after(Duration::from_secs(6 * 3600))
+    ///     .audience("shop");
+    /// ```
+    pub fn stale_after(mut self, age: Duration) -> Self {
+        self.stale_after = Some(age);
+        self
+    }
+
+    /// Sets the longest random delay before a fetch that a request causes because the current keys do not verify its token.
+    /// Default: 2 s; from 0 to 3 s, since a request waits for at most 5 s.
+    ///
+    /// The delay spreads the fetches of replicas that receive tokens with a new key at the same moment: the issuer gets about as many
+    /// requests per second as there are replicas, divided by this number of seconds. A request with the new key waits for the delay
+    /// as well. It does not build with [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_oidc_guard::Issuer;
+    /// // A single replica has no reason to wait.
+    /// let issuer = Issuer::oidc("https://id.example").unknown_key_jitter(Duration::ZERO).audience("shop");
+    /// ```
+    pub fn unknown_key_jitter(mut self, longest: Duration) -> Self {
+        self.unknown_key_jitter = Some(longest);
+        self
+    }
+
+    /// Sets how long the fetch of one document may take, from the first byte sent to the last byte received. Default: 10 s; zero
+    /// does not build.
+    ///
+    /// It does not build with [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file),
+    /// which fetch nothing.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_oidc_guard::Issuer;
+    /// // A server that sends one byte per second is given up after three seconds.
+    /// let issuer = Issuer::oidc("https://id.example")
+    ///     .fetch_timeout(Duration::from_secs(3))
+    ///     .audience("shop");
+    /// ```
+    pub fn fetch_timeout(mut self, limit: Duration) -> Self {
+        self.fetch_timeout = Some(limit);
+        self
+    }
+
+    /// Sets the largest accepted size of a fetched document, in bytes. Default: 512 KiB; zero does not build.
+    ///
+    /// It does not build with [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file),
+    /// which fetch nothing.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// // A larger document is an error, and the previous keys stay in use.
+    /// let issuer = Issuer::oidc("https://id.example").max_document_bytes(64 * 1024).audience("shop");
+    /// ```
+    pub fn max_document_bytes(mut self, bytes: usize) -> Self {
+        self.max_document_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets the largest accepted number of keys in a key set. A set with more keys is rejected as a whole. Default: 200; zero does not
+    /// build.
+    ///
+    /// ```
+    /// use tower_oidc_guard::{Issuer, OidcGuard};
+    ///
+    /// let keys = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA"},{"kty":"OKP","crv":"Ed25519","x":"AQ"}]}"#;
+    /// let issuer = Issuer::oidc("https://id.example").keys_json(keys).max_keys(1).audience("shop");
+    /// let error = OidcGuard::builder().issuer(issuer).any_verified_caller().build().unwrap_err();
+    /// assert!(error.to_string().contains("more than 1 keys"));
+    /// ```
+    pub fn max_keys(mut self, keys: usize) -> Self {
+        self.max_keys = Some(keys);
         self
     }
 
     /// Allows plain http to this issuer, on loopback only: for tests and demonstrations. Any process that can listen on this
-    /// machine's ports could pose as the issuer.
+    /// machine's ports could then pose as the issuer.
+    ///
+    /// It does not build for an issuer from which nothing is fetched over http: with [`in_cluster`](Self::in_cluster),
+    /// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file).
     ///
     /// ```
-    /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::oidc("http://127.0.0.1:8080").audience("me").insecure_loopback_http();
+    /// use tower_oidc_guard::{Issuer, OidcGuard};
+    ///
+    /// let build = |issuer| OidcGuard::builder().issuer(issuer).any_verified_caller().build();
+    /// let issuer = |url| Issuer::oidc(url).audience("shop");
+    /// assert!(build(issuer("http://127.0.0.1:8080")).is_err());
+    /// assert!(build(issuer("http://127.0.0.1:8080").insecure_loopback_http()).is_ok());
+    /// assert!(build(issuer("http://id.example").insecure_loopback_http()).is_err());
     /// ```
     pub fn insecure_loopback_http(mut self) -> Self {
         self.allowed_urls = AllowedUrls::HttpsOrLoopback;
         self
     }
 
-    /// Accepts an audience that is the API server's own, for a Kubernetes issuer.
-    ///
-    /// This gives up that a token was meant for this service: every pod has a token for the API server, so every pod of the
-    /// cluster can call. It also lets this service use its callers' tokens against the API server. Meant for the time in which
-    /// callers move to a token of their own, from a projected volume with this service's `audience`. For an issuer that is
-    /// not a Kubernetes one it does not build.
-    ///
-    /// ```
-    /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::kubernetes("https://cluster.example")
-    ///     .audience("https://kubernetes.default.svc")
-    ///     .dangerous_accept_api_server_audience();
-    /// ```
-    pub fn dangerous_accept_api_server_audience(mut self) -> Self {
-        if self.platform != Platform::Kubernetes {
-            self.conflicts(
-                "`dangerous_accept_api_server_audience` is for Kubernetes issuers, and this is none",
-            );
-        }
-        self.accepts_api_audience = true;
-        self
-    }
-
-    /// Notes a setting that cannot stand; the first one is reported when the guard is built.
-    fn conflicts(&mut self, reason: impl Into<String>) {
-        self.conflict.get_or_insert_with(|| reason.into());
+    /// Records what is wrong with a setting. The first fault is reported when the guard is built.
+    fn fault(&mut self, reason: impl Into<String>) {
+        self.fault.get_or_insert_with(|| reason.into());
     }
 }

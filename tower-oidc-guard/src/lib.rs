@@ -5,8 +5,9 @@
     doc = "Lets a request through only with a valid token of a trusted OIDC issuer: [`OidcGuard`]."
 )]
 
-mod bearer;
 mod clock;
+#[cfg(feature = "policy-file")]
+mod config_file;
 mod error;
 mod guard;
 mod identity;

@@ -1,12 +1,12 @@
 //! Decides who may call.
 
-mod bound;
 mod error;
 #[cfg(feature = "policy-file")]
 mod file;
 mod member;
 mod members;
 mod outcome;
+mod resolved;
 mod rule;
 
 use std::fmt;
@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub(crate) use self::bound::{Bound, TrustedName, TrustedNames};
 pub use self::error::PolicyError;
 #[cfg(feature = "policy-file")]
 pub use self::file::{PolicyFile, PolicyHealth};
 use self::members::Members;
 pub use self::outcome::Decision;
 use self::outcome::{Outcome, Reason};
+pub(crate) use self::resolved::{PolicyIssuer, PolicyIssuers, ResolvedPolicy};
 use self::rule::Rule;
 use crate::identity::Identity;
 
@@ -84,7 +84,7 @@ pub(crate) enum Node {
     /// A policy, and what else is required or denied: the allow list of the rule is everyone.
     Narrowed(Policy, Box<Rule>),
     /// The error is reported when a guard is built with it.
-    Unsound(PolicyError),
+    Invalid(PolicyError),
     #[cfg(feature = "policy-file")]
     File(PolicyFile),
 }
@@ -167,7 +167,7 @@ impl Policy {
     pub fn deny<M: AsRef<str>>(self, members: impl IntoIterator<Item = M>) -> Self {
         match Members::parse(None, members) {
             Ok(denied) => self.narrowed(|rule| rule.denied.add(denied)),
-            Err(error) => Self::unsound(error),
+            Err(error) => Self::invalid(error),
         }
     }
 
@@ -203,7 +203,7 @@ impl Policy {
     ///     .require(|caller| caller.kubernetes().is_some_and(|account| account.pod().is_some()));
     /// ```
     pub fn require(self, condition: impl Fn(&Identity) -> bool + Send + Sync + 'static) -> Self {
-        self.narrowed(|rule| rule.checks.push(Arc::new(condition)))
+        self.narrowed(|rule| rule.conditions.push(Arc::new(condition)))
     }
 
     /// Explains to the operator whether a caller is allowed, and by which rule. Not to be shown to callers.
@@ -270,7 +270,7 @@ impl Policy {
                     (_, outcome) => outcome,
                 }
             }
-            Node::Unsound(error) => Outcome::denied(|| error.to_string()),
+            Node::Invalid(error) => Outcome::denied(|| error.to_string()),
             #[cfg(feature = "policy-file")]
             Node::File(file) => file.with(|rule| rule.decide(caller)),
         }
@@ -295,19 +295,19 @@ impl Policy {
                 policies.iter().any(|policy| policy.denies(caller))
             }
             Node::Narrowed(policy, rule) => policy.denies(caller) || rule.denies(caller),
-            Node::Unsound(_) => true,
+            Node::Invalid(_) => true,
             #[cfg(feature = "policy-file")]
             Node::File(file) => file.with(|rule| rule.denies(caller)),
         }
     }
 
     /// Returns whether a part of it allows `allUsers`.
-    fn names_anyone(&self) -> bool {
+    fn allows_anyone(&self) -> bool {
         match &*self.0 {
             Node::Rule(rule) => rule.allowed.has_anyone(),
-            Node::Any(policies) | Node::All(policies) => policies.iter().any(Self::names_anyone),
-            Node::Narrowed(policy, _) => policy.names_anyone(),
-            Node::Unsound(_) => false,
+            Node::Any(policies) | Node::All(policies) => policies.iter().any(Self::allows_anyone),
+            Node::Narrowed(policy, _) => policy.allows_anyone(),
+            Node::Invalid(_) => false,
             #[cfg(feature = "policy-file")]
             Node::File(file) => file.with(|rule| rule.allowed.has_anyone()),
         }
@@ -322,19 +322,19 @@ impl Policy {
                 policies.iter().flat_map(Self::files).collect()
             }
             Node::Narrowed(policy, _) => policy.files(),
-            Node::Rule(_) | Node::Unsound(_) => Vec::new(),
+            Node::Rule(_) | Node::Invalid(_) => Vec::new(),
         }
     }
 
     fn allowing(members: Result<Members, PolicyError>) -> Self {
         match members {
             Ok(allowed) => Self(Arc::new(Node::Rule(Box::new(Rule::allowing(allowed))))),
-            Err(error) => Self::unsound(error),
+            Err(error) => Self::invalid(error),
         }
     }
 
-    fn unsound(error: PolicyError) -> Self {
-        Self(Arc::new(Node::Unsound(error)))
+    fn invalid(error: PolicyError) -> Self {
+        Self(Arc::new(Node::Invalid(error)))
     }
 
     /// Adds a requirement or a denial. A policy that is not a single rule is combined with a rule that has it.
@@ -350,7 +350,7 @@ impl Policy {
                 narrow(&mut rule);
                 Node::Narrowed(policy.clone(), rule)
             }
-            Node::Unsound(_) => return self,
+            Node::Invalid(_) => return self,
             _ => {
                 let mut rule = Box::new(Rule::allowing(Members::anyone()));
                 narrow(&mut rule);
@@ -370,7 +370,7 @@ impl fmt::Debug for Policy {
             Node::Narrowed(policy, rule) => {
                 f.debug_tuple("Narrowed").field(policy).field(rule).finish()
             }
-            Node::Unsound(error) => f.debug_tuple("Unsound").field(error).finish(),
+            Node::Invalid(error) => f.debug_tuple("Invalid").field(error).finish(),
             #[cfg(feature = "policy-file")]
             Node::File(file) => file.fmt(f),
         }

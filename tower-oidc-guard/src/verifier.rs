@@ -31,7 +31,7 @@ use crate::jose::{TokenError, UnverifiedJws, UnverifiedToken};
 use crate::keys::AwaitedFetch;
 use crate::keys::health::IssuerHealth;
 use crate::keys::store::CurrentKeys;
-use crate::policy::{TrustedName, TrustedNames};
+use crate::policy::{PolicyIssuer, PolicyIssuers};
 use crate::telemetry;
 
 /// The longest time that a token waits for newer keys.
@@ -230,14 +230,14 @@ impl TokenVerifier {
     }
 
     /// Returns the issuers by the names that policies use for them.
-    pub(crate) fn trusted_names(&self) -> TrustedNames {
-        let trusted = |issuer: &TrustedIssuer| TrustedName {
-            names: issuer.configured_issuers.to_vec(),
+    pub(crate) fn policy_issuers(&self) -> PolicyIssuers {
+        let trusted = |issuer: &TrustedIssuer| PolicyIssuer {
+            iss: issuer.configured_issuers.to_vec(),
             platform: issuer.platform,
             audiences: issuer.claim_rules.audiences.clone(),
         };
         let issuers = self.0.issuers.iter().map(trusted).collect();
-        TrustedNames { issuers }
+        PolicyIssuers { issuers }
     }
 
     /// Returns the `iss` of each issuer's new tokens, except for issuers for which it is not known yet.

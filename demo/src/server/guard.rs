@@ -42,7 +42,8 @@ fn issuer(value: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
         Some(("https" | "http", _)) => Issuer::kubernetes(validated_url(value, value)?),
         _ => return Err(Error::Issuer(value.to_owned())),
     };
-    if settings.insecure_loopback_http {
+    // The API server of the cluster is always contacted over https.
+    if settings.insecure_loopback_http && value != "kubernetes" {
         issuer = issuer.insecure_loopback_http();
     }
     if !settings.token_types.is_empty() {

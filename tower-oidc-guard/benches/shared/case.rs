@@ -57,9 +57,7 @@ impl Case {
         }
         let set = json!({ "keys": set }).to_string();
         let trusted = |url: &str| {
-            let issuer = Issuer::kubernetes(url)
-                .audience(AUDIENCE)
-                .insecure_loopback_http();
+            let issuer = Issuer::kubernetes(url).audience(AUDIENCE);
             issuer.algorithms([self.algorithm]).keys_json(set.clone())
         };
         let http = reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).build();

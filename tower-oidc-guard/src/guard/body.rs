@@ -1,4 +1,4 @@
-//! A response body that is the service's own or the guard's.
+//! The body of a guarded service's response.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The body of a guarded service's response: the service's own, or the guard's short text.
+    /// The body of a guarded service's response: that of the inner service, or the text of a rejection.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
@@ -32,7 +32,7 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    /// An empty text ends the stream from the start: a server then sends the headers alone, with END_STREAM.
+    /// Creates the body of a rejection. An empty text ends the stream at once, so a server sends only headers, with END_STREAM.
     pub(super) fn guard(text: Bytes) -> Self {
         let text = Some(text).filter(|text| !text.is_empty());
         Self {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_text_is_one_frame_of_its_length() {
+    async fn text_is_one_frame_of_its_length() {
         let mut body = ResponseBody::<Empty<Bytes>>::guard(Bytes::from_static(b"text"));
         assert!(!body.is_end_stream());
         assert_eq!(body.size_hint().exact(), Some(4));

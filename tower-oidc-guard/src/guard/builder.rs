@@ -1,62 +1,77 @@
-//! The guard's settings.
+//! The settings of a guard, and how they become one.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::ops::RangeInclusive;
+#[cfg(feature = "policy-file")]
+use std::path::PathBuf;
 use std::sync::Arc;
+#[cfg(feature = "testing")]
 use std::time::SystemTime;
 
-use http::HeaderName;
+use bytes::Bytes;
+use http::{HeaderName, Response};
 use reqwest_middleware::ClientWithMiddleware;
 
-use super::answer::Answers;
-use super::intake::Intake;
-use super::modes::Render;
-use super::resource::Resource;
-use super::trust::trust;
-use super::{Inner, OidcGuard};
+use super::OidcGuard;
+use super::admission::{AdmissionController, RequestSettings};
+use super::bearer::{SeveralTokens, TokenHeaders};
+use super::endpoints::ProtectedResource;
+use super::identities::IdentityPlace;
+use super::response::{CustomResponse, Description, RejectionResponses};
 use crate::clock::Clock;
 use crate::error::BuildError;
-use crate::issuer::Issuer;
+use crate::issuer::{Issuer, ResolvedIssuer};
 use crate::jose::DEFAULT_MAX_TOKEN_BYTES;
-use crate::policy::{Bound, Policy};
-use crate::verifier::{CacheLimits, TokenVerifier};
+use crate::keys::Keys;
+use crate::keys::http_client::{AllowedUrls, default_client};
+use crate::keys::sources::KeySource;
+#[cfg(feature = "policy-file")]
+use crate::policy::PolicyFile;
+use crate::policy::{Policy, ResolvedPolicy};
+use crate::rejection::Rejection;
+use crate::verifier::{CacheLimits, IssuerName, TokenVerifier, TrustedIssuer};
 
 const DEFAULT_REALM: &str = "protected";
-/// What `max_token_bytes` may be: a shorter limit would refuse Kubernetes tokens, a longer one invites tokens that no
-/// server takes in a header.
+/// The range of `max_token_bytes`. A lower limit would reject tokens of Kubernetes; a higher one is of no use, because no server
+/// accepts such headers.
 const MAX_TOKEN_BYTES: RangeInclusive<usize> = 1024..=1024 * 1024;
 
 /// Builds an [`OidcGuard`].
 ///
-/// ```
-/// # fn main() -> Result<(), tower_oidc_guard::BuildError> {
-/// use tower_oidc_guard::{Issuer, OidcGuard};
+/// At least one [`issuer`](Self::issuer) and exactly one of [`policy`](Self::policy) and
+/// [`any_verified_caller`](Self::any_verified_caller) are required.
 ///
-/// let guard = OidcGuard::builder()
-///     .issuer(Issuer::kubernetes("https://cluster.example").audience("https://auth-server.example"))
-///     .any_verified_caller()
-///     .build()?;
-/// # Ok(())
-/// # }
+/// ```
+/// use tower_oidc_guard::{BuildError, Issuer, OidcGuard};
+///
+/// let cluster = Issuer::kubernetes("https://cluster.example").audience("https://auth-server.example");
+/// let builder = || OidcGuard::builder().issuer(cluster.clone());
+/// assert!(matches!(builder().build(), Err(BuildError::NoPolicy)));
+/// assert!(builder().any_verified_caller().build().is_ok());
 /// ```
 #[derive(Debug, Default)]
 #[must_use]
 pub struct OidcGuardBuilder {
     issuers: Vec<Issuer>,
-    /// With the setting that it comes from.
+    /// The policy, with the setting that it comes from.
     policy: Option<(&'static str, Policy)>,
     http_client: Option<ClientWithMiddleware>,
-    /// The first setting that would have replaced an earlier one; reported by `build`.
-    conflict: Option<BuildError>,
     clock: Clock,
     cache: CacheSetting,
     max_token_bytes: Option<usize>,
-    pub(super) intake: Intake,
-    /// The setting that the headers of `intake` come from.
-    pub(super) headers_set_by: Option<&'static str>,
-    pub(super) realm: Option<String>,
-    pub(super) without_description: bool,
-    pub(super) resource: Option<String>,
-    pub(super) render: Option<Render>,
+    /// The headers that a token is read from, with the setting that they come from.
+    token_headers: Option<(&'static str, TokenHeaders)>,
+    strip_token: bool,
+    allow_missing_token: bool,
+    allow_cors_preflight: bool,
+    identity_name: Option<&'static str>,
+    realm: Option<String>,
+    description: Description,
+    protected_resource: Option<String>,
+    custom_response: Option<CustomResponseSetting>,
+    /// The first setting that would have replaced an earlier one; reported by `build`.
+    conflict: Option<BuildError>,
 }
 
 /// Whether verified tokens are cached, and how many.
@@ -88,77 +103,347 @@ impl CacheSetting {
     }
 }
 
+/// A [`CustomResponse`] with a `Debug` implementation.
+struct CustomResponseSetting(CustomResponse);
+
+impl fmt::Debug for CustomResponseSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CustomResponse")
+    }
+}
+
+/// Settings for who is trusted and allowed.
 impl OidcGuardBuilder {
-    /// Trusts an issuer; several may be named. A token's `iss` picks one, and only that one's keys are
-    /// tried.
+    /// Creates a builder with the issuers and the policy of a YAML or JSON file.
+    ///
+    /// The policy is reloaded when the file changes (see [`PolicyFile`]); the issuers are those at the start. Further issuers and other
+    /// settings can be added, but no other policy.
+    ///
+    /// ```yaml
+    /// issuers:
+    ///   - platform: in-cluster               # or kubernetes, google, other (the default)
+    ///     audiences: ["https://auth-server.example"]
+    ///   - url: https://id.example            # not with in-cluster and google
+    ///     audiences: ["https://auth-server.example"]
+    ///     algorithms: [ES256]                # this and all further fields are optional
+    ///     leeway_seconds: 60
+    ///     max_lifetime_seconds: 3600
+    ///     token_types: [at+jwt]
+    ///     claims: { tenant: shop }
+    ///     jwks_url: https://id.example/keys  # or discovery_url, or keys_file
+    ///     # dangerous_accept_api_server_audience: true, for a Kubernetes issuer
+    /// allow:
+    ///   - system:serviceaccount:id-namespace:gke-sa
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::PolicyFile`] if the file has no valid content within 5 s, and another [`BuildError`] if the settings of an issuer
+    /// are invalid.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{BuildError, OidcGuardBuilder};
+    /// # async fn example() -> Result<(), BuildError> {
+    /// let guard = OidcGuardBuilder::from_file("/etc/guard/guard.yaml").await?.realm("orders").build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "policy-file")]
+    pub async fn from_file(path: impl Into<PathBuf>) -> Result<Self, BuildError> {
+        let file = PolicyFile::open(path).await?;
+        let builder = Self::default().set_policy("from_file", file.policy());
+        Ok(file.issuers()?.into_iter().fold(builder, Self::issuer))
+    }
+
+    /// Trusts an issuer. Required; if called several times, all of the issuers are trusted.
+    ///
+    /// The `iss` of a token selects the issuer, and only that issuer's keys are tried. Two issuers with the same `iss` do not build.
     ///
     /// ```
     /// # use tower_oidc_guard::{Issuer, OidcGuard};
-    /// let builder = OidcGuard::builder().issuer(Issuer::oidc("https://id.example").audience("me"));
+    /// // Accepts tokens of the cluster and of Google.
+    /// let builder = OidcGuard::builder()
+    ///     .issuer(Issuer::gke("shop", "europe-west1", "prod").audience("https://auth-server.example"))
+    ///     .issuer(Issuer::google().audience("https://auth-server.example"));
     /// ```
     pub fn issuer(mut self, issuer: Issuer) -> Self {
         self.issuers.push(issuer);
         self
     }
 
-    /// Sets which callers are allowed. This or [`any_verified_caller`](Self::any_verified_caller) is required; both, or one
+    /// Sets which callers are allowed. Either this or [`any_verified_caller`](Self::any_verified_caller) is required; both, or one
     /// of them twice, does not build. Combine policies with [`Policy::any_of`] or [`Policy::all_of`].
     ///
     /// ```
     /// # use tower_oidc_guard::{OidcGuard, Policy};
+    /// // Any other caller gets 403.
     /// let builder = OidcGuard::builder().policy(Policy::members(["system:serviceaccount:shop:orders"]));
     /// ```
     pub fn policy(self, policy: Policy) -> Self {
-        self.policy_by("policy", policy)
+        self.set_policy("policy", policy)
     }
 
-    /// Allows everyone with a valid token of a trusted issuer for one of its audiences. For a Kubernetes issuer that is
-    /// every pod that asks for such a token, for Google it is everybody: the service behind has to look at the
-    /// [`Identity`](crate::Identity) itself. A guard that has a [`policy`](Self::policy) as well does not build.
+    /// Allows every caller with a valid token of a trusted issuer for one of its audiences. A guard that has a
+    /// [`policy`](Self::policy) as well does not build.
+    ///
+    /// For a Kubernetes issuer these are all pods that request such a token, for Google it is anyone: the service has to decide
+    /// by the [`Identity`](crate::Identity).
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
+    /// // No caller with a valid token gets 403.
     /// let builder = OidcGuard::builder().any_verified_caller();
     /// ```
     pub fn any_verified_caller(self) -> Self {
-        self.policy_by("any_verified_caller", Policy::any_verified_caller())
+        self.set_policy("any_verified_caller", Policy::any_verified_caller())
     }
 
-    pub(super) fn policy_by(mut self, setting: &'static str, policy: Policy) -> Self {
+    fn set_policy(mut self, setting: &'static str, policy: Policy) -> Self {
         match &self.policy {
             None => self.policy = Some((setting, policy)),
             Some((first, _)) => {
-                let advice = "a guard has one policy; leave one out, or combine them with `Policy::any_of` or `Policy::all_of`";
-                self.conflicts(first, setting, advice);
+                let advice = "a guard has one policy; remove one, or combine them with `Policy::any_of` or `Policy::all_of`";
+                self.conflict(first, setting, advice);
+            }
+        }
+        self
+    }
+}
+
+/// Settings for requests.
+impl OidcGuardBuilder {
+    /// Reads the token from the first of these headers that contains one. Default: `Authorization`.
+    ///
+    /// In `Authorization` and `Proxy-Authorization` the token follows the scheme `Bearer` and one space. In headers that platforms
+    /// define for tokens (`X-Serverless-Authorization`, `X-Goog-IAP-JWT-Assertion`) the scheme is optional.
+    ///
+    /// The values of these headers are marked as [sensitive](http::HeaderValue::set_sensitive) in the request that the service gets,
+    /// so a handler that logs its headers does not log the token.
+    ///
+    /// An empty list, a repeated header, or a second call of this or of
+    /// [`token_from_exactly_one_of`](Self::token_from_exactly_one_of) does not build.
+    ///
+    /// ```
+    /// # use {http::{HeaderName, header::AUTHORIZATION}, tower_oidc_guard::OidcGuard};
+    /// // On Cloud Run: `Authorization` is read only if `X-Serverless-Authorization` is absent.
+    /// const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
+    /// let builder = OidcGuard::builder().token_from([SERVERLESS, AUTHORIZATION]);
+    /// ```
+    pub fn token_from(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.set_token_headers("token_from", headers, SeveralTokens::First)
+    }
+
+    /// Reads the token from one of these headers. A request with a token in more than one of them is malformed and gets 400.
+    ///
+    /// An empty list, a repeated header, or a second call of this or of [`token_from`](Self::token_from) does not build.
+    ///
+    /// ```
+    /// # use {http::header::{AUTHORIZATION, PROXY_AUTHORIZATION}, tower_oidc_guard::OidcGuard};
+    /// let builder = OidcGuard::builder().token_from_exactly_one_of([PROXY_AUTHORIZATION, AUTHORIZATION]);
+    /// ```
+    pub fn token_from_exactly_one_of(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.set_token_headers(
+            "token_from_exactly_one_of",
+            headers,
+            SeveralTokens::Malformed,
+        )
+    }
+
+    fn set_token_headers(
+        mut self,
+        setting: &'static str,
+        headers: impl IntoIterator<Item = HeaderName>,
+        several: SeveralTokens,
+    ) -> Self {
+        match self.token_headers {
+            Some((first, _)) => self.conflict(first, setting, "list all headers in one call"),
+            None => {
+                let names = headers.into_iter().collect();
+                self.token_headers = Some((setting, TokenHeaders { names, several }));
             }
         }
         self
     }
 
-    /// Notes a setting that would replace an earlier one; the first such is reported by `build`.
-    pub(super) fn conflicts(
-        &mut self,
-        first: &'static str,
-        second: &'static str,
-        advice: &'static str,
-    ) {
-        self.conflict.get_or_insert(BuildError::Conflict {
-            first,
-            second,
-            advice,
-        });
+    /// Removes the token's headers before the service is called. By default the service gets them, marked as
+    /// [sensitive](http::HeaderValue::set_sensitive).
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// // The service cannot forward its caller's token, by accident or on purpose.
+    /// let builder = OidcGuard::builder().strip_token();
+    /// ```
+    pub fn strip_token(mut self) -> Self {
+        self.strip_token = true;
+        self
     }
 
+    /// Admits requests without a token, without an identity. By default they get 401.
+    ///
+    /// The policy is not evaluated for them, so the service has to check whether there is an [`Identity`](crate::Identity). A request
+    /// with an invalid token, or a malformed header, is rejected as usual.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().allow_missing_token();
+    /// // With axum, a handler behind this guard takes an `Option<Identity>`.
+    /// ```
+    pub fn allow_missing_token(mut self) -> Self {
+        self.allow_missing_token = true;
+        self
+    }
+
+    /// Admits CORS preflights, which browsers send without a token: `OPTIONS` with `Origin` and
+    /// `Access-Control-Request-Method`. By default they get 401.
+    ///
+    /// A preflight with `Authorization`, or with another header that a token is read from, is malformed and gets 400. Not needed if a
+    /// CORS layer in front of the guard responds to preflights.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// // For a service that responds to preflights itself.
+    /// let builder = OidcGuard::builder().allow_cors_preflight();
+    /// ```
+    pub fn allow_cors_preflight(mut self) -> Self {
+        self.allow_cors_preflight = true;
+        self
+    }
+
+    /// Stores the identity in [`Identities`](crate::Identities) under this name, instead of as [`Identity`](crate::Identity) in the
+    /// request's extensions. A second call does not build.
+    ///
+    /// Use it for two guards, one behind the other, such as a gateway's and the service's. Each removes only the identity of its own
+    /// name from a request before it decides.
+    ///
+    /// ```
+    /// # use {http::HeaderName, tower_oidc_guard::OidcGuard};
+    /// const SERVERLESS: HeaderName = HeaderName::from_static("x-serverless-authorization");
+    /// let gateway = OidcGuard::builder().token_from([SERVERLESS]).identity_name("gateway");
+    /// // Behind it: request.extensions().get::<Identities>()?.get("gateway")
+    /// ```
+    pub fn identity_name(mut self, name: &'static str) -> Self {
+        if self.identity_name.is_some() {
+            let advice = "a guard stores the identity under one name";
+            self.conflict("identity_name", "identity_name", advice);
+        }
+        self.identity_name = Some(name);
+        self
+    }
+
+    /// Sets the length of the longest accepted token, in bytes, without `Bearer`. Default: 16 KiB (16,384 bytes); from 1 KiB to
+    /// 1 MiB. If called again, the last value is used.
+    ///
+    /// A longer token is rejected with [`TokenError::TooLong`](crate::TokenError::TooLong) before any of it is parsed. This is the only
+    /// limit on a token: the number of members and audiences, the nesting and the escapes are bounded by it alone. The time and the
+    /// memory that a token takes before its signature is verified are proportional to its length.
+    ///
+    /// HTTP servers limit headers as well, and respond with 431: hyper accepts 16 KiB of headers over HTTP/2 unless
+    /// `max_header_list_size` sets more.
+    ///
+    /// ```
+    /// use tower_oidc_guard::{Issuer, OidcGuard};
+    ///
+    /// let builder = || OidcGuard::builder().issuer(Issuer::google().audience("shop")).any_verified_caller();
+    /// assert!(builder().max_token_bytes(64 * 1024).build().is_ok());
+    /// assert!(builder().max_token_bytes(64).build().is_err());
+    /// ```
+    pub fn max_token_bytes(mut self, bytes: usize) -> Self {
+        self.max_token_bytes = Some(bytes);
+        self
+    }
+}
+
+/// Settings for the responses to rejected requests.
+impl OidcGuardBuilder {
+    /// Sets the realm of challenges (RFC 9110, section 11.5), in printable ASCII. Default: `protected`. If called again, the last
+    /// realm is used.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// // WWW-Authenticate: Bearer realm="orders"
+    /// let builder = OidcGuard::builder().realm("orders");
+    /// ```
+    pub fn realm(mut self, realm: impl Into<String>) -> Self {
+        self.realm = Some(realm.into());
+        self
+    }
+
+    /// Omits the `error_description` from challenges, and the `grpc-message` from gRPC responses.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// // WWW-Authenticate: Bearer realm="protected", error="invalid_token"
+    /// let builder = OidcGuard::builder().without_error_description();
+    /// ```
+    pub fn without_error_description(mut self) -> Self {
+        self.description = Description::Omitted;
+        self
+    }
+
+    /// Sets the URL of the protected resource (RFC 9728), https and without a fragment. A second call does not build.
+    ///
+    /// Challenges then contain the URL of the resource's metadata, and
+    /// [`OidcGuard::resource_metadata`](crate::OidcGuard::resource_metadata) returns a service that responds with the metadata.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// // WWW-Authenticate: Bearer realm="protected",
+    /// //     resource_metadata="https://orders.example/.well-known/oauth-protected-resource"
+    /// let builder = OidcGuard::builder().protected_resource("https://orders.example");
+    /// ```
+    pub fn protected_resource(mut self, resource: impl Into<String>) -> Self {
+        if self.protected_resource.is_some() {
+            let advice = "a guard protects one resource";
+            self.conflict("protected_resource", "protected_resource", advice);
+        }
+        self.protected_resource = Some(resource.into());
+        self
+    }
+
+    /// Sets a function that makes the response to a rejected request, from the rejection and the default response. A second call does
+    /// not build.
+    ///
+    /// It is not called for gRPC requests. A response without `Cache-Control` gets `no-store`, which the default response has.
+    ///
+    /// ```
+    /// use http::header::CONTENT_TYPE;
+    /// use tower_oidc_guard::OidcGuard;
+    ///
+    /// // Keeps the status and the challenge, and replaces the text with {"reason":"expired"}.
+    /// let builder = OidcGuard::builder().rejection_response(|rejection, response| {
+    ///     let mut response = response.map(|_| format!(r#"{{"reason":"{}"}}"#, rejection.reason()).into());
+    ///     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    ///     response
+    /// });
+    /// ```
+    pub fn rejection_response(
+        mut self,
+        response: impl Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        if self.custom_response.is_some() {
+            let advice = "a guard has one function for the responses to rejected requests";
+            self.conflict("rejection_response", "rejection_response", advice);
+        }
+        self.custom_response = Some(CustomResponseSetting(Arc::new(response)));
+        self
+    }
+}
+
+/// Settings for verification.
+impl OidcGuardBuilder {
     /// Sets how many verified tokens are cached, and how many bytes they may take, so that the next request with a cached
     /// token needs no signature check. Default: 4,096 tokens and 16 MiB. Zero of either does not build; use
     /// [`without_cache`](Self::without_cache). If called again, the last limits are used.
     ///
     /// Only tokens that have verified are cached, never the policy's decisions. An entry is dropped when its token expires or
-    /// its issuer's keys change.
+    /// its issuer's keys change. Its memory is not zeroed when it is freed.
     ///
     /// ```
-    /// # use tower_oidc_guard::OidcGuard;
-    /// let builder = OidcGuard::builder().cache(100_000, 400 * 1024 * 1024);
+    /// use tower_oidc_guard::{Issuer, OidcGuard};
+    ///
+    /// let builder = || OidcGuard::builder().issuer(Issuer::google().audience("shop")).any_verified_caller();
+    /// assert!(builder().cache(100_000, 400 * 1024 * 1024).build().is_ok());
+    /// assert!(builder().cache(0, 0).build().is_err());
     /// ```
     pub fn cache(mut self, tokens: usize, bytes: u64) -> Self {
         self.cache = CacheSetting::Limited(CacheLimits { tokens, bytes });
@@ -170,6 +455,7 @@ impl OidcGuardBuilder {
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
+    /// // No token stays in memory after its request.
     /// let builder = OidcGuard::builder().without_cache();
     /// ```
     pub fn without_cache(mut self) -> Self {
@@ -177,41 +463,30 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Sets the length of the longest token that is accepted, in bytes, as it stands in the header, without `Bearer`.
-    /// Default: 16 KiB (16,384 bytes); from 1 KiB to 1 MiB.
+    /// Fetches discovery documents and keys with this client, for example for a proxy, another CA, retries or tracing. A second call
+    /// does not build.
     ///
-    /// A longer token is refused with [`TokenError::TooLong`](crate::TokenError::TooLong) before anything of it is read. This
-    /// is the only limit on a token: the number of members and audiences, the nesting and the escapes are bounded by it
-    /// alone. The time and the memory that a token takes before its signature is verified are proportional to its length.
+    /// The default client trusts the system's root certificates, follows redirects within one origin only, connects within 5 s, and
+    /// uses the proxy of the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+    /// [`in_cluster`](Issuer::in_cluster) always uses a client of its own, without a proxy.
     ///
-    /// HTTP servers limit headers as well, and answer 431 themselves: hyper accepts 16 KiB of headers over HTTP/2 unless
-    /// `max_header_list_size` sets more.
-    ///
-    /// ```
-    /// # use tower_oidc_guard::OidcGuard;
-    /// let builder = OidcGuard::builder().max_token_bytes(64 * 1024);
-    /// ```
-    pub fn max_token_bytes(mut self, bytes: usize) -> Self {
-        self.max_token_bytes = Some(bytes);
-        self
-    }
-
-    /// Fetches discovery documents and keys with this client: for a proxy, another CA, retries,
-    /// tracing. Default: one of this library's, with the system's roots, that stays within the origin
-    /// it asks, connects within 5 s and is done within 10 s.
-    ///
-    /// A client that follows redirects away from the origin is of no use: such answers are refused. Two clients do not build.
+    /// Responses that this client gets from another origin through a redirect are not used.
     ///
     /// ```
-    /// # use tower_oidc_guard::OidcGuard;
-    /// let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).build();
-    /// let builder = OidcGuard::builder().http_client(client);
+    /// use tower_oidc_guard::reqwest_middleware::{ClientBuilder, reqwest};
+    /// use tower_oidc_guard::OidcGuard;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Fetches keys through a proxy.
+    /// let client = reqwest::Client::builder().proxy(reqwest::Proxy::https("http://proxy.example:3128")?).build()?;
+    /// let builder = OidcGuard::builder().http_client(ClientBuilder::new(client).build());
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn http_client(mut self, client: ClientWithMiddleware) -> Self {
         if self.http_client.is_some() {
-            let advice =
-                "a guard has one HTTP client, which may be composed of several middlewares";
-            self.conflicts("http_client", "http_client", advice);
+            let advice = "a guard has one HTTP client, which may have several middlewares";
+            self.conflict("http_client", "http_client", advice);
         }
         self.http_client = Some(client);
         self
@@ -221,7 +496,9 @@ impl OidcGuardBuilder {
     /// used.
     ///
     /// ```
-    /// # use {std::time::{Duration, SystemTime}, tower_oidc_guard::OidcGuard};
+    /// # use std::time::{Duration, SystemTime};
+    /// # use tower_oidc_guard::OidcGuard;
+    /// // Verifies a recorded token as of the day when it was recorded.
     /// let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_462_877);
     /// let builder = OidcGuard::builder().clock(move || then);
     /// ```
@@ -231,12 +508,21 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Builds the guard. No network is touched and nothing is spawned.
+    /// Records a setting that would replace an earlier one. The first conflict is reported by `build`.
+    fn conflict(&mut self, first: &'static str, second: &'static str, advice: &'static str) {
+        self.conflict.get_or_insert(BuildError::Conflict {
+            first,
+            second,
+            advice,
+        });
+    }
+
+    /// Builds the guard. Nothing is fetched and no task is started.
     ///
     /// # Errors
     ///
-    /// If the settings do not make a guard: no issuer, an issuer without an audience or with a URL that is not https, no
-    /// policy, a policy that does not fit the issuers, or settings of which one would replace another.
+    /// [`BuildError`] if there is no issuer or no policy, if a setting is invalid, if the policy does not fit the issuers, or if a
+    /// setting would replace another.
     pub fn build(self) -> Result<OidcGuard, BuildError> {
         if let Some(conflict) = self.conflict {
             return Err(conflict);
@@ -245,7 +531,11 @@ impl OidcGuardBuilder {
             return Err(BuildError::NoIssuer);
         }
         let (_, policy) = self.policy.ok_or(BuildError::NoPolicy)?;
-        check_headers(&self.intake.headers.names)?;
+        let token_headers = self
+            .token_headers
+            .map(|(_, headers)| headers)
+            .unwrap_or_default();
+        check_token_headers(&token_headers.names)?;
         let realm = self.realm.unwrap_or_else(|| DEFAULT_REALM.to_owned());
         if !realm
             .chars()
@@ -253,43 +543,122 @@ impl OidcGuardBuilder {
         {
             return Err(BuildError::Realm { realm });
         }
-        let resource = self
-            .resource
-            .map(|name| Resource::new(name.clone()).ok_or(BuildError::Resource { resource: name }));
-        let answers = Answers {
-            realm,
-            describe: !self.without_description,
-            resource: resource.transpose()?,
-            render: self.render.map(|Render(render)| render),
-        };
+        let resource = self.protected_resource.map(|resource| {
+            ProtectedResource::new(&resource).ok_or(BuildError::Resource { resource })
+        });
         let max_token_bytes = self.max_token_bytes.unwrap_or(DEFAULT_MAX_TOKEN_BYTES);
         if !MAX_TOKEN_BYTES.contains(&max_token_bytes) {
             return Err(BuildError::MaxTokenBytes {
                 bytes: max_token_bytes,
             });
         }
-        let issuers = trust(self.issuers, self.http_client, &self.clock)?;
-        let verifier =
-            TokenVerifier::new(issuers, self.cache.limits()?, max_token_bytes, self.clock);
-        let policy = Bound::new(policy, &verifier.trusted_names())?;
-        Ok(OidcGuard(Arc::new(Inner {
+        let responses = RejectionResponses {
+            realm,
+            description: self.description,
+            resource: resource.transpose()?,
+            custom: self
+                .custom_response
+                .map(|CustomResponseSetting(response)| response),
+        };
+        let requests = RequestSettings {
+            token_headers,
+            strip_token: self.strip_token,
+            allow_missing_token: self.allow_missing_token,
+            allow_cors_preflight: self.allow_cors_preflight,
+            identity_place: self
+                .identity_name
+                .map_or(IdentityPlace::Extension, IdentityPlace::Named),
+        };
+        let cache = self.cache.limits()?;
+        let issuers = trusted_issuers(self.issuers, self.http_client, &self.clock)?;
+        let verifier = TokenVerifier::new(issuers, cache, max_token_bytes, self.clock);
+        let policy = ResolvedPolicy::new(policy, &verifier.policy_issuers())?;
+        let admission = AdmissionController {
             verifier,
             policy,
-            intake: self.intake,
-            answers,
-        })))
+            requests,
+            responses,
+        };
+        Ok(OidcGuard {
+            admission: Arc::new(admission),
+        })
     }
 }
 
-fn check_headers(names: &[HeaderName]) -> Result<(), BuildError> {
-    let wrong = |reason: String| Err(BuildError::TokenHeaders { reason });
+fn check_token_headers(names: &[HeaderName]) -> Result<(), BuildError> {
+    let invalid = |reason: String| Err(BuildError::TokenHeaders { reason });
     if names.is_empty() {
-        return wrong("no header is named, so no request could carry a token".to_owned());
+        return invalid("the list is empty, so no request could carry a token".to_owned());
     }
     for (index, name) in names.iter().enumerate() {
         if names.iter().take(index).any(|earlier| earlier == name) {
-            return wrong(format!("the header `{name}` is named twice"));
+            return invalid(format!("the header `{name}` is listed twice"));
         }
     }
     Ok(())
+}
+
+/// Resolves the issuers, each of which must have an `iss` that no other has.
+fn trusted_issuers(
+    issuers: Vec<Issuer>,
+    http_client: Option<ClientWithMiddleware>,
+    clock: &Clock,
+) -> Result<Vec<TrustedIssuer>, BuildError> {
+    let (mut client, mut loopback_client) = (http_client.clone(), http_client);
+    let mut all = HashSet::new();
+    let mut trusted = Vec::with_capacity(issuers.len());
+    for issuer in issuers {
+        let urls = issuer.allowed_urls();
+        let client = match urls {
+            AllowedUrls::HttpsOnly => &mut client,
+            AllowedUrls::HttpsOrLoopback => &mut loopback_client,
+        };
+        let client = match client {
+            Some(client) => client.clone(),
+            None => client
+                .insert(default_client(urls).map_err(BuildError::HttpClient)?)
+                .clone(),
+        };
+        let issuer = issuer.resolve(client)?;
+        let own: HashSet<_> = issuer.all_issuers().map(str::to_owned).collect();
+        if let Some(duplicate) = own.iter().find(|iss| all.contains(*iss)) {
+            return Err(BuildError::DuplicateIssuer {
+                issuer: duplicate.clone(),
+            });
+        }
+        all.extend(own);
+        trusted.push(trusted_issuer(issuer, clock));
+    }
+    for issuer in &mut trusted {
+        let own = &issuer.configured_issuers;
+        let others = all.iter().filter(|iss| !own.contains(iss));
+        issuer.issuers_of_others = others.cloned().collect();
+    }
+    Ok(trusted)
+}
+
+fn trusted_issuer(issuer: ResolvedIssuer, clock: &Clock) -> TrustedIssuer {
+    let other_issuers = issuer.spellings.iter().chain(&issuer.also_known_as);
+    let in_cluster = matches!(issuer.key_source, KeySource::ApiServer(_));
+    TrustedIssuer {
+        other_issuers: other_issuers.cloned().collect(),
+        configured_issuers: issuer.all_issuers().map(str::to_owned).collect(),
+        issuer: match issuer.issuer {
+            Some(iss) if !in_cluster => IssuerName::Configured(iss),
+            initial => IssuerName::FromKeys { initial },
+        },
+        spellings: issuer.spellings,
+        issuers_of_others: HashSet::new(),
+        platform: issuer.platform,
+        claim_rules: issuer.claim_rules,
+        required_claims: issuer.required_claims,
+        claim_predicates: issuer.claim_predicates,
+        keys: Keys::new(
+            issuer.label.clone(),
+            issuer.key_source,
+            issuer.timing,
+            clock.clone(),
+        ),
+        label: issuer.label,
+    }
 }

@@ -1,8 +1,9 @@
-//! The response of a guarded service, under way.
+//! The response future of a guarded service.
 
 use std::fmt;
 use std::future::{Future, Ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,20 +13,21 @@ use tower_service::Service;
 use tracing::Span;
 
 use super::ResponseBody;
-use super::gate::{Admission, Gate};
-use crate::bearer::Bearer;
+use super::admission::{Admission, AdmissionController};
+use super::bearer::Bearer;
 use crate::identity::Identity;
 use crate::verifier::{FailedVerification, PendingToken};
 
 type Verified = Pin<Box<dyn Future<Output = Result<Identity, FailedVerification>> + Send>>;
 
 pin_project! {
-    /// The future of [`OidcGuardService`](super::OidcGuardService). Only a request that has to wait for keys takes an
-    /// allocation.
+    /// The response future of [`OidcGuardService`](super::OidcGuardService).
+    ///
+    /// It allocates only for a request that has to wait for keys.
     ///
     /// # Panics
     ///
-    /// If it is polled again after it has completed.
+    /// Panics if it is polled after completion.
     pub struct ResponseFuture<S, ReqBody>
     where
         S: Service<Request<ReqBody>>,
@@ -39,16 +41,17 @@ pin_project! {
     #[project = StateProj]
     enum State<S, F, ReqBody> {
         Calling { #[pin] future: F, span: Span },
-        Refused { answer: Ready<Response<Bytes>> },
-        // `None` only while it is polled, and after it has ended.
+        Rejected { response: Ready<Response<Bytes>> },
+        // `None` only while it is polled, and after completion.
         Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
     }
 }
 
-/// A request that has to wait for keys. It is boxed, since it is rare, so that the future of all others stays small: that
-/// one is moved once for each layer around it.
+/// A request that has to wait for keys.
+///
+/// It is rare, so it is boxed: the future of all other requests stays small, which is moved once for each layer around it.
 struct Waiting<S, ReqBody> {
-    /// Not polled ready yet.
+    /// A clone of the inner service, which has not been polled ready.
     service: S,
     request: Request<ReqBody>,
     step: Step,
@@ -57,17 +60,21 @@ struct Waiting<S, ReqBody> {
 /// What a request waits for.
 enum Step {
     /// Its token is being verified.
-    Verification { gate: Gate, verified: Verified },
-    /// The service has to be ready for it.
+    Verification {
+        admission: Arc<AdmissionController>,
+        verified: Verified,
+    },
+    /// The inner service becomes ready.
     Readiness { span: Span },
 }
 
-/// How far a waiting request has come.
+/// The result of polling a waiting request.
 enum Progress<S, ReqBody, E> {
     Pending(Box<Waiting<S, ReqBody>>),
-    Enter(S, Request<ReqBody>, Span),
-    Refuse(Response<Bytes>),
-    /// The service is out of order.
+    /// The service is ready and is called with the request.
+    Call(S, Request<ReqBody>, Span),
+    Rejected(Response<Bytes>),
+    /// The service failed to become ready.
     Failed(E),
 }
 
@@ -78,11 +85,14 @@ where
     fn poll(mut self: Box<Self>, cx: &mut Context<'_>) -> Progress<S, ReqBody, S::Error> {
         let waiting = &mut *self;
         let span = match &mut waiting.step {
-            Step::Verification { gate, verified } => match verified.as_mut().poll(cx) {
+            Step::Verification {
+                admission,
+                verified,
+            } => match verified.as_mut().poll(cx) {
                 Poll::Pending => return Progress::Pending(self),
-                Poll::Ready(verified) => match gate.decide(&mut waiting.request, verified) {
-                    Admission::Enter(span) => span,
-                    Admission::Refuse(response) => return Progress::Refuse(response),
+                Poll::Ready(verified) => match admission.decide(&mut waiting.request, verified) {
+                    Admission::Admitted(span) => span,
+                    Admission::Rejected(response) => return Progress::Rejected(response),
                 },
             },
             Step::Readiness { span } => span.clone(),
@@ -93,7 +103,7 @@ where
                 Progress::Pending(self)
             }
             Poll::Ready(Err(error)) => Progress::Failed(error),
-            Poll::Ready(Ok(())) => Progress::Enter(self.service, self.request, span),
+            Poll::Ready(Ok(())) => Progress::Call(self.service, self.request, span),
         }
     }
 }
@@ -108,24 +118,28 @@ where
         }
     }
 
-    pub(super) fn refused(response: Response<Bytes>) -> Self {
+    pub(super) fn rejected(response: Response<Bytes>) -> Self {
         Self {
-            state: State::refused(response),
+            state: State::rejected(response),
         }
     }
 
     pub(super) fn waiting(
-        gate: Gate,
+        admission: &Arc<AdmissionController>,
         bearer: Bearer<'static>,
         pending: PendingToken,
         service: S,
         request: Request<ReqBody>,
     ) -> Self {
-        let verified = Box::pin(gate.clone().verify(bearer, pending));
+        let admission = Arc::clone(admission);
+        let verified = Box::pin(Arc::clone(&admission).verify_with_newer_keys(bearer, pending));
         let waiting = Waiting {
             service,
             request,
-            step: Step::Verification { gate, verified },
+            step: Step::Verification {
+                admission,
+                verified,
+            },
         };
         Self {
             state: State::Waiting {
@@ -136,9 +150,9 @@ where
 }
 
 impl<S, F, ReqBody> State<S, F, ReqBody> {
-    fn refused(response: Response<Bytes>) -> Self {
-        Self::Refused {
-            answer: std::future::ready(response),
+    fn rejected(response: Response<Bytes>) -> Self {
+        Self::Rejected {
+            response: std::future::ready(response),
         }
     }
 }
@@ -157,24 +171,24 @@ where
                     let response = ready!(span.in_scope(|| future.poll(cx)))?;
                     return Poll::Ready(Ok(response.map(ResponseBody::service)));
                 }
-                StateProj::Refused { answer } => {
-                    let response = ready!(Pin::new(answer).poll(cx));
+                StateProj::Rejected { response } => {
+                    let response = ready!(Pin::new(response).poll(cx));
                     return Poll::Ready(Ok(response.map(ResponseBody::guard)));
                 }
                 StateProj::Waiting { waiting } => {
                     let Some(current) = waiting.take() else {
-                        panic!("`ResponseFuture` polled after it has completed");
+                        panic!("`ResponseFuture` polled after completion");
                     };
                     match current.poll(cx) {
                         Progress::Pending(current) => {
                             *waiting = Some(current);
                             return Poll::Pending;
                         }
-                        Progress::Enter(mut service, request, span) => State::Calling {
+                        Progress::Call(mut service, request, span) => State::Calling {
                             future: span.in_scope(|| service.call(request)),
                             span,
                         },
-                        Progress::Refuse(response) => State::refused(response),
+                        Progress::Rejected(response) => State::rejected(response),
                         Progress::Failed(error) => return Poll::Ready(Err(error)),
                     }
                 }

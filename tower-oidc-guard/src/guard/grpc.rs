@@ -1,16 +1,16 @@
-//! gRPC requests and the responses to those that are refused (gRPC over HTTP/2, "Responses").
+//! Recognizes gRPC requests, and makes the responses to those that are rejected (gRPC over HTTP/2, "Responses").
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
-use super::answer::NO_STORE;
+use super::response::{Description, NO_STORE};
 use crate::rejection::Rejection;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The protocol that a client speaks, and so the response that it understands.
+/// The protocol of a request, and so of the response that its client understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// HTTP, with its status codes.
@@ -27,17 +27,17 @@ pub(super) enum Protocol {
 impl Protocol {
     /// Returns the protocol of a request. gRPC is a `POST` with a content type of gRPC, such as `application/grpc` or
     /// `application/grpc+proto`; any other method is HTTP whatever its content type.
-    pub(super) fn of<B>(request: &Request<B>) -> Self {
+    pub(super) fn detect<B>(request: &Request<B>) -> Self {
         let content_type = request.headers().get(CONTENT_TYPE);
         match content_type {
             Some(content_type) if request.method() == Method::POST => {
-                Self::of_content_type(content_type.as_bytes())
+                Self::from_content_type(content_type.as_bytes())
             }
             _ => Self::Http,
         }
     }
 
-    fn of_content_type(content_type: &[u8]) -> Self {
+    fn from_content_type(content_type: &[u8]) -> Self {
         let end = content_type
             .iter()
             .position(|byte| matches!(byte, b'+' | b';' | b' ' | b'\t'));
@@ -60,12 +60,14 @@ impl Protocol {
     }
 }
 
-/// Returns a response that consists of trailers only: the status is in the headers, and there is no body, so that it is
-/// sent as one HEADERS frame with END_STREAM. Clients other than tonic require that.
+/// Returns a response that consists of trailers only (gRPC over HTTP/2, "Trailers-Only").
+///
+/// The status is in the headers and there is no body, so it is sent as one HEADERS frame with END_STREAM. Clients other than tonic
+/// require that.
 pub(super) fn trailers_only(
     rejection: &Rejection,
     content_type: &'static str,
-    describe: bool,
+    description: Description,
 ) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
@@ -75,14 +77,14 @@ pub(super) fn trailers_only(
         STATUS,
         HeaderValue::from(u16::from(rejection.grpc_status())),
     );
-    let message = HeaderValue::try_from(percent_encoded(&rejection.to_string()));
-    if let (true, Ok(message)) = (describe, message) {
-        headers.insert(MESSAGE, message);
+    if description == Description::Sent {
+        let message = HeaderValue::try_from(percent_encoded(&rejection.to_string()));
+        headers.extend(message.ok().map(|message| (MESSAGE, message)));
     }
     response
 }
 
-/// Printable ASCII but for the percent sign stays as it is.
+/// Percent-encodes a message: everything but printable ASCII, and the percent sign itself (gRPC over HTTP/2, "Responses").
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_post_with_a_content_type_of_grpc_is_grpc() {
+    fn only_a_post_with_a_grpc_content_type_is_grpc() {
         use Protocol::{Grpc, GrpcWeb, GrpcWebText, Http};
         for (content_type, expected) in [
             ("application/grpc", Grpc),
@@ -137,7 +139,7 @@ mod tests {
                     .headers_mut()
                     .insert(CONTENT_TYPE, content_type.clone());
                 assert_eq!(
-                    Protocol::of(&request),
+                    Protocol::detect(&request),
                     expected,
                     "{method} {content_type:?}"
                 );
@@ -145,7 +147,7 @@ mod tests {
         }
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
-        assert_eq!(Protocol::of(&request), Http);
+        assert_eq!(Protocol::detect(&request), Http);
     }
 
     #[test]

@@ -1,29 +1,49 @@
-//! The guarded service.
+//! The tower layer and the service that it wraps around another.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use tower_layer::Layer;
 use tower_service::Service;
 
-use super::gate::{Admission, Gate, Judgement};
+use super::admission::{Admission, AdmissionController, TryAdmission};
 use super::{ResponseBody, ResponseFuture};
 
-/// A service behind a guard: it is called for requests that the guard admits, with the caller's
-/// [`Identity`](crate::Identity) in the request's extensions.
-///
-/// The guarded service is cloned. A request that has to wait for keys gives up what
-/// [`poll_ready`](Service::poll_ready) has reserved, such as a permit of a concurrency limit, and waits for a clone to be
-/// ready once its token is verified.
+/// A [`Layer`] that puts a guard in front of a service. Created by [`OidcGuard::layer`](super::OidcGuard::layer) and
+/// [`OidcGuard::layer_with`](super::OidcGuard::layer_with).
 #[derive(Debug, Clone)]
-pub struct OidcGuardService<S> {
-    gate: Gate,
-    inner: S,
+pub struct OidcGuardLayer {
+    admission: Arc<AdmissionController>,
 }
 
-impl<S> OidcGuardService<S> {
-    pub(super) fn new(gate: Gate, inner: S) -> Self {
-        Self { gate, inner }
+impl OidcGuardLayer {
+    pub(super) fn new(admission: Arc<AdmissionController>) -> Self {
+        Self { admission }
     }
+}
+
+impl<S> Layer<S> for OidcGuardLayer {
+    type Service = OidcGuardService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        OidcGuardService {
+            admission: self.admission.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service behind a guard. It is called for requests that the guard admits, with the caller's
+/// [`Identity`](crate::Identity) in the request's extensions. Created by [`OidcGuardLayer`].
+///
+/// The inner service has to be [`Clone`]. A request that has to wait for keys releases what
+/// [`poll_ready`](Service::poll_ready) has reserved, such as a permit of a concurrency limit, and waits until a clone is ready once
+/// its token is verified.
+#[derive(Debug, Clone)]
+pub struct OidcGuardService<S> {
+    admission: Arc<AdmissionController>,
+    inner: S,
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for OidcGuardService<S>
@@ -39,17 +59,19 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        match self.gate.judge(&mut request) {
-            Judgement::Decided(Admission::Enter(span)) => {
+        match self.admission.try_admit(&mut request) {
+            TryAdmission::Decided(Admission::Admitted(span)) => {
                 let future = span.in_scope(|| self.inner.call(request));
                 ResponseFuture::calling(future, span)
             }
-            Judgement::Decided(Admission::Refuse(response)) => ResponseFuture::refused(response),
-            Judgement::Wait(bearer, needs) => {
+            TryAdmission::Decided(Admission::Rejected(response)) => {
+                ResponseFuture::rejected(response)
+            }
+            TryAdmission::NeedsNewerKeys(bearer, pending) => {
                 let service = self.inner.clone();
-                // The service that was polled ready is dropped with its reservation: others may use it meanwhile.
+                // Drops the service that was polled ready, with its reservation: other requests may use it meanwhile.
                 self.inner = service.clone();
-                ResponseFuture::waiting(self.gate.clone(), bearer, needs, service, request)
+                ResponseFuture::waiting(&self.admission, bearer, pending, service, request)
             }
         }
     }

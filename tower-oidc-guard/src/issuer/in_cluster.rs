@@ -1,4 +1,4 @@
-//! The cluster that this runs in.
+//! The Kubernetes cluster that this process runs in, as an issuer.
 
 use std::path::PathBuf;
 
@@ -12,30 +12,30 @@ use crate::keys::sources::ApiServer;
 
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 const PORT: &str = "KUBERNETES_SERVICE_PORT";
-/// Where the kubelet mounts a service account's token, and the CA beside it.
+/// Where the kubelet mounts the token of the pod's service account, next to the CA.
 const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const CA_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 impl Issuer {
-    /// The Kubernetes cluster that this runs in, with nothing to be said but the audience.
+    /// Creates the settings of the Kubernetes cluster that this process runs in. Only the audience has to be configured.
     ///
-    /// The issuer has the name in the API server's discovery document and, unless that token is of the legacy kind, the name
-    /// in the pod's own token. Both are read again with the keys, so a cluster may change its name: tokens with the new one
-    /// are accepted as soon as the API server's document has it, and those with the old one while the pod's own token has
-    /// it. [`also_known_as`](Self::also_known_as) keeps the old one for longer.
+    /// The keys are fetched from the API server, at `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, with the CA and the token
+    /// that are mounted into the pod. Both files are read again for each fetch, and the token is sent nowhere else. These fetches
+    /// follow no redirects and use no proxy, and never use the client set with
+    /// [`http_client`](crate::OidcGuardBuilder::http_client).
     ///
-    /// Keys come from the API server at its in-cluster address
-    /// (`KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`), with the mounted CA and token, which are
-    /// read afresh each time and sent nowhere else. The client is this library's own, without proxy and
-    /// redirects, whatever [`http_client`](crate::OidcGuardBuilder::http_client) says.
+    /// Two values of `iss` are accepted: the `issuer` in the API server's discovery document and, unless it is a legacy token, the
+    /// `iss` of the pod's own token. Both are read again with the keys, so the cluster may change its issuer: tokens with the new value
+    /// are accepted as soon as the discovery document contains it, and tokens with the old value for as long as the pod's own token has
+    /// it. [`also_known_as`](Self::also_known_as) accepts the old value for longer.
     ///
-    /// An audience that is the API server's own does not build, because every pod has a token for it; see
+    /// The guard does not build with an audience that is the API server's own, because every pod has a token for it; see
     /// [`dangerous_accept_api_server_audience`](Self::dangerous_accept_api_server_audience).
     ///
     /// # Errors
     ///
-    /// [`BuildError::NotInCluster`] where the two variables are not set. That token and CA are there is checked
-    /// when the guard is built.
+    /// [`BuildError::NotInCluster`] if the two variables do not contain an address. Whether the token and the CA can be read is
+    /// checked when the guard is built.
     ///
     /// ```
     /// # use tower_oidc_guard::{BuildError, Issuer};
@@ -52,81 +52,44 @@ impl Issuer {
         }
     }
 
-    /// The same with the API server's host (a name, or an address of either kind) and port said instead of taken
-    /// from the environment: where a process is started without it, and for tests.
+    /// Creates the settings of [`in_cluster`](Self::in_cluster) with this address of the API server, for a process that is started
+    /// without the two environment variables, and for tests.
+    ///
+    /// `host` is a name, an IPv4 address, or an IPv6 address with or without brackets.
     ///
     /// # Errors
     ///
-    /// [`BuildError::NotInCluster`] where these are no host and port.
+    /// [`BuildError::NotInCluster`] if `host` and `port` do not form an address.
     ///
     /// ```
-    /// # use tower_oidc_guard::{BuildError, Issuer};
-    /// # fn main() -> Result<(), BuildError> {
-    /// let issuer = Issuer::in_cluster_at("fd00::1", "443")?.audience("https://auth-server.example");
-    /// # Ok(())
-    /// # }
+    /// use tower_oidc_guard::Issuer;
+    ///
+    /// assert!(Issuer::in_cluster_at("fd00::1", "443").is_ok());
+    /// assert!(Issuer::in_cluster_at("fd00::1", "https").is_err());
     /// ```
     pub fn in_cluster_at(host: &str, port: &str) -> Result<Self, BuildError> {
         let address = address(host, port).ok_or(BuildError::NotInCluster)?;
-        Ok(Self {
-            platform: Platform::Kubernetes,
-            key_location: KeyLocation::ApiServer(ApiServer {
-                address,
-                token_file: PathBuf::from(TOKEN_FILE),
-                ca_file: PathBuf::from(CA_FILE),
-            }),
-            ..Self::oidc(String::new())
-        })
-    }
-
-    /// Sets the file of the pod's token for the API server, for [`in_cluster`](Self::in_cluster). Default:
-    /// `/var/run/secrets/kubernetes.io/serviceaccount/token`. If called again, the last path counts. For any other issuer it
-    /// does not build.
-    ///
-    /// ```
-    /// # use tower_oidc_guard::{BuildError, Issuer};
-    /// # fn example() -> Result<(), BuildError> {
-    /// let issuer = Issuer::in_cluster()?
-    ///     .api_token_file("/var/run/secrets/api/token")
-    ///     .api_ca_file("/var/run/secrets/api/ca.crt")
-    ///     .audience("me");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn api_token_file(mut self, path: impl Into<PathBuf>) -> Self {
-        match &mut self.key_location {
-            KeyLocation::ApiServer(api) => api.token_file = path.into(),
-            _ => self.conflicts("`api_token_file` is for `in_cluster` only"),
-        }
-        self
-    }
-
-    /// Sets the file of the CA that signed the API server's certificate, in PEM, for [`in_cluster`](Self::in_cluster). Default:
-    /// `/var/run/secrets/kubernetes.io/serviceaccount/ca.crt`. If called again, the last path counts. For any other issuer it
-    /// does not build.
-    ///
-    /// ```
-    /// # use tower_oidc_guard::{BuildError, Issuer};
-    /// # fn example() -> Result<(), BuildError> {
-    /// let issuer = Issuer::in_cluster()?.api_ca_file("/var/run/secrets/api/ca.crt").audience("me");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn api_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
-        match &mut self.key_location {
-            KeyLocation::ApiServer(api) => api.ca_file = path.into(),
-            _ => self.conflicts("`api_ca_file` is for `in_cluster` only"),
-        }
-        self
+        let api = ApiServer {
+            address,
+            token_file: PathBuf::from(TOKEN_FILE),
+            ca_file: PathBuf::from(CA_FILE),
+        };
+        Ok(Self::new(
+            None,
+            Platform::Kubernetes,
+            KeyLocation::ApiServer(api),
+        ))
     }
 }
 
+/// Returns the URL of the API server, or `None` if `host` and `port` do not form an address.
 fn address(host: &str, port: &str) -> Option<Url> {
     let port: u16 = port.parse().ok()?;
     let is_bare_ipv6 = host.contains(':') && !host.starts_with('[');
-    let host = match is_bare_ipv6 {
-        true => format!("[{host}]"),
-        false => host.to_owned(),
+    let host = if is_bare_ipv6 {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
     };
     let url = Url::parse(&format!("https://{host}:{port}/")).ok()?;
     let is_address = url.path() == "/" && url.query().is_none() && url.username().is_empty();
@@ -138,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_api_server_s_address_is_put_together_for_ipv6_too() {
+    fn the_address_of_the_api_server_may_be_ipv6() {
         for (host, port, expected) in [
             ("10.96.0.1", "443", Some("https://10.96.0.1/")),
             ("fd00::1", "6443", Some("https://[fd00::1]:6443/")),

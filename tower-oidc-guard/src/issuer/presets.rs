@@ -1,35 +1,52 @@
-//! Issuers that are known by name.
+//! Constructors for the issuers of well-known platforms.
 
 use super::Issuer;
 use crate::identity::Platform;
+use crate::keys::location::KeyLocation;
 
 const GOOGLE: &str = "https://accounts.google.com";
-/// Google has signed tokens under this name too (Google Identity, "Verify the Google ID token").
+/// Google has signed tokens with this `iss` too (Google Identity, "Verify the Google ID token").
 const GOOGLE_WITHOUT_SCHEME: &str = "accounts.google.com";
 
 impl Issuer {
-    /// Google, who signs the identity tokens of workloads on Google Cloud, under either of the two names
-    /// that it has used. Anyone on earth can have Google sign a token for any audience: that a token is
-    /// valid says who calls, and nothing of whether they may.
+    /// Creates the settings of Google, which signs the identity tokens of workloads on Google Cloud and of users.
+    ///
+    /// Both values of `iss` that Google uses are accepted: `https://accounts.google.com` and `accounts.google.com`.
+    /// [`Identity::issuer`](crate::Identity::issuer) returns the first one for both.
+    ///
+    /// Anyone can have Google sign a token for any audience, so a valid token proves who calls, not that they may: always restrict
+    /// the callers with a [`Policy`](crate::Policy).
     ///
     /// ```
-    /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::google().audience("https://auth-server.example");
+    /// # fn main() -> Result<(), tower_oidc_guard::BuildError> {
+    /// use tower_oidc_guard::{Issuer, OidcGuard, Policy};
+    ///
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(Issuer::google().audience("https://auth-server.example"))
+    ///     .policy(Policy::members(["serviceAccount:orders@project.iam.gserviceaccount.com"]))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
     /// ```
     pub fn google() -> Self {
         Self {
-            platform: Platform::Google,
-            aliases: vec![GOOGLE_WITHOUT_SCHEME.to_owned()],
-            ..Self::oidc(GOOGLE)
+            spellings: vec![GOOGLE_WITHOUT_SCHEME.to_owned()],
+            ..Self::new(
+                Some(GOOGLE.to_owned()),
+                Platform::Google,
+                KeyLocation::Discovery { url: None },
+            )
         }
     }
 
-    /// A cluster of Google Kubernetes Engine, by project, location (a region or a zone) and name. Its keys
-    /// are public.
+    /// Creates the settings of a cluster of Google Kubernetes Engine, whose keys are public.
+    ///
+    /// `location` is a region or a zone.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::gke("project", "europe-west1", "cluster").audience("me");
+    /// // https://container.googleapis.com/v1/projects/shop/locations/europe-west1/clusters/prod
+    /// let issuer = Issuer::gke("shop", "europe-west1", "prod").audience("https://auth-server.example");
     /// ```
     pub fn gke(project: &str, location: &str, cluster: &str) -> Self {
         Self::kubernetes(format!(
@@ -37,26 +54,32 @@ impl Issuer {
         ))
     }
 
-    /// A cluster of Amazon's Elastic Kubernetes Service, by region and the id in its issuer URL
-    /// (`aws eks describe-cluster --query cluster.identity.oidc.issuer`). Its keys are public.
+    /// Creates the settings of a cluster of Amazon Elastic Kubernetes Service, whose keys are public.
+    ///
+    /// `id` is the last part of the issuer URL that `aws eks describe-cluster --query cluster.identity.oidc.issuer` prints. Clusters
+    /// outside the partition `aws` (China, GovCloud) have issuer URLs of another form: pass those to
+    /// [`kubernetes`](Self::kubernetes).
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
-    /// let issuer = Issuer::eks("eu-west-1", "EXAMPLED539D4633E53DE1B71EXAMPLE").audience("me");
+    /// // https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE
+    /// let issuer = Issuer::eks("eu-west-1", "EXAMPLED539D4633E53DE1B71EXAMPLE").audience("https://auth-server.example");
     /// ```
     pub fn eks(region: &str, id: &str) -> Self {
         Self::kubernetes(format!("https://oidc.eks.{region}.amazonaws.com/id/{id}"))
     }
 
-    /// A cluster of Azure Kubernetes Service with its OIDC issuer switched on, by region, tenant and the id
-    /// in its issuer URL (`az aks show --query oidcIssuerProfile.issuerUrl`), which ends in a slash. Its
-    /// keys are public.
+    /// Creates the settings of a cluster of Azure Kubernetes Service with the OIDC issuer enabled, whose keys are public.
+    ///
+    /// The parts are those of the issuer URL that `az aks show --query oidcIssuerProfile.issuerUrl` prints; it ends in a slash.
+    /// Clusters in sovereign clouds have issuer URLs of another form: pass those to [`kubernetes`](Self::kubernetes).
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
     /// let tenant = "00000000-0000-0000-0000-000000000000";
     /// let id = "11111111-1111-1111-1111-111111111111";
-    /// let issuer = Issuer::aks("westeurope", tenant, id).audience("me");
+    /// // https://westeurope.oic.prod-aks.azure.com/00000000-…/11111111-…/
+    /// let issuer = Issuer::aks("westeurope", tenant, id).audience("https://auth-server.example");
     /// ```
     pub fn aks(region: &str, tenant: &str, id: &str) -> Self {
         Self::kubernetes(format!(
@@ -64,14 +87,17 @@ impl Issuer {
         ))
     }
 
-    /// GitHub Actions: the workflows of every repository there is, so look at the claims (`repository`,
-    /// `ref`) by [`require_claim`](Self::require_claim).
+    /// Creates the settings of GitHub Actions.
+    ///
+    /// The issuer signs tokens for the workflows of every repository, so always restrict the callers by their claims. Names can be
+    /// reused after a repository or its owner is deleted; `repository_id` and `repository_owner_id` cannot.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
     /// let issuer = Issuer::github_actions()
-    ///     .audience("me")
-    ///     .require_claim("repository", "octo-org/octo-repo");
+    ///     .audience("https://auth-server.example")
+    ///     .require_claim("repository_id", "1296269")
+    ///     .require_claim("ref", "refs/heads/main");
     /// ```
     pub fn github_actions() -> Self {
         Self::oidc("https://token.actions.githubusercontent.com")

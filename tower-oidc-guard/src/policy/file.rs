@@ -1,6 +1,4 @@
-//! A policy in a file that is followed.
-
-pub(crate) mod document;
+//! A policy in a file, which is reloaded when it changes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,11 +8,11 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use reqwest_wi_auth::{FileError, WatchedFile, WatchedFileBuilder};
 
-use self::document::GuardDocument;
-use super::bound::{Registration, TrustedNames};
 use super::members::Members;
+use super::resolved::{PolicyIssuers, Registration};
 use super::rule::Rule;
 use super::{Node, Policy, PolicyError};
+use crate::config_file::{ConfigFile, MemberEntry};
 use crate::error::BuildError;
 use crate::issuer::Issuer;
 use crate::telemetry;
@@ -53,11 +51,11 @@ pub struct PolicyFile {
     state: Arc<State>,
 }
 
-/// What a sound file says.
+/// The valid content of a file.
 #[derive(PartialEq)]
-pub(crate) struct Content {
+struct Content {
     rule: Rule,
-    document: GuardDocument,
+    config: ConfigFile,
 }
 
 /// The content that is in force, and the guards that it has been checked against.
@@ -66,7 +64,7 @@ pub(crate) struct Content {
 struct State {
     content: ArcSwap<Content>,
     /// What the guards trust that use the file, each for as long as one of them lives.
-    registered: Mutex<Vec<Weak<TrustedNames>>>,
+    registered: Mutex<Vec<Weak<PolicyIssuers>>>,
 }
 
 /// The status of a policy file.
@@ -99,7 +97,7 @@ impl PolicyFile {
         let state = Arc::new(State::default());
         let checking = state.clone();
         let read = move |bytes: &[u8]| {
-            let read = Content::read(bytes).and_then(|content| Ok(checking.accept(content)?));
+            let read = Content::parse(bytes).and_then(|content| Ok(checking.accept(content)?));
             telemetry::record_policy_read(&read);
             read
         };
@@ -136,7 +134,7 @@ impl PolicyFile {
 
     /// The issuers that it says are to be trusted.
     pub(crate) fn issuers(&self) -> Result<Vec<Issuer>, BuildError> {
-        self.state.content.load().document.issuers()
+        self.state.content.load().config.issuers()
     }
 
     pub(super) fn with<R>(&self, look: impl FnOnce(&Rule) -> R) -> R {
@@ -144,8 +142,8 @@ impl PolicyFile {
     }
 
     /// Checks the content against the issuers that a guard trusts, now and at each change while the registration is kept.
-    pub(super) fn bind(&self, trusted: &TrustedNames) -> Result<Registration, PolicyError> {
-        self.state.bind(trusted)
+    pub(super) fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, PolicyError> {
+        self.state.register(trusted)
     }
 }
 
@@ -157,7 +155,7 @@ impl State {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for trusted in live(&mut registered) {
-            content.rule.check(&trusted)?;
+            content.rule.check_issuers(&trusted)?;
         }
         let current = self.content.load_full();
         if *current == content {
@@ -169,7 +167,7 @@ impl State {
     }
 
     /// Registers a guard if the content that is in force fits it. Guards that trust the same issuers share a registration.
-    fn bind(&self, trusted: &TrustedNames) -> Result<Registration, PolicyError> {
+    fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, PolicyError> {
         let mut registered = self
             .registered
             .lock()
@@ -178,7 +176,7 @@ impl State {
         if let Some(same) = live.find(|own| **own == *trusted) {
             return Ok(same);
         }
-        self.content.load().rule.check(trusted)?;
+        self.content.load().rule.check_issuers(trusted)?;
         let registration = Arc::new(trusted.clone());
         registered.push(Arc::downgrade(&registration));
         Ok(registration)
@@ -186,7 +184,7 @@ impl State {
 }
 
 /// Removes the registrations that have ended, and returns the others.
-fn live(registered: &mut Vec<Weak<TrustedNames>>) -> Vec<Registration> {
+fn live(registered: &mut Vec<Weak<PolicyIssuers>>) -> Vec<Registration> {
     registered.retain(|trusted| trusted.strong_count() > 0);
     registered.iter().filter_map(Weak::upgrade).collect()
 }
@@ -197,7 +195,7 @@ impl Default for State {
         Self {
             content: ArcSwap::from_pointee(Content {
                 rule: Rule::allowing(Members::default()),
-                document: GuardDocument::default(),
+                config: ConfigFile::default(),
             }),
             registered: Mutex::default(),
         }
@@ -205,12 +203,26 @@ impl Default for State {
 }
 
 impl Content {
-    fn read(bytes: &[u8]) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let document = GuardDocument::read(bytes)?;
-        let rule = document.rule()?;
+    fn parse(bytes: &[u8]) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let config = ConfigFile::parse(bytes)?;
+        let mut rule = Rule::allowing(members(&config.allow)?);
+        rule.denied = members(&config.deny)?;
+        rule.audiences = config.audiences.clone();
+        rule.claims = config.claims.clone().into_iter().collect();
         rule.check_syntax()?;
-        Ok(Self { rule, document })
+        Ok(Self { rule, config })
     }
+}
+
+fn members(entries: &[MemberEntry]) -> Result<Members, PolicyError> {
+    let mut all = Members::default();
+    for entry in entries {
+        all.add(match entry {
+            MemberEntry::Member(member) => Members::parse(None, [member])?,
+            MemberEntry::OfIssuer(of) => Members::parse(Some(of.issuer.clone()), &of.members)?,
+        });
+    }
+    Ok(all)
 }
 
 impl fmt::Debug for PolicyFile {
@@ -225,17 +237,17 @@ impl fmt::Debug for PolicyFile {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::super::TrustedName;
+    use super::super::PolicyIssuer;
     use super::*;
     use crate::identity::Platform;
 
     const OF_KUBERNETES: &str = "allow: [\"system:serviceaccounts\"]\n";
     const OF_GOOGLE: &str = "allow: [\"user:jane@example.com\"]\n";
 
-    fn trusted(platform: Platform) -> TrustedNames {
-        TrustedNames {
-            issuers: vec![TrustedName {
-                names: vec!["https://id.example".to_owned()],
+    fn trusted(platform: Platform) -> PolicyIssuers {
+        PolicyIssuers {
+            issuers: vec![PolicyIssuer {
+                iss: vec!["https://id.example".to_owned()],
                 platform,
                 audiences: vec!["me".to_owned()],
             }],
@@ -243,7 +255,7 @@ mod tests {
     }
 
     fn content(text: &str) -> Content {
-        Content::read(text.as_bytes()).unwrap()
+        Content::parse(text.as_bytes()).unwrap()
     }
 
     /// A state that has accepted this content.
@@ -262,8 +274,9 @@ mod tests {
         let race: Arc<Mutex<Option<Race>>> = Arc::default();
         let (served, was_read) = (text.clone(), is_read.clone());
         let reader = move |_: &Path| {
-            was_read.store(true, Ordering::SeqCst);
-            Ok(served.lock().unwrap().as_bytes().to_vec())
+            let text = *served.lock().unwrap();
+            was_read.store(text == OF_GOOGLE, Ordering::SeqCst);
+            Ok(text.as_bytes().to_vec())
         };
         // The clock is asked after a new content has been parsed, and before it becomes the value of the watched file.
         let runs = race.clone();
@@ -282,7 +295,7 @@ mod tests {
         let bound = Arc::new(Mutex::new(None));
         let (result, racing) = (bound.clone(), file.clone());
         *race.lock().unwrap() = Some(Box::new(move || {
-            *result.lock().unwrap() = Some(racing.bind(&trusted(Platform::Kubernetes)));
+            *result.lock().unwrap() = Some(racing.register(&trusted(Platform::Kubernetes)));
         }));
         *text.lock().unwrap() = OF_GOOGLE;
         file.file.reread().await.unwrap();
@@ -291,7 +304,7 @@ mod tests {
             .unwrap()
             .take()
             .expect("the race has taken place");
-        let fits = file.with(|rule| rule.check(&trusted(Platform::Kubernetes)).is_ok());
+        let fits = file.with(|rule| rule.check_issuers(&trusted(Platform::Kubernetes)).is_ok());
         assert!(
             bound.is_err() || fits,
             "a guard runs with a policy that was not checked"
@@ -301,7 +314,7 @@ mod tests {
     #[test]
     fn a_content_is_refused_if_it_does_not_fit_a_registered_guard() {
         let state = state(OF_KUBERNETES);
-        let registration = state.bind(&trusted(Platform::Kubernetes)).unwrap();
+        let registration = state.register(&trusted(Platform::Kubernetes)).unwrap();
         assert!(state.accept(content(OF_GOOGLE)).is_err());
         assert!(*state.content.load_full() == content(OF_KUBERNETES));
         drop(registration);
@@ -315,7 +328,7 @@ mod tests {
     #[test]
     fn a_guard_that_does_not_build_leaves_nothing_behind() {
         let state = state(OF_KUBERNETES);
-        assert!(state.bind(&trusted(Platform::Google)).is_err());
+        assert!(state.register(&trusted(Platform::Google)).is_err());
         let more = "allow: [\"system:serviceaccounts\"]\ndeny: [\"system:authenticated\"]\n";
         assert!(state.accept(content(more)).is_ok());
     }
@@ -325,12 +338,12 @@ mod tests {
         let state = state(OF_KUBERNETES);
         let count = || state.registered.lock().unwrap().len();
         let one: Vec<_> = (0..1000)
-            .map(|_| state.bind(&trusted(Platform::Kubernetes)).unwrap())
+            .map(|_| state.register(&trusted(Platform::Kubernetes)).unwrap())
             .collect();
         assert_eq!(count(), 1);
         drop(one);
         for _ in 0..1000 {
-            drop(state.bind(&trusted(Platform::Kubernetes)).unwrap());
+            drop(state.register(&trusted(Platform::Kubernetes)).unwrap());
         }
         assert_eq!(count(), 1);
         state.accept(content(OF_GOOGLE)).unwrap();

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::PolicyError;
-use super::bound::TrustedNames;
 use super::member::{Member, is_email, service_account};
+use super::resolved::PolicyIssuers;
 use crate::identity::{Identity, Platform};
 use crate::text;
 
@@ -227,9 +227,9 @@ impl Members {
     }
 
     /// Checks that each member has one issuer that can speak for it.
-    pub(super) fn check(&self, trusted: &TrustedNames) -> Result<(), PolicyError> {
+    pub(super) fn check_issuers(&self, trusted: &PolicyIssuers) -> Result<(), PolicyError> {
         for (issuer, subjects) in &self.principals {
-            let platform = trusted.check_name(issuer)?;
+            let platform = trusted.platform(issuer)?;
             let address = subjects.iter().find(|subject| subject.contains('@'));
             if let (Platform::Google, Some(address)) = (platform, address) {
                 let kind = match address.ends_with("gserviceaccount.com") {
@@ -245,13 +245,13 @@ impl Members {
         }
         for (issuer, of) in &self.of_issuers {
             if let Some(issuer) = issuer {
-                trusted.check_name(issuer)?;
+                trusted.platform(issuer)?;
             }
             if of.is_kubernetes() {
-                trusted.check(issuer.as_deref(), Platform::Kubernetes, "Kubernetes")?;
+                trusted.check_platform(issuer.as_deref(), Platform::Kubernetes, "Kubernetes")?;
             }
             if !of.emails.is_empty() {
-                trusted.check(issuer.as_deref(), Platform::Google, "Google")?;
+                trusted.check_platform(issuer.as_deref(), Platform::Google, "Google")?;
             }
         }
         Ok(())

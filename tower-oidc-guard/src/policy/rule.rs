@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::PolicyError;
-use super::bound::TrustedNames;
 use super::members::Members;
 use super::outcome::{Outcome, Reason};
+use super::resolved::PolicyIssuers;
 use crate::identity::Identity;
 use crate::jose::required_claims::RequiredClaims;
 use crate::text;
 
-type Check = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
+type Condition = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
 
 /// Allows callers that are on the allow list and meet all requirements; denies those on the deny list.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ pub(crate) struct Rule {
     pub(super) claims: RequiredClaims,
     /// One of these has to be among the token's; none named means that any will do.
     pub(super) audiences: Vec<String>,
-    pub(super) checks: Vec<Check>,
+    pub(super) conditions: Vec<Condition>,
 }
 
 impl Rule {
@@ -31,7 +31,7 @@ impl Rule {
             denied: Members::default(),
             claims: RequiredClaims::default(),
             audiences: Vec::new(),
-            checks: Vec::new(),
+            conditions: Vec::new(),
         }
     }
 
@@ -67,8 +67,14 @@ impl Rule {
                 format!("the token does not have the required value of the claim {claim}")
             });
         }
-        match self.checks.iter().position(|check| !check(caller)) {
-            Some(index) => Outcome::not_allowed(|| format!("check {} returned false", index + 1)),
+        match self
+            .conditions
+            .iter()
+            .position(|condition| !condition(caller))
+        {
+            Some(index) => Outcome::not_allowed(|| {
+                format!("condition {} of `require` returned false", index + 1)
+            }),
             None => Outcome::Allowed(R::from_text(|| {
                 let member = self.allowed.find(caller).unwrap_or_default();
                 format!("{member} is an allowed member")
@@ -95,13 +101,13 @@ impl Rule {
 
     /// Returns whether everyone is allowed who has a valid token of an issuer that `is_meant` returns true for; `None`
     /// stands for every issuer.
-    pub(super) fn allows_all_of(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
+    pub(super) fn allows_everyone_of(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
         self.requires_nothing() && self.allowed.has_any_verified(is_meant)
     }
 
     /// Returns whether it requires no claim and no check.
     pub(super) fn requires_nothing(&self) -> bool {
-        self.claims.is_empty() && self.checks.is_empty()
+        self.claims.is_empty() && self.conditions.is_empty()
     }
 
     /// Checks what can be checked without knowing any issuer.
@@ -124,7 +130,7 @@ impl Rule {
     }
 
     /// Checks the rule against the issuers that a guard trusts.
-    pub(super) fn check(&self, trusted: &TrustedNames) -> Result<(), PolicyError> {
+    pub(super) fn check_issuers(&self, trusted: &PolicyIssuers) -> Result<(), PolicyError> {
         self.check_syntax()?;
         let mut audiences = self.audiences.iter();
         if let Some(audience) = audiences.find(|audience| !trusted.accepts_audience(audience)) {
@@ -132,8 +138,8 @@ impl Rule {
                 audience: audience.clone(),
             });
         }
-        self.allowed.check(trusted)?;
-        self.denied.check(trusted)
+        self.allowed.check_issuers(trusted)?;
+        self.denied.check_issuers(trusted)
     }
 
     fn has_audience(&self, caller: &Identity) -> bool {
@@ -149,8 +155,8 @@ impl PartialEq for Rule {
             && self.denied == other.denied
             && self.claims == other.claims
             && self.audiences == other.audiences
-            && self.checks.is_empty()
-            && other.checks.is_empty()
+            && self.conditions.is_empty()
+            && other.conditions.is_empty()
     }
 }
 
@@ -161,7 +167,7 @@ impl fmt::Debug for Rule {
             .field("denied", &self.denied)
             .field("claims", &self.claims)
             .field("audiences", &self.audiences)
-            .field("checks", &self.checks.len())
+            .field("conditions", &self.conditions.len())
             .finish()
     }
 }

@@ -430,7 +430,7 @@ fn meaningless_or_repeated_issuer_settings_do_not_build() {
                 .algorithms([Algorithm::RS256]),
             "`algorithms` is set twice",
         ),
-        (issuer().token_types([""; 0]), "names no type"),
+        (issuer().token_types([""; 0]), "lists no type"),
         (issuer().token_types([""]), "empty"),
         (issuer().token_types(["at+jwt "]), "white space"),
         (
@@ -455,6 +455,10 @@ fn meaningless_or_repeated_issuer_settings_do_not_build() {
             "`fetch_timeout` is zero",
         ),
         (
+            issuer().unknown_key_jitter(Duration::from_secs(4)),
+            "`unknown_key_jitter` is more than 3 s",
+        ),
+        (
             issuer().api_token_file("/token"),
             "`api_token_file` is for `in_cluster`",
         ),
@@ -476,6 +480,50 @@ fn meaningless_or_repeated_issuer_settings_do_not_build() {
     }
 }
 
+/// A timeout for keys that are not fetched, for example, would look as if it had an effect.
+#[test]
+fn settings_without_an_effect_on_where_the_keys_come_from_do_not_build() {
+    type Setting = (&'static str, fn(Issuer) -> Issuer);
+    let second = Duration::from_secs(1);
+    let settings: [Setting; 5] = [
+        ("stale_after", |issuer| {
+            issuer.stale_after(Duration::from_secs(1))
+        }),
+        ("unknown_key_jitter", |issuer| {
+            issuer.unknown_key_jitter(Duration::from_secs(1))
+        }),
+        ("fetch_timeout", |issuer| {
+            issuer.fetch_timeout(Duration::from_secs(1))
+        }),
+        ("max_document_bytes", |issuer| issuer.max_document_bytes(1)),
+        ("insecure_loopback_http", Issuer::insecure_loopback_http),
+    ];
+    let issuer = || Issuer::oidc(ISSUER_URL);
+    let pem = "-----BEGIN PUBLIC KEY-----";
+    for (keys, issuer, without_effect) in [
+        ("keys_json", issuer().keys_json("{}"), &settings[..]),
+        ("keys_pem", issuer().keys_pem(pem), &settings),
+        ("keys_file", issuer().keys_file("/k"), &settings[2..]),
+        (
+            "in_cluster",
+            Issuer::in_cluster_at("10.0.0.1", "443").unwrap(),
+            &settings[4..],
+        ),
+    ] {
+        for (setting, set) in without_effect {
+            let error = build(set(issuer.clone()), &[]).unwrap_err().to_string();
+            let expected = format!("`{setting}` has no effect with `{keys}`");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
+    let file = || issuer().keys_file("/k");
+    assert!(build(file().stale_after(second).unknown_key_jitter(second), &[]).is_ok());
+    for (_, set) in settings {
+        let web = set(issuer().jwks_url("https://keys.example/jwks.json"));
+        assert!(build(web, &[]).is_ok());
+    }
+}
+
 #[test]
 fn two_key_sources_do_not_build() {
     type Setting = (&'static str, fn(Issuer) -> Issuer);
@@ -493,7 +541,7 @@ fn two_key_sources_do_not_build() {
         for (second, set_second) in settings {
             let text = text(set_second(set_first(Issuer::oidc(ISSUER_URL))));
             assert!(
-                text.contains(&format!("`{second}` would replace what `{first}` says")),
+                text.contains(&format!("`{second}` conflicts with `{first}`")),
                 "{text}"
             );
         }

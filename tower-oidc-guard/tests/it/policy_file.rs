@@ -173,14 +173,17 @@ async fn whole_guard_can_be_configured_from_a_file() {
 #[tokio::test]
 async fn contradictory_issuers_are_errors() {
     for (issuer, told) in [
-        ("{ platform: kubernetes, audiences: [a] }", "no `url`"),
+        (
+            "{ platform: kubernetes, audiences: [a] }",
+            "`url` is missing",
+        ),
         (
             "{ platform: google, url: \"https://x\", audiences: [a] }",
-            "leave it out",
+            "leave the field `url` out",
         ),
         (
             "{ url: \"https://x\", audiences: [a], jwks_url: \"https://x/k\", keys_file: /k }",
-            "more than one place",
+            "more than one of",
         ),
     ] {
         let volume = Volume::new(&format!("issuers: [{issuer}]\nallow: []\n"));
@@ -235,7 +238,10 @@ async fn null_or_empty_fields_are_errors_that_name_the_field() {
             "`audiences` is null or empty",
         ),
         (format!("{ALLOW}audiences: [~]\n"), "null"),
-        (format!("{ALLOW}audiences: [\"\"]\n"), "empty"),
+        (
+            format!("{ALLOW}audiences: [\"\"]\n"),
+            "at least one character",
+        ),
         (format!("{ALLOW}audiences: [\" \"]\n"), "white space"),
         (format!("{ALLOW}claims:\n"), "`claims` is null or empty"),
         (

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::remote::fetch_key_set;
 use super::{KeyRules, LoadedKeys};
-use crate::issuer::is_api_audience;
+use crate::issuer::is_api_server_audience;
 use crate::keys::discovery::{DISCOVERY_PATH, DiscoveryDocument};
 use crate::keys::error::KeysError;
 use crate::keys::fetch::{CachePolicy, DocumentKind, DocumentServer, FetchLimits, Fetcher};
@@ -100,7 +100,7 @@ impl ApiServerKeys {
         issuers.extend(earlier);
         let is_api_server_audience = |audience: &&String| {
             pod_token.audiences.contains(audience)
-                || is_api_audience(audience, issuers.iter().map(String::as_str))
+                || is_api_server_audience(audience, issuers.iter().map(String::as_str))
         };
         if let Some(audience) = self.audiences.iter().find(is_api_server_audience) {
             let audience = audience.clone();

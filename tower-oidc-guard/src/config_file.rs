@@ -1,4 +1,10 @@
-//! The content of a policy file.
+//! The configuration file: which issuers to trust, and which callers to allow.
+//!
+//! [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file) uses the whole file,
+//! [`PolicyFile`](crate::PolicyFile) the part that is a policy. Both are YAML, and therefore also JSON.
+//!
+//! No field may be null and, except for `allow`, none may be empty: a template whose values are missing would otherwise lift a
+//! restriction.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,52 +14,48 @@ use serde::de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::super::{Members, PolicyError, Rule};
 use crate::error::BuildError;
 use crate::issuer::Issuer;
 use crate::jose::algorithm::Algorithm;
 use crate::jose::required_claims::invalid_requirement;
 
-/// A policy file: who may call and, for a guard that is configured whole from it, which issuers to trust.
-///
-/// No field may be null or, `allow` excepted, empty: a template whose values are missing would otherwise lift a
-/// restriction.
+/// The content of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct GuardDocument {
+pub(crate) struct ConfigFile {
     #[serde(deserialize_with = "allow")]
-    allow: Vec<Entry>,
+    pub(crate) allow: Vec<MemberEntry>,
     #[serde(default, deserialize_with = "deny")]
-    deny: Vec<Entry>,
+    pub(crate) deny: Vec<MemberEntry>,
     #[serde(default, deserialize_with = "audiences")]
-    audiences: Vec<String>,
+    pub(crate) audiences: Vec<String>,
     #[serde(default, deserialize_with = "claim_values")]
-    claims: BTreeMap<String, Value>,
+    pub(crate) claims: BTreeMap<String, Value>,
     #[serde(default, deserialize_with = "issuers")]
     issuers: Vec<IssuerEntry>,
 }
 
 /// A member, or members of one issuer.
 #[derive(Debug, Clone, PartialEq)]
-enum Entry {
+pub(crate) enum MemberEntry {
     Member(String),
-    OfIssuer(OfIssuer),
+    OfIssuer(MembersOfIssuer),
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OfIssuer {
+pub(crate) struct MembersOfIssuer {
     #[serde(deserialize_with = "text")]
-    issuer: String,
+    pub(crate) issuer: String,
     #[serde(deserialize_with = "members_of")]
-    members: Vec<String>,
+    pub(crate) members: Vec<String>,
 }
 
-/// An issuer's settings.
+/// The settings of an issuer.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IssuerEntry {
-    /// Its URL; left out for the cluster that this runs in, and for Google.
+    /// The URL of the issuer; absent for the cluster that this process runs in, and for Google.
     #[serde(default, deserialize_with = "present")]
     url: Option<String>,
     #[serde(default, deserialize_with = "platform")]
@@ -90,50 +92,33 @@ enum PlatformName {
     Other,
 }
 
-impl GuardDocument {
-    /// Reads YAML, of which JSON is a part.
-    pub(super) fn read(content: &[u8]) -> Result<Self, serde_saphyr::Error> {
+impl ConfigFile {
+    /// Parses the content of a file.
+    pub(crate) fn parse(content: &[u8]) -> Result<Self, serde_saphyr::Error> {
         serde_saphyr::from_slice(content)
     }
 
-    pub(super) fn rule(&self) -> Result<Rule, PolicyError> {
-        let mut rule = Rule::allowing(members(&self.allow)?);
-        rule.denied = members(&self.deny)?;
-        rule.audiences = self.audiences.clone();
-        rule.claims = self.claims.clone().into_iter().collect();
-        Ok(rule)
-    }
-
-    /// The issuers, to be trusted.
+    /// Returns the issuers to trust.
     pub(crate) fn issuers(&self) -> Result<Vec<Issuer>, BuildError> {
         self.issuers.iter().map(IssuerEntry::issuer).collect()
     }
 }
 
-fn members(entries: &[Entry]) -> Result<Members, PolicyError> {
-    let mut all = Members::default();
-    for entry in entries {
-        all.add(match entry {
-            Entry::Member(member) => Members::parse(None, [member])?,
-            Entry::OfIssuer(of) => Members::parse(Some(of.issuer.clone()), &of.members)?,
-        });
-    }
-    Ok(all)
-}
-
 impl IssuerEntry {
     fn issuer(&self) -> Result<Issuer, BuildError> {
-        let wrong = |reason: &str| BuildError::Issuer {
-            issuer: self.url.clone().unwrap_or_default(),
-            reason: reason.to_owned(),
-        };
         let mut issuer = match (self.platform, &self.url) {
             (PlatformName::InCluster, None) => Issuer::in_cluster()?,
             (PlatformName::Google, None) => Issuer::google(),
             (PlatformName::Kubernetes, Some(url)) => Issuer::kubernetes(url),
             (PlatformName::Other, Some(url)) => Issuer::oidc(url),
-            (_, None) => return Err(wrong("it has no `url`")),
-            (_, Some(_)) => return Err(wrong("its platform says its `url`: leave it out")),
+            (PlatformName::Kubernetes | PlatformName::Other, None) => {
+                return Err(self.invalid("the field `url` is missing"));
+            }
+            (PlatformName::InCluster | PlatformName::Google, Some(_)) => {
+                return Err(self.invalid(
+                    "the platforms `in-cluster` and `google` determine the issuer; leave the field `url` out",
+                ));
+            }
         };
         for audience in &self.audiences {
             issuer = issuer.audience(audience);
@@ -157,94 +142,102 @@ impl IssuerEntry {
             issuer = issuer.dangerous_accept_api_server_audience();
         }
         match (&self.discovery_url, &self.jwks_url, &self.keys_file) {
-            (Some(url), None, None) => issuer = issuer.discovery_url(url),
-            (None, Some(url), None) => issuer = issuer.jwks_url(url),
-            (None, None, Some(path)) => issuer = issuer.keys_file(path),
-            (None, None, None) => {}
-            _ => {
-                return Err(wrong(
-                    "its keys are said to be at more than one place: name one",
-                ));
-            }
+            (Some(url), None, None) => Ok(issuer.discovery_url(url)),
+            (None, Some(url), None) => Ok(issuer.jwks_url(url)),
+            (None, None, Some(path)) => Ok(issuer.keys_file(path)),
+            (None, None, None) => Ok(issuer),
+            _ => Err(self.invalid(
+                "more than one of `discovery_url`, `jwks_url` and `keys_file` is set; set one",
+            )),
         }
-        Ok(issuer)
+    }
+
+    fn invalid(&self, reason: &str) -> BuildError {
+        BuildError::Issuer {
+            issuer: self
+                .url
+                .clone()
+                .unwrap_or_else(|| "(without `url`)".to_owned()),
+            reason: reason.to_owned(),
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for Entry {
+impl<'de> Deserialize<'de> for MemberEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct EntryVisitor;
         impl<'de> Visitor<'de> for EntryVisitor {
-            type Value = Entry;
+            type Value = MemberEntry;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a member, or an `issuer` with its `members`")
             }
 
-            fn visit_str<E: serde::de::Error>(self, member: &str) -> Result<Entry, E> {
-                Ok(Entry::Member(member.to_owned()))
+            fn visit_str<E: serde::de::Error>(self, member: &str) -> Result<MemberEntry, E> {
+                Ok(MemberEntry::Member(member.to_owned()))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
-                OfIssuer::deserialize(MapAccessDeserializer::new(map)).map(Entry::OfIssuer)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MemberEntry, A::Error> {
+                MembersOfIssuer::deserialize(MapAccessDeserializer::new(map))
+                    .map(MemberEntry::OfIssuer)
             }
         }
         deserializer.deserialize_any(EntryVisitor)
     }
 }
 
-fn allow<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry>, D::Error> {
+fn allow<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MemberEntry>, D::Error> {
     Option::deserialize(deserializer)?.ok_or_else(|| {
         D::Error::custom(
-            "`allow` is null; name the members that may call, or write `[]` to allow nobody",
+            "`allow` is null; list the members that are allowed, or write `[]` to allow nobody",
         )
     })
 }
 
-fn deny<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry>, D::Error> {
-    filled(
+fn deny<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MemberEntry>, D::Error> {
+    non_empty(
         deserializer,
-        "`deny` is null or empty, so nobody would be denied; name the members, or leave the field out",
+        "`deny` is null or empty, so nobody would be denied; list the members, or leave the field out",
     )
 }
 
 fn members_of<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    filled(
+    non_empty(
         deserializer,
-        "the `members` of an issuer are null or empty; name them, or leave the entry out",
+        "the `members` of an issuer are null or empty; list them, or leave the entry out",
     )
 }
 
 fn audiences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    filled(
+    non_empty(
         deserializer,
-        "`audiences` is null or empty, so tokens would not be held to any; name one, or (in a policy) leave the field out",
+        "`audiences` is null or empty, so no audience would be required; list one, or (in a policy) leave the field out",
     )
 }
 
 fn issuers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IssuerEntry>, D::Error> {
-    filled(
+    non_empty(
         deserializer,
-        "`issuers` is null or empty; name the issuers to trust, or leave the field out",
+        "`issuers` is null or empty; list the issuers to trust, or leave the field out",
     )
 }
 
 fn algorithms<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<Algorithm>>, D::Error> {
-    let advice = "`algorithms` is null or empty, so every algorithm that the issuer lists would be allowed; name those to allow, or leave the field out";
-    filled(deserializer, advice).map(Some)
+    let advice = "`algorithms` is null or empty, so every algorithm that the issuer lists would be allowed; list those to allow, or leave the field out";
+    non_empty(deserializer, advice).map(Some)
 }
 
 fn token_types<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<String>>, D::Error> {
-    let advice = "`token_types` is null or empty, so no type would be required; name those to accept, or leave the field out";
-    filled(deserializer, advice).map(Some)
+    let advice = "`token_types` is null or empty, so no type would be required; list those to accept, or leave the field out";
+    non_empty(deserializer, advice).map(Some)
 }
 
-/// A list that has at least one element.
-fn filled<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+/// Deserializes a list with at least one element.
+fn non_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
     advice: &'static str,
 ) -> Result<Vec<T>, D::Error> {
@@ -253,12 +246,13 @@ fn filled<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     if list.is_empty() {
         return Err(D::Error::custom(advice));
     }
-    let whole: Option<Vec<T>> = list.into_iter().collect();
-    whole
-        .ok_or_else(|| D::Error::custom("an element of the list is null; fill it in, or remove it"))
+    let without_nulls: Option<Vec<T>> = list.into_iter().collect();
+    without_nulls.ok_or_else(|| {
+        D::Error::custom("an element of the list is null; give it a value, or remove it")
+    })
 }
 
-/// Required claims: at least one, and none that is null.
+/// Deserializes required claims: at least one, and none that is null.
 fn claim_values<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, Value>, D::Error> {
@@ -266,7 +260,7 @@ fn claim_values<'de, D: Deserializer<'de>>(
     let claims = claims.unwrap_or_default();
     if claims.is_empty() {
         return Err(D::Error::custom(
-            "`claims` is null or empty, so no claim would be required; name those to require, or leave the field out",
+            "`claims` is null or empty, so no claim would be required; list those to require, or leave the field out",
         ));
     }
     for (name, value) in &claims {
@@ -279,7 +273,7 @@ fn claim_values<'de, D: Deserializer<'de>>(
     Ok(claims)
 }
 
-/// A value that is not null.
+/// Deserializes a value that is not null.
 fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {

@@ -1,4 +1,4 @@
-//! The answer to a request that is refused (RFC 6750, section 3).
+//! Makes the response to a rejected request (RFC 6750, section 3).
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,43 +7,52 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
+use super::endpoints::ProtectedResource;
 use super::grpc::{self, Protocol};
-use super::resource::Resource;
 use crate::rejection::Rejection;
 
-/// A response to one caller says nothing to another, and nothing to the same one later.
+/// The response depends on the caller's token and on the time, so it cannot be reused.
 pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-pub(super) type Answer = dyn Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync;
-type Render = Arc<Answer>;
+/// A user's function that makes the response from the rejection and the default response.
+pub(super) type CustomResponse =
+    Arc<dyn Fn(&Rejection, Response<Bytes>) -> Response<Bytes> + Send + Sync>;
 
-/// How refusals are answered.
-#[derive(Clone)]
-pub(super) struct Answers {
-    pub(super) realm: String,
-    pub(super) describe: bool,
-    pub(super) resource: Option<Resource>,
-    pub(super) render: Option<Render>,
+/// Whether a response contains a description of the rejection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Description {
+    #[default]
+    Sent,
+    Omitted,
 }
 
-impl Answers {
-    /// Returns the response to a request that is refused. Every one has a `Cache-Control`: `no-store`, unless the user's
-    /// function sets another.
-    pub(super) fn to(&self, rejection: &Rejection, protocol: Protocol) -> Response<Bytes> {
+/// Makes the responses to rejected requests.
+#[derive(Clone)]
+pub(super) struct RejectionResponses {
+    pub(super) realm: String,
+    pub(super) description: Description,
+    pub(super) resource: Option<ProtectedResource>,
+    pub(super) custom: Option<CustomResponse>,
+}
+
+impl RejectionResponses {
+    /// Returns the response to a rejected request. It has `Cache-Control: no-store`, unless the user's function sets another
+    /// value.
+    pub(super) fn response(&self, rejection: &Rejection, protocol: Protocol) -> Response<Bytes> {
         if let Some(content_type) = protocol.content_type() {
-            return grpc::trailers_only(rejection, content_type, self.describe);
+            return grpc::trailers_only(rejection, content_type, self.description);
         }
-        let response = self.standard(rejection);
-        let Some(render) = &self.render else {
+        let response = self.default_response(rejection);
+        let Some(custom) = &self.custom else {
             return response;
         };
-        let mut response = render(rejection, response);
+        let mut response = custom(rejection, response);
         let headers = response.headers_mut();
         headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
         response
     }
 
-    fn standard(&self, rejection: &Rejection) -> Response<Bytes> {
+    fn default_response(&self, rejection: &Rejection) -> Response<Bytes> {
         let status = rejection.status();
         let text = format!(
             "{} - {}",
@@ -74,7 +83,7 @@ impl Answers {
         let mut challenge = format!("Bearer realm=\"{}\"", escaped(&self.realm));
         if let Some(code) = rejection.error_code() {
             challenge.push_str(&format!(", error=\"{code}\""));
-            if self.describe {
+            if self.description == Description::Sent {
                 let description = escaped(&rejection.to_string());
                 challenge.push_str(&format!(", error_description=\"{description}\""));
             }
@@ -87,15 +96,15 @@ impl Answers {
     }
 }
 
-impl fmt::Debug for Answers {
+impl fmt::Debug for RejectionResponses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answers")
+        f.debug_struct("RejectionResponses")
             .field("realm", &self.realm)
             .finish_non_exhaustive()
     }
 }
 
-/// The content of a quoted-string (RFC 9110, section 5.6.4).
+/// Returns text as the content of a quoted-string (RFC 9110, section 5.6.4), without control characters.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars().filter(|character| !character.is_control()) {
@@ -114,14 +123,14 @@ mod tests {
     use super::*;
     use crate::TokenError;
 
-    fn to(rejection: &Rejection, realm: &str) -> Response<Bytes> {
-        let answers = Answers {
+    fn response(rejection: &Rejection, realm: &str) -> Response<Bytes> {
+        let responses = RejectionResponses {
             realm: realm.to_owned(),
-            describe: true,
+            description: Description::Sent,
             resource: None,
-            render: None,
+            custom: None,
         };
-        answers.to(rejection, Protocol::Http)
+        responses.response(rejection, Protocol::Http)
     }
 
     fn header(response: &Response<Bytes>, name: http::HeaderName) -> Option<&str> {
@@ -132,8 +141,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_the_challenge_is_bearer_and_realm_and_nothing_more() {
-        let response = to(&Rejection::MissingToken, "here");
+    fn without_a_token_the_challenge_has_a_realm_and_no_error() {
+        let response = response(&Rejection::MissingToken, "here");
         assert_eq!(response.status(), 401);
         assert_eq!(
             header(&response, WWW_AUTHENTICATE),
@@ -143,8 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_is_told_as_invalid_token() {
-        let response = to(&Rejection::InvalidToken(TokenError::Expired), "here");
+    fn a_rejected_token_is_invalid_token() {
+        let response = response(&Rejection::InvalidToken(TokenError::Expired), "here");
         assert_eq!(
             header(&response, WWW_AUTHENTICATE),
             Some(
@@ -155,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_malformed_request_is_a_400() {
-        let response = to(&Rejection::MalformedRequest("two tokens"), "here");
+        let response = response(&Rejection::MalformedRequest("two tokens"), "here");
         assert_eq!(response.status(), 400);
         let challenge = header(&response, WWW_AUTHENTICATE).expect("a challenge");
         assert!(
@@ -165,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn without_keys_it_is_a_503_that_says_when_to_come_back() {
+    fn without_keys_the_response_is_503_with_retry_after_in_whole_seconds() {
         for (milliseconds, seconds) in [
             (0, "1"),
             (300, "1"),
@@ -174,7 +183,7 @@ mod tests {
             (60_000, "60"),
         ] {
             let retry_after = Duration::from_millis(milliseconds);
-            let response = to(&Rejection::KeysUnavailable { retry_after }, "here");
+            let response = response(&Rejection::KeysUnavailable { retry_after }, "here");
             assert_eq!(response.status(), 503);
             assert_eq!(header(&response, RETRY_AFTER), Some(seconds));
             assert_eq!(header(&response, WWW_AUTHENTICATE), None);
@@ -182,8 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn quotes_and_line_breaks_cannot_leave_the_challenge() {
-        let response = to(&Rejection::MissingToken, "a\"b\\c\r\nX: y");
+    fn quotes_and_line_breaks_in_the_realm_are_escaped_or_removed() {
+        let response = response(&Rejection::MissingToken, "a\"b\\c\r\nX: y");
         assert_eq!(
             header(&response, WWW_AUTHENTICATE),
             Some("Bearer realm=\"a\\\"b\\\\cX: y\"")

@@ -1,14 +1,14 @@
 //! Recognizes the audiences of Kubernetes API servers.
 //!
-//! The token that Kubernetes mounts into every pod is for the API server. A guard that accepts that audience accepts every
-//! pod, and can itself use its callers' tokens against the API server.
+//! The token that Kubernetes mounts into every pod has the API server as its audience. A guard that accepts this audience
+//! accepts every pod, and can itself use its callers' tokens against the API server.
 
-/// Audiences that distributions give their API servers beside the usual ones.
-const OF_DISTRIBUTIONS: [&str; 2] = ["k3s", "rke2"];
+/// Additional audiences that distributions configure for their API servers.
+const DISTRIBUTION_AUDIENCES: [&str; 2] = ["k3s", "rke2"];
 
-/// Returns whether an audience is one that API servers have, or that of the API server with one of these issuers: by
-/// default, the API server's only audience is its issuer.
-pub(crate) fn is_api_audience<'i>(
+/// Returns whether an audience is commonly an API server's own, or equals one of these issuers: by default, the only audience of
+/// an API server is its issuer.
+pub(crate) fn is_api_server_audience<'i>(
     audience: &str,
     issuers: impl IntoIterator<Item = &'i str>,
 ) -> bool {
@@ -16,11 +16,11 @@ pub(crate) fn is_api_audience<'i>(
     let mut issuers = issuers.into_iter().map(without_slash);
     let own = audience.trim_end_matches('/');
     issuers.any(|issuer| !issuer.is_empty() && issuer == own)
-        || OF_DISTRIBUTIONS.contains(&audience)
-        || is_api_host(host(own))
+        || DISTRIBUTION_AUDIENCES.contains(&audience)
+        || is_api_server_host(host(own))
 }
 
-/// What is left of an audience without scheme and port, in lower case.
+/// Returns an audience in lower case, without scheme and port.
 fn host(audience: &str) -> String {
     let lower = audience.to_ascii_lowercase();
     let authority = lower
@@ -34,9 +34,9 @@ fn host(audience: &str) -> String {
     host.trim_end_matches('.').to_owned()
 }
 
-/// Returns whether a host is the service `kubernetes` of the namespace `default`, by any of its names and with any cluster
-/// domain, or an API server of AKS.
-fn is_api_host(host: String) -> bool {
+/// Returns whether a host is a name of the service `kubernetes` in the namespace `default`, in any cluster domain, or an API
+/// server of AKS.
+fn is_api_server_host(host: String) -> bool {
     let is_service = match host.strip_prefix("kubernetes") {
         Some("" | ".default" | ".default.svc") => true,
         Some(rest) => rest.starts_with(".default.svc.") && !rest.contains('/'),
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn api_servers_are_recognized_by_every_form_of_their_names() {
+    fn every_form_of_an_api_server_name_is_recognized() {
         for audience in [
             "kubernetes",
             "https://kubernetes",
@@ -73,12 +73,12 @@ mod tests {
             "https://other.example",
         ] {
             let issuers = ["https://id.example", "https://other.example/", ""];
-            assert!(is_api_audience(audience, issuers), "{audience}");
+            assert!(is_api_server_audience(audience, issuers), "{audience}");
         }
     }
 
     #[test]
-    fn audiences_of_other_services_are_not_those_of_an_api_server() {
+    fn audiences_of_other_services_are_not_recognized() {
         for audience in [
             "https://auth-server.example",
             "https://kubernetes.example",
@@ -95,7 +95,7 @@ mod tests {
             "sts.amazonaws.com",
         ] {
             assert!(
-                !is_api_audience(audience, ["https://id.example"]),
+                !is_api_server_audience(audience, ["https://id.example"]),
                 "{audience}"
             );
         }

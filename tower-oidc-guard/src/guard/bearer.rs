@@ -1,7 +1,7 @@
 //! Extracts the bearer token from a request (RFC 6750, section 2).
 //!
-//! A request that two readers could understand differently is malformed, and never counts as a request without a
-//! token: a guard that lets those pass would let it pass as anonymous.
+//! A request that two parsers could understand differently is malformed. It never counts as a request without a token, because
+//! a guard that admits those would admit it as anonymous.
 
 use std::borrow::Cow;
 
@@ -14,25 +14,33 @@ use crate::rejection::Rejection;
 
 const SCHEME: &[u8] = b"bearer";
 
-/// The headers that a token may come in.
+/// The headers that a token is read from.
 #[derive(Debug, Clone)]
-pub(crate) struct TokenHeaders {
-    pub(crate) names: Vec<HeaderName>,
-    /// Whether a request with more than one of them is malformed; otherwise the first counts.
-    pub(crate) exactly_one: bool,
+pub(super) struct TokenHeaders {
+    pub(super) names: Vec<HeaderName>,
+    pub(super) several: SeveralTokens,
+}
+
+/// What a request with a token in several headers is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SeveralTokens {
+    /// The token in the first header is used.
+    First,
+    /// The request is malformed.
+    Malformed,
 }
 
 impl Default for TokenHeaders {
     fn default() -> Self {
         Self {
             names: vec![AUTHORIZATION],
-            exactly_one: false,
+            several: SeveralTokens::First,
         }
     }
 }
 
 /// A token in a header.
-pub(crate) struct Bearer<'r> {
+pub(super) struct Bearer<'r> {
     value: Cow<'r, HeaderValue>,
     /// Where the token starts in the value.
     start: usize,
@@ -40,8 +48,8 @@ pub(crate) struct Bearer<'r> {
 }
 
 impl Bearer<'_> {
-    /// Returns a bearer that outlives its request. Copies a pointer.
-    pub(crate) fn into_owned(self) -> Bearer<'static> {
+    /// Returns a token that does not borrow from its request. Copies no text: header values are reference-counted.
+    pub(super) fn into_owned(self) -> Bearer<'static> {
         Bearer {
             value: Cow::Owned(self.value.into_owned()),
             start: self.start,
@@ -49,16 +57,17 @@ impl Bearer<'_> {
         }
     }
 
-    pub(crate) fn token(&self) -> &[u8] {
+    /// Returns the token, without the scheme.
+    pub(super) fn token(&self) -> &[u8] {
         self.value
             .as_bytes()
             .get(self.start..self.end)
             .unwrap_or_default()
     }
 
-    /// Returns whether the header holds more than one token, or a token that is broken by white space. No token that
-    /// verifies does, so this is checked only for those that did not.
-    pub(crate) fn is_malformed(&self) -> bool {
+    /// Returns whether the header contains more than one token, or a token with white space in it. No valid token does, so this
+    /// is checked only for tokens that did not verify.
+    pub(super) fn is_malformed(&self) -> bool {
         let is_part_of_token = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
         !self.token().iter().all(is_part_of_token)
     }
@@ -71,8 +80,8 @@ impl TokenHeaders {
     ///
     /// [`Rejection::MissingToken`] if there is no such header, or one with credentials of another scheme.
     /// [`Rejection::MalformedRequest`] if there is a token in the query (section 2.3), if a header is repeated, if `Bearer`
-    /// is followed by anything but one space, or if it stands behind the credentials of another scheme.
-    pub(crate) fn find<'r>(
+    /// is followed by anything but one space, or if it follows the credentials of another scheme.
+    pub(super) fn find<'r>(
         &self,
         headers: &'r HeaderMap,
         uri: &Uri,
@@ -89,7 +98,7 @@ impl TokenHeaders {
                         "a token in more than one header",
                     ));
                 }
-                Ok(bearer) if self.exactly_one => found = Some(bearer),
+                Ok(bearer) if self.several == SeveralTokens::Malformed => found = Some(bearer),
                 first => {
                     found = Some(first?);
                     break;
@@ -100,13 +109,13 @@ impl TokenHeaders {
     }
 
     /// Returns whether a request has any credentials: in one of these headers, in `Authorization`, or in the query.
-    pub(crate) fn has_credentials(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+    pub(super) fn has_credentials(&self, headers: &HeaderMap, uri: &Uri) -> bool {
         let has = |name: &HeaderName| headers.contains_key(name);
         has(&AUTHORIZATION) || self.names.iter().any(has) || has_token_in_query(uri)
     }
 
     /// Marks the values of these headers as sensitive, so that their `Debug` does not show them.
-    pub(crate) fn mark_sensitive(&self, headers: &mut HeaderMap) {
+    pub(super) fn mark_sensitive(&self, headers: &mut HeaderMap) {
         if headers.len() == headers.keys_len() {
             for name in &self.names {
                 if let Some(value) = headers.get_mut(name) {
@@ -115,7 +124,7 @@ impl TokenHeaders {
             }
             return;
         }
-        // Some header is repeated, and may be one of these.
+        // A header is repeated, and may be one of these.
         for (name, value) in headers.iter_mut() {
             if self.names.contains(name) {
                 value.set_sensitive(true);
@@ -123,14 +132,15 @@ impl TokenHeaders {
         }
     }
 
-    /// Removes these headers, so that the service does not see the token.
-    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
+    /// Removes these headers, so that the service cannot read the token.
+    pub(super) fn strip(&self, headers: &mut HeaderMap) {
         for name in &self.names {
             headers.remove(name);
         }
     }
 }
 
+/// Reads the token from one header.
 fn read<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Bearer<'r>, Rejection> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().ok_or(Rejection::MissingToken)?;
@@ -139,10 +149,10 @@ fn read<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Bearer<'r>, Rej
             "a repeated header for the token",
         ));
     }
-    // White space around a value is not a part of it (RFC 9110, section 5.5).
+    // White space around a value does not belong to it (RFC 9110, section 5.5).
     let bytes = value.as_bytes().trim_ascii_end();
     let text = bytes.trim_ascii_start();
-    // Headers that platforms have made for tokens may hold one without a scheme.
+    // Headers that platforms define for tokens may contain one without a scheme.
     let is_for_credentials = name == AUTHORIZATION || name == PROXY_AUTHORIZATION;
     let token = match after_scheme(text) {
         Some(none @ []) => none,
@@ -166,35 +176,36 @@ fn read<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Bearer<'r>, Rej
     })
 }
 
-/// Returns what follows `Bearer`, in any case, at the start of a text.
+/// Returns what follows `Bearer`, in any case, or `None` if the text does not begin with it.
 fn after_scheme(text: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = text.split_at_checked(SCHEME.len())?;
     scheme.eq_ignore_ascii_case(SCHEME).then_some(rest)
 }
 
-/// Returns whether `Bearer` and the text after it are credentials of another scheme, whose name is longer: letters or
-/// digits, and then a space. A token that follows `Bearer` without a space is not.
+/// Returns whether the text after `Bearer` continues the name of another scheme: letters or digits, and then a space. A token that
+/// follows `Bearer` without a space does not.
 fn is_longer_scheme(rest: &[u8]) -> bool {
     let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric());
     end.is_some_and(|end| end > 0 && rest.get(end) == Some(&b' '))
 }
 
-/// Judges credentials of another scheme: a request with these has no bearer token, unless `Bearer` stands behind them
-/// as a word.
+/// Returns the rejection for credentials of another scheme: the request has no bearer token, or is malformed if `Bearer` occurs
+/// later in the text as a word.
 fn other_scheme<T>(text: &[u8]) -> Result<T, Rejection> {
     let is_separator =
         |byte: &u8| !byte.is_ascii_graphic() || matches!(byte, b',' | b';' | b'"' | b'\'');
     let is_bearer = |word: &[u8]| matches!(after_scheme(word), Some([] | [b':' | b'=', ..]));
-    match text.split(is_separator).any(is_bearer) {
-        true => Err(Rejection::MalformedRequest(
+    if text.split(is_separator).any(is_bearer) {
+        Err(Rejection::MalformedRequest(
             "`Bearer` behind credentials of another scheme",
-        )),
-        false => Err(Rejection::MissingToken),
+        ))
+    } else {
+        Err(Rejection::MissingToken)
     }
 }
 
-/// Returns whether the query has a parameter `access_token` (RFC 6750, section 2.3), however it is spelled: with
-/// percent-encoding, in any case, after `&` or `;`.
+/// Returns whether the query has a parameter `access_token` (RFC 6750, section 2.3), also with percent-encoding, in any case, and
+/// after `;` instead of `&`.
 fn has_token_in_query(uri: &Uri) -> bool {
     let parameters = uri.query().unwrap_or_default().split(['&', ';']);
     let mut names = parameters.filter_map(|parameter| parameter.split('=').next());
@@ -230,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_is_taken_in_any_case() {
+    fn the_scheme_is_accepted_in_any_case() {
         for value in [
             "Bearer a.b.c",
             "bearer a.b.c",
@@ -322,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_one_token_in_a_header_is_noticed() {
+    fn more_than_one_token_in_a_header_is_detected() {
         for (value, expected) in [
             ("Bearer a.b.c", false),
             ("Bearer a.b.c, Bearer d.e.f", true),
@@ -335,7 +346,7 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
             let found = TokenHeaders::default().find(&headers, &Uri::from_static("/"));
-            let found = found.expect("is found, and refused when it does not verify");
+            let found = found.expect("found; rejected later, because it does not verify");
             assert_eq!(found.is_malformed(), expected, "{value}");
         }
     }
@@ -400,10 +411,10 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_platforms_made_hold_a_token_with_or_without_a_scheme() {
+    fn platform_headers_contain_a_token_with_or_without_a_scheme() {
         let wanted = TokenHeaders {
             names: vec![IAP],
-            exactly_one: false,
+            several: SeveralTokens::First,
         };
         for value in ["a.b.c", "Bearer a.b.c"] {
             assert_eq!(find(&wanted, &[(IAP, value)], "/"), Ok(b"a.b.c".to_vec()));
@@ -411,10 +422,10 @@ mod tests {
     }
 
     #[test]
-    fn in_headers_that_platforms_made_a_scheme_is_followed_by_one_space_too() {
+    fn in_platform_headers_a_scheme_is_followed_by_one_space_too() {
         let wanted = TokenHeaders {
             names: vec![SERVERLESS, IAP],
-            exactly_one: false,
+            several: SeveralTokens::First,
         };
         for value in [
             "Bearer  a.b.c",
@@ -432,10 +443,10 @@ mod tests {
     }
 
     #[test]
-    fn values_of_these_headers_are_marked_and_no_others() {
+    fn only_values_of_the_token_headers_are_marked_as_sensitive() {
         let wanted = TokenHeaders {
             names: vec![SERVERLESS, AUTHORIZATION],
-            exactly_one: false,
+            several: SeveralTokens::First,
         };
         let marked = |sent: &[(HeaderName, &'static str)]| {
             let mut headers = HeaderMap::new();
@@ -462,10 +473,10 @@ mod tests {
     }
 
     #[test]
-    fn of_several_headers_the_first_that_is_there_counts_or_there_may_be_one_only() {
+    fn the_first_of_several_headers_is_used_or_the_request_is_malformed() {
         let mut wanted = TokenHeaders {
             names: vec![SERVERLESS, AUTHORIZATION],
-            exactly_one: false,
+            several: SeveralTokens::First,
         };
         let both = [
             (AUTHORIZATION, "Bearer a.b.c"),
@@ -473,7 +484,7 @@ mod tests {
         ];
         assert_eq!(find(&wanted, &both, "/"), Ok(b"d.e.f".to_vec()));
         assert_eq!(find(&wanted, &both[..1], "/"), Ok(b"a.b.c".to_vec()));
-        wanted.exactly_one = true;
+        wanted.several = SeveralTokens::Malformed;
         assert!(matches!(
             find(&wanted, &both, "/"),
             Err(Rejection::MalformedRequest(_))

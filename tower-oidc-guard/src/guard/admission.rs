@@ -1,0 +1,197 @@
+//! Decides whether a request is admitted.
+//!
+//! For each request, in this order:
+//!
+//! 1. Any identity left in the request's extensions by something in front of the guard is removed.
+//! 2. A CORS preflight is admitted without an identity, if the guard allows preflights.
+//! 3. The bearer token is extracted from the configured headers ([`bearer`](super::bearer)). Without a token, the request is
+//!    admitted without an identity if the guard or its policy allows that.
+//! 4. The token is verified: from the cache, or with the issuer's keys ([`TokenVerifier`]).
+//! 5. The policy decides whether this caller is allowed.
+//! 6. The identity is stored in the request's extensions, and the token's headers are removed or marked as sensitive.
+//!
+//! A token that needs newer keys makes the request wait; see [`ResponseFuture`](super::ResponseFuture).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{Method, Request, Response};
+use tracing::Span;
+
+use super::bearer::{Bearer, TokenHeaders};
+use super::grpc::Protocol;
+use super::identities::IdentityPlace;
+use super::response::RejectionResponses;
+use crate::identity::Identity;
+use crate::policy::{Policy, PolicyError, ResolvedPolicy};
+use crate::rejection::Rejection;
+use crate::verifier::{FailedVerification, PendingToken, TokenStatus, TokenVerifier};
+use crate::{telemetry, text};
+
+/// Decides on requests: the settings of a guard with the policy of one layer.
+#[derive(Debug, Clone)]
+pub(super) struct AdmissionController {
+    pub(super) verifier: TokenVerifier,
+    pub(super) policy: ResolvedPolicy,
+    pub(super) requests: RequestSettings,
+    pub(super) responses: RejectionResponses,
+}
+
+/// What is read from a request, what is admitted without a token, and what is left in the request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RequestSettings {
+    pub(super) token_headers: TokenHeaders,
+    /// Whether the token's headers are removed before the service is called.
+    pub(super) strip_token: bool,
+    /// Whether requests without a token are admitted, whatever the policy.
+    pub(super) allow_missing_token: bool,
+    pub(super) allow_cors_preflight: bool,
+    pub(super) identity_place: IdentityPlace,
+}
+
+/// The decision on a request.
+pub(super) enum Admission {
+    /// The service is called, within this span.
+    Admitted(Span),
+    /// The request is answered with this response instead.
+    Rejected(Response<Bytes>),
+}
+
+/// The result of [`AdmissionController::try_admit`].
+pub(super) enum TryAdmission {
+    Decided(Admission),
+    /// The token can be verified only with newer keys.
+    NeedsNewerKeys(Bearer<'static>, PendingToken),
+}
+
+impl AdmissionController {
+    /// Returns the settings of the same guard with another policy.
+    pub(super) fn with_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
+        let policy = ResolvedPolicy::new(policy, &self.verifier.policy_issuers())?;
+        Ok(Self {
+            policy,
+            ..self.clone()
+        })
+    }
+
+    /// Decides on a request with the keys that are available now. Prepares an admitted request for the service.
+    pub(super) fn try_admit<B>(&self, request: &mut Request<B>) -> TryAdmission {
+        let settings = &self.requests;
+        settings.identity_place.clear(request.extensions_mut());
+        if settings.allow_cors_preflight && is_cors_preflight(request) {
+            let headers = &settings.token_headers;
+            // A browser never sends credentials with a preflight.
+            let admission = if headers.has_credentials(request.headers(), request.uri()) {
+                let malformed = Rejection::MalformedRequest("a CORS preflight with credentials");
+                self.reject(request, malformed, None)
+            } else {
+                self.admit_without_identity(request)
+            };
+            return TryAdmission::Decided(admission);
+        }
+        let bearer = match settings
+            .token_headers
+            .find(request.headers(), request.uri())
+        {
+            Ok(bearer) => bearer,
+            Err(Rejection::MissingToken) if self.allows_missing_token() => {
+                return TryAdmission::Decided(self.admit_without_identity(request));
+            }
+            Err(rejection) => {
+                return TryAdmission::Decided(self.reject(request, rejection, None));
+            }
+        };
+        let admission = match self.verifier.try_verify(bearer.token()) {
+            Ok(TokenStatus::Verified(identity)) => self.decide(request, Ok(identity)),
+            Ok(TokenStatus::NeedsNewerKeys(pending)) => {
+                return TryAdmission::NeedsNewerKeys(bearer.into_owned(), pending);
+            }
+            Err(_) if bearer.is_malformed() => {
+                let malformed = Rejection::MalformedRequest(
+                    "more than one token, or a broken one, in a header",
+                );
+                self.reject(request, malformed, None)
+            }
+            Err(failed) => self.decide(request, Err(failed)),
+        };
+        TryAdmission::Decided(admission)
+    }
+
+    /// Verifies a token with newer keys, once they are available.
+    pub(super) async fn verify_with_newer_keys(
+        self: Arc<Self>,
+        bearer: Bearer<'static>,
+        pending: PendingToken,
+    ) -> Result<Identity, FailedVerification> {
+        let token = bearer.token();
+        self.verifier.verify_with_newer_keys(token, pending).await
+    }
+
+    /// Decides on a request whose token was verified with this result. Prepares an admitted request for the service.
+    pub(super) fn decide<B>(
+        &self,
+        request: &mut Request<B>,
+        verified: Result<Identity, FailedVerification>,
+    ) -> Admission {
+        match verified {
+            Ok(identity) if self.policy.allows(&identity) => {
+                let span = telemetry::record_allowed(&identity);
+                self.prepare(request);
+                let place = self.requests.identity_place;
+                place.insert(request.extensions_mut(), identity);
+                Admission::Admitted(span)
+            }
+            Ok(identity) => {
+                if tracing::enabled!(tracing::Level::DEBUG) {
+                    let why = self.policy.explain(&identity).to_string();
+                    let subject = text::printable(identity.subject());
+                    tracing::debug!(subject = &*subject, why, "not allowed");
+                }
+                let label = identity.issuer_label();
+                self.reject(request, Rejection::NotAllowed, Some(label))
+            }
+            Err(failed) => {
+                let label = failed.issuer_label.as_ref();
+                self.reject(request, failed.error.into(), label)
+            }
+        }
+    }
+
+    fn allows_missing_token(&self) -> bool {
+        self.requests.allow_missing_token || self.policy.allows_anonymous()
+    }
+
+    fn admit_without_identity<B>(&self, request: &mut Request<B>) -> Admission {
+        self.prepare(request);
+        Admission::Admitted(telemetry::record_anonymous())
+    }
+
+    /// Removes the headers that a token may come in, or marks their values as sensitive.
+    fn prepare<B>(&self, request: &mut Request<B>) {
+        let headers = &self.requests.token_headers;
+        if self.requests.strip_token {
+            headers.strip(request.headers_mut());
+        } else {
+            headers.mark_sensitive(request.headers_mut());
+        }
+    }
+
+    /// Rejects a request. `label` is that of the token's issuer, if that is a trusted one.
+    fn reject<B>(
+        &self,
+        request: &Request<B>,
+        rejection: Rejection,
+        label: Option<&Arc<str>>,
+    ) -> Admission {
+        telemetry::record_refused(&rejection, label);
+        let protocol = Protocol::detect(request);
+        Admission::Rejected(self.responses.response(&rejection, protocol))
+    }
+}
+
+/// Returns whether a request is a CORS preflight (Fetch, section 3.2.2).
+fn is_cors_preflight<B>(request: &Request<B>) -> bool {
+    let has = |name| request.headers().contains_key(name);
+    request.method() == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD)
+}

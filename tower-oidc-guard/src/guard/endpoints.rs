@@ -1,0 +1,152 @@
+//! Services to mount beside the guarded routes: a readiness probe, and the metadata of the protected resource.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+use tower_service::Service;
+use url::Url;
+
+use crate::verifier::TokenVerifier;
+
+const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// A service for readiness probes. Created by [`OidcGuard::readiness`](super::OidcGuard::readiness).
+///
+/// It responds to any request with 200 while there are usable keys of every issuer, and with 503 otherwise. The body of a 503 lists
+/// the issuers without keys.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    verifier: TokenVerifier,
+}
+
+impl Readiness {
+    pub(super) fn new(verifier: TokenVerifier) -> Self {
+        Self { verifier }
+    }
+}
+
+impl<B> Service<Request<B>> for Readiness {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        // A server that is not ready may get no other request that would start the fetch.
+        self.verifier.prefetch();
+        let missing: Vec<_> = self
+            .verifier
+            .health()
+            .into_iter()
+            .filter(|issuer| !issuer.is_ready)
+            .map(|issuer| issuer.issuer)
+            .collect();
+        let (status, text) = if missing.is_empty() {
+            (StatusCode::OK, "ready".to_owned())
+        } else {
+            let text = format!("no keys of {}", missing.join(", "));
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        };
+        let mut response = Response::new(Full::from(text));
+        *response.status_mut() = status;
+        ready(Ok(response))
+    }
+}
+
+/// A protected resource (RFC 9728).
+#[derive(Debug, Clone)]
+pub(super) struct ProtectedResource {
+    resource: String,
+    pub(super) metadata_url: String,
+    metadata_path: String,
+}
+
+impl ProtectedResource {
+    /// Creates a protected resource. Returns `None` if `resource` is not an https URL without a fragment (section 1.2).
+    pub(super) fn new(resource: &str) -> Option<Self> {
+        let url = Url::parse(resource)
+            .ok()
+            .filter(|url| url.scheme() == "https" && url.fragment().is_none() && url.has_host())?;
+        // Section 3.1: the well-known path is inserted between the host and the path of the resource.
+        let metadata_path = format!("{WELL_KNOWN}{}", url.path().trim_end_matches('/'));
+        let mut metadata_url = url;
+        metadata_url.set_path(&metadata_path);
+        Some(Self {
+            resource: resource.to_owned(),
+            metadata_url: metadata_url.into(),
+            metadata_path,
+        })
+    }
+}
+
+/// A service that responds to any request with the metadata of the protected resource (RFC 9728): its URL and the trusted issuers.
+/// Created by [`OidcGuard::resource_metadata`](super::OidcGuard::resource_metadata).
+#[derive(Debug, Clone)]
+pub struct ResourceMetadata {
+    verifier: TokenVerifier,
+    resource: ProtectedResource,
+}
+
+impl ResourceMetadata {
+    pub(super) fn new(verifier: TokenVerifier, resource: ProtectedResource) -> Self {
+        Self { verifier, resource }
+    }
+
+    /// Returns the path at which clients request the metadata (RFC 9728, section 3.1).
+    ///
+    /// ```
+    /// use tower_oidc_guard::{Issuer, OidcGuard};
+    ///
+    /// # fn main() -> Result<(), tower_oidc_guard::BuildError> {
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(Issuer::oidc("https://id.example").audience("https://orders.example"))
+    ///     .any_verified_caller()
+    ///     .protected_resource("https://orders.example/v1")
+    ///     .build()?;
+    /// let metadata = guard.resource_metadata().expect("a protected resource is configured");
+    /// assert_eq!(metadata.path(), "/.well-known/oauth-protected-resource/v1");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn path(&self) -> &str {
+        &self.resource.metadata_path
+    }
+}
+
+impl<B> Service<Request<B>> for ResourceMetadata {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        // `authorization_servers` contains URLs only (RFC 9728, section 2).
+        let mut issuers = self.verifier.current_issuers();
+        issuers.retain(|issuer| Url::parse(issuer).is_ok_and(|url| url.has_host()));
+        let document = json!({
+            "resource": self.resource.resource,
+            "authorization_servers": issuers,
+            "bearer_methods_supported": ["header"],
+        });
+        let mut response = Response::new(Full::from(document.to_string()));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            CACHE_CONTROL,
+            HeaderValue::from_static("public, max-age=3600"),
+        );
+        ready(Ok(response))
+    }
+}

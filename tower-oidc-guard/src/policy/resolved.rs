@@ -1,0 +1,204 @@
+//! Resolves a policy against the issuers that a guard trusts.
+
+use std::sync::Arc;
+
+use super::outcome::Outcome;
+use super::{Decision, Node, Policy, PolicyError};
+use crate::identity::{Identity, Platform};
+use crate::text::is_invisible;
+
+/// The issuers that a guard trusts, as policies refer to them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PolicyIssuers {
+    pub(crate) issuers: Vec<PolicyIssuer>,
+}
+
+/// An issuer that a guard trusts, as policies refer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PolicyIssuer {
+    /// All values of `iss` by which a policy may name it.
+    pub(crate) iss: Vec<String>,
+    pub(crate) platform: Platform,
+    pub(crate) audiences: Vec<String>,
+}
+
+impl PolicyIssuer {
+    fn is_named(&self, iss: &str) -> bool {
+        self.iss.iter().any(|own| own == iss)
+    }
+}
+
+impl PolicyIssuers {
+    /// Returns the platform of the issuer with this `iss`.
+    pub(super) fn platform(&self, iss: &str) -> Result<Platform, PolicyError> {
+        match self.issuers.iter().find(|issuer| issuer.is_named(iss)) {
+            Some(issuer) => Ok(issuer.platform),
+            None => Err(PolicyError::UntrustedIssuer {
+                issuer: iss.to_owned(),
+                suggestion: self.similar_to(iss),
+            }),
+        }
+    }
+
+    /// Returns the trusted issuer that differs from `iss` only in case, a trailing slash or invisible characters.
+    fn similar_to(&self, iss: &str) -> Option<String> {
+        let normalized = |iss: &str| {
+            let visible: String = iss.chars().filter(|c| !is_invisible(*c)).collect();
+            visible.trim_end_matches('/').to_lowercase()
+        };
+        let mut all = self.issuers.iter().flat_map(|issuer| &issuer.iss);
+        all.find(|own| normalized(own) == normalized(iss)).cloned()
+    }
+
+    /// Checks that exactly one issuer can vouch for members of a platform: the one with this `iss`, or the only one of the
+    /// platform. `name` is the name of the platform.
+    pub(super) fn check_platform(
+        &self,
+        iss: Option<&str>,
+        platform: Platform,
+        name: &'static str,
+    ) -> Result<(), PolicyError> {
+        if let Some(iss) = iss {
+            return if self.platform(iss)? == platform {
+                Ok(())
+            } else {
+                Err(PolicyError::PlatformMismatch {
+                    issuer: iss.to_owned(),
+                    platform: name,
+                })
+            };
+        }
+        let candidates = self.issuers.iter().filter(|own| own.platform == platform);
+        match candidates.count() {
+            0 => Err(PolicyError::NoIssuerForPlatform { platform: name }),
+            1 => Ok(()),
+            _ => Err(PolicyError::AmbiguousIssuer { platform: name }),
+        }
+    }
+
+    /// Returns whether tokens for this audience are accepted from any issuer.
+    pub(super) fn accepts_audience(&self, audience: &str) -> bool {
+        let mut all = self.issuers.iter().flat_map(|issuer| &issuer.audiences);
+        all.any(|own| own == audience)
+    }
+
+    /// Returns whether the issuer with this `iss` is Google or, for `None`, whether any issuer is.
+    fn is_google(&self, iss: Option<&str>) -> bool {
+        self.issuers.iter().any(|issuer| {
+            issuer.platform == Platform::Google && iss.is_none_or(|iss| issuer.is_named(iss))
+        })
+    }
+}
+
+/// Keeps a policy file from accepting content that does not fit a guard, until it is dropped.
+#[cfg(feature = "policy-file")]
+pub(super) type Registration = Arc<PolicyIssuers>;
+
+/// A policy whose members and audiences all belong to issuers that the guard trusts.
+#[derive(Debug, Clone)]
+pub(crate) struct ResolvedPolicy(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    policy: Policy,
+    /// One for each file that the policy comes from.
+    #[cfg(feature = "policy-file")]
+    _registrations: Vec<Registration>,
+}
+
+impl ResolvedPolicy {
+    /// Resolves a policy.
+    pub(crate) fn new(policy: Policy, trusted: &PolicyIssuers) -> Result<Self, PolicyError> {
+        #[cfg(feature = "policy-file")]
+        let registrations = {
+            let mut registrations = Vec::new();
+            // From here on no file accepts content that does not fit these issuers.
+            for file in policy.files() {
+                registrations.push(file.register(trusted)?);
+            }
+            registrations
+        };
+        check_issuers(&policy, trusted)?;
+        warn_if_too_wide(&policy, trusted);
+        Ok(Self(Arc::new(Inner {
+            policy,
+            #[cfg(feature = "policy-file")]
+            _registrations: registrations,
+        })))
+    }
+
+    /// Returns the policy.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// Returns whether a caller is allowed.
+    pub(crate) fn allows(&self, caller: &Identity) -> bool {
+        matches!(
+            self.0.policy.decide::<()>(Some(caller)),
+            Outcome::Allowed(())
+        )
+    }
+
+    /// Returns whether a request without a token is allowed.
+    pub(crate) fn allows_anonymous(&self) -> bool {
+        matches!(self.0.policy.decide::<()>(None), Outcome::Allowed(()))
+    }
+
+    /// Returns the decision on a caller, with its reason.
+    pub(crate) fn explain(&self, caller: &Identity) -> Decision {
+        self.0.policy.explain(caller)
+    }
+}
+
+/// Checks that each part of a policy refers to trusted issuers only.
+fn check_issuers(policy: &Policy, trusted: &PolicyIssuers) -> Result<(), PolicyError> {
+    match &*policy.0 {
+        Node::Rule(rule) => rule.check_issuers(trusted),
+        Node::Any(policies) | Node::All(policies) => policies
+            .iter()
+            .try_for_each(|policy| check_issuers(policy, trusted)),
+        Node::Narrowed(policy, rule) => {
+            check_issuers(policy, trusted)?;
+            rule.check_issuers(trusted)
+        }
+        Node::Invalid(error) => Err(error.clone()),
+        // Checked by `PolicyFile::register`.
+        #[cfg(feature = "policy-file")]
+        Node::File(_) => Ok(()),
+    }
+}
+
+/// Logs a warning for a policy that allows more, or less, than its author may expect.
+fn warn_if_too_wide(policy: &Policy, trusted: &PolicyIssuers) {
+    if allows_everyone_of_google(policy, trusted) {
+        tracing::warn!(
+            "the policy allows allAuthenticatedUsers, and Google is a trusted issuer: anyone on the internet can get such a token"
+        );
+    }
+    if policy.allows_anyone() && policy.denies(None) {
+        tracing::warn!(
+            "the policy allows allUsers and has a deny list: requests without a token are rejected, because a denied caller could leave its token out"
+        );
+    }
+}
+
+fn allows_everyone_of_google(policy: &Policy, trusted: &PolicyIssuers) -> bool {
+    let is_google = |iss: Option<&str>| trusted.is_google(iss);
+    match &*policy.0 {
+        Node::Rule(rule) => rule.allows_everyone_of(is_google),
+        Node::Any(policies) => policies
+            .iter()
+            .any(|policy| allows_everyone_of_google(policy, trusted)),
+        Node::All(policies) => {
+            let mut all = policies.iter();
+            !policies.is_empty() && all.all(|policy| allows_everyone_of_google(policy, trusted))
+        }
+        Node::Narrowed(policy, rule) => {
+            rule.requires_nothing() && allows_everyone_of_google(policy, trusted)
+        }
+        Node::Invalid(_) => false,
+        #[cfg(feature = "policy-file")]
+        Node::File(file) => file.with(|rule| rule.allows_everyone_of(is_google)),
+    }
+}
