@@ -1,11 +1,11 @@
-//! Requests that wait for keys leave the service behind the guard to others. Time is paused: nothing has a socket.
+//! Requests that wait for keys do not occupy the service behind the guard.
+//!
+//! Time is paused in these tests, which use no sockets.
 
 use std::fmt::Debug;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::support::in_memory::{GKE_SA, cluster, guard_builder, token_spec};
-use crate::support::{Body, bearer_request, body_text, echo_subject};
 use http::{Request, Response};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,6 +15,9 @@ use tower::load_shed::LoadShed;
 use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
 use tower_oidc_guard::OidcGuard;
 use tower_oidc_guard::testing::MemoryIssuer;
+
+use crate::support::in_memory::{GKE_SA, cluster, guard_builder, token_spec};
+use crate::support::{Body, bearer_request, body_text, echo_subject};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,14 +30,16 @@ async fn guard(cluster: &MemoryIssuer) -> OidcGuard {
     guard
 }
 
-/// A token that names a key which nobody publishes.
-fn made_up(cluster: &MemoryIssuer, number: usize) -> String {
+/// Mints a token with a `kid` that is not published.
+fn token_with_unknown_kid(cluster: &MemoryIssuer, number: usize) -> String {
     token_spec(cluster).header("kid", number.to_string()).mint()
 }
 
-/// Sends 64 requests that wait for keys, and then one of a known key, which must be answered at once; at last one of a key
-/// that is new, which waits as well.
-async fn known_keys_are_served_meanwhile<S>(cluster: MemoryIssuer, guard: OidcGuard, inner: S)
+/// Asserts that requests waiting for keys do not delay others.
+///
+/// Sends 64 requests that wait for keys, then one with a known key, which must not wait, and finally one with a new key,
+/// which waits and is admitted.
+async fn assert_known_keys_do_not_wait<S>(cluster: MemoryIssuer, guard: OidcGuard, inner: S)
 where
     S: Service<Request<Body>, Response = Response<String>> + Clone + Send + 'static,
     S::Future: Send,
@@ -45,8 +50,8 @@ where
     let mut waiting = JoinSet::new();
     for number in 0..64 {
         let mut service = service.clone();
-        let request = bearer_request(&made_up(&cluster, number));
-        // As servers do: poll the service ready, call it, and only then poll what it returned.
+        let request = bearer_request(&token_with_unknown_kid(&cluster, number));
+        // Like a server: polls the service ready, calls it, and polls the returned future later.
         let response = service.ready().await.unwrap().call(request);
         waiting.spawn(async move { response.await.unwrap().status() });
     }
@@ -60,7 +65,11 @@ where
         .await
         .unwrap();
     assert_eq!(response.status(), 200);
-    assert_eq!(began.elapsed(), Duration::ZERO, "it waits for nobody");
+    assert_eq!(
+        began.elapsed(),
+        Duration::ZERO,
+        "a request with a known key waited"
+    );
     cluster.rotate_key().unwrap();
     let new = token_spec(&cluster).mint();
     let response = service.clone().oneshot(bearer_request(&new)).await.unwrap();
@@ -75,7 +84,7 @@ async fn requests_waiting_for_keys_hold_no_concurrency_limit_permit() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
     let inner = ConcurrencyLimit::new(service_fn(echo_subject), 1);
-    known_keys_are_served_meanwhile(cluster, guard, inner).await;
+    assert_known_keys_do_not_wait(cluster, guard, inner).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,7 +92,7 @@ async fn requests_waiting_for_keys_hold_no_buffer_slot() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
     let inner = Buffer::new(service_fn(echo_subject), 1);
-    known_keys_are_served_meanwhile(cluster, guard, inner).await;
+    assert_known_keys_do_not_wait(cluster, guard, inner).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,20 +100,20 @@ async fn requests_waiting_for_keys_cause_no_load_shedding() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
     let inner = LoadShed::new(ConcurrencyLimit::new(service_fn(echo_subject), 1));
-    known_keys_are_served_meanwhile(cluster, guard, inner).await;
+    assert_known_keys_do_not_wait(cluster, guard, inner).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn rejected_requests_that_waited_for_keys_do_not_count_against_a_rate_limit() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
-    // Two requests in an hour: that of the known key, and that of the new one.
+    // Two requests in an hour: the one with the known key and the one with the new key.
     let rate = tower::limit::rate::Rate::new(2, 3600 * SECOND);
     let inner = Buffer::new(RateLimit::new(service_fn(echo_subject), rate), 8);
-    known_keys_are_served_meanwhile(cluster, guard, inner).await;
+    assert_known_keys_do_not_wait(cluster, guard, inner).await;
 }
 
-/// A service that is ready only when its test says so, and fails if it is called without.
+/// A service that is ready only while `open` is true, and panics if it is called when it is not ready.
 #[derive(Clone)]
 struct Gated {
     open: tokio::sync::watch::Receiver<bool>,
@@ -119,13 +128,13 @@ impl Service<Request<Body>> for Gated {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if self.fails {
-            return Poll::Ready(Err("out of order".into()));
+            return Poll::Ready(Err("service failed".into()));
         }
         if *self.open.borrow() {
             self.is_ready = true;
             return Poll::Ready(Ok(()));
         }
-        // Woken soon, which is all that this test needs.
+        // Polls again soon instead of waiting for a change, which is enough for this test.
         let waker = cx.waker().clone();
         tokio::spawn(async move {
             tokio::time::sleep(SECOND / 10).await;
@@ -135,8 +144,11 @@ impl Service<Request<Body>> for Gated {
     }
 
     fn call(&mut self, _: Request<Body>) -> Self::Future {
-        assert!(std::mem::take(&mut self.is_ready), "called unready");
-        std::future::ready(Ok(Response::new("served".to_owned())))
+        assert!(
+            std::mem::take(&mut self.is_ready),
+            "called without being ready"
+        );
+        std::future::ready(Ok(Response::new("called".to_owned())))
     }
 }
 
@@ -158,7 +170,7 @@ async fn after_waiting_for_keys_a_request_waits_until_the_service_is_ready_again
     tokio::time::sleep(60 * SECOND).await;
     assert!(!response.is_finished());
     gate.send_replace(true);
-    assert_eq!(body_text(response.await.unwrap().unwrap()).await, "served");
+    assert_eq!(body_text(response.await.unwrap().unwrap()).await, "called");
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,9 +178,10 @@ async fn readiness_error_after_waiting_for_keys_is_returned() {
     let cluster = cluster();
     let guard = guard(&cluster).await;
     let (_gate, open) = tokio::sync::watch::channel(true);
-    // Its clone is out of order.
-    struct Once(Gated);
-    impl Clone for Once {
+    // Its clones fail.
+    struct FailingClones(Gated);
+
+    impl Clone for FailingClones {
         fn clone(&self) -> Self {
             Self(Gated {
                 fails: true,
@@ -176,7 +189,7 @@ async fn readiness_error_after_waiting_for_keys_is_returned() {
             })
         }
     }
-    impl Service<Request<Body>> for Once {
+    impl Service<Request<Body>> for FailingClones {
         type Response = Response<String>;
         type Error = BoxError;
         type Future = <Gated as Service<Request<Body>>>::Future;
@@ -189,7 +202,7 @@ async fn readiness_error_after_waiting_for_keys_is_returned() {
             self.0.call(request)
         }
     }
-    let inner = Once(Gated {
+    let inner = FailingClones(Gated {
         open,
         is_ready: false,
         fails: false,
@@ -198,5 +211,5 @@ async fn readiness_error_after_waiting_for_keys_is_returned() {
     cluster.rotate_key().unwrap();
     let request = bearer_request(&token_spec(&cluster).mint());
     let response = service.ready().await.unwrap().call(request).await;
-    assert_eq!(response.err().unwrap().to_string(), "out of order");
+    assert_eq!(response.err().unwrap().to_string(), "service failed");
 }

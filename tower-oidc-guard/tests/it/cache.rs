@@ -1,20 +1,21 @@
-//! What is kept of tokens that have verified.
+//! The cache of verified tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::support::in_memory::{cluster, guard_builder, send_request, token_spec};
-use crate::support::{AUDIENCE, advance_clock, bearer_request, unix_time};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, TokenError, VerifyError};
+
+use crate::support::in_memory::{cluster, guard_builder, token_spec, token_status};
+use crate::support::{AUDIENCE, advance_clock, unix_time};
 
 fn guard(issuer: &MemoryIssuer) -> OidcGuard {
     guard_builder(issuer).any_verified_caller().build().unwrap()
 }
 
-/// Whether a verified token comes from the cache: the identity is the same one then.
-async fn is_kept(guard: &OidcGuard, token: &str) -> bool {
+/// Verifies a token twice and returns whether the second result came from the cache, as the same `Identity`.
+async fn is_cached(guard: &OidcGuard, token: &str) -> bool {
     let identity = || async { guard.verifier().verify(token).await.unwrap() };
     let address = |identity: &tower_oidc_guard::Identity| identity.subject().as_ptr();
     let first = identity().await;
@@ -25,11 +26,11 @@ async fn is_kept(guard: &OidcGuard, token: &str) -> bool {
 async fn verified_token_is_cached_unless_the_cache_is_disabled() {
     let cluster = cluster();
     let token = token_spec(&cluster).mint();
-    assert!(is_kept(&guard(&cluster), &token).await);
+    assert!(is_cached(&guard(&cluster), &token).await);
     let without = guard_builder(&cluster)
         .any_verified_caller()
         .without_cache();
-    assert!(!is_kept(&without.build().unwrap(), &token).await);
+    assert!(!is_cached(&without.build().unwrap(), &token).await);
 }
 
 #[tokio::test]
@@ -49,7 +50,7 @@ async fn times_of_a_cached_token_are_checked_at_each_use() {
         .claim("nbf", 900)
         .claim("exp", 1100)
         .mint();
-    assert!(is_kept(&guard, &token).await);
+    assert!(is_cached(&guard, &token).await);
     for (time, expected) in [
         (1099, None),
         (1100, Some(VerifyError::InvalidToken(TokenError::Expired))),
@@ -71,12 +72,12 @@ async fn times_of_a_cached_token_are_checked_at_each_use() {
 async fn cached_token_is_dropped_when_its_key_is_withdrawn() {
     let cluster = cluster();
     let guard = guard(&cluster);
-    // Issued before the keys are fetched: who meets an unknown key in a newer one is told to come back.
+    // Issued before the keys are fetched, so that its key is not expected in a newer key set.
     let token = token_spec(&cluster)
         .issued_at(std::time::SystemTime::now() - Duration::from_secs(3600))
         .lifetime(Duration::from_secs(48 * 3600))
         .mint();
-    assert!(is_kept(&guard, &token).await);
+    assert!(is_cached(&guard, &token).await);
     cluster.rotate_key().unwrap();
     cluster.withdraw_old_keys();
     advance_clock(Duration::from_secs(3600)).await;
@@ -87,7 +88,7 @@ async fn cached_token_is_dropped_when_its_key_is_withdrawn() {
         }
         tokio::task::yield_now().await;
     }
-    panic!("it is taken still");
+    panic!("the token is still accepted");
 }
 
 #[tokio::test]
@@ -113,7 +114,7 @@ async fn whole_token_is_the_cache_key() {
     let cluster = cluster();
     let guard = guard(&cluster);
     let token = token_spec(&cluster).mint();
-    assert!(is_kept(&guard, &token).await);
+    assert!(is_cached(&guard, &token).await);
     for end in [token.len() - 1, token.len() / 2] {
         let mut other = token.clone().into_bytes();
         other[end - 2] = if other[end - 2] == b'A' { b'B' } else { b'A' };
@@ -130,7 +131,7 @@ async fn cached_tokens_are_not_shared_between_guards_with_different_audiences() 
         .issuer(trusted)
         .http_client(cluster.client());
     let there = builder.any_verified_caller().build().unwrap();
-    assert!(is_kept(&here, &token).await);
+    assert!(is_cached(&here, &token).await);
     assert_eq!(
         there.verifier().verify(&token).await.err(),
         Some(VerifyError::InvalidToken(TokenError::WrongAudience))
@@ -141,34 +142,16 @@ async fn cached_tokens_are_not_shared_between_guards_with_different_audiences() 
 async fn policy_decisions_are_not_cached() {
     let cluster = cluster();
     let (guard, token) = (guard(&cluster), token_spec(&cluster).mint());
-    assert_eq!(
-        send_request(guard.layer(), bearer_request(&token))
-            .await
-            .status(),
-        200
-    );
+    assert_eq!(token_status(guard.layer(), &token).await, 200);
     let narrow = guard.layer_with(Policy::any_verified_caller().require_claim("sub", "other"));
-    assert_eq!(
-        send_request(narrow.unwrap(), bearer_request(&token))
-            .await
-            .status(),
-        403
-    );
+    assert_eq!(token_status(narrow.unwrap(), &token).await, 403);
     let closed = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let asks = closed.clone();
     let policy = Policy::any_verified_caller().require(move |_| !asks.load(Ordering::Relaxed));
     let layer = guard.layer_with(policy).unwrap();
-    assert_eq!(
-        send_request(layer.clone(), bearer_request(&token))
-            .await
-            .status(),
-        200
-    );
+    assert_eq!(token_status(layer.clone(), &token).await, 200);
     closed.store(true, Ordering::Relaxed);
-    assert_eq!(
-        send_request(layer, bearer_request(&token)).await.status(),
-        403
-    );
+    assert_eq!(token_status(layer, &token).await, 403);
 }
 
 #[tokio::test]

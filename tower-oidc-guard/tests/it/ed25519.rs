@@ -1,18 +1,20 @@
-//! EdDSA with Ed25519 keys, under its names of RFC 8037 (`EdDSA`) and RFC 9864 (`Ed25519`).
+//! EdDSA with Ed25519 keys, under the names of RFC 8037 (`EdDSA`) and RFC 9864 (`Ed25519`).
 
 use std::collections::HashMap;
 
-use crate::support::in_memory::{cluster, fetch_jwks, token_spec};
-use crate::support::{AUDIENCE, document_client};
 use serde_json::{Value, json};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{
     Algorithm, Issuer, JwkSet, OidcGuard, SignatureError, TokenError, VerifyError,
 };
 
+use crate::support::AUDIENCE;
+use crate::support::in_memory::{cluster, fetch_jwks, token_spec};
+use crate::support::mock_client::document_client;
+
 const NAMES: [Algorithm; 2] = [Algorithm::EdDSA, Algorithm::Ed25519];
 
-/// An issuer whose one key has this `alg`.
+/// Creates an issuer whose only key has this `alg`.
 fn issuer(algorithm: Algorithm) -> MemoryIssuer {
     let issuer = cluster();
     issuer.rotate_key_to(algorithm).unwrap();
@@ -89,12 +91,12 @@ async fn other_algorithm_names_and_key_types_are_rejected() {
         let expected = Err(VerifyError::InvalidToken(TokenError::UnsupportedAlgorithm));
         assert_eq!(verify(&guard_of_ed, token).await, expected, "{name}");
     }
-    // Not where only other algorithms are allowed.
+    // A guard that allows only other algorithms.
     let rs256 = Issuer::kubernetes(issuer.url()).algorithms([Algorithm::RS256]);
     let rs256 = guard(&issuer, rs256);
     let expected = Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed));
     assert_eq!(verify(&rs256, token_spec(&issuer).mint()).await, expected);
-    // Not with a key of another type.
+    // A key of another type.
     let rsa = cluster();
     let trusted = Issuer::kubernetes(rsa.url()).algorithms([Algorithm::RS256, Algorithm::Ed25519]);
     let both = guard(&rsa, trusted);

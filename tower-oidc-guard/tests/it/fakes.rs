@@ -1,4 +1,4 @@
-//! The fakes of `testing`, held against recorded responses of real API servers, header by header.
+//! Compares the responses of the fakes in `testing` with responses recorded from real API servers, header by header.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,10 +8,11 @@ use http::{HeaderName, Method};
 use serde_json::{Value, json};
 use tower_oidc_guard::testing::{FakeApiServer, MemoryIssuer, TestIssuer};
 
+use crate::support::AUDIENCE;
+
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const JWKS: &str = "/openid/v1/jwks";
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
-const AUDIENCE: &str = "https://auth-server.example";
 
 /// Headers whose values differ between any two responses, or between versions.
 const VARYING: [&str; 5] = [
@@ -22,15 +23,15 @@ const VARYING: [&str; 5] = [
     "x-kubernetes-pf-prioritylevel-uid",
 ];
 
-/// A response, recorded or given by a fake.
+/// A response that was recorded or that a fake returned.
 #[derive(Debug)]
-struct Answer {
+struct ComparedResponse {
     status: u16,
     headers: BTreeMap<String, String>,
     body: String,
 }
 
-impl Answer {
+impl ComparedResponse {
     fn recorded(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes");
         let text = std::fs::read_to_string(folder.join(name).with_extension("http")).unwrap();
@@ -49,7 +50,7 @@ impl Answer {
         }
     }
 
-    async fn of(response: reqwest::Response) -> Self {
+    async fn read(response: reqwest::Response) -> Self {
         let headers = response.headers().iter();
         let headers = headers.map(|(name, value)| {
             let value = value.to_str().unwrap();
@@ -62,13 +63,14 @@ impl Answer {
         }
     }
 
-    /// The headers that a client can rely on. `Audit-Id` came with a later version.
+    /// Returns the headers that clients can rely on. `Audit-Id` exists in later versions only.
     fn comparable_headers(&self) -> BTreeMap<&str, &str> {
         let pairs = self.headers.iter().filter(|(name, _)| *name != "audit-id");
         pairs
-            .map(|(name, value)| match VARYING.contains(&name.as_str()) {
-                true => (name.as_str(), "(varies)"),
-                false => (name.as_str(), value.as_str()),
+            .map(|(name, value)| {
+                let is_varying = VARYING.contains(&name.as_str());
+                let value = if is_varying { "(varies)" } else { value };
+                (name.as_str(), value)
             })
             .collect()
     }
@@ -78,7 +80,7 @@ impl Answer {
     }
 }
 
-/// The same JSON with what differs between two servers or two moments replaced by its type.
+/// Returns this JSON with values that differ between servers or requests replaced by their types.
 fn shape(value: &Value) -> Value {
     const CONSTANT: [&str; 10] = [
         "kind",
@@ -115,27 +117,27 @@ fn shape(value: &Value) -> Value {
     }
 }
 
-fn assert_as_recorded(name: &str, answer: &Answer) {
-    let recorded = Answer::recorded(name);
-    assert_eq!(answer.status, recorded.status, "{name}");
+fn assert_as_recorded(name: &str, response: &ComparedResponse) {
+    let recorded = ComparedResponse::recorded(name);
+    assert_eq!(response.status, recorded.status, "{name}");
     assert_eq!(
-        answer.comparable_headers(),
+        response.comparable_headers(),
         recorded.comparable_headers(),
         "{name}"
     );
-    let (ours, theirs) = (shape(&answer.json()), shape(&recorded.json()));
-    assert_eq!(ours, theirs, "{name}: {answer:?}");
+    let (ours, theirs) = (shape(&response.json()), shape(&recorded.json()));
+    assert_eq!(ours, theirs, "{name}: {response:?}");
 }
 
 enum Caller {
     Anonymous,
-    /// The service account `guard` of the namespace `other`.
+    /// The service account `guard` in the namespace `other`.
     Account,
     Admin,
     Token(String),
 }
 
-/// A fake API server with the accounts that the recorded requests are about, and a client that trusts it.
+/// A fake API server with the service accounts of the recorded requests, and a client that trusts its CA.
 struct Cluster {
     server: FakeApiServer,
     http: reqwest::Client,
@@ -175,22 +177,22 @@ impl Cluster {
         request.bearer_auth(token)
     }
 
-    async fn get(&self, path: &str, caller: Caller, accept: &str) -> Answer {
+    async fn get(&self, path: &str, caller: Caller, accept: &str) -> ComparedResponse {
         let request = self.request(Method::GET, path, caller);
-        Answer::of(request.header(ACCEPT, accept).send().await.unwrap()).await
+        ComparedResponse::read(request.header(ACCEPT, accept).send().await.unwrap()).await
     }
 
-    async fn call(&self, method: Method, path: &str, caller: Caller) -> Answer {
-        Answer::of(self.request(method, path, caller).send().await.unwrap()).await
+    async fn call(&self, method: Method, path: &str, caller: Caller) -> ComparedResponse {
+        ComparedResponse::read(self.request(method, path, caller).send().await.unwrap()).await
     }
 
-    async fn post(&self, path: &str, caller: Caller, body: &Value) -> Answer {
+    async fn post(&self, path: &str, caller: Caller, body: &Value) -> ComparedResponse {
         let request = self.request(Method::POST, path, caller);
         let request = request.header(CONTENT_TYPE, "application/json");
-        Answer::of(request.body(body.to_string()).send().await.unwrap()).await
+        ComparedResponse::read(request.body(body.to_string()).send().await.unwrap()).await
     }
 
-    async fn review(&self, caller: Caller, token: &str, audiences: &[&str]) -> Answer {
+    async fn review(&self, caller: Caller, token: &str, audiences: &[&str]) -> ComparedResponse {
         let body = json!({ "spec": { "token": token, "audiences": audiences } });
         self.post(REVIEWS, caller, &body).await
     }
@@ -214,15 +216,15 @@ async fn fake_api_server_negotiates_content_types_like_a_real_one() {
             "jwks-accept-both",
         ),
         (JWKS, "application/*", "jwks-accept-wildcard-subtype"),
-        // An absent `Accept` stands for any type; the HTTP client here always sends one.
+        // Equivalent to a request without `Accept`; this HTTP client always sends one.
         (JWKS, "*/*", "jwks-no-accept"),
     ] {
-        let answer = cluster.get(path, Caller::Account, accept).await;
-        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &answer);
+        let response = cluster.get(path, Caller::Account, accept).await;
+        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &response);
     }
     let tagged = cluster.request(Method::GET, JWKS, Caller::Account);
     let tagged = tagged.header(IF_NONE_MATCH, "\"anything\"").send().await;
-    let tagged = Answer::of(tagged.unwrap()).await;
+    let tagged = ComparedResponse::read(tagged.unwrap()).await;
     assert_as_recorded("v1.20/negotiation/jwks-if-none-match", &tagged);
 }
 
@@ -235,8 +237,8 @@ async fn fake_api_server_rejects_methods_like_a_real_one() {
         (Method::HEAD, Caller::Admin, "jwks-admin-head"),
         (Method::POST, Caller::Admin, "jwks-admin-post"),
     ] {
-        let answer = cluster.call(method, JWKS, caller).await;
-        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &answer);
+        let response = cluster.call(method, JWKS, caller).await;
+        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &response);
     }
 }
 
@@ -276,8 +278,8 @@ async fn fake_api_server_authenticates_callers_like_a_real_one() {
         (JWKS, Caller::Account, "v1.20/rs256/jwks"),
         (JWKS, Caller::Account, "v1.36/rs256/jwks"),
     ] {
-        let answer = cluster.get(path, caller, "*/*").await;
-        assert_as_recorded(recorded, &answer);
+        let response = cluster.get(path, caller, "*/*").await;
+        assert_as_recorded(recorded, &response);
     }
 }
 
@@ -290,8 +292,8 @@ async fn fake_api_server_rejects_expired_and_withdrawn_tokens() {
     let deleted = cluster.server.pod_token("other", "deleted");
     cluster.server.delete_service_account("other", "deleted");
     let status = async |token: String| {
-        let answer = cluster.get(JWKS, Caller::Token(token), "*/*").await;
-        answer.status
+        let response = cluster.get(JWKS, Caller::Token(token), "*/*").await;
+        response.status
     };
     assert_eq!(status(spec().mint()).await, 200);
     assert_eq!(status(spec().issued_at(long_ago).mint()).await, 401);
@@ -300,7 +302,11 @@ async fn fake_api_server_rejects_expired_and_withdrawn_tokens() {
     assert_eq!(status(deleted).await, 401);
     let before = spec().mint();
     cluster.server.rotate_key().unwrap();
-    assert_eq!(status(before.clone()).await, 200, "still published");
+    assert_eq!(
+        status(before.clone()).await,
+        200,
+        "a key that is still published"
+    );
     cluster.server.withdraw_old_keys();
     assert_eq!(status(before).await, 401);
 }
@@ -317,8 +323,8 @@ async fn fake_api_server_answers_token_requests_like_a_real_one() {
         ("gke-sa", 600, Caller::Account, "tokenrequest-forbidden"),
     ] {
         let path = format!("/api/v1/namespaces/id-namespace/serviceaccounts/{account}/token");
-        let answer = cluster.post(&path, caller, &request(seconds)).await;
-        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &answer);
+        let response = cluster.post(&path, caller, &request(seconds)).await;
+        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &response);
     }
 }
 
@@ -354,13 +360,13 @@ async fn fake_api_server_answers_token_reviews_like_a_real_one() {
         ),
         (&bad, &[AUDIENCE], "review-bad-signature"),
     ] {
-        let answer = cluster.review(Caller::Account, token, audiences).await;
-        assert_eq!(answer.status, 201, "{recorded}");
+        let response = cluster.review(Caller::Account, token, audiences).await;
+        assert_eq!(response.status, 201, "{recorded}");
         let folder =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes/v1.36/rs256");
         let text = std::fs::read(folder.join(recorded).with_extension("json")).unwrap();
         let recorded_json: Value = serde_json::from_slice(&text).unwrap();
-        let (ours, theirs) = (&answer.json()["status"], &recorded_json["status"]);
+        let (ours, theirs) = (&response.json()["status"], &recorded_json["status"]);
         assert_eq!(shape(ours), shape(theirs), "{recorded}");
         assert_eq!(ours["error"], theirs["error"], "{recorded}");
         assert_eq!(ours["audiences"], theirs["audiences"], "{recorded}");
@@ -371,7 +377,8 @@ async fn fake_api_server_answers_token_reviews_like_a_real_one() {
         .server
         .delete_service_account("id-namespace", "gke-sa");
     let deleted = cluster.review(Caller::Account, &token, &[AUDIENCE]).await;
-    let recorded = Answer::recorded(&format!("{folder}/tokenreview-account-deleted")).json();
+    let recorded =
+        ComparedResponse::recorded(&format!("{folder}/tokenreview-account-deleted")).json();
     assert_eq!(deleted.json()["status"], recorded["status"]);
     cluster
         .server
@@ -409,14 +416,14 @@ async fn only_administrators_change_service_accounts_and_roles() {
     let after = cluster.review(Caller::Account, &token, &[]).await;
     assert_as_recorded(
         "v1.20/negotiation/tokenreview-no-audience-asked",
-        &Answer {
+        &ComparedResponse {
             body: without_extra(&after.body),
             ..after
         },
     );
 }
 
-/// Version 1.20 has no `extra` in its reviews.
+/// Removes `extra`, which the reviews of version 1.20 do not have.
 fn without_extra(body: &str) -> String {
     let mut review: Value = serde_json::from_str(body).unwrap();
     review["status"]["user"]
@@ -427,8 +434,8 @@ fn without_extra(body: &str) -> String {
     review.to_string()
 }
 
-/// Asks an issuer that publishes to everyone: what an API server answers to a caller who may read the documents.
-async fn assert_issuer(get: impl AsyncFn(Method, &str, &[(HeaderName, &str)]) -> Answer) {
+/// Asserts that an issuer that publishes to every caller responds like an API server to a caller who may read the documents.
+async fn assert_issuer(get: impl AsyncFn(Method, &str, &[(HeaderName, &str)]) -> ComparedResponse) {
     let json = (ACCEPT, "application/json");
     let key_set = (ACCEPT, "application/jwk-set+json, application/json");
     let only_key_set = [key_set.clone()];
@@ -450,8 +457,8 @@ async fn assert_issuer(get: impl AsyncFn(Method, &str, &[(HeaderName, &str)]) ->
             "jwks-other-audience",
         ),
     ] {
-        let answer = get(method, path, headers).await;
-        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &answer);
+        let response = get(method, path, headers).await;
+        assert_as_recorded(&format!("v1.20/negotiation/{recorded}"), &response);
     }
     assert_eq!(get(Method::GET, "/nowhere", &[]).await.status, 404);
 }
@@ -465,7 +472,7 @@ async fn test_issuer_is_as_strict_as_an_api_server() {
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        Answer::of(request.send().await.unwrap()).await
+        ComparedResponse::read(request.send().await.unwrap()).await
     })
     .await;
 }
@@ -480,16 +487,16 @@ async fn memory_issuer_is_as_strict_as_an_api_server() {
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        let mut answer = Answer::of(request.send().await.unwrap()).await;
-        // What HTTP itself adds, and leaves out, is not there without a socket.
-        answer.headers.insert("date".to_owned(), String::new());
-        answer
+        let mut response = ComparedResponse::read(request.send().await.unwrap()).await;
+        // Without a socket, the headers and the empty HEAD body that an HTTP server adds are missing.
+        response.headers.insert("date".to_owned(), String::new());
+        response
             .headers
             .insert("content-length".to_owned(), String::new());
         if is_head {
-            answer.body.clear();
+            response.body.clear();
         }
-        answer
+        response
     })
     .await;
 }

@@ -1,7 +1,7 @@
-//! Refusals of gRPC requests on the wire: one HEADERS frame with END_STREAM ("Trailers-Only").
+//! HTTP/2 frames of rejected gRPC requests: one HEADERS frame with END_STREAM ("Trailers-Only").
 //!
-//! gRPC clients other than tonic take HEADERS followed by an empty DATA frame for a broken response, so the frames are
-//! read as they are, from servers of hyper and tonic.
+//! gRPC clients other than tonic treat HEADERS followed by an empty DATA frame as an invalid response. So these tests parse
+//! the frames that hyper and tonic servers send.
 
 use std::convert::Infallible;
 use std::io;
@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
-use crate::support::in_memory::{GKE_SA, cluster, guard_builder, token_spec};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
@@ -23,11 +22,13 @@ use tonic::transport::server::TcpIncoming;
 use tower::{Layer as _, Service, service_fn};
 use tower_oidc_guard::{OidcGuard, Policy};
 
+use crate::support::in_memory::{GKE_SA, cluster, guard_builder, token_spec};
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
 
-/// A connection whose received bytes are kept.
+/// A connection that records the bytes it receives.
 struct Recorded {
     stream: TcpStream,
     received: Arc<Mutex<Vec<u8>>>,
@@ -65,7 +66,7 @@ impl AsyncWrite for Recorded {
     }
 }
 
-/// The HEADERS and DATA frames of the first stream: type, flags and length (RFC 9113, section 4.1).
+/// Parses the HEADERS and DATA frames of the first stream: type, flags and length (RFC 9113, section 4.1).
 fn frames(received: &[u8]) -> Vec<(u8, u8, usize)> {
     let (mut rest, mut frames) = (received, Vec::new());
     while let Some((header, after)) = rest.split_first_chunk::<9>() {
@@ -74,13 +75,13 @@ fn frames(received: &[u8]) -> Vec<(u8, u8, usize)> {
         if u32::from_be_bytes(stream) == 1 && [DATA, HEADERS].contains(&kind) {
             frames.push((kind, flags, length));
         }
-        rest = after.get(length..).expect("a whole frame");
+        rest = after.get(length..).expect("a complete frame");
     }
-    assert!(rest.is_empty(), "a whole frame");
+    assert!(rest.is_empty(), "a complete frame");
     frames
 }
 
-/// What a server sends as the response to one request: its head and its frames.
+/// Sends one request and returns the head of the response and its frames.
 async fn exchange(address: &str, request: Request<()>) -> (Response<()>, Vec<(u8, u8, usize)>) {
     let received = Arc::default();
     let connection = Recorded {
@@ -91,7 +92,7 @@ async fn exchange(address: &str, request: Request<()>) -> (Response<()>, Vec<(u8
     let connection = tokio::spawn(connection);
     let mut client = client.ready().await.unwrap();
     let (response, mut sent) = client.send_request(request, false).unwrap();
-    // The prefix of a message of gRPC. A server that has answered already may have reset the stream.
+    // The prefix of a gRPC message. The server may have responded and reset the stream already.
     let _ = sent.send_data(Bytes::from_static(&[0; 5]), true);
     let (head, mut body) = response.await.unwrap().into_parts();
     while let Some(data) = body.data().await {
@@ -99,7 +100,7 @@ async fn exchange(address: &str, request: Request<()>) -> (Response<()>, Vec<(u8
     }
     assert!(body.trailers().await.unwrap().is_none());
     drop((sent, body, client));
-    // The connection ends when there is no stream left; all that the server sent has arrived then.
+    // The connection ends with its last stream. Everything that the server sent has arrived by then.
     let ended = tokio::time::timeout(std::time::Duration::from_secs(60), connection).await;
     let _ = ended.expect("the connection ends with its last stream");
     let frames = frames(&received.lock().unwrap());
@@ -118,7 +119,7 @@ fn request(method: Method, content_type: &str, authorization: Option<&str>) -> R
     request.body(()).unwrap()
 }
 
-/// Serves HTTP/2 by hyper, and returns the address.
+/// Starts an HTTP/2 server with hyper and returns its address.
 async fn hyper<S, B>(service: S) -> String
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -141,7 +142,7 @@ where
     address
 }
 
-/// A server of each kind behind that guard: hyper alone, tonic's server, and tonic's routes in an axum router.
+/// Starts one server of each kind with this guard: hyper, tonic, and tonic's routes in an axum router.
 async fn servers(guard: &OidcGuard) -> Vec<(&'static str, String)> {
     let bare = service_fn(|_: Request<Incoming>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))

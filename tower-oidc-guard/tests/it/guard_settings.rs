@@ -1,10 +1,11 @@
-//! Settings of a guard that contradict each other.
+//! Settings of a guard that conflict with each other or are invalid.
 
-use crate::support::AUDIENCE;
-use crate::support::in_memory::{CLUSTER, SERVERLESS};
 use http::HeaderName;
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use tower_oidc_guard::{BuildError, Issuer, OidcGuard, OidcGuardBuilder, Policy};
+
+use crate::support::AUDIENCE;
+use crate::support::in_memory::{CLUSTER, SERVERLESS};
 
 fn builder() -> OidcGuardBuilder {
     OidcGuard::builder().issuer(Issuer::kubernetes(CLUSTER).audience(AUDIENCE))
@@ -14,7 +15,7 @@ fn client() -> reqwest_middleware::ClientWithMiddleware {
     reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).build()
 }
 
-/// The two settings of which the second would replace the first.
+/// Returns the names of the two settings that conflict.
 fn conflict(builder: OidcGuardBuilder) -> (&'static str, &'static str) {
     match builder.build() {
         Err(BuildError::Conflict { first, second, .. }) => (first, second),

@@ -1,17 +1,18 @@
-//! What a verified token says of its caller.
+//! The identity of a caller: typed claims, and the slots of a request's extensions that guards store it in.
 
 use std::time::Duration;
 
-use crate::support::in_memory::{
-    CLUSTER, GKE_SA, GoogleIssuer, SERVERLESS, cluster, guard_builder, send_request, token_spec,
-    verified_identity,
-};
-use crate::support::{AUDIENCE, Body, bearer_request, request};
 use http::Request;
 use serde::Deserialize;
 use serde_json::json;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_oidc_guard::{Identities, Identity, OidcGuard, Platform, Policy};
+
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, GoogleIssuer, SERVERLESS, cluster, guard_builder, send_request, token_spec,
+    verified_identity,
+};
+use crate::support::{AUDIENCE, Body, bearer_request, body_text, request};
 
 #[tokio::test]
 async fn standard_claims_are_typed() {
@@ -78,7 +79,9 @@ async fn kubernetes_claim_that_contradicts_the_subject_is_ignored() {
 #[tokio::test]
 async fn google_identity_has_email_authorized_party_domain_and_machine() {
     let (cluster, google) = (cluster(), GoogleIssuer::new());
-    let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
+    let guard = google
+        .guard_with_cluster(&cluster, Policy::any_verified_caller())
+        .await;
     let machine = json!({ "compute_engine": {
         "project_id": "p", "project_number": 7, "zone": "z", "instance_id": "i", "instance_name": "n",
     }});
@@ -113,7 +116,9 @@ async fn google_identity_has_email_authorized_party_domain_and_machine() {
 #[tokio::test]
 async fn google_email_without_email_verified_is_not_verified() {
     let (cluster, google) = (cluster(), GoogleIssuer::new());
-    let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
+    let guard = google
+        .guard_with_cluster(&cluster, Policy::any_verified_caller())
+        .await;
     let token = google
         .account("sa@p.iam.gserviceaccount.com")
         .without_claim("email_verified");
@@ -156,7 +161,7 @@ async fn debug_output_shows_the_caller_but_not_the_token() {
     assert!(token.split('.').all(|part| !text.contains(part)), "{text}");
 }
 
-/// The subjects that a service behind two guards finds, the gate's and its own.
+/// Sends a request through two guards and returns the subjects that the service finds for the outer and the inner guard.
 async fn both(
     gate: &OidcGuard,
     own: &OidcGuard,
@@ -172,7 +177,7 @@ async fn both(
         Ok::<_, std::convert::Infallible>(http::Response::new(format!("{gate:?}|{own:?}")))
     });
     let service = gate.layer().layer(own.layer().layer(seen));
-    let text = crate::support::body_text(service.oneshot(request).await.unwrap()).await;
+    let text = body_text(service.oneshot(request).await.unwrap()).await;
     let (gate, own) = text.split_once('|').unwrap();
     let read = |text: &str| {
         text.strip_prefix("Some(\"")
@@ -210,7 +215,7 @@ async fn guards_with_different_slots_keep_their_identities_apart() {
     assert_eq!(
         both(&gate, &own, only_gate).await,
         (proxy, None),
-        "an inner optional guard shows no outer caller"
+        "the inner optional guard has no identity of the outer guard"
     );
 }
 
@@ -287,6 +292,6 @@ async fn axum_extracts_a_required_or_optional_identity() {
         let sent = sent.body(axum::body::Body::empty()).unwrap();
         let response = app.clone().oneshot(sent).await.unwrap();
         assert_eq!(response.status(), status, "{path}");
-        assert_eq!(crate::support::body_text(response).await, body, "{path}");
+        assert_eq!(body_text(response).await, body, "{path}");
     }
 }

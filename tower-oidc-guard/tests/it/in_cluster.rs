@@ -1,26 +1,30 @@
-//! The issuer of the cluster that this runs in, against answers of real API servers.
+//! `Issuer::in_cluster`, with documents recorded from real API servers.
 #![cfg(unix)]
 
 use std::net::Ipv6Addr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::support::kubernetes::{
-    ISSUER, Pod, V1_20, V1_36, issued_at, publish, publish_mapped, recorded_token,
-};
-use crate::support::{AUDIENCE, advance_clock, unix_time};
 use http::StatusCode;
 use tower_oidc_guard::testing::FakeApiServer;
 use tower_oidc_guard::{
     BuildError, Issuer, KeysError, OidcGuard, Platform, Policy, TokenError, VerifyError,
 };
 
+use crate::support::kubernetes::{Pod, publish, publish_mapped};
+use crate::support::process::{is_child_process, run_in_child_process};
+use crate::support::recorded::{ISSUER, V1_20, V1_36, numeric_claim, recorded_token};
+use crate::support::{AUDIENCE, advance_clock, unix_time, wait_until};
+
 #[tokio::test]
 async fn pomerium_6592_issuer_comes_from_the_pod_token_and_keys_from_the_api_server() {
     let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     let guard = pod.guard();
-    assert!(pod.api.requests().is_empty(), "building fetches nothing");
-    let identity = guard.verifier().verify(&pod.caller).await.unwrap();
+    assert!(
+        pod.api.requests().is_empty(),
+        "building a guard sends no request"
+    );
+    let identity = guard.verifier().verify(&pod.caller_token).await.unwrap();
     assert_eq!(identity.issuer(), ISSUER);
     assert_eq!(identity.platform(), Platform::Kubernetes);
     assert_eq!(
@@ -29,10 +33,10 @@ async fn pomerium_6592_issuer_comes_from_the_pod_token_and_keys_from_the_api_ser
     );
     assert_eq!(guard.health()[0].issuer, ISSUER);
     let own = recorded_token(V1_36, "gke-sa-api-audience.jwt");
-    // The advertised address of the keys is that of a node, where nothing listens.
+    // The advertised `jwks_uri` is the address of a node, where nothing listens.
     let own = Some(own);
     assert_eq!(
-        pod.answered(),
+        pod.successful_requests(),
         [
             ("/.well-known/openid-configuration".to_owned(), own.clone()),
             ("/openid/v1/jwks".to_owned(), own),
@@ -98,7 +102,7 @@ async fn status_error_contains_the_request_and_a_hint_only_for_401_and_403() {
 async fn issuer_comes_from_discovery_if_the_pod_token_is_a_legacy_token() {
     let pod = Pod::new(V1_20, "automounted-legacy.jwt").await;
     let guard = pod.guard();
-    let identity = guard.verifier().verify(&pod.caller).await.unwrap();
+    let identity = guard.verifier().verify(&pod.caller_token).await.unwrap();
     assert_eq!(identity.issuer(), ISSUER);
     let legacy = guard
         .verifier()
@@ -106,14 +110,21 @@ async fn issuer_comes_from_discovery_if_the_pod_token_is_a_legacy_token() {
         .await;
     assert!(
         legacy.is_err(),
-        "that token itself is for nobody and for ever"
+        "a legacy token has no audience and no expiry"
     );
 }
 
 #[tokio::test]
 async fn api_server_is_reachable_over_ipv6() {
-    let pod = Pod::at(V1_36, "gke-sa-api-audience.jwt", Ipv6Addr::LOCALHOST.into()).await;
-    assert!(pod.guard().verifier().verify(&pod.caller).await.is_ok());
+    let pod =
+        Pod::with_api_address(V1_36, "gke-sa-api-audience.jwt", Ipv6Addr::LOCALHOST.into()).await;
+    assert!(
+        pod.guard()
+            .verifier()
+            .verify(&pod.caller_token)
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -121,8 +132,8 @@ async fn rotated_token_and_ca_files_are_reloaded() {
     let mut pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
     let guard = pod.guard();
     guard.ready().await.unwrap();
-    let before = pod.answered().len();
-    // A new CA and another own token; the old connections are gone.
+    let before = pod.successful_requests().len();
+    // Replaces the CA and the pod's own token, and closes the old connections.
     pod.api.replace_ca().unwrap();
     pod.api.stop().await;
     pod.api.restart().await.unwrap();
@@ -133,18 +144,13 @@ async fn rotated_token_and_ca_files_are_reloaded() {
         .write([("token", own.as_str()), ("ca.crt", &pod.api.ca_pem())])
         .unwrap();
     advance_clock(Duration::from_secs(3600)).await;
-    for _ in 0..1000 {
-        assert!(
-            guard.verifier().verify(&pod.caller).await.is_ok(),
-            "a known key never fails"
-        );
-        if guard.health()[0].usable_keys == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(guard.health()[0].usable_keys, 2, "{:?}", guard.health());
-    let after = pod.answered().split_off(before);
+    wait_until(async || {
+        let known = guard.verifier().verify(&pod.caller_token).await;
+        assert!(known.is_ok(), "a token with a known key is rejected");
+        guard.health()[0].usable_keys == 2
+    })
+    .await;
+    let after = pod.successful_requests().split_off(before);
     assert!(after.iter().all(|(_, sent)| sent.as_ref() == Some(&own)));
 }
 
@@ -256,35 +262,37 @@ async fn error_names_the_key_request_that_a_cluster_forbids() {
     assert!(text.contains("/openid/v1/jwks returned 403"), "{text}");
 }
 
+/// The environment variable with the path of the pod's volume.
+const VOLUME: &str = "TEST_VOLUME";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_environment_variables_suffice_to_find_the_api_server() {
+    if is_child_process() {
+        let volume = std::env::var_os(VOLUME).unwrap();
+        return verify_with_pod_environment(volume.as_ref()).await;
+    }
     let pod = Pod::new(V1_36, "gke-sa-api-audience.jwt").await;
-    let mut test = std::process::Command::new(std::env::current_exe().unwrap());
-    test.args([
-        "--exact",
-        "in_cluster::inside_a_pod",
-        "--ignored",
-        "--nocapture",
-    ])
-    .env("KUBERNETES_SERVICE_HOST", pod.api.host())
-    .env("KUBERNETES_SERVICE_PORT", pod.api.port())
-    // A proxy that is not there: whoever asked it would fail.
-    .env("HTTPS_PROXY", "http://127.0.0.1:1")
-    .env("VOLUME", pod.kubelet.path(""));
-    let output = tokio::task::spawn_blocking(move || test.output().unwrap())
-        .await
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let (host, port) = (pod.api.host(), pod.api.port());
+    let volume = pod.kubelet.path("");
+    let child = tokio::task::spawn_blocking(move || {
+        run_in_child_process(
+            "in_cluster::pod_environment_variables_suffice_to_find_the_api_server",
+            &[
+                ("KUBERNETES_SERVICE_HOST", host.as_ref()),
+                ("KUBERNETES_SERVICE_PORT", port.as_ref()),
+                // Requests through this proxy fail, since nothing listens there.
+                ("HTTPS_PROXY", "http://127.0.0.1:1".as_ref()),
+                (VOLUME, volume.as_ref()),
+            ],
+        );
+    });
+    child.await.unwrap();
 }
 
-#[tokio::test]
-#[ignore = "is run by the one above"]
-async fn inside_a_pod() {
-    let Some(volume) = std::env::var_os("VOLUME").map(PathBuf::from) else {
-        return;
-    };
+/// Verifies a recorded token in a process that has the environment of a pod.
+async fn verify_with_pod_environment(volume: &Path) {
     let caller = recorded_token(V1_36, "gke-sa-600s.jwt");
-    let now = issued_at(&caller) + 1;
+    let now = numeric_claim(&caller, "iat").unwrap() + 1;
     let issuer = Issuer::in_cluster()
         .unwrap()
         .api_token_file(volume.join("token"))
@@ -325,16 +333,10 @@ async fn deny_list_with_a_former_issuer_name_denies_callers_with_the_new_name() 
     api.set_issuers([NEW_NAME, ISSUER]);
     mount();
     let token = |name: &str| api.token("shop", name).audience(AUDIENCE).mint();
-    let mut caller = guard.verifier().verify(token("web")).await;
     advance_clock(Duration::from_secs(3600)).await;
-    for _ in 0..1000 {
-        caller = guard.verifier().verify(token("web")).await;
-        if caller.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let denied = guard.policy().explain(&caller.unwrap());
+    wait_until(async || guard.verifier().verify(token("web")).await.is_ok()).await;
+    let caller = guard.verifier().verify(token("web")).await.unwrap();
+    let denied = guard.policy().explain(&caller);
     assert!(!denied.is_allowed(), "{denied}");
     let other = guard.verifier().verify(token("orders")).await.unwrap();
     assert!(guard.policy().explain(&other).is_allowed());

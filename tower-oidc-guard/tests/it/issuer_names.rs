@@ -1,31 +1,33 @@
-//! Issuers that change their names, or have several.
+//! Issuers with several names, and issuers whose name changes.
 
 use std::time::Duration;
 
-use crate::support::in_memory::send_request;
-use crate::support::signer::Signer;
-use crate::support::{
-    AUDIENCE, HEADER, ISSUER_URL, advance_clock, bearer_request, claims, document_client,
-    guard_with_client, mock_client,
-};
 use serde_json::json;
 use tower_oidc_guard::testing::{FakeApiServer, TokenSpec};
 use tower_oidc_guard::{
     Algorithm, BuildError, Issuer, KeysError, OidcGuard, Policy, TokenError, VerifyError,
 };
 
+use crate::support::in_memory::{send_request, token_status};
+use crate::support::mock_client::{document_client, unused_client};
+use crate::support::signer::Signer;
+use crate::support::{
+    AUDIENCE, HEADER, ISSUER_URL, advance_clock, bearer_request, claims, guard_with_client,
+    wait_until,
+};
+
 const OLD: &str = "https://kubernetes.default.svc.cluster.local";
 const NEW: &str = "https://issuer.example";
 const WEB: &str = "system:serviceaccount:shop:web";
 
-/// A cluster, and the volume of the pod that the guard runs in.
+/// A cluster, and the volume of the pod in which the guard runs.
 struct Cluster {
     api: FakeApiServer,
     volume: tempfile::TempDir,
 }
 
 impl Cluster {
-    /// A cluster that is called [`OLD`].
+    /// Creates a cluster with the issuer [`OLD`].
     async fn new() -> Self {
         let api = FakeApiServer::start().await.unwrap();
         api.set_issuers([OLD]);
@@ -36,7 +38,7 @@ impl Cluster {
         cluster
     }
 
-    /// Has the kubelet replace the pod's own token by one with the current name.
+    /// Replaces the pod's own token with one of the current issuer.
     fn rotate_own_token(&self) {
         let token = self.api.pod_token("shop", "guard");
         std::fs::write(self.volume.path().join("token"), token).unwrap();
@@ -56,7 +58,7 @@ impl Cluster {
         builder.policy(policy).build().unwrap()
     }
 
-    /// A caller's token, with the current name.
+    /// Returns the specification of a caller's token of the current issuer.
     fn caller(&self) -> TokenSpec {
         let spec = self.api.token("shop", "web").audience(AUDIENCE);
         spec.lifetime(Duration::from_secs(48 * 3600))
@@ -75,17 +77,15 @@ async fn issuer_of(guard: &OidcGuard, token: &str) -> Result<String, VerifyError
     identity.map(|identity| identity.issuer().to_owned())
 }
 
-/// Lets an hour pass, and waits for the refresh.
+/// Advances the clock by an hour and waits for the refresh.
 async fn refresh(cluster: &Cluster, guard: &OidcGuard) {
     let before = cluster.key_fetches();
     advance_clock(Duration::from_secs(3600)).await;
-    for _ in 0..1000 {
+    wait_until(async || {
         guard.prefetch();
-        if cluster.key_fetches() > before {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        cluster.key_fetches() > before
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
@@ -100,12 +100,12 @@ async fn new_issuer_name_is_accepted_as_soon_as_the_api_server_announces_it_besi
     assert_eq!(
         issuer_of(&guard, &new).await,
         Ok(NEW.to_owned()),
-        "in the same request"
+        "accepted by the same request"
     );
     assert_eq!(cluster.key_fetches(), 2);
     assert_eq!(issuer_of(&guard, &old).await, Ok(OLD.to_owned()));
-    assert_eq!(guard.health()[0].issuer, OLD, "the label stays");
-    // The guard's own token has the new name now.
+    assert_eq!(guard.health()[0].issuer, OLD, "the label does not change");
+    // From here on, the pod's own token has the new name.
     cluster.rotate_own_token();
     refresh(&cluster, &guard).await;
     assert_eq!(issuer_of(&guard, &new).await, Ok(NEW.to_owned()));
@@ -129,7 +129,7 @@ async fn old_issuer_name_is_accepted_after_a_rename_if_it_is_configured() {
             Err(VerifyError::InvalidToken(TokenError::UnknownIssuer)),
         ),
         (cluster.issuer().also_known_as(OLD), Ok(OLD.to_owned())),
-        // That the pod's own token says the same is no conflict.
+        // Configuring the name that the pod's own token has is no conflict.
         (
             cluster.issuer().also_known_as(OLD).also_known_as(NEW),
             Ok(OLD.to_owned()),
@@ -170,7 +170,7 @@ async fn policies_may_use_any_name_of_an_issuer() {
     }
 }
 
-/// The keys of the cluster `NEW` are given, so that it is never asked.
+/// Returns an issuer with the name [`NEW`] whose keys are configured, so that none are fetched.
 fn configured_as_new() -> Issuer {
     let keys = json!({ "keys": [Signer::new().jwk()] }).to_string();
     let issuer = Issuer::kubernetes(NEW).keys_json(keys);
@@ -195,15 +195,15 @@ async fn cluster_announcing_another_issuers_name_does_not_match_its_members() {
     assert_eq!(status().await, 403);
     cluster.api.set_issuers([NEW, OLD]);
     refresh(&cluster, &guard).await;
-    assert_eq!(status().await, 403, "it is still the cluster called OLD");
+    assert_eq!(status().await, 403, "the token belongs to the cluster OLD");
     let new = cluster.caller().mint();
     assert!(
         guard.verifier().verify(new).await.is_err(),
-        "tokens with that name are the other issuer's to sign"
+        "tokens with that name need a key of the other issuer"
     );
 }
 
-/// A token of the legacy kind does not name the cluster's issuer.
+/// Mints a legacy token, which does not contain the issuer of the cluster.
 fn legacy_token(cluster: &Cluster) -> String {
     let token = cluster.caller().claim("iss", "kubernetes/serviceaccount");
     let token = token.claim("aud", json!([])).mint();
@@ -220,7 +220,7 @@ async fn policy_must_use_configured_issuer_names_if_the_pod_token_is_a_legacy_to
     let unnamed = OidcGuard::builder().issuer(cluster.issuer());
     assert!(
         matches!(unnamed.policy(deny()).build(), Err(BuildError::Policy(_))),
-        "a name that may be misspelt would deny nobody"
+        "a misspelled name would deny nobody"
     );
     let guard = cluster.guard(cluster.issuer().also_known_as(OLD), deny());
     for issuers in [vec![OLD], vec![NEW, OLD]] {
@@ -240,12 +240,7 @@ async fn audience_added_to_the_pod_token_later_makes_the_next_fetch_fail() {
     let own = own.audience(AUDIENCE).mint();
     std::fs::write(cluster.volume.path().join("token"), own).unwrap();
     advance_clock(Duration::from_secs(3600)).await;
-    for _ in 0..1000 {
-        if guard.health()[0].last_error.is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_until(async || guard.health()[0].last_error.is_some()).await;
     let error = guard.health()[0].last_error.clone().unwrap();
     assert!(
         matches!(*error, KeysError::ApiServerAudience { .. }),
@@ -275,7 +270,7 @@ async fn unknown_issuer_is_rejected_and_fetches_are_rate_limited() {
     );
     let known = cluster.caller().mint();
     assert_eq!(issuer_of(&guard, &known).await, Ok(OLD.to_owned()));
-    // What is wrong with the token otherwise is not even asked about.
+    // A token that is invalid for another reason causes no fetch.
     let before = cluster.key_fetches();
     let other = cluster
         .caller()
@@ -331,10 +326,7 @@ async fn any_issuer_can_have_several_names() {
             .algorithms([Algorithm::ES256])
     };
     let keys = json!({ "keys": [signer.jwk()] }).to_string();
-    let given = guard_with_client(
-        named().keys_json(keys.clone()),
-        mock_client(|request| panic!("{request:?}")),
-    );
+    let given = guard_with_client(named().keys_json(keys.clone()), unused_client());
     // A discovery document may have any of the names.
     let document = json!({ "issuer": OLD, "jwks_uri": "https://keys.example/jwks" });
     let documents = [
@@ -352,10 +344,7 @@ async fn any_issuer_can_have_several_names() {
             assert_eq!(issuer_of(&guard, &token).await, Ok(iss.to_owned()));
             let policy = Policy::members([format!("principal:{ISSUER_URL}#caller")]);
             let layer = guard.layer_with(policy).unwrap();
-            assert_eq!(
-                send_request(layer, bearer_request(&token)).await.status(),
-                200
-            );
+            assert_eq!(token_status(layer, &token).await, 200);
         }
         let stranger = signer.sign(HEADER, &claims(json!({ "iss": "https://evil.example" })));
         assert_eq!(

@@ -1,17 +1,19 @@
-//! How issuers are configured, and what that makes of their tokens.
+//! Settings of an issuer, and which tokens they accept.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::support::signer::Signer;
-use crate::support::{AUDIENCE, HEADER, ISSUER_URL, NOW, claims, document_client, unix_time};
 use serde_json::{Value, json};
 use tower_oidc_guard::{
     Algorithm, BuildError, Issuer, OidcGuard, Platform, Policy, TokenError, TokenVerifier,
     VerifyError,
 };
 
-/// A verifier of that issuer, to whom these documents are served, and nothing else.
+use crate::support::mock_client::{document_client, unused_client};
+use crate::support::signer::Signer;
+use crate::support::{AUDIENCE, HEADER, ISSUER_URL, NOW, claims, guard_with_client, unix_time};
+
+/// Creates a verifier of this issuer that can fetch these documents only.
 fn verifier(issuer: Issuer, documents: &[(&str, Value)]) -> TokenVerifier {
     build(issuer, documents).unwrap().verifier().clone()
 }
@@ -32,8 +34,8 @@ fn keys(signer: &Signer) -> Value {
     json!({ "keys": [signer.jwk()] })
 }
 
-/// An issuer whose keys are given, so that nobody is asked.
-fn given(signer: &Signer) -> Issuer {
+/// Returns an issuer whose keys are configured, so that none are fetched.
+fn with_keys(signer: &Signer) -> Issuer {
     let issuer = Issuer::oidc(ISSUER_URL).algorithms([Algorithm::ES256]);
     issuer.keys_json(keys(signer).to_string())
 }
@@ -46,12 +48,12 @@ async fn verdict(issuer: Issuer, token: &str) -> Result<(), VerifyError> {
 async fn configured_keys_are_used_without_any_request() {
     let (signer, other) = (Signer::new(), Signer::new());
     assert_eq!(
-        verdict(given(&signer), &signer.sign(HEADER, &claims(json!({})))).await,
+        verdict(with_keys(&signer), &signer.sign(HEADER, &claims(json!({})))).await,
         Ok(())
     );
     let forged = other.sign(HEADER, &claims(json!({})));
     assert_eq!(
-        verdict(given(&signer), &forged).await,
+        verdict(with_keys(&signer), &forged).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
@@ -108,7 +110,7 @@ async fn discovery_document_from_another_url_must_name_the_issuer() {
         })
     };
     let token = signer.sign(HEADER, &claims(json!({})));
-    for (name, is_taken) in [(ISSUER_URL, true), ("https://evil.example", false)] {
+    for (name, is_accepted) in [(ISSUER_URL, true), ("https://evil.example", false)] {
         let documents = [
             (at, document(name)),
             ("https://mirror.example/keys", keys(&signer)),
@@ -116,7 +118,7 @@ async fn discovery_document_from_another_url_must_name_the_issuer() {
         let issuer = Issuer::oidc(ISSUER_URL).discovery_url(at);
         assert_eq!(
             verifier(issuer, &documents).verify(&token).await.is_ok(),
-            is_taken,
+            is_accepted,
             "{name}"
         );
     }
@@ -179,7 +181,7 @@ async fn cloud_presets_accept_their_issuer_names() {
 #[tokio::test]
 async fn required_token_type_must_be_present() {
     let signer = Signer::new();
-    let issuer = || given(&signer).token_types(["at+jwt"]);
+    let issuer = || with_keys(&signer).token_types(["at+jwt"]);
     for (typ, expected) in [
         (Some("at+jwt"), Ok(())),
         (Some("AT+JWT"), Ok(())),
@@ -202,7 +204,7 @@ async fn required_token_type_must_be_present() {
 #[tokio::test]
 async fn token_over_the_maximum_lifetime_is_rejected() {
     let signer = Signer::new();
-    let issuer = || given(&signer).max_lifetime(Duration::from_secs(3600));
+    let issuer = || with_keys(&signer).max_lifetime(Duration::from_secs(3600));
     for (changes, expected) in [
         (json!({ "iat": NOW, "exp": NOW + 3600 }), Ok(())),
         (
@@ -223,7 +225,7 @@ async fn token_over_the_maximum_lifetime_is_rejected() {
 async fn required_claims_must_have_their_values() {
     let signer = Signer::new();
     let issuer = || {
-        given(&signer)
+        with_keys(&signer)
             .require_claim("repository", "a/b")
             .require_claim("count", 1)
     };
@@ -251,11 +253,11 @@ async fn required_claims_must_have_their_values() {
 async fn claims_function_sees_only_claims_of_verified_tokens() {
     let (signer, other) = (Signer::new(), Signer::new());
     let issuer = || {
-        given(&signer).require(|claims| {
+        with_keys(&signer).require(|claims| {
             assert_ne!(
                 claims.get("forged"),
                 Some(&json!(true)),
-                "it must not see this one"
+                "called for a token with an invalid signature"
             );
             claims.get("event").is_some_and(|event| event == "push")
         })
@@ -603,7 +605,50 @@ fn api_server_audience_does_not_build_for_any_kubernetes_issuer() {
             assert!(build(accepting, &[]).is_ok(), "{audience}");
         }
     }
-    // For another issuer it is an audience like any other.
+    // Other issuers may have this audience.
     let other = Issuer::oidc(ISSUER_URL).audience("https://kubernetes.default.svc");
     assert!(build(other, &[]).is_ok());
+}
+
+#[tokio::test]
+async fn required_email_claim_rejects_other_google_accounts() {
+    let signer = Signer::new();
+    let keys = json!({ "keys": [signer.jwk()] }).to_string();
+    let google = || {
+        Issuer::google()
+            .algorithms([Algorithm::ES256])
+            .keys_json(keys.clone())
+    };
+    let token = |email: &str| {
+        let google = json!({ "iss": "https://accounts.google.com", "email": email });
+        signer.sign(HEADER, &claims(google))
+    };
+    let any = guard_with_client(google(), unused_client());
+    assert!(
+        any.verifier()
+            .verify(token("stranger@gmail.com"))
+            .await
+            .is_ok()
+    );
+    let known = google().require_claim("email", "known@project.iam.gserviceaccount.com");
+    let known = guard_with_client(known, unused_client());
+    let verdict = known.verifier().verify(token("stranger@gmail.com")).await;
+    assert_eq!(
+        verdict.err(),
+        Some(VerifyError::InvalidToken(TokenError::UnmetClaim))
+    );
+    assert!(
+        known
+            .verifier()
+            .verify(token("known@project.iam.gserviceaccount.com"))
+            .await
+            .is_ok()
+    );
+}
+
+#[test]
+fn issuer_without_audience_does_not_build() {
+    let builder = OidcGuard::builder().issuer(Issuer::oidc(ISSUER_URL));
+    let built = builder.any_verified_caller().build();
+    assert!(matches!(built, Err(BuildError::NoAudience { .. })));
 }

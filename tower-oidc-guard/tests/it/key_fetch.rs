@@ -1,18 +1,23 @@
-//! How documents are fetched: tags, limits, and servers that behave badly.
+//! Fetching discovery documents and key sets: conditional requests, limits, redirects, misbehaving servers, and what is
+//! logged of a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::signer::Signer;
-use crate::support::{
-    HEADER, ISSUER_URL, advance_clock, claims, guard_with_client, mock_client, trusted_issuer,
-};
-use http::Response;
-use serde_json::json;
+use http::{Method, Response};
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
-use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard};
+use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, TokenError, VerifyError};
+
+use crate::support::logs::CapturedLogs;
+use crate::support::mock_client::mock_client;
+use crate::support::process::{is_child_process, run_in_child_process};
+use crate::support::signer::Signer;
+use crate::support::{
+    HEADER, ISSUER_URL, advance_clock, claims, guard_with_client, guard_with_keys, trusted_issuer,
+};
 
 const KEYS: &str = "https://keys.example/jwks";
 
@@ -23,7 +28,7 @@ fn issuer() -> Issuer {
 }
 
 fn keys(signer: &Signer, count: usize) -> Vec<u8> {
-    let named = |number: usize| {
+    let key = |number: usize| {
         let mut key = signer.jwk();
         key["kid"] = if number == 0 {
             "k".into()
@@ -32,7 +37,7 @@ fn keys(signer: &Signer, count: usize) -> Vec<u8> {
         };
         key
     };
-    let keys: Vec<_> = (0..count).map(named).collect();
+    let keys: Vec<_> = (0..count).map(key).collect();
     json!({ "keys": keys }).to_string().into_bytes()
 }
 
@@ -42,16 +47,16 @@ async fn key_set_with_etag_is_requested_conditionally_and_kept_after_304() {
     let (body, not_modified) = (keys(&signer, 1), Arc::new(AtomicUsize::new(0)));
     let counted = not_modified.clone();
     let client = mock_client(move |request| {
-        let knows = request.headers().get("if-none-match");
-        if knows.is_some_and(|tag| tag == "\"v1\"") {
+        let etag = request.headers().get("if-none-match");
+        if etag.is_some_and(|tag| tag == "\"v1\"") {
             counted.fetch_add(1, Ordering::Relaxed);
-            let answer = Response::builder()
+            let response = Response::builder()
                 .status(304)
                 .header("cache-control", "max-age=600");
-            return answer.body(Vec::new()).unwrap();
+            return response.body(Vec::new()).unwrap();
         }
-        let answer = Response::builder().header("etag", "\"v1\"");
-        answer.body(body.clone()).unwrap()
+        let response = Response::builder().header("etag", "\"v1\"");
+        response.body(body.clone()).unwrap()
     });
     let guard = guard_with_client(issuer(), client);
     guard.ready().await.unwrap();
@@ -91,13 +96,13 @@ async fn unsolicited_304_is_an_error() {
 #[tokio::test]
 async fn key_set_with_more_keys_than_the_limit_is_rejected() {
     let signer = Signer::new();
-    for (count, limit, is_taken) in [(200, 200, true), (201, 200, false), (2, 1, false)] {
+    for (count, limit, is_accepted) in [(200, 200, true), (201, 200, false), (2, 1, false)] {
         let body = keys(&signer, count);
         let client = mock_client(move |_| Response::new(body.clone()));
         let ready = guard_with_client(issuer().max_keys(limit), client)
             .ready()
             .await;
-        assert_eq!(ready.is_ok(), is_taken, "{count}");
+        assert_eq!(ready.is_ok(), is_accepted, "{count}");
         let error = ready.err();
         let is_named = |error: &tower_oidc_guard::NotReady| {
             matches!(error.cause(), KeysError::TooManyKeys { .. })
@@ -119,8 +124,8 @@ async fn response_body_over_the_size_limit_is_rejected() {
     }
 }
 
-/// A server that sends these bytes, and then a blank every tenth of a second, or nothing more.
-async fn drip(first: &'static [u8]) -> OidcGuard {
+/// Creates a guard whose issuer sends these bytes and then a space every 100 ms, or nothing if there are no bytes.
+async fn guard_of_slow_server(first: &'static [u8]) -> OidcGuard {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -143,7 +148,7 @@ async fn drip(first: &'static [u8]) -> OidcGuard {
 
 #[tokio::test]
 async fn silent_server_causes_a_timeout() {
-    let error = drip(b"").await.ready().await.unwrap_err();
+    let error = guard_of_slow_server(b"").await.ready().await.unwrap_err();
     assert!(
         matches!(error.cause(), KeysError::Timeout { .. }),
         "{error:?}"
@@ -153,7 +158,7 @@ async fn silent_server_causes_a_timeout() {
 #[tokio::test]
 async fn slowly_sending_server_causes_a_timeout() {
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n";
-    let error = drip(head).await.ready().await.unwrap_err();
+    let error = guard_of_slow_server(head).await.ready().await.unwrap_err();
     assert!(
         matches!(error.cause(), KeysError::Timeout { .. }),
         "{error:?}"
@@ -197,5 +202,140 @@ async fn same_origin_redirect_is_followed_and_cross_origin_redirect_is_not() {
                 "{text}"
             );
         }
+    }
+}
+
+/// Returns a discovery document like that of Kubernetes, which has no `authorization_endpoint`.
+fn discovery(issuer: &str) -> Value {
+    json!({
+        "issuer": issuer,
+        "jwks_uri": "https://keys.example/jwks",
+        "id_token_signing_alg_values_supported": ["ES256"],
+    })
+}
+
+#[tokio::test]
+async fn openidconnect_rs_201_discovery_document_without_authorization_endpoint_is_accepted() {
+    let signer = Signer::new();
+    assert!(
+        discovery(ISSUER_URL)
+            .get("authorization_endpoint")
+            .is_none()
+    );
+    let guard = guard_with_keys(&[signer.jwk()]);
+    let token = signer.sign(HEADER, &claims(json!({})));
+    assert!(guard.verifier().verify(token).await.is_ok());
+}
+
+#[tokio::test]
+async fn keys_load_from_a_server_without_head_or_etag_and_with_jwk_set_content_type() {
+    let signer = Signer::new();
+    let keys = json!({ "keys": [signer.jwk()] });
+    let client = mock_client(move |request| {
+        if request.method() != Method::GET {
+            return Response::builder().status(405).body(Vec::new()).unwrap();
+        }
+        let (kind, body) = match request.url().path() {
+            "/jwks" => ("application/jwk-set+json", &keys),
+            _ => ("application/json", &discovery(ISSUER_URL)),
+        };
+        let response = Response::builder().header("content-type", kind);
+        response.body(body.to_string().into_bytes()).unwrap()
+    });
+    guard_with_client(Issuer::oidc(ISSUER_URL), client)
+        .ready()
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn openidconnect_rs_226_trailing_slash_is_a_different_issuer_and_the_error_mentions_it() {
+    let signer = Signer::new();
+    let keys = json!({ "keys": [signer.jwk()] });
+    let client = mock_client(move |request| {
+        let with_slash = discovery(&format!("{ISSUER_URL}/"));
+        let body = if request.url().path() == "/jwks" {
+            &keys
+        } else {
+            &with_slash
+        };
+        Response::new(body.to_string().into_bytes())
+    });
+    let error = guard_with_client(Issuer::oidc(ISSUER_URL), client)
+        .ready()
+        .await
+        .unwrap_err();
+    assert!(
+        error.cause().to_string().contains("slash"),
+        "{}",
+        error.cause()
+    );
+    let with_slash = claims(json!({ "iss": format!("{ISSUER_URL}/") }));
+    let verdict = guard_with_keys(&[signer.jwk()])
+        .verifier()
+        .verify(signer.sign(HEADER, &with_slash))
+        .await;
+    assert_eq!(
+        verdict.err(),
+        Some(VerifyError::InvalidToken(TokenError::UnknownIssuer))
+    );
+}
+
+#[tokio::test]
+async fn failed_fetch_logs_only_an_excerpt_of_the_response() {
+    if !is_child_process() {
+        return run_in_child_process(
+            "key_fetch::failed_fetch_logs_only_an_excerpt_of_the_response",
+            &[],
+        );
+    }
+    let logs = CapturedLogs::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(logs.clone())
+        .finish();
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    let long = "x".repeat(500_000);
+    let valid = || json!({ "issuer": ISSUER_URL, "jwks_uri": "https://keys.example/jwks" });
+    let with = |name: &str, value: Value| {
+        let mut document = valid();
+        document[name] = value;
+        document.to_string()
+    };
+    for (document, keys) in [
+        (long.clone(), String::new()),
+        (with("issuer", json!(long)), String::new()),
+        (with("issuer", json!([long])), String::new()),
+        (with("issuer", json!(&long[..2000])), String::new()),
+        (with("jwks_uri", json!(long)), String::new()),
+        (
+            with("jwks_uri", json!(format!("https://{long}"))),
+            String::new(),
+        ),
+        (
+            with("id_token_signing_alg_values_supported", json!(long)),
+            String::new(),
+        ),
+        (valid().to_string(), long.clone()),
+        (valid().to_string(), json!({ "keys": long }).to_string()),
+        (valid().to_string(), json!(long).to_string()),
+        (
+            valid().to_string(),
+            json!({ "keys": [long, { "kid": long }] }).to_string(),
+        ),
+    ] {
+        let client = mock_client(move |request| {
+            let is_keys = request.url().path() == "/jwks";
+            let body = if is_keys { &keys } else { &document };
+            Response::new(body.clone().into_bytes())
+        });
+        logs.clear();
+        let guard = guard_with_client(Issuer::oidc(ISSUER_URL), client);
+        let error = guard.ready().await.unwrap_err();
+        let text = logs.text();
+        assert!(text.contains("WARN"), "{text}");
+        assert!(text.len() < 3000, "{} bytes: {}", text.len(), &text[..500]);
+        let debug = format!("{error:?}");
+        assert!(debug.len() < 5000, "{} bytes", debug.len());
     }
 }

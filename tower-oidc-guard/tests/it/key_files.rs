@@ -1,17 +1,21 @@
-//! Keys that are given, or lie in a file.
+//! Keys in PEM and in key files.
 #![cfg(unix)]
 
-use crate::support::signer::Signer;
-use crate::support::{HEADER, ISSUER_URL, advance_clock, claims, guard_with_client, mock_client};
+use std::time::Duration;
+
 use reqwest_wi_auth::testing::Kubelet;
 use serde_json::json;
 use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, TokenError, VerifyError};
+
+use crate::support::mock_client::unused_client;
+use crate::support::signer::{Signer, base64url};
+use crate::support::{HEADER, ISSUER_URL, advance_clock, claims, guard_with_client, wait_until};
 
 const P256_PREFIX: &[u8] = &[
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
-/// The key of RFC 8410, section 10.1.
+/// The public key of RFC 8410, section 10.1.
 const ED25519: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 -----END PUBLIC KEY-----
@@ -25,20 +29,20 @@ fn pem(signer: &Signer) -> String {
     format!("-----BEGIN PUBLIC KEY-----\n{one}\n{two}\n-----END PUBLIC KEY-----\n")
 }
 
-/// The `kid` that Kubernetes gives that key.
+/// Returns the `kid` that Kubernetes assigns to this key.
 fn kid(signer: &Signer) -> String {
     use aws_lc_rs::digest::{SHA256, digest};
     let der = [P256_PREFIX, &signer.point()].concat();
-    crate::support::signer::base64url(digest(&SHA256, &der).as_ref())
+    base64url(digest(&SHA256, &der).as_ref())
 }
 
 fn issuer() -> Issuer {
     Issuer::oidc(ISSUER_URL).algorithms([Algorithm::ES256])
 }
 
-/// A guard of that issuer, which asks nobody.
+/// Creates a guard of this issuer that must not send a request.
 fn guard(issuer: Issuer) -> OidcGuard {
-    guard_with_client(issuer, mock_client(|request| panic!("{request:?}")))
+    guard_with_client(issuer, unused_client())
 }
 
 async fn verdict(guard: &OidcGuard, token: String) -> Result<(), VerifyError> {
@@ -97,7 +101,7 @@ v3mJ3gI1f0m1r2x0ytYbG6p6dG4Yv3fQ8T2bqkqk5u0m2R3k8WcF2WMCAwEAAQ==
     assert!(text(weak).contains("no usable key"), "{}", text(weak));
 }
 
-/// A certificate of a key, issued by somebody else.
+/// Creates a certificate of this key, issued by another key.
 fn certificate(signer: &Signer) -> String {
     struct Key(Vec<u8>);
     impl rcgen::PublicKeyData for Key {
@@ -185,16 +189,16 @@ fn pem_without_public_keys_is_rejected_and_the_error_names_its_content() {
         (block("PUBLIC KEY"), "public key"),
         (sound[..60].to_owned(), "not well-formed"),
     ] {
-        let told = fault(issuer().keys_pem(text.clone()));
-        assert!(told.contains(named), "{text}: {told}");
+        let error = fault(issuer().keys_pem(text.clone()));
+        assert!(error.contains(named), "{text}: {error}");
     }
-    let told = fault(issuer().keys_json(sound));
-    assert!(told.contains("keys_pem"), "{told}");
+    let error = fault(issuer().keys_json(sound));
+    assert!(error.contains("keys_pem"), "{error}");
 }
 
 #[tokio::test]
 async fn unusable_pem_key_is_skipped() {
-    // secp256k1, and X25519 (RFC 8410, section 10.2 has its form).
+    // A secp256k1 key and an X25519 key (in the form of RFC 8410, section 10.2).
     let odd = [
         "MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAEeb5mfvncu6xVoGKVzocLBwKb/NstzijZ\nWfKBWxb4F5hIOtp3JqPEZV2k+/wOEQio/Re0SKaFVBmcR9CP+xDUuA==",
         "MCowBQYDK2VuAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=",
@@ -227,13 +231,7 @@ async fn key_file_is_reloaded_after_a_kubelet_update() {
     let signed = |by: &Signer| by.sign(HEADER, &claims(json!({})));
     assert_eq!(verdict(&guard, signed(&old)).await, Ok(()));
     kubelet.rotate("jwks.json", pem(&new)).unwrap();
-    for _ in 0..1000 {
-        if verdict(&guard, signed(&new)).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-    assert_eq!(verdict(&guard, signed(&new)).await, Ok(()));
+    wait_until(async || verdict(&guard, signed(&new)).await.is_ok()).await;
     assert_eq!(
         verdict(&guard, signed(&old)).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
@@ -249,14 +247,12 @@ async fn invalid_key_file_keeps_the_old_keys_and_is_reported() {
     let token = || signer.sign(HEADER, &claims(json!({})));
     assert_eq!(verdict(&guard, token()).await, Ok(()));
     std::fs::write(&path, r#"{"keys":null}"#).unwrap();
-    for _ in 0..1000 {
-        advance_clock(std::time::Duration::from_secs(61)).await;
+    wait_until(async || {
+        advance_clock(Duration::from_secs(61)).await;
         assert_eq!(verdict(&guard, token()).await, Ok(()));
-        if guard.health()[0].last_error.is_some() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+        guard.health()[0].last_error.is_some()
+    })
+    .await;
     let health = guard.health().remove(0);
     let error = health.last_error.unwrap();
     assert!(
@@ -272,20 +268,11 @@ async fn emptied_key_file_withdraws_all_keys() {
         let folder = tempfile::tempdir().unwrap();
         let (path, signer) = (folder.path().join("jwks.json"), Signer::new());
         std::fs::write(&path, jwks(&signer)).unwrap();
-        let guard = guard(
-            issuer()
-                .keys_file(&path)
-                .unknown_key_jitter(std::time::Duration::ZERO),
-        );
+        let guard = guard(issuer().keys_file(&path).unknown_key_jitter(Duration::ZERO));
         let token = || signer.sign(HEADER, &claims(json!({})));
         assert_eq!(verdict(&guard, token()).await, Ok(()));
         std::fs::write(&path, emptied).unwrap();
-        for _ in 0..1000 {
-            if !guard.health()[0].is_ready {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        wait_until(async || !guard.health()[0].is_ready).await;
         let health = guard.health().remove(0);
         assert_eq!((health.is_ready, health.usable_keys), (false, 0));
         let error = health.last_error.unwrap();
@@ -295,13 +282,12 @@ async fn emptied_key_file_withdraws_all_keys() {
             Err(VerifyError::KeysUnavailable { .. })
         ));
         std::fs::write(&path, jwks(&signer)).unwrap();
-        for _ in 0..1000 {
-            if guard.health()[0].is_ready {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-        assert_eq!(verdict(&guard, token()).await, Ok(()), "it is filled again");
+        wait_until(async || guard.health()[0].is_ready).await;
+        assert_eq!(
+            verdict(&guard, token()).await,
+            Ok(()),
+            "after the keys are restored"
+        );
     }
 }
 
@@ -316,11 +302,9 @@ async fn missing_key_file_causes_503_until_it_exists() {
         Err(VerifyError::KeysUnavailable { .. })
     ));
     std::fs::write(&path, jwks(&signer)).unwrap();
-    for _ in 0..1000 {
-        advance_clock(std::time::Duration::from_secs(2)).await;
-        if verdict(&guard, token()).await.is_ok() {
-            return;
-        }
-    }
-    panic!("{:?}", guard.health());
+    wait_until(async || {
+        advance_clock(Duration::from_secs(2)).await;
+        verdict(&guard, token()).await.is_ok()
+    })
+    .await;
 }

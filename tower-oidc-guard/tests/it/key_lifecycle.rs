@@ -1,16 +1,20 @@
-//! The life of an issuer's keys.
+//! The keys of an issuer from the first fetch until they are stale: health, readiness, outages and rotations.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde_json::json;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_oidc_guard::testing::TestIssuer;
+use tower_oidc_guard::{Algorithm, Issuer, OidcGuard, TokenError, VerifyError};
+
+use crate::support::mock_client::mock_client;
 use crate::support::signer::Signer;
 use crate::support::{
-    AUDIENCE, advance_clock, body_text, guard, guard_with_keys, request, trusted_issuer,
-    valid_token,
+    AUDIENCE, HEADER, ISSUER_URL, advance_clock, bearer_request, body_text, claims, echo_subject,
+    guard, guard_with_client, guard_with_keys, request, trusted_issuer, valid_token,
 };
-use serde_json::json;
-use tower::ServiceExt as _;
-use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{OidcGuard, TokenError, VerifyError};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -141,7 +145,7 @@ async fn health_reports_keys_and_the_last_error() {
     while guard.health()[0].last_error.is_none() {
         tokio::task::yield_now().await;
     }
-    assert!(guard.health()[0].is_ready, "through an outage");
+    assert!(guard.health()[0].is_ready, "ready during an outage");
 }
 
 #[tokio::test]
@@ -191,17 +195,17 @@ async fn thousand_unknown_kids_cause_one_fetch_and_a_rotation_is_still_picked_up
     }
     assert!(
         guard.verifier().verify(valid_token(&issuer)).await.is_ok(),
-        "amid the flood"
+        "a valid token among them"
     );
     assert!(flood.join_all().await.into_iter().all(|refused| refused));
     assert_eq!(
         issuer.key_fetches(),
         2,
-        "one at the start, one for all of them"
+        "the first fetch and one for all unknown kids"
     );
 }
 
-/// A platform that gives no time between requests: the runtime that the refresh was started on is not polled.
+/// As on a platform that gives a process no CPU time between requests.
 #[test]
 fn requests_drive_the_refresh_if_the_background_task_is_not_polled() {
     let runtime = || {
@@ -228,34 +232,34 @@ fn requests_drive_the_refresh_if_the_background_task_is_not_polled() {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("nobody refreshed");
+        panic!("the keys were not refreshed");
     });
     drop(throttled);
 }
 
 #[tokio::test]
 async fn kubernetes_142012_failed_fetch_for_an_unknown_key_is_401_and_does_not_use_up_the_limit() {
-    let fails = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let fails = Arc::new(AtomicBool::new(false));
     let (old, new) = (Signer::new(), Signer::new());
     let (published, failing) = (json!({ "keys": [new.jwk()] }), fails.clone());
     let first = json!({ "keys": [{ "kty": "EC", "kid": "old", "crv": "P-256", "x": old.jwk()["x"], "y": old.jwk()["y"] }] });
-    let asked = std::sync::atomic::AtomicUsize::new(0);
-    let client = crate::support::mock_client(move |_| {
-        let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
-        let fails = failing.load(std::sync::atomic::Ordering::Relaxed);
+    let requests = AtomicUsize::new(0);
+    let client = mock_client(move |_| {
+        let is_first = requests.fetch_add(1, Ordering::Relaxed) == 0;
+        let fails = failing.load(Ordering::Relaxed);
         let body = if is_first { &first } else { &published };
-        let answer = http::Response::builder().status(if fails { 500 } else { 200 });
-        answer.body(body.to_string().into_bytes()).unwrap()
+        let response = http::Response::builder().status(if fails { 500 } else { 200 });
+        response.body(body.to_string().into_bytes()).unwrap()
     });
-    let issuer = tower_oidc_guard::Issuer::oidc(crate::support::ISSUER_URL)
-        .algorithms([tower_oidc_guard::Algorithm::ES256])
+    let issuer = Issuer::oidc(ISSUER_URL)
+        .algorithms([Algorithm::ES256])
         .unknown_key_jitter(Duration::ZERO)
         .jwks_url("https://keys.example/jwks");
-    let guard = crate::support::guard_with_client(issuer, client);
+    let guard = guard_with_client(issuer, client);
     guard.ready().await.unwrap();
     advance_clock(Duration::from_secs(6)).await;
-    let token = new.sign(crate::support::HEADER, &crate::support::claims(json!({})));
-    fails.store(true, std::sync::atomic::Ordering::Relaxed);
+    let token = new.sign(HEADER, &claims(json!({})));
+    fails.store(true, Ordering::Relaxed);
     let verdict = guard.verifier().verify(&token).await;
     assert_eq!(
         verdict.err(),
@@ -263,64 +267,42 @@ async fn kubernetes_142012_failed_fetch_for_an_unknown_key_is_401_and_does_not_u
     );
     let next = guard.health()[0].next_attempt.unwrap();
     assert!(next <= Duration::from_secs(1), "{next:?}");
-    fails.store(false, std::sync::atomic::Ordering::Relaxed);
+    fails.store(false, Ordering::Relaxed);
     advance_clock(Duration::from_secs(1)).await;
     assert!(
         guard.verifier().verify(&token).await.is_ok(),
-        "no interval is lost"
+        "the failed fetch does not delay the next one"
     );
 }
 
 #[tokio::test]
-async fn token_or_key_without_kid_works_if_exactly_one_key_matches() {
-    let (signer, other) = (Signer::new(), Signer::new());
-    let nameless = |signer: &Signer| {
-        let mut key = signer.jwk();
-        key.as_object_mut().unwrap().remove("kid");
-        key
-    };
-    let named = crate::support::HEADER;
-    let plain = r#"{"alg":"ES256"}"#;
-    for (keys, header, is_taken) in [
-        (vec![signer.jwk()], plain, true),
-        (vec![nameless(&signer)], plain, true),
-        (vec![nameless(&signer)], named, true),
-        (vec![signer.jwk(), other.jwk()], plain, false),
-        (vec![nameless(&signer), nameless(&other)], named, false),
-    ] {
-        let token = signer.sign(header, &crate::support::claims(json!({})));
-        let verdict = guard_with_keys(&keys).verifier().verify(token).await;
-        assert_eq!(verdict.is_ok(), is_taken, "{keys:?} {header}");
-    }
+async fn openfga_3101_first_request_after_a_key_rotation_is_admitted() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let guard = guard(issuer.url());
+    guard.ready().await.unwrap();
+    advance_clock(Duration::from_secs(6)).await;
+    issuer.rotate_key().unwrap();
+    let service = guard.layer().layer(service_fn(echo_subject));
+    let response = service
+        .oneshot(bearer_request(&valid_token(&issuer)))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]
-async fn unusable_keys_are_skipped_each_with_its_reason() {
-    let signer = Signer::new();
-    let odd = [
-        json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "a", "pub": "AAAA" }),
-        json!({ "kty": "OKP", "crv": "Ed448", "kid": "b", "x": "AAAA" }),
-        json!({ "kty": "EC", "crv": "secp256k1", "kid": "c", "x": "AAAA", "y": "AAAA" }),
-        json!({ "kty": "RSA", "kid": "d", "e": "AQAB" }),
-        json!({ "kty": "oct", "kid": "e", "k": "AAAA" }),
-        json!({ "kty": "EC", "use": "enc", "kid": "f", "crv": "P-256", "x": signer.jwk()["x"], "y": signer.jwk()["y"] }),
-    ];
-    let guard = guard_with_keys(&[&odd[..], &[signer.jwk()]].concat());
-    let token = signer.sign(crate::support::HEADER, &crate::support::claims(json!({})));
-    assert!(guard.verifier().verify(token).await.is_ok());
-    let health = guard.health().remove(0);
+async fn unreachable_issuer_does_not_block_startup_and_is_reported_by_health() {
+    let guard = guard("http://127.0.0.1:1");
+    let service = guard.layer().layer(service_fn(echo_subject));
+    let response = service.oneshot(request(&[])).await.unwrap();
     assert_eq!(
-        (health.usable_keys, health.skipped_keys.len()),
-        (1, odd.len()),
-        "{health:?}"
+        response.status(),
+        401,
+        "a request without a token does not wait"
     );
-    for reason in ["key type", "curve", "missing member", "(use)"] {
-        assert!(
-            health
-                .skipped_keys
-                .iter()
-                .any(|skipped| skipped.reason.contains(reason)),
-            "{reason}"
-        );
-    }
+    assert!(guard.ready().await.is_err());
+    let health = guard.health().remove(0);
+    assert!(!health.is_ready && health.last_error.is_some());
+    let response = guard.readiness().oneshot(request(&[])).await.unwrap();
+    assert!(body_text(response).await.contains("http://127.0.0.1:1"));
 }

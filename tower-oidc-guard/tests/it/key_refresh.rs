@@ -1,10 +1,10 @@
-//! What makes a guard ask its issuer again, and what it does with the answer. Time is paused: nothing has a socket.
+//! When a guard fetches keys again, and what it does with the response.
+//!
+//! Time is paused in these tests, which use no sockets.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::signer::Signer;
-use crate::support::{ISSUER_URL, claims, guard_with_client, mock_client};
 use http::{HeaderMap, Response};
 use reqwest_middleware::ClientWithMiddleware;
 use serde_json::{Value, json};
@@ -12,11 +12,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, advance};
 use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, TokenError, VerifyError};
 
+use crate::support::mock_client::mock_client;
+use crate::support::signer::{Signer, base64url};
+use crate::support::{ISSUER_URL, claims, guard_with_client};
+
 const SECOND: Duration = Duration::from_secs(1);
+/// After this time, the keys are refreshed.
+const REFRESH: Duration = Duration::from_secs(3600);
 const OLD_KEYS: &str = "https://keys.example/jwks";
 const NEW_KEYS: &str = "https://keys.example/new";
 
-/// An issuer whose documents can be changed, and that remembers who asked for them.
+/// An issuer whose documents can be changed, and that records requests for them.
 #[derive(Clone)]
 struct Publisher(Arc<Mutex<State>>);
 
@@ -27,7 +33,7 @@ struct State {
     tag: Option<&'static str>,
     status: u16,
     headers: Vec<(&'static str, &'static str)>,
-    asked: Vec<(String, HeaderMap)>,
+    requests: Vec<(String, HeaderMap)>,
 }
 
 impl Publisher {
@@ -39,7 +45,7 @@ impl Publisher {
             tag: None,
             status: 200,
             headers: Vec::new(),
-            asked: Vec::new(),
+            requests: Vec::new(),
         })))
     }
 
@@ -51,23 +57,34 @@ impl Publisher {
         self.change(|state| state.keys = json!({ "keys": keys }).to_string());
     }
 
-    /// The headers of each request for that URL.
-    fn asked(&self, url: &str) -> Vec<HeaderMap> {
-        let asked = self.0.lock().unwrap().asked.clone();
-        let asked = asked.into_iter().filter(|(own, _)| own == url);
-        asked.map(|(_, headers)| headers).collect()
+    /// Returns the headers of each request for this URL.
+    fn requests(&self, url: &str) -> Vec<HeaderMap> {
+        let requests = self.0.lock().unwrap().requests.clone();
+        let requests = requests
+            .into_iter()
+            .filter(|(requested, _)| requested == url);
+        requests.map(|(_, headers)| headers).collect()
     }
 
+    /// Returns the number of requests for the key set.
     fn fetches(&self) -> usize {
-        self.asked(OLD_KEYS).len()
+        self.requests(OLD_KEYS).len()
     }
 
+    /// Asserts that there were at most this many fetches, and one more for every 5 s since `began`.
+    fn assert_fetches_limited(&self, burst: usize, began: Instant) {
+        let (fetches, seconds) = (self.fetches() as u64, began.elapsed().as_secs());
+        let permitted = burst as u64 + seconds / 5;
+        assert!(fetches <= permitted, "{fetches} of {permitted}");
+    }
+
+    /// Returns an HTTP client that gets the documents of this issuer.
     fn client(&self) -> ClientWithMiddleware {
         let state = self.0.clone();
         mock_client(move |request| {
             let mut state = state.lock().unwrap();
             let (url, headers) = (request.url().to_string(), request.headers().clone());
-            let knows = |tag: &str| {
+            let is_known = |tag: &str| {
                 headers
                     .get("if-none-match")
                     .is_some_and(|known| known == tag)
@@ -83,7 +100,7 @@ impl Publisher {
                     "id_token_signing_alg_values_supported": state.algorithms,
                 });
                 document.to_string()
-            } else if let Some(tag) = state.tag.filter(|tag| knows(tag)) {
+            } else if let Some(tag) = state.tag.filter(|tag| is_known(tag)) {
                 response = response.status(304).header("etag", tag);
                 String::new()
             } else {
@@ -92,23 +109,24 @@ impl Publisher {
                 }
                 state.keys.clone()
             };
-            state.asked.push((url, headers));
+            state.requests.push((url, headers));
             response.body(body.into_bytes()).unwrap()
         })
     }
 
-    /// A guard of this issuer that delays no fetch at random.
+    /// Creates a guard of this issuer without jitter.
     fn guard(&self) -> OidcGuard {
         self.guard_with(|issuer| issuer)
     }
 
+    /// Creates a guard of this issuer without jitter, with these further settings.
     fn guard_with(&self, settings: impl FnOnce(Issuer) -> Issuer) -> OidcGuard {
         let issuer = Issuer::oidc(ISSUER_URL).unknown_key_jitter(Duration::ZERO);
         guard_with_client(settings(issuer), self.client())
     }
 }
 
-/// A key with that `kid`, or without one.
+/// Returns the JWK of a signer with this `kid`, or without one.
 fn key(signer: &Signer, kid: Option<&str>) -> Value {
     let mut key = signer.jwk();
     key["kid"] = json!(kid);
@@ -118,6 +136,7 @@ fn key(signer: &Signer, kid: Option<&str>) -> Value {
     key
 }
 
+/// Signs a token with this `kid`, or without one.
 fn token(signer: &Signer, kid: Option<&str>) -> String {
     let mut header = json!({ "alg": "ES256" });
     if let Some(kid) = kid {
@@ -130,14 +149,28 @@ async fn verdict(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
     guard.verifier().verify(token).await.map(drop)
 }
 
-/// Lets everything run that can run now.
+/// Creates an issuer that publishes these keys, and a guard that has fetched them.
+async fn publish_and_fetch(keys: &[Value]) -> (Publisher, OidcGuard) {
+    let publisher = Publisher::new(keys);
+    let guard = publisher.guard();
+    guard.ready().await.unwrap();
+    (publisher, guard)
+}
+
+/// Runs all tasks until they wait for time or for an event.
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-/// The verdict, and how long it took.
+/// Advances the clock and runs all tasks that this wakes.
+async fn advance_and_settle(duration: Duration) {
+    advance(duration).await;
+    settle().await;
+}
+
+/// Verifies a token and returns the result and how long it took.
 async fn timed(guard: &OidcGuard, token: &str) -> (Result<(), VerifyError>, Duration) {
     let began = Instant::now();
     let verdict = verdict(guard, token).await;
@@ -147,17 +180,14 @@ async fn timed(guard: &OidcGuard, token: &str) -> (Result<(), VerifyError>, Dura
 #[tokio::test(start_paused = true)]
 async fn discovery_document_is_fetched_at_each_refresh() {
     let (old, new) = (Signer::new(), Signer::new());
-    let publisher = Publisher::new(&[key(&old, Some("old"))]);
-    let guard = publisher.guard();
-    guard.ready().await.unwrap();
+    let (publisher, guard) = publish_and_fetch(&[key(&old, Some("old"))]).await;
     publisher.change(|state| state.jwks_uri = NEW_KEYS);
     publisher.publish(&[key(&new, Some("new"))]);
     for refresh in 1..4 {
-        advance(3600 * SECOND).await;
-        settle().await;
-        assert_eq!(publisher.asked(NEW_KEYS).len(), refresh);
+        advance_and_settle(REFRESH).await;
+        assert_eq!(publisher.requests(NEW_KEYS).len(), refresh);
     }
-    assert_eq!(publisher.fetches(), 1, "the old address is not asked again");
+    assert_eq!(publisher.fetches(), 1, "the old URL is not requested again");
     assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
 }
 
@@ -168,8 +198,7 @@ async fn removed_algorithm_is_rejected_after_the_next_refresh() {
     let guard = publisher.guard();
     assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
     publisher.change(|state| state.algorithms = json!(["RS256"]));
-    advance(3600 * SECOND).await;
-    settle().await;
+    advance_and_settle(REFRESH).await;
     let verdict = verdict(&guard, &token(&signer, Some("k"))).await;
     assert_eq!(
         verdict,
@@ -246,7 +275,7 @@ async fn issuer_listing_only_unsupported_algorithms_does_not_default_to_rs256() 
             json!(["none", "HS256"]),
             VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed),
         ),
-        // RS256, for which there is no key.
+        // Defaults to RS256, for which there is no key.
         (json!([]), VerifyError::InvalidToken(TokenError::UnknownKey)),
         (
             json!(null),
@@ -270,19 +299,17 @@ async fn issuer_listing_only_unsupported_algorithms_does_not_default_to_rs256() 
 #[tokio::test(start_paused = true)]
 async fn moved_jwks_uri_with_a_new_key_admits_the_first_request_with_that_key() {
     let (old, new) = (Signer::new(), Signer::new());
-    let publisher = Publisher::new(&[key(&old, Some("old"))]);
-    let guard = publisher.guard();
-    guard.ready().await.unwrap();
+    let (publisher, guard) = publish_and_fetch(&[key(&old, Some("old"))]).await;
     publisher.change(|state| state.jwks_uri = NEW_KEYS);
     publisher.publish(&[key(&new, Some("new"))]);
     assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
 }
 
-/// Each kind of replacement that no new `kid` announces.
+/// Covers each kind of replacement without a new `kid`.
 #[tokio::test(start_paused = true)]
 async fn key_replaced_without_a_new_kid_admits_the_first_request_with_that_key() {
     let (old, new, beside) = (Signer::new(), Signer::new(), Signer::new());
-    let rsa = json!({ "kty": "RSA", "kid": "k", "n": crate::support::signer::base64url(&[0xa5; 256]), "e": "AQAB" });
+    let rsa = json!({ "kty": "RSA", "kid": "k", "n": base64url(&[0xa5; 256]), "e": "AQAB" });
     for (what, before, after, kid) in [
         (
             "a single key without kid",
@@ -291,19 +318,19 @@ async fn key_replaced_without_a_new_kid_admits_the_first_request_with_that_key()
             None,
         ),
         (
-            "the same, and tokens with one",
+            "a single key without kid, and tokens with one",
             vec![key(&old, None)],
             vec![key(&new, None)],
             Some("k"),
         ),
         (
-            "a kid that is used again",
+            "a reused kid",
             vec![key(&old, Some("k"))],
             vec![key(&new, Some("k"))],
             Some("k"),
         ),
         (
-            "the same, for a key of another type",
+            "a reused kid, for a key of another type",
             vec![rsa],
             vec![key(&new, Some("k"))],
             Some("k"),
@@ -327,9 +354,7 @@ async fn key_replaced_without_a_new_kid_admits_the_first_request_with_that_key()
             Some("k"),
         ),
     ] {
-        let publisher = Publisher::new(&before);
-        let guard = publisher.guard();
-        guard.ready().await.unwrap();
+        let (publisher, guard) = publish_and_fetch(&before).await;
         publisher.publish(&after);
         assert_eq!(verdict(&guard, &token(&new, kid)).await, Ok(()), "{what}");
         assert_eq!(publisher.fetches(), 2, "{what}");
@@ -348,9 +373,7 @@ async fn key_replaced_without_a_new_kid_admits_the_first_request_with_that_key()
 #[tokio::test(start_paused = true)]
 async fn bad_signatures_cause_rate_limited_fetches_and_do_not_delay_valid_tokens() {
     let (signer, other) = (Signer::new(), Signer::new());
-    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
-    let guard = publisher.guard();
-    guard.ready().await.unwrap();
+    let (publisher, guard) = publish_and_fetch(&[key(&signer, Some("k"))]).await;
     let mut flood = JoinSet::new();
     for _ in 0..1000 {
         let (verifier, forged) = (guard.verifier().clone(), token(&other, Some("k")));
@@ -367,7 +390,7 @@ async fn bad_signatures_cause_rate_limited_fetches_and_do_not_delay_valid_tokens
             Err(VerifyError::InvalidToken(TokenError::BadSignature))
         );
     }
-    assert_eq!(publisher.fetches(), 2, "one for all of them");
+    assert_eq!(publisher.fetches(), 2, "one fetch for all of them");
     let began = Instant::now();
     for _ in 0..60 {
         let (verdict, took) = timed(&guard, &token(&other, Some("k"))).await;
@@ -380,25 +403,18 @@ async fn bad_signatures_cause_rate_limited_fetches_and_do_not_delay_valid_tokens
         );
         advance(SECOND).await;
     }
-    // The rest of the burst, and then one every 5 s.
-    let permitted = 2 + 2 + began.elapsed().as_secs() / 5;
-    assert!(
-        publisher.fetches() as u64 <= permitted,
-        "{} of {permitted}",
-        publisher.fetches()
-    );
+    // Two fetches so far, and the two that are left of the burst.
+    publisher.assert_fetches_limited(2 + 2, began);
 }
 
 #[tokio::test(start_paused = true)]
 async fn unknown_kid_is_always_401_while_keys_are_usable() {
     let (signer, other) = (Signer::new(), Signer::new());
-    let publisher = Publisher::new(&[key(&signer, Some("k"))]);
-    let guard = publisher.guard();
-    guard.ready().await.unwrap();
+    let (publisher, guard) = publish_and_fetch(&[key(&signer, Some("k"))]).await;
     let began = Instant::now();
     for number in 0..60 {
-        let made_up = number.to_string();
-        let (verdict, took) = timed(&guard, &token(&other, Some(&made_up))).await;
+        let unknown = number.to_string();
+        let (verdict, took) = timed(&guard, &token(&other, Some(&unknown))).await;
         assert_eq!(
             verdict,
             Err(VerifyError::InvalidToken(TokenError::UnknownKey))
@@ -406,20 +422,13 @@ async fn unknown_kid_is_always_401_while_keys_are_usable() {
         assert!(took <= 5 * SECOND, "{took:?}");
         advance(SECOND).await;
     }
-    // A burst of three, and then one every 5 s.
-    let permitted = 1 + 3 + began.elapsed().as_secs() / 5;
-    assert!(
-        publisher.fetches() as u64 <= permitted,
-        "{} of {permitted}",
-        publisher.fetches()
-    );
+    // The first fetch and a burst of three.
+    publisher.assert_fetches_limited(1 + 3, began);
 }
 
 #[tokio::test(start_paused = true)]
 async fn rotation_right_after_the_first_fetch_is_picked_up_by_the_same_request() {
-    let publisher = Publisher::new(&[key(&Signer::new(), Some("0"))]);
-    let guard = publisher.guard();
-    guard.ready().await.unwrap();
+    let (publisher, guard) = publish_and_fetch(&[key(&Signer::new(), Some("0"))]).await;
     for number in 1..4 {
         let (signer, kid) = (Signer::new(), number.to_string());
         publisher.publish(&[key(&signer, Some(&kid))]);
@@ -428,7 +437,7 @@ async fn rotation_right_after_the_first_fetch_is_picked_up_by_the_same_request()
     }
     let (signer, kid) = (Signer::new(), "4");
     publisher.publish(&[key(&signer, Some(kid))]);
-    // The next fetch is due in 5 s, which would be too late for an answer.
+    // The next fetch is permitted in 5 s, which is longer than a request waits.
     let (at_once, took) = timed(&guard, &token(&signer, Some(kid))).await;
     assert_eq!(
         (at_once, took),
@@ -442,23 +451,21 @@ async fn rotation_right_after_the_first_fetch_is_picked_up_by_the_same_request()
     assert_eq!(
         (verdict, took),
         (Ok(()), 4 * SECOND),
-        "it waits for its turn"
+        "waits until the next fetch is permitted"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn flood_of_unknown_kids_delays_a_rotation_by_at_most_one_interval() {
     let (old, new, other) = (Signer::new(), Signer::new(), Signer::new());
-    let publisher = Publisher::new(&[key(&old, Some("old"))]);
-    let guard = publisher.guard();
-    guard.ready().await.unwrap();
+    let (publisher, guard) = publish_and_fetch(&[key(&old, Some("old"))]).await;
     let mut flood = JoinSet::new();
     for number in 0..2000 {
         let verifier = guard.verifier().clone();
-        let forged = token(&other, Some(&format!("made-up-{number}")));
+        let forged = token(&other, Some(&format!("unknown-{number}")));
         flood.spawn(async move {
             loop {
-                // More of them than there are places: those that get none are answered at once.
+                // Requests beyond the maximum number of waiting ones are rejected at once.
                 let verdict = verifier.verify(&forged).await.map(drop);
                 assert_eq!(
                     verdict,
@@ -468,8 +475,7 @@ async fn flood_of_unknown_kids_delays_a_rotation_by_at_most_one_interval() {
             }
         });
     }
-    advance(60 * SECOND).await;
-    settle().await;
+    advance_and_settle(60 * SECOND).await;
     publisher.publish(&[key(&new, Some("new"))]);
     let began = Instant::now();
     while verdict(&guard, &token(&new, Some("new"))).await.is_err() {
@@ -493,7 +499,7 @@ async fn total_wait_for_keys_stays_within_the_limit() {
     guard.ready().await.unwrap();
     for document in [1500, 2400, 2600, 4000, 9000] {
         *slow.lock().unwrap() = Duration::from_millis(document);
-        // The first request starts a fetch; the second one joins it, and would need another.
+        // The first request starts a fetch. The second one waits for the same fetch and would need another one.
         let first = {
             let guard = guard.clone();
             let token = token(&other, Some("a"));
@@ -517,6 +523,7 @@ async fn total_wait_for_keys_stays_within_the_limit() {
     }
 }
 
+/// Middleware that sends requests with another client, after a delay.
 struct Delayed(ClientWithMiddleware, Arc<Mutex<Duration>>);
 
 #[async_trait::async_trait]
@@ -545,12 +552,12 @@ async fn requests_get_503_only_without_usable_keys() {
             matches!(verdict, Err(VerifyError::KeysUnavailable { .. })),
             "{verdict:?}"
         );
-        assert!(took < SECOND, "requests do not pile up: {took:?}");
+        assert!(took < SECOND, "requests wait: {took:?}");
     }
     publisher.change(|state| state.status = 200);
     advance(10 * SECOND).await;
     assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
-    // From here on there are usable keys, whatever the issuer answers.
+    // From here on there are usable keys, even though the issuer fails.
     publisher.change(|state| state.status = 500);
     for _ in 0..5 {
         let verdict = verdict(&guard, &token(&signer, Some("new"))).await;
@@ -565,16 +572,14 @@ async fn requests_get_503_only_without_usable_keys() {
 #[tokio::test(start_paused = true)]
 async fn request_during_issuer_failure_waits_for_the_next_attempt() {
     let (old, new) = (Signer::new(), Signer::new());
-    let publisher = Publisher::new(&[key(&old, Some("old"))]);
-    let guard = publisher.guard();
-    guard.ready().await.unwrap();
+    let (publisher, guard) = publish_and_fetch(&[key(&old, Some("old"))]).await;
     publisher.publish(&[key(&new, Some("new"))]);
     publisher.change(|state| state.status = 500);
     let refused = verdict(&guard, &token(&new, Some("new"))).await;
     assert_eq!(
         refused,
         Err(VerifyError::InvalidToken(TokenError::UnknownKey)),
-        "its fetch has failed"
+        "the fetch failed"
     );
     publisher.change(|state| state.status = 200);
     let (verdict, took) = timed(&guard, &token(&new, Some("new"))).await;
@@ -595,9 +600,8 @@ async fn withdrawing_all_keys_takes_effect_at_the_next_fetch() {
         let kept = token(&signer, Some("k"));
         assert_eq!(verdict(&guard, &kept).await, Ok(()));
         publisher.change(|state| state.keys = emptied.clone());
-        advance(3600 * SECOND).await;
-        settle().await;
-        // A verdict that was kept is as gone as the key.
+        advance_and_settle(REFRESH).await;
+        // The cached token is dropped with its key.
         for token in [&kept, &token(&signer, Some("k"))] {
             let verdict = verdict(&guard, token).await;
             assert!(
@@ -611,10 +615,9 @@ async fn withdrawing_all_keys_takes_effect_at_the_next_fetch() {
         assert!(matches!(&*error, KeysError::NoUsableKey { .. }), "{error}");
         let error = guard.ready().await.unwrap_err();
         assert!(matches!(error.cause(), KeysError::NoUsableKey { .. }));
-        // A server that is not ready gets no requests, so it asks by itself.
+        // A server that is not ready gets no requests, so the guard retries on its own.
         publisher.publish(&[key(&signer, Some("k"))]);
-        advance(10 * SECOND).await;
-        settle().await;
+        advance_and_settle(10 * SECOND).await;
         assert!(guard.health()[0].is_ready && guard.health()[0].last_error.is_none());
         assert_eq!(verdict(&guard, &kept).await, Ok(()));
     }
@@ -636,12 +639,9 @@ async fn malformed_key_set_keeps_the_old_keys() {
         r#"{"keys":[],"keys":[]}"#,
         "<html>",
     ] {
-        let publisher = Publisher::new(&[key(&signer, Some("k"))]);
-        let guard = publisher.guard();
-        guard.ready().await.unwrap();
+        let (publisher, guard) = publish_and_fetch(&[key(&signer, Some("k"))]).await;
         publisher.change(|state| state.keys = malformed.to_owned());
-        advance(3600 * SECOND).await;
-        settle().await;
+        advance_and_settle(REFRESH).await;
         let health = guard.health().remove(0);
         let error = health.last_error.unwrap();
         assert!(
@@ -695,22 +695,19 @@ async fn etag_of_a_rejected_key_set_is_not_used() {
         let guard = publisher.guard();
         guard.ready().await.unwrap();
         publisher.change(|state| (state.keys, state.tag) = (bad.clone(), Some("\"bad\"")));
-        advance(3600 * SECOND).await;
-        settle().await;
+        advance_and_settle(REFRESH).await;
         assert!(guard.health()[0].last_error.is_some());
         for _ in 0..3 {
-            advance(10 * SECOND).await;
-            settle().await;
+            advance_and_settle(10 * SECOND).await;
         }
-        let asked = publisher.asked(OLD_KEYS);
-        assert!(asked.len() >= 4);
-        for headers in &asked[1..] {
+        let requests = publisher.requests(OLD_KEYS);
+        assert!(requests.len() >= 4);
+        for headers in &requests[1..] {
             assert_eq!(headers["if-none-match"], "\"good\"");
         }
         publisher.change(|state| state.tag = Some("\"new\""));
         publisher.publish(&[key(&new, Some("new"))]);
-        advance(10 * SECOND).await;
-        settle().await;
+        advance_and_settle(10 * SECOND).await;
         assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
         assert!(guard.health()[0].last_error.is_none());
     }
@@ -719,17 +716,14 @@ async fn etag_of_a_rejected_key_set_is_not_used() {
 #[tokio::test(start_paused = true)]
 async fn fetch_for_an_unknown_key_bypasses_http_caches_and_a_refresh_does_not() {
     let (old, new) = (Signer::new(), Signer::new());
-    let publisher = Publisher::new(&[key(&old, Some("old"))]);
-    let guard = publisher.guard();
-    guard.ready().await.unwrap();
+    let (publisher, guard) = publish_and_fetch(&[key(&old, Some("old"))]).await;
     publisher.publish(&[key(&new, Some("new"))]);
     assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
-    advance(3600 * SECOND).await;
-    settle().await;
+    advance_and_settle(REFRESH).await;
     let document = format!("{ISSUER_URL}/.well-known/openid-configuration");
     for url in [OLD_KEYS, &document] {
-        let asked = publisher.asked(url);
-        let bypasses: Vec<_> = asked
+        let requests = publisher.requests(url);
+        let bypasses: Vec<_> = requests
             .iter()
             .map(|headers| {
                 headers

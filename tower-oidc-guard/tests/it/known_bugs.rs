@@ -1,14 +1,16 @@
-//! Mistakes that others made, each with its name.
+//! Bugs that other libraries had, and that this one must not have.
 
 use std::time::Duration;
 
-use crate::support::signer::{Signer, base64url};
-use crate::support::{
-    AUDIENCE, HEADER, advance_clock, claims, guard, guard_with_keys, valid_token,
-};
 use serde_json::{Value, json};
 use tower_oidc_guard::testing::TestIssuer;
 use tower_oidc_guard::{Algorithm, JwkSet, OidcGuard, TokenError, VerifyError};
+
+use crate::support::signer::{Signer, base64url, jwk_set};
+use crate::support::{
+    AUDIENCE, HEADER, ISSUER_URL, NOW, advance_clock, claims, guard, guard_with_keys,
+    trusted_issuer, valid_token,
+};
 
 async fn verdict(keys: &[Value], token: &str) -> Result<(), VerifyError> {
     guard_with_keys(keys)
@@ -18,7 +20,7 @@ async fn verdict(keys: &[Value], token: &str) -> Result<(), VerifyError> {
         .map(drop)
 }
 
-/// jsonwebtoken 11 takes any `crit`.
+/// jsonwebtoken 11 ignores `crit`.
 #[tokio::test]
 async fn jsonwebtoken_crit_is_rejected() {
     let signer = Signer::new();
@@ -32,7 +34,7 @@ async fn jsonwebtoken_crit_is_rejected() {
     }
 }
 
-/// CVE-2026-25537: times of a wrong type were treated as absent.
+/// CVE-2026-25537: times of a wrong type are treated as absent.
 #[tokio::test]
 async fn cve_2026_25537_times_of_wrong_type_are_rejected() {
     let signer = Signer::new();
@@ -53,11 +55,11 @@ async fn cve_2026_25537_times_of_wrong_type_are_rejected() {
     }
 }
 
-/// Several libraries take `iss` as an array of which one fits.
+/// Several libraries accept an `iss` array if one element matches.
 #[tokio::test]
 async fn array_of_issuers_is_rejected() {
     let signer = Signer::new();
-    let iss = json!([crate::support::ISSUER_URL, "https://evil.example"]);
+    let iss = json!([ISSUER_URL, "https://evil.example"]);
     let token = signer.sign(HEADER, &claims(json!({ "iss": iss })));
     assert_eq!(
         verdict(&[signer.jwk()], &token).await,
@@ -67,7 +69,7 @@ async fn array_of_issuers_is_rejected() {
     );
 }
 
-/// tower-oauth2-resource-server takes a key that is marked for encryption.
+/// tower-oauth2-resource-server verifies with a key that is marked for encryption.
 #[test]
 fn tower_oauth2_resource_server_key_marked_enc_is_not_used() {
     let signer = Signer::new();
@@ -75,9 +77,9 @@ fn tower_oauth2_resource_server_key_marked_enc_is_not_used() {
     let marked = |name: &str, value: Value| {
         let mut key = signer.jwk();
         key[name] = value;
-        Signer::set(&[key])
+        jwk_set(&[key])
     };
-    assert!(Signer::set(&[signer.jwk()]).verify_jws(&jws).is_ok());
+    assert!(jwk_set(&[signer.jwk()]).verify_jws(&jws).is_ok());
     assert!(marked("use", json!("sig")).verify_jws(&jws).is_ok());
     assert!(
         marked("key_ops", json!(["verify"]))
@@ -93,7 +95,7 @@ fn tower_oauth2_resource_server_key_marked_enc_is_not_used() {
     }
 }
 
-/// go-jose #276, joserfc #104, jwkset #60, jsonwebtoken 9 and 10: one ML-DSA key spoils a whole set.
+/// go-jose #276, joserfc #104, jwkset #60, jsonwebtoken 9 and 10: one ML-DSA key makes the whole set unusable.
 #[tokio::test]
 async fn go_jose_276_unsupported_keys_do_not_affect_the_others() {
     let signer = Signer::new();
@@ -108,21 +110,21 @@ async fn go_jose_276_unsupported_keys_do_not_affect_the_others() {
     keys.push(signer.jwk());
     let token = signer.sign(HEADER, &claims(json!({})));
     assert_eq!(verdict(&keys, &token).await, Ok(()));
-    assert_eq!(Signer::set(&keys).skipped_keys().len(), keys.len() - 1);
+    assert_eq!(jwk_set(&keys).skipped_keys().len(), keys.len() - 1);
 }
 
 /// openidconnect 4.1 never checks `nbf`.
 #[tokio::test]
 async fn openidconnect_nbf_is_checked() {
     let signer = Signer::new();
-    let token = signer.sign(HEADER, &claims(json!({ "nbf": crate::support::NOW + 60 })));
+    let token = signer.sign(HEADER, &claims(json!({ "nbf": NOW + 60 })));
     assert_eq!(
         verdict(&[signer.jwk()], &token).await,
         Err(VerifyError::InvalidToken(TokenError::NotYetValid))
     );
 }
 
-/// openidconnect 4.1 refuses a token for its `locale`, or any claim of a type that it does not expect.
+/// openidconnect 4.1 rejects a token whose `locale`, or any other claim that it knows, has an unexpected type.
 #[tokio::test]
 async fn openidconnect_unused_claims_may_have_any_type() {
     let signer = Signer::new();
@@ -133,7 +135,7 @@ async fn openidconnect_unused_claims_may_have_any_type() {
     assert_eq!(verdict(&[signer.jwk()], &token).await, Ok(()));
 }
 
-/// openidconnect's built-in keys take RSA-512.
+/// The built-in keys of openidconnect 4.1 accept RSA moduli of 512 bits.
 #[test]
 fn openidconnect_rsa_512_key_is_skipped() {
     let n = base64url(&[&[0xff], &[0x01; 63][..]].concat());
@@ -142,7 +144,7 @@ fn openidconnect_rsa_512_key_is_skipped() {
     assert_eq!(set.skipped_keys().len(), 1);
 }
 
-/// Libraries without a limit decode whatever comes.
+/// Libraries without a size limit decode tokens of any length.
 #[tokio::test]
 async fn tokens_over_the_size_limit_are_not_decoded() {
     let signer = Signer::new();
@@ -153,7 +155,7 @@ async fn tokens_over_the_size_limit_are_not_decoded() {
     );
 }
 
-/// Parsers that keep the last of two members, where others keep the first.
+/// Some parsers use the first of two claims with the same name, others the last.
 #[tokio::test]
 async fn duplicate_claims_are_rejected() {
     let signer = Signer::new();
@@ -167,7 +169,7 @@ async fn duplicate_claims_are_rejected() {
     );
 }
 
-/// Guards with several issuers that try all keys on all tokens.
+/// Libraries with several issuers that try the keys of all issuers.
 #[tokio::test]
 async fn token_of_one_issuer_does_not_verify_with_the_key_of_another() {
     let (one, two) = (
@@ -175,8 +177,8 @@ async fn token_of_one_issuer_does_not_verify_with_the_key_of_another() {
         TestIssuer::start().await.unwrap(),
     );
     let guard = OidcGuard::builder()
-        .issuer(crate::support::trusted_issuer(one.url()))
-        .issuer(crate::support::trusted_issuer(two.url()))
+        .issuer(trusted_issuer(one.url()))
+        .issuer(trusted_issuer(two.url()))
         .any_verified_caller()
         .build()
         .unwrap();
@@ -190,7 +192,7 @@ async fn token_of_one_issuer_does_not_verify_with_the_key_of_another() {
     assert!(guard.verifier().verify(posing).await.is_err());
 }
 
-/// aws-jwt-verify: a made-up kid shuts the real rotation out for a while.
+/// aws-jwt-verify: an unknown `kid` delays a real rotation.
 #[tokio::test]
 async fn aws_jwt_verify_unknown_kids_do_not_block_a_key_rotation() {
     let (issuer, forger) = (
@@ -207,13 +209,13 @@ async fn aws_jwt_verify_unknown_kids_do_not_block_a_key_rotation() {
         let verifier = guard.verifier().clone();
         flood.spawn(async move { verifier.verify(forged).await.is_err() });
     }
-    // The flood takes the fetch that is due, and brings the new key along.
+    // The unknown kids cause the fetch that loads the new key.
     assert!(flood.join_all().await.into_iter().all(|refused| refused));
     assert!(guard.verifier().verify(valid_token(&issuer)).await.is_ok());
     assert!(issuer.key_fetches() <= 2);
 }
 
-/// spring-security #19068, jwt-authorizer: requests whose key is known wait for a fetch.
+/// spring-security #19068, jwt-authorizer: requests with known keys wait for a fetch.
 #[tokio::test]
 async fn spring_security_19068_requests_with_known_keys_do_not_wait_for_a_fetch() {
     let issuer = TestIssuer::start().await.unwrap();
@@ -224,7 +226,7 @@ async fn spring_security_19068_requests_with_known_keys_do_not_wait_for_a_fetch(
         .lifetime(Duration::from_secs(86_400))
         .mint();
     guard.verifier().verify(&known).await.unwrap();
-    // The issuer is gone when the refresh comes, and for hours after it.
+    // The issuer is unreachable from before the refresh until hours after it.
     drop(issuer);
     for _ in 0..20 {
         advance_clock(Duration::from_secs(3600)).await;
@@ -233,7 +235,7 @@ async fn spring_security_19068_requests_with_known_keys_do_not_wait_for_a_fetch(
         let at_once = verdict.as_mut().poll(&mut context);
         assert!(
             matches!(at_once, std::task::Poll::Ready(Ok(_))),
-            "at once, or not at all"
+            "verified without waiting"
         );
     }
 }

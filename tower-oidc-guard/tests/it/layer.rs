@@ -1,16 +1,17 @@
-//! What a guarded service does with requests.
+//! Requests through the layer: admission, rejection, and the tower contract of the guarded service.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::{Request, Response};
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
+use tower_oidc_guard::{Identity, testing::TestIssuer};
+
 use crate::support::{
     AUDIENCE, Body, advance_clock, bearer_request, body_text, echo_subject, guard, request,
     valid_token,
 };
-use http::{Request, Response};
-use tower::{Layer as _, Service, ServiceExt as _, service_fn};
-use tower_oidc_guard::{Identity, testing::TestIssuer};
 
 #[tokio::test]
 async fn missing_token_gets_a_challenge_and_causes_no_fetch() {
@@ -60,7 +61,7 @@ async fn token_of_an_untrusted_issuer_is_rejected() {
         TestIssuer::start().await.unwrap(),
     );
     let service = guard(trusted.url()).layer().layer(service_fn(echo_subject));
-    // Of its own name, and in the trusted issuer's name with a key that this one does not have.
+    // One token with its own issuer, and one with the trusted issuer but signed with the wrong key.
     let own = valid_token(&stranger);
     let posing = stranger
         .token()
@@ -150,7 +151,7 @@ async fn withdrawn_key_is_rejected_within_an_hour() {
     while issuer.key_fetches() < 2 {
         tokio::task::yield_now().await;
     }
-    // The fetch has been answered; that it is taken in is waited for by asking for the new key.
+    // The response of the fetch was sent. Verifying with the new key waits until it is processed.
     let new = valid_token(&issuer);
     assert_eq!(
         service
@@ -193,20 +194,19 @@ async fn concurrent_unknown_kids_cause_one_fetch() {
     assert_eq!(issuer.key_fetches(), 1);
 }
 
-/// A service that must be polled ready before each call, as tower demands, and whose clones start out
-/// un-ready.
+/// A service that panics if it is called without being polled ready first. Clones of it are not ready.
 #[derive(Default)]
-struct Particular {
+struct ReadinessChecked {
     ready: bool,
 }
 
-impl Clone for Particular {
+impl Clone for ReadinessChecked {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl Service<Request<Body>> for Particular {
+impl Service<Request<Body>> for ReadinessChecked {
     type Response = Response<String>;
     type Error = Infallible;
     type Future = std::future::Ready<Result<Response<String>, Infallible>>;
@@ -228,8 +228,10 @@ impl Service<Request<Body>> for Particular {
 #[tokio::test]
 async fn service_is_polled_ready_before_each_call() {
     let issuer = TestIssuer::start().await.unwrap();
-    let mut service = guard(issuer.url()).layer().layer(Particular::default());
-    // The first waits for keys, the second finds them at hand.
+    let mut service = guard(issuer.url())
+        .layer()
+        .layer(ReadinessChecked::default());
+    // The first request waits for keys; the second does not.
     for _ in 0..2 {
         let response = service
             .ready()
@@ -250,7 +252,7 @@ async fn readiness_and_errors_of_the_service_are_forwarded() {
     assert!(service.poll_ready().is_pending());
     handle.allow(1);
     assert!(service.poll_ready().is_ready());
-    handle.send_error("out of order");
+    handle.send_error("service failed");
     assert!(matches!(service.poll_ready(), Poll::Ready(Err(_))));
 }
 

@@ -1,15 +1,17 @@
-//! What a token says cannot forge a line of the log.
+//! Claims of a token cannot forge log lines.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
-use crate::support::bearer_request;
-use crate::support::in_memory::{cluster, guard_builder, send_request, token_spec};
 use tower_oidc_guard::{Decision, Policy};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-/// Subjects that would forge a line, or change how one is read, if they were written as they are.
+use crate::support::bearer_request;
+use crate::support::in_memory::{cluster, guard_builder, send_request, token_spec};
+use crate::support::process::{is_child_process, run_in_child_process};
+
+/// Subjects that would forge a line, or change how a terminal displays one, if they were written unescaped.
 const HOSTILE: [&str; 10] = [
     "a\n2026-01-01T00:00:00Z  INFO oidc_guard: decision=\"allowed\" subject=\"admin\"",
     "a\r2026-01-01T00:00:00Z  INFO",
@@ -23,9 +25,9 @@ const HOSTILE: [&str; 10] = [
     "a\u{9b}31mred",
 ];
 
-/// Writes each value of spans and events without escaping anything, as a careless subscriber does.
+/// A subscriber layer that records the values of spans and events without escaping them.
 #[derive(Clone, Default)]
-struct Careless(Arc<Mutex<Vec<String>>>);
+struct UnescapedLog(Arc<Mutex<Vec<String>>>);
 
 struct Line(String);
 
@@ -39,7 +41,7 @@ impl Visit for Line {
     }
 }
 
-impl<S: tracing::Subscriber> Layer<S> for Careless {
+impl<S: tracing::Subscriber> Layer<S> for UnescapedLog {
     fn on_new_span(
         &self,
         attributes: &tracing::span::Attributes<'_>,
@@ -58,7 +60,7 @@ impl<S: tracing::Subscriber> Layer<S> for Careless {
     }
 }
 
-/// Whether a text is one line of printable characters.
+/// Returns whether a text is one line of printable characters.
 fn is_one_line(text: &str) -> bool {
     let is_hidden = |character: char| {
         character.is_control()
@@ -69,7 +71,13 @@ fn is_one_line(text: &str) -> bool {
 
 #[test]
 fn subject_with_control_characters_cannot_forge_log_lines_or_explanations() {
-    let log = Careless::default();
+    if !is_child_process() {
+        return run_in_child_process(
+            "log_injection::subject_with_control_characters_cannot_forge_log_lines_or_explanations",
+            &[],
+        );
+    }
+    let log = UnescapedLog::default();
     let subscriber = tracing_subscriber::registry().with(log.clone());
     let mut explained: Vec<Decision> = Vec::new();
     tracing::subscriber::with_default(subscriber, || {
@@ -98,7 +106,7 @@ fn subject_with_control_characters_cannot_forge_log_lines_or_explanations() {
                 assert_eq!(
                     allowed.body(),
                     subject.as_bytes(),
-                    "the service sees it as it is"
+                    "the service gets the subject unescaped"
                 );
                 let refused = send_request(nobody.layer(), bearer_request(&token)).await;
                 assert_eq!(refused.status(), 403);

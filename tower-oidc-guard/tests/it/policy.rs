@@ -1,12 +1,13 @@
-//! Who may call.
+//! Policies: members, claims, audiences, composition and explanations.
 
-use crate::support::in_memory::{
-    CLUSTER, GKE_SA, cluster, guard_builder, policy_error, send_request, status_for_policy,
-    token_spec, verified_identity,
-};
-use crate::support::{AUDIENCE, bearer_request, request};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy, PolicyError};
+
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, cluster, fetch_jwks, guard_builder, policy_error, send_request,
+    status_for_policy, token_spec, token_status, verified_identity,
+};
+use crate::support::{AUDIENCE, bearer_request, request};
 
 #[tokio::test]
 async fn empty_policies_allow_nobody() {
@@ -71,7 +72,7 @@ async fn policy_audience_restricts_to_one_of_the_accepted_audiences() {
         (any().audience(ADMIN), 403, 200),
         (any().audience(ADMIN).audience(AUDIENCE), 200, 200),
         (composite().audience(ADMIN), 403, 200),
-        // One of the audiences is enough for a composition, too, and for a policy that is in use elsewhere.
+        // One of the audiences is sufficient for a composed policy, too, and for a cloned one.
         (composite().audience(ADMIN).audience(AUDIENCE), 200, 200),
         (any().audience(ADMIN).clone().audience(AUDIENCE), 200, 200),
     ] {
@@ -175,8 +176,7 @@ async fn ambiguous_members_must_name_their_issuer() {
         cluster(),
         MemoryIssuer::new("https://other.example").unwrap(),
     );
-    let other =
-        Issuer::kubernetes(two.url()).keys_json(crate::support::in_memory::fetch_jwks(&two).await);
+    let other = Issuer::kubernetes(two.url()).keys_json(fetch_jwks(&two).await);
     let build = |policy| {
         guard_builder(&one)
             .issuer(other.clone().audience(AUDIENCE))
@@ -190,15 +190,11 @@ async fn ambiguous_members_must_name_their_issuer() {
     ));
     let guard: OidcGuard = build(Policy::members_of(two.url(), [GKE_SA])).unwrap();
     assert_eq!(
-        send_request(guard.layer(), bearer_request(&token_spec(&two).mint()))
-            .await
-            .status(),
+        token_status(guard.layer(), &token_spec(&two).mint()).await,
         200
     );
     assert_eq!(
-        send_request(guard.layer(), bearer_request(&token_spec(&one).mint()))
-            .await
-            .status(),
+        token_status(guard.layer(), &token_spec(&one).mint()).await,
         403
     );
 }
@@ -221,12 +217,7 @@ async fn all_users_includes_requests_without_a_token_but_not_invalid_tokens() {
         GKE_SA.as_bytes()
     );
     let bad = token_spec(&cluster).bad_signature().mint();
-    assert_eq!(
-        send_request(guard.layer(), bearer_request(&bad))
-            .await
-            .status(),
-        401
-    );
+    assert_eq!(token_status(guard.layer(), &bad).await, 401);
     for narrowed in [
         Policy::members(["allUsers"]).require_claim("a", 1),
         Policy::members(["allUsers"]).require(|_| true),
@@ -235,7 +226,7 @@ async fn all_users_includes_requests_without_a_token_but_not_invalid_tokens() {
         assert_eq!(
             send_request(layer, request(&[])).await.status(),
             401,
-            "what a token must say, nobody says"
+            "a policy that requires claims rejects requests without a token"
         );
     }
 }

@@ -1,28 +1,31 @@
-//! Deny lists: they keep out whom they name, and whoever may be one of those.
+//! Deny lists: they reject the denied callers, and callers whose token leaves open whether they are denied.
 
-use crate::support::in_memory::{
-    CLUSTER, GKE_SA, GoogleIssuer, cluster, guard_builder, send_request, status_for_policy,
-    token_spec, verified_identity,
-};
-use crate::support::{bearer_request, request};
 use serde_json::{Value, json};
 use tower_oidc_guard::testing::{MemoryIssuer, TokenSpec};
 use tower_oidc_guard::{OidcGuard, Policy};
 
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, GoogleIssuer, cluster, guard_builder, send_request, status_for_policy,
+    token_spec, token_status, verified_identity,
+};
+use crate::support::{AUDIENCE, bearer_request, request};
+
 const EVIL: &str = "evil@p.iam.gserviceaccount.com";
 const GOOGLE: &str = "https://accounts.google.com";
 
-/// A guard of a cluster and of Google, whose routes get the policies of the tests.
-struct Stage {
+/// A guard that trusts a cluster and Google.
+struct Setup {
     cluster: MemoryIssuer,
     google: GoogleIssuer,
     guard: OidcGuard,
 }
 
-impl Stage {
+impl Setup {
     async fn new() -> Self {
         let (cluster, google) = (cluster(), GoogleIssuer::new());
-        let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
+        let guard = google
+            .guard_with_cluster(&cluster, Policy::any_verified_caller())
+            .await;
         Self {
             cluster,
             google,
@@ -32,10 +35,7 @@ impl Stage {
 
     async fn status(&self, policy: &Policy, token: &TokenSpec) -> u16 {
         let layer = self.guard.layer_with(policy.clone()).unwrap();
-        send_request(layer, bearer_request(&token.mint()))
-            .await
-            .status()
-            .as_u16()
+        token_status(layer, &token.mint()).await
     }
 
     async fn explain(&self, policy: &Policy, token: &TokenSpec) -> String {
@@ -44,7 +44,7 @@ impl Stage {
     }
 }
 
-/// Policies that allow all accounts of Google, or that of the tests, and deny one by its email.
+/// Returns policies that allow other Google accounts and deny [`EVIL`] by its e-mail address.
 fn email_policies() -> Vec<Policy> {
     let any = Policy::any_verified_caller;
     let evil = [format!("serviceAccount:{EVIL}")];
@@ -54,7 +54,7 @@ fn email_policies() -> Vec<Policy> {
         Policy::members([format!("principal:{GOOGLE}#1234")]).deny(&evil),
         any().require_claim("azp", "1234").deny(&evil),
         any().require(|_| true).deny(&evil),
-        any().audience(crate::support::AUDIENCE).deny(&evil),
+        any().audience(AUDIENCE).deny(&evil),
         Policy::members_of(GOOGLE, ["allAuthenticatedUsers"]).deny(&evil),
         Policy::members(["allUsers"]).deny(&evil),
         Policy::any_of([any()]).deny(&evil),
@@ -76,11 +76,11 @@ const GKE_OTHER: &str = "system:serviceaccount:id-namespace:other";
 
 #[tokio::test]
 async fn account_denied_by_email_is_rejected_even_if_its_token_omits_or_mistypes_the_claim() {
-    let stage = Stage::new().await;
-    let evil = || stage.google.account(EVIL);
+    let setup = Setup::new().await;
+    let evil = || setup.google.account(EVIL);
     let mut tokens = vec![
         evil(),
-        stage.google.account("Evil@P.IAM.gserviceaccount.com"),
+        setup.google.account("Evil@P.IAM.gserviceaccount.com"),
         evil().without_claim("email"),
         evil().without_claim("email_verified"),
         evil()
@@ -111,7 +111,7 @@ async fn account_denied_by_email_is_rejected_even_if_its_token_omits_or_mistypes
     ] {
         tokens.push(evil().claim("email", value));
     }
-    // What is wrong with another claim does not hide the email.
+    // An invalid other claim.
     for (name, value) in [
         ("hd", json!(["x"])),
         ("hd", json!(5)),
@@ -128,11 +128,11 @@ async fn account_denied_by_email_is_rejected_even_if_its_token_omits_or_mistypes
     for policy in email_policies() {
         for token in &tokens {
             assert_eq!(
-                stage.status(&policy, token).await,
+                setup.status(&policy, token).await,
                 403,
                 "{policy:?} {token:?}"
             );
-            let why = stage.explain(&policy, token).await;
+            let why = setup.explain(&policy, token).await;
             assert!(why.starts_with("refused: "), "{why}");
         }
     }
@@ -140,28 +140,28 @@ async fn account_denied_by_email_is_rejected_even_if_its_token_omits_or_mistypes
 
 #[tokio::test]
 async fn accounts_with_other_verified_emails_and_callers_of_other_issuers_are_not_denied() {
-    let stage = Stage::new().await;
-    let good = stage.google.account("good@p.iam.gserviceaccount.com");
-    let of_cluster = token_spec(&stage.cluster);
+    let setup = Setup::new().await;
+    let good = setup.google.account("good@p.iam.gserviceaccount.com");
+    let of_cluster = token_spec(&setup.cluster);
     let any = Policy::any_verified_caller;
     let evil = format!("serviceAccount:{EVIL}");
     for policy in email_policies() {
-        assert_eq!(stage.status(&policy, &good).await, 200, "{policy:?}");
+        assert_eq!(setup.status(&policy, &good).await, 200, "{policy:?}");
     }
     for policy in [
         any().deny([&evil]),
         Policy::members([GKE_SA]).deny([&evil]),
         Policy::any_of([any(), any().deny([&evil])]),
     ] {
-        assert_eq!(stage.status(&policy, &of_cluster).await, 200, "{policy:?}");
-        // A cluster can sign any claim; it is no email of Google's.
+        assert_eq!(setup.status(&policy, &of_cluster).await, 200, "{policy:?}");
+        // A cluster can sign any claim, but only Google vouches for e-mail addresses.
         let posing = of_cluster
             .clone()
             .claim("email", EVIL)
             .claim("email_verified", true);
-        assert_eq!(stage.status(&policy, &posing).await, 200, "{policy:?}");
+        assert_eq!(setup.status(&policy, &posing).await, 200, "{policy:?}");
     }
-    // A deny list that does not go by email does not need one.
+    // A deny list without e-mail addresses does not require one.
     let nameless = good.without_claim("email");
     for policy in [
         any(),
@@ -169,15 +169,15 @@ async fn accounts_with_other_verified_emails_and_callers_of_other_issuers_are_no
         any().deny(["system:serviceaccounts"]),
         any().deny([format!("principal:{GOOGLE}#9")]),
     ] {
-        assert_eq!(stage.status(&policy, &nameless).await, 200, "{policy:?}");
+        assert_eq!(setup.status(&policy, &nameless).await, 200, "{policy:?}");
     }
 }
 
 #[tokio::test]
 async fn explanation_names_the_claim_that_the_deny_list_requires() {
-    let stage = Stage::new().await;
+    let setup = Setup::new().await;
     let policy = Policy::any_verified_caller().deny([format!("user:{EVIL}")]);
-    let evil = || stage.google.account(EVIL);
+    let evil = || setup.google.account(EVIL);
     for (token, said) in [
         (evil(), "account evil@p.iam.gserviceaccount.com is denied"),
         (evil().without_claim("email"), "no claim `email`"),
@@ -188,16 +188,16 @@ async fn explanation_names_the_claim_that_the_deny_list_requires() {
             "not marked as verified",
         ),
     ] {
-        let why = stage.explain(&policy, &token).await;
+        let why = setup.explain(&policy, &token).await;
         assert!(why.contains(said), "{why}");
     }
 }
 
 #[tokio::test]
 async fn malformed_kubernetes_subject_is_denied_by_any_denied_namespace_or_account() {
-    let stage = Stage::new().await;
+    let setup = Setup::new().await;
     let any = Policy::any_verified_caller;
-    let of_subject = |subject: &str| token_spec(&stage.cluster).claim("sub", subject);
+    let of_subject = |subject: &str| token_spec(&setup.cluster).claim("sub", subject);
     let odd = [
         "system:node:n1",
         "system:serviceaccount:shop",
@@ -218,7 +218,7 @@ async fn malformed_kubernetes_subject_is_denied_by_any_denied_namespace_or_accou
             Policy::any_of([any(), denied(&["system:serviceaccounts:shop"])]),
         ] {
             assert_eq!(
-                stage.status(&policy, &of_subject(subject)).await,
+                setup.status(&policy, &of_subject(subject)).await,
                 403,
                 "{subject}"
             );
@@ -230,7 +230,7 @@ async fn malformed_kubernetes_subject_is_denied_by_any_denied_namespace_or_accou
             denied(&["user:a@example.com"]),
         ] {
             assert_eq!(
-                stage.status(&policy, &of_subject(subject)).await,
+                setup.status(&policy, &of_subject(subject)).await,
                 200,
                 "{subject}"
             );
@@ -243,7 +243,7 @@ async fn malformed_kubernetes_subject_is_denied_by_any_denied_namespace_or_accou
     ] {
         let policy = denied(&["system:serviceaccounts:shop"]);
         assert_eq!(
-            stage.status(&policy, &of_subject(subject)).await,
+            setup.status(&policy, &of_subject(subject)).await,
             expected,
             "{subject}"
         );
@@ -321,24 +321,24 @@ async fn denying_a_member_also_denies_requests_without_a_token() {
 
 #[tokio::test]
 async fn denied_members_match_every_name_of_their_issuer() {
-    let stage = Stage::new().await;
+    let setup = Setup::new().await;
     let any = Policy::any_verified_caller;
-    let caller = stage.google.account("good@example.com");
+    let caller = setup.google.account("good@example.com");
     for name in [GOOGLE, "accounts.google.com"] {
         for iss in [GOOGLE, "accounts.google.com"] {
             let caller = caller.clone().claim("iss", iss);
             let principal = format!("principal:{name}#1234");
             let denying = any().deny([&principal]);
-            assert_eq!(stage.status(&denying, &caller).await, 403, "{name} {iss}");
+            assert_eq!(setup.status(&denying, &caller).await, 403, "{name} {iss}");
             let allowing = Policy::members_of(name, [&principal]);
-            assert_eq!(stage.status(&allowing, &caller).await, 200, "{name} {iss}");
+            assert_eq!(setup.status(&allowing, &caller).await, 200, "{name} {iss}");
         }
     }
 }
 
 #[tokio::test]
 async fn google_claim_of_wrong_type_does_not_discard_the_other_google_claims() {
-    let stage = Stage::new().await;
+    let setup = Setup::new().await;
     let machine = |changed: &str, value: Value| {
         let mut machine = json!({
             "project_id": "p", "project_number": 7, "zone": "z", "instance_id": "i", "instance_name": "n",
@@ -347,11 +347,11 @@ async fn google_claim_of_wrong_type_does_not_discard_the_other_google_claims() {
         json!({ "compute_engine": machine })
     };
     let read = async |token: TokenSpec| {
-        let caller = verified_identity(&stage.guard, &token).await;
+        let caller = verified_identity(&setup.guard, &token).await;
         caller.google().unwrap().clone()
     };
     let whole = || {
-        let token = stage
+        let token = setup
             .google
             .account("a@example.com")
             .claim("hd", "example.com");
@@ -360,26 +360,30 @@ async fn google_claim_of_wrong_type_does_not_discard_the_other_google_claims() {
     for name in ["email", "email_verified", "azp", "hd", "google"] {
         for value in [json!(["x"]), json!({ "a": 1 }), json!(5), json!(null)] {
             let account = read(whole().claim(name, value.clone())).await;
-            let there = |other: &str| name != other;
-            assert_eq!(account.email().is_some(), there("email"), "{name} {value}");
+            let is_present = |other: &str| name != other;
+            assert_eq!(
+                account.email().is_some(),
+                is_present("email"),
+                "{name} {value}"
+            );
             assert_eq!(
                 account.email_verified(),
-                there("email_verified"),
+                is_present("email_verified"),
                 "{name} {value}"
             );
             assert_eq!(
                 account.authorized_party().is_some(),
-                there("azp"),
+                is_present("azp"),
                 "{name} {value}"
             );
             assert_eq!(
                 account.hosted_domain().is_some(),
-                there("hd"),
+                is_present("hd"),
                 "{name} {value}"
             );
             assert_eq!(
                 account.compute_engine().is_some(),
-                there("google"),
+                is_present("google"),
                 "{name} {value}"
             );
         }
@@ -393,26 +397,26 @@ async fn google_claim_of_wrong_type_does_not_discard_the_other_google_claims() {
     ] {
         let account = read(whole().claim("google", machine(name, json!([])))).await;
         let machine = account.compute_engine().unwrap();
-        let there = |other: &str| name != other;
+        let is_present = |other: &str| name != other;
         assert_eq!(
             machine.project_id().is_some(),
-            there("project_id"),
+            is_present("project_id"),
             "{name}"
         );
         assert_eq!(
             machine.project_number().is_some(),
-            there("project_number"),
+            is_present("project_number"),
             "{name}"
         );
-        assert_eq!(machine.zone().is_some(), there("zone"), "{name}");
+        assert_eq!(machine.zone().is_some(), is_present("zone"), "{name}");
         assert_eq!(
             machine.instance_id().is_some(),
-            there("instance_id"),
+            is_present("instance_id"),
             "{name}"
         );
         assert_eq!(
             machine.instance_name().is_some(),
-            there("instance_name"),
+            is_present("instance_name"),
             "{name}"
         );
     }

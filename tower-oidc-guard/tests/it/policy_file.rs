@@ -1,14 +1,15 @@
-//! Policies, and whole guards, from a file.
+//! Policies and whole guards that are configured from a file.
 #![cfg(all(feature = "policy-file", unix))]
 
 use std::time::Duration;
 
-use crate::support::in_memory::{
-    CLUSTER, GKE_SA, cluster, fetch_jwks, guard_builder, send_request, token_spec,
-};
-use crate::support::{AUDIENCE, bearer_request};
 use reqwest_wi_auth::testing::Kubelet;
 use tower_oidc_guard::{BuildError, OidcGuard, OidcGuardBuilder, PolicyFile};
+
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, GoogleIssuer, cluster, fetch_jwks, guard_builder, token_spec, token_status,
+};
+use crate::support::{AUDIENCE, wait_until};
 
 const ALLOW: &str = "allow: [\"system:serviceaccount:id-namespace:gke-sa\"]\n";
 
@@ -38,21 +39,7 @@ impl Volume {
 }
 
 async fn status(guard: &OidcGuard, token: &str) -> u16 {
-    send_request(guard.layer(), bearer_request(token))
-        .await
-        .status()
-        .as_u16()
-}
-
-/// Waits for something that a change of a file brings about.
-async fn until(what: impl AsyncFn() -> bool) {
-    for _ in 0..1000 {
-        if what().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("it never came");
+    token_status(guard.layer(), token).await
 }
 
 #[tokio::test]
@@ -66,11 +53,11 @@ async fn config_map_update_changes_the_policy() {
     let token = token_spec(&cluster).mint();
     assert_eq!(status(&guard, &token).await, 200);
     volume.write("allow: []\n");
-    until(async || status(&guard, &token).await == 403).await;
+    wait_until(async || status(&guard, &token).await == 403).await;
     volume.write(
         r#"{ "allow": ["system:serviceaccounts"], "deny": ["system:serviceaccounts:other"] }"#,
     );
-    until(async || status(&guard, &token).await == 200).await;
+    wait_until(async || status(&guard, &token).await == 200).await;
 }
 
 #[tokio::test]
@@ -82,22 +69,22 @@ async fn invalid_file_keeps_the_old_policy_and_is_reported_with_its_line() {
         .build()
         .unwrap();
     let token = token_spec(&cluster).mint();
-    for (bad, told) in [
+    for (bad, message) in [
         ("allow: []\nallwo: []\n", "line 2"),
         ("allow: [\"gke-sa\"]\n", "no known kind"),
         ("allow: [\"user:a@example.com\"]\n", "no trusted issuer"),
         ("allow: [\n", "line"),
     ] {
         volume.write(bad);
-        let is_told = async || {
+        let is_reported = async || {
             let error = guard.policy_health()[0].last_error.clone();
-            error.is_some_and(|error| error.to_string().contains(told))
+            error.is_some_and(|error| error.to_string().contains(message))
         };
-        until(is_told).await;
+        wait_until(is_reported).await;
         assert_eq!(status(&guard, &token).await, 200, "{bad}");
     }
     volume.write("allow: []\n");
-    until(async || status(&guard, &token).await == 403).await;
+    wait_until(async || status(&guard, &token).await == 403).await;
     assert!(guard.policy_health()[0].last_error.is_none());
 }
 
@@ -119,7 +106,7 @@ async fn invalid_first_file_is_an_error() {
     let built = guard_builder(&cluster()).policy(file.policy()).build();
     assert!(
         matches!(built, Err(BuildError::Policy(_))),
-        "nobody speaks for its members"
+        "no trusted issuer for the members"
     );
 }
 
@@ -172,7 +159,7 @@ async fn whole_guard_can_be_configured_from_a_file() {
 
 #[tokio::test]
 async fn contradictory_issuers_are_errors() {
-    for (issuer, told) in [
+    for (issuer, message) in [
         (
             "{ platform: kubernetes, audiences: [a] }",
             "`url` is missing",
@@ -190,12 +177,12 @@ async fn contradictory_issuers_are_errors() {
         let error = OidcGuardBuilder::from_file(volume.path())
             .await
             .unwrap_err();
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(message), "{error}");
     }
 }
 
-/// What is wrong with a file, which is not opened for it.
-async fn not_opened(content: &str) -> String {
+/// Returns the error of opening a file with this content, with its sources.
+async fn open_error(content: &str) -> String {
     let volume = Volume::new(content);
     tokio::time::pause();
     let opened = PolicyFile::open(volume.path()).await;
@@ -323,13 +310,13 @@ async fn null_or_empty_fields_are_errors_that_name_the_field() {
             "system:serviceaccounts:shop",
         ),
     ] {
-        let text = not_opened(&content).await;
+        let text = open_error(&content).await;
         assert!(text.contains(said), "{content:?}: {text}");
     }
     let volume = Volume::new("allow: []\n");
     assert!(
         PolicyFile::open(volume.path()).await.is_ok(),
-        "nobody may call"
+        "an empty allow list is valid"
     );
 }
 
@@ -355,16 +342,16 @@ async fn emptied_restriction_keeps_the_old_policy() {
     ] {
         volume.write("allow: [\n");
         let is_broken = async || guard.policy_health()[0].last_error.is_some();
-        until(is_broken).await;
+        wait_until(is_broken).await;
         volume.write(emptied);
-        let is_told = async || {
+        let is_reported = async || {
             let error = guard.policy_health()[0].last_error.clone();
             error.is_some_and(|error| {
                 let text = error.to_string();
                 text.contains("null or empty") || text.contains("admin.example")
             })
         };
-        until(is_told).await;
+        wait_until(is_reported).await;
         assert_eq!(status(&guard, &token).await, 403, "{emptied}");
     }
 }
@@ -391,31 +378,22 @@ async fn deny_list_of_a_file_takes_precedence_over_combined_policies() {
     };
     for policy in policies() {
         let layer = guard.layer_with(policy.clone()).unwrap();
-        assert_eq!(
-            send_request(layer, bearer_request(&token)).await.status(),
-            403,
-            "{policy:?}"
-        );
+        assert_eq!(token_status(layer, &token).await, 403, "{policy:?}");
     }
     let layers = policies().map(|policy| guard.layer_with(policy).unwrap());
     volume.write("allow: []\n");
     for layer in layers {
-        until(async || {
-            send_request(layer.clone(), bearer_request(&token))
-                .await
-                .status()
-                == 200
-        })
-        .await;
+        wait_until(async || token_status(layer.clone(), &token).await == 200).await;
     }
 }
 
 #[tokio::test]
 async fn entries_with_an_issuer_match_only_that_issuer() {
-    use crate::support::in_memory::GoogleIssuer;
     use tower_oidc_guard::Policy;
     let (cluster, google) = (cluster(), GoogleIssuer::new());
-    let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
+    let guard = google
+        .guard_with_cluster(&cluster, Policy::any_verified_caller())
+        .await;
     let of_google = google.account("a@example.com").mint();
     let of_cluster = token_spec(&cluster).mint();
     let entry = |issuer: &str, member: &str| {
@@ -462,15 +440,13 @@ async fn entries_with_an_issuer_match_only_that_issuer() {
         let file = PolicyFile::open(volume.path()).await.unwrap();
         let layer = guard.layer_with(file.policy()).unwrap();
         for (token, expected) in [(&of_google, at_google), (&of_cluster, in_cluster)] {
-            let status = send_request(layer.clone(), bearer_request(token))
-                .await
-                .status();
+            let status = token_status(layer.clone(), token).await;
             assert_eq!(status, expected, "{content}");
         }
     }
     for member in ["allUsers", "principal:https://accounts.google.com#1"] {
         for list in ["allow: ", "allow: []\ndeny: "] {
-            let text = not_opened(&format!("{list}{}\n", entry(CLUSTER, member))).await;
+            let text = open_error(&format!("{list}{}\n", entry(CLUSTER, member))).await;
             assert!(text.contains("not one of the issuer"), "{text}");
         }
     }

@@ -1,13 +1,15 @@
-//! Members of policies, in the words of their platforms.
+//! Members of policies: which callers they match, and how invalid members are reported.
 
 use std::collections::HashMap;
 
+use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy, PolicyError};
+
 use crate::support::in_memory::{
     CLUSTER, GKE_SA, GoogleIssuer, cluster, policy_error, send_request, status_for_policy,
-    token_spec,
+    token_spec, token_status,
 };
+use crate::support::mock_client::document_client;
 use crate::support::{AUDIENCE, bearer_request, request};
-use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy, PolicyError};
 
 #[tokio::test]
 async fn kubernetes_members_are_accounts_namespaces_and_clusters() {
@@ -36,14 +38,14 @@ async fn google_account_matches_by_verified_email_only() {
     let (cluster, google) = (cluster(), GoogleIssuer::new());
     let email = "sa@p.iam.gserviceaccount.com";
     let policy = Policy::members([&format!("serviceAccount:{email}"), "user:Jane@Example.com"]);
-    let guard = google.beside(&cluster, policy).await;
+    let guard = google.guard_with_cluster(&cluster, policy).await;
     for (token, expected) in [
         (google.account(email), 200),
         (google.account("jane@example.com"), 200),
         (google.account("other@p.iam.gserviceaccount.com"), 403),
         (google.account(email).claim("email_verified", false), 403),
         (google.account(email).without_claim("email_verified"), 403),
-        // A cluster's administrator can have any claim signed.
+        // A cluster can sign any claim, but only Google vouches for e-mail addresses.
         (
             token_spec(&cluster)
                 .claim("email", email)
@@ -64,29 +66,19 @@ async fn google_account_matches_by_verified_email_only() {
 async fn service_account_members_match_only_kubernetes_issuers() {
     let (cluster, google) = (cluster(), GoogleIssuer::new());
     let guard = google
-        .beside(&cluster, Policy::members([GKE_SA, "system:authenticated"]))
+        .guard_with_cluster(&cluster, Policy::members([GKE_SA, "system:authenticated"]))
         .await;
     let posing = google.account("a@example.com").claim("sub", GKE_SA);
-    assert_eq!(
-        send_request(guard.layer(), bearer_request(&posing.mint()))
-            .await
-            .status(),
-        403
-    );
+    assert_eq!(token_status(guard.layer(), &posing.mint()).await, 403);
 }
 
 #[tokio::test]
 async fn principal_matches_only_its_issuer() {
     let (cluster, google) = (cluster(), GoogleIssuer::new());
     let policy = Policy::members([format!("principal:{CLUSTER}#1234")]);
-    let guard = google.beside(&cluster, policy).await;
+    let guard = google.guard_with_cluster(&cluster, policy).await;
     let same_subject = google.account("a@example.com");
-    assert_eq!(
-        send_request(guard.layer(), bearer_request(&same_subject.mint()))
-            .await
-            .status(),
-        403
-    );
+    assert_eq!(token_status(guard.layer(), &same_subject.mint()).await, 403);
 }
 
 #[test]
@@ -139,12 +131,14 @@ fn groups_and_domains_are_rejected_with_an_explanation() {
 const GOOGLE: &str = "https://accounts.google.com";
 
 thread_local! {
-    /// Nothing is fetched with it; making one for each guard would take most of the time of these tests.
-    static CLIENT: reqwest_middleware::ClientWithMiddleware = crate::support::document_client(HashMap::new());
+    /// Sends no requests. Shared, since creating one client for each guard would take most of the time of these tests.
+    static CLIENT: reqwest_middleware::ClientWithMiddleware = document_client(HashMap::new());
 }
 
-/// The error of a guard of a cluster and of Google with that policy, if it does not build.
-fn built(policy: Policy) -> Option<PolicyError> {
+/// Builds a guard of a cluster and of Google with this policy and returns the error.
+///
+/// Returns `None` if the guard builds.
+fn build_error(policy: Policy) -> Option<PolicyError> {
     let guard = OidcGuard::builder()
         .issuer(Issuer::kubernetes(CLUSTER).audience(AUDIENCE))
         .issuer(Issuer::google().audience(AUDIENCE))
@@ -161,7 +155,9 @@ fn built(policy: Policy) -> Option<PolicyError> {
 #[tokio::test]
 async fn members_of_matches_only_callers_of_that_issuer() {
     let (cluster, google) = (cluster(), GoogleIssuer::new());
-    let guard = google.beside(&cluster, Policy::any_verified_caller()).await;
+    let guard = google
+        .guard_with_cluster(&cluster, Policy::any_verified_caller())
+        .await;
     let of_cluster = token_spec(&cluster);
     let of_google = google.account("a@example.com");
     let any = Policy::any_verified_caller;
@@ -205,9 +201,7 @@ async fn members_of_matches_only_callers_of_that_issuer() {
     ] {
         let layer = guard.layer_with(policy.clone()).unwrap();
         for (token, expected) in [(&of_cluster, in_cluster), (&of_google, at_google)] {
-            let status = send_request(layer.clone(), bearer_request(&token.mint()))
-                .await
-                .status();
+            let status = token_status(layer.clone(), &token.mint()).await;
             assert_eq!(status, expected, "{policy:?} {token:?}");
         }
         assert_eq!(
@@ -235,10 +229,10 @@ fn members_of_rejects_members_of_other_issuers() {
             member: member.to_owned(),
             issuer: issuer.to_owned(),
         };
-        assert_eq!(built(policy.clone()), Some(expected.clone()));
-        // It is found in whatever part of a policy it is.
+        assert_eq!(build_error(policy.clone()), Some(expected.clone()));
+        // Nested policies are checked, too.
         let nested = Policy::any_of([Policy::members([GKE_SA]), Policy::all_of([policy])]);
-        assert_eq!(built(nested), Some(expected));
+        assert_eq!(build_error(nested), Some(expected));
     }
     for (issuer, member, platform) in [
         (GOOGLE, "system:authenticated", "Kubernetes"),
@@ -249,7 +243,10 @@ fn members_of_rejects_members_of_other_issuers() {
             issuer: issuer.to_owned(),
             platform,
         };
-        assert_eq!(built(Policy::members_of(issuer, [member])), Some(other));
+        assert_eq!(
+            build_error(Policy::members_of(issuer, [member])),
+            Some(other)
+        );
     }
 }
 
@@ -268,7 +265,7 @@ fn untrusted_issuer_in_a_policy_is_an_error_that_suggests_a_similar_one() {
                 issuer: issuer.to_owned(),
                 suggestion: close.map(str::to_owned),
             };
-            assert_eq!(built(policy), Some(untrusted));
+            assert_eq!(build_error(policy), Some(untrusted));
         }
     }
     for issuer in [
@@ -278,7 +275,7 @@ fn untrusted_issuer_in_a_policy_is_an_error_that_suggests_a_similar_one() {
         "https://cluster.example\n",
         "a\u{200b}b",
     ] {
-        let error = built(Policy::members_of(issuer, [GKE_SA])).unwrap();
+        let error = build_error(Policy::members_of(issuer, [GKE_SA])).unwrap();
         assert!(
             matches!(error, PolicyError::InvalidIssuer { .. }),
             "{error}"
@@ -286,13 +283,14 @@ fn untrusted_issuer_in_a_policy_is_an_error_that_suggests_a_similar_one() {
     }
 }
 
-/// The error for a member, which is the same in an allow list, a deny list and among the members of an issuer.
-fn refused(member: &str) -> PolicyError {
-    let error = built(Policy::members([member])).unwrap_or_else(|| panic!("{member:?} builds"));
+/// Returns the error for a member, after asserting that allow lists and deny lists report the same one.
+fn member_error(member: &str) -> PolicyError {
+    let error =
+        build_error(Policy::members([member])).unwrap_or_else(|| panic!("{member:?} builds"));
     let denying = Policy::any_verified_caller().deny([member]);
-    assert_eq!(built(denying).as_ref(), Some(&error));
+    assert_eq!(build_error(denying).as_ref(), Some(&error));
     assert!(
-        built(Policy::members_of(CLUSTER, [member])).is_some(),
+        build_error(Policy::members_of(CLUSTER, [member])).is_some(),
         "{member:?}"
     );
     error
@@ -313,7 +311,7 @@ fn impossible_members_do_not_build() {
         "principal:https://cluster.example#*",
         "principal:https://cluster.example#system:serviceaccount:shop:*",
         "*",
-        // White space, and what cannot be seen.
+        // White space and invisible characters.
         "system:serviceaccount:shop: web",
         "system:serviceaccount:shop:web ",
         " system:serviceaccount:shop:web",
@@ -356,7 +354,7 @@ fn impossible_members_do_not_build() {
         "principal:https://cluster.example#system:serviceaccount:shop",
         "principal:https://cluster.example#system:serviceaccount:Shop:web",
         "principal:https://cluster.example#System:ServiceAccount:shop:web",
-        // No addresses.
+        // Invalid e-mail addresses.
         "user:jane@example",
         "user:jane@@example.com",
         "user:jane@doe@example.com",
@@ -377,7 +375,7 @@ fn impossible_members_do_not_build() {
         &format!("user:{}@example.com", long(65)),
         &format!("user:jane@{}.com", long(64)),
     ] {
-        let error = refused(member);
+        let error = member_error(member);
         assert!(
             matches!(
                 error,
@@ -388,7 +386,7 @@ fn impossible_members_do_not_build() {
         let text = error.to_string();
         assert!(text.is_ascii() && !text.contains('\n'), "{text:?}");
     }
-    let by_email = built(Policy::members([format!(
+    let by_email = build_error(Policy::members([format!(
         "principal:{GOOGLE}#jane@example.com"
     )]));
     assert!(
@@ -412,7 +410,7 @@ fn valid_members_build() {
         "principal:https://cluster.example#CN=Jane Doe,O=J\u{e4}ne#1",
         "principal:https://cluster.example#system:node:n1",
     ] {
-        assert_eq!(built(Policy::members([member])), None, "{member}");
+        assert_eq!(build_error(Policy::members([member])), None, "{member}");
     }
 }
 
@@ -424,7 +422,7 @@ fn member_errors_escape_invisible_characters_and_suggest_corrections() {
         ("user:jane@example.com\n", "com\\n"),
         ("allUsers\u{a0}", "allUsers\\u{a0}"),
     ] {
-        let text = refused(member).to_string();
+        let text = member_error(member).to_string();
         assert!(text.contains(shown), "{text}");
     }
     for (member, meant) in [
@@ -503,7 +501,7 @@ fn member_errors_escape_invisible_characters_and_suggest_corrections() {
         ("allUsers ", "allUsers"),
         ("system:Authenticated", "system:authenticated"),
     ] {
-        let text = refused(member).to_string();
+        let text = member_error(member).to_string();
         assert!(text.contains(&format!("did you mean {meant:?}?")), "{text}");
     }
     for member in [
@@ -514,7 +512,7 @@ fn member_errors_escape_invisible_characters_and_suggest_corrections() {
         "user:jane",
         "shop:web",
     ] {
-        let text = refused(member).to_string();
+        let text = member_error(member).to_string();
         assert!(!text.contains("did you mean"), "{text}");
     }
 }

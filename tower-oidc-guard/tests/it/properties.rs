@@ -1,11 +1,12 @@
 //! What holds for any input.
 
-use crate::support::signer::{Signer, base64url};
-use crate::support::{HEADER, claims, guard_with_keys};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 use tower_oidc_guard::TokenVerifier;
+
+use crate::support::signer::{Signer, base64url};
+use crate::support::{HEADER, claims, guard_with_keys};
 
 /// A verifier with its keys at hand, the signer whose key it trusts, and where they live.
 fn verifier() -> (Runtime, TokenVerifier, Signer) {

@@ -1,37 +1,22 @@
-//! Tokens, keys and discovery documents of real Kubernetes, judged as their names say.
+//! Tokens, key sets and discovery documents recorded from real Kubernetes clusters.
+//!
+//! The name of a recorded token says whether it must be accepted: see [`expected`].
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::support::{AUDIENCE, unix_time};
 use serde_json::Value;
 use tower_oidc_guard::{Identity, Issuer, OidcGuard, TokenError, VerifyError};
 
-const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+use crate::support::mock_client::document_client;
+use crate::support::recorded::{
+    ISSUER, V1_20, V1_36, numeric_claim, recorded_path, recorded_token,
+};
+use crate::support::{AUDIENCE, unix_time};
 
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data/kubernetes")
-        .join(name)
-}
-
-/// A token as its file has it: some end in a line break, which is not the token's.
-fn token(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap().trim_end().to_owned()
-}
-
-fn claim(token: &str, name: &str) -> Option<u64> {
-    use base64::Engine as _;
-    let payload = token.split('.').nth(1).unwrap();
-    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(payload)
-        .unwrap();
-    serde_json::from_slice::<Value>(&json).unwrap()[name].as_u64()
-}
-
-/// Verifies a token against a folder's discovery document and keys, at that second.
-async fn judge(documents: &str, token: &str, now: u64) -> Result<Identity, VerifyError> {
-    let read = |name: &str| std::fs::read(folder(documents).join(name)).unwrap();
+/// Verifies a token with the recorded discovery document and keys of this folder, at this time.
+async fn verify(folder: &str, token: &str, now: u64) -> Result<Identity, VerifyError> {
+    let read = |name: &str| std::fs::read(recorded_path(folder).join(name)).unwrap();
     let discovery = read("discovery.json");
     let keys_url = serde_json::from_slice::<Value>(&discovery).unwrap()["jwks_uri"].clone();
     let served = HashMap::from([
@@ -43,16 +28,16 @@ async fn judge(documents: &str, token: &str, now: u64) -> Result<Identity, Verif
     ]);
     let issuer = Issuer::kubernetes(ISSUER).audience(AUDIENCE);
     let guard = OidcGuard::builder()
-        .issuer(issuer.leeway(std::time::Duration::ZERO))
+        .issuer(issuer.leeway(Duration::ZERO))
         .any_verified_caller()
-        .http_client(crate::support::document_client(served))
+        .http_client(document_client(served))
         .clock(move || unix_time(now))
         .build()
         .unwrap();
     guard.verifier().verify(token).await
 }
 
-/// What a token's name says of it.
+/// Returns the expected result for the token with this name.
 fn expected(name: &str) -> Result<(), VerifyError> {
     match name {
         "gke-sa-600s" | "gke-sa-3600s" | "gke-sa-two-audiences" | "bound-to-a-deleted-pod" => {
@@ -62,47 +47,48 @@ fn expected(name: &str) -> Result<(), VerifyError> {
             Err(VerifyError::InvalidToken(TokenError::WrongAudience))
         }
         "bad-signature" => Err(VerifyError::InvalidToken(TokenError::BadSignature)),
-        // Without `exp`, these are not claims that a guard can go by.
+        // A legacy token, which never expires.
         "automounted-legacy" => Err(VerifyError::InvalidToken(TokenError::Malformed(
             "the claim `exp` is missing",
         ))),
         "non-canonical-base64" => Err(VerifyError::InvalidToken(TokenError::Malformed(
             "a part is not canonical base64url",
         ))),
-        other => panic!("nobody says what {other} should come to"),
+        other => panic!("no expected result for {other}"),
     }
 }
 
-/// Judges every token of a folder; returns how many were taken.
-async fn judge_folder(name: &str) -> usize {
-    let mut taken = 0;
-    for entry in std::fs::read_dir(folder(name)).unwrap() {
+/// Verifies every token of a folder and returns how many were accepted.
+async fn verify_folder(folder: &str) -> usize {
+    let mut accepted = 0;
+    for entry in std::fs::read_dir(recorded_path(folder)).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "jwt") {
             continue;
         }
-        let (stem, token) = (path.file_stem().unwrap().to_str().unwrap(), token(&path));
-        // The legacy token says no time at all: any will do.
-        let issued = claim(&token, "iat").unwrap_or(1_795_462_876);
-        let verdict = judge(name, &token, issued + 1).await;
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let token = recorded_token(folder, &format!("{stem}.jwt"));
+        // The legacy token has no time.
+        let issued = numeric_claim(&token, "iat").unwrap_or(1_795_462_876);
+        let verdict = verify(folder, &token, issued + 1).await;
         assert_eq!(
             verdict.as_ref().map(drop).map_err(|r| *r),
             expected(stem),
             "{path:?}"
         );
         let Ok(identity) = verdict else { continue };
-        taken += 1;
+        accepted += 1;
         assert_caller(&identity, stem, &token);
-        let expiry = claim(&token, "exp").unwrap();
-        assert!(judge(name, &token, expiry - 1).await.is_ok(), "{path:?}");
-        let expired = judge(name, &token, expiry).await;
+        let expiry = numeric_claim(&token, "exp").unwrap();
+        assert!(verify(folder, &token, expiry - 1).await.is_ok(), "{path:?}");
+        let expired = verify(folder, &token, expiry).await;
         assert_eq!(
             expired.err(),
             Some(VerifyError::InvalidToken(TokenError::Expired)),
             "{path:?}"
         );
     }
-    taken
+    accepted
 }
 
 fn assert_caller(identity: &Identity, stem: &str, token: &str) {
@@ -115,10 +101,16 @@ fn assert_caller(identity: &Identity, stem: &str, token: &str) {
     );
     assert_eq!(
         identity.expires_at(),
-        unix_time(claim(token, "exp").unwrap())
+        unix_time(numeric_claim(token, "exp").unwrap())
     );
-    assert_eq!(identity.issued_at(), claim(token, "iat").map(unix_time));
-    assert_eq!(identity.not_before(), claim(token, "nbf").map(unix_time));
+    assert_eq!(
+        identity.issued_at(),
+        numeric_claim(token, "iat").map(unix_time)
+    );
+    assert_eq!(
+        identity.not_before(),
+        numeric_claim(token, "nbf").map(unix_time)
+    );
     let caller = identity.kubernetes().expect("a service account");
     assert_eq!(caller.namespace(), "id-namespace");
     assert!(caller.service_account().uid().is_some());
@@ -141,40 +133,40 @@ fn assert_caller(identity: &Identity, stem: &str, token: &str) {
 
 #[tokio::test]
 async fn tokens_of_kubernetes_1_20_are_accepted_or_rejected_as_named() {
-    assert_eq!(judge_folder("v1.20/rs256").await, 3);
+    assert_eq!(verify_folder(V1_20).await, 3);
 }
 
 #[tokio::test]
 async fn tokens_of_kubernetes_1_20_after_a_key_rotation_are_accepted_or_rejected_as_named() {
-    assert_eq!(judge_folder("v1.20/after-key-rotation").await, 3);
+    assert_eq!(verify_folder("v1.20/after-key-rotation").await, 3);
 }
 
 #[tokio::test]
 async fn tokens_of_kubernetes_1_36_are_accepted_or_rejected_as_named() {
-    assert_eq!(judge_folder("v1.36/rs256").await, 4);
+    assert_eq!(verify_folder(V1_36).await, 4);
 }
 
 #[tokio::test]
 async fn tokens_of_kubernetes_1_36_after_a_key_rotation_are_accepted_or_rejected_as_named() {
-    assert_eq!(judge_folder("v1.36/after-key-rotation").await, 3);
+    assert_eq!(verify_folder("v1.36/after-key-rotation").await, 3);
 }
 
 #[tokio::test]
 async fn tokens_of_an_ec_key_beside_an_rsa_key_are_accepted_or_rejected_as_named() {
-    assert_eq!(judge_folder("v1.36/es256-beside-rs256").await, 3);
+    assert_eq!(verify_folder("v1.36/es256-beside-rs256").await, 3);
 }
 
 #[tokio::test]
 async fn tokens_of_the_old_key_verify_while_it_is_published() {
     for version in ["v1.20", "v1.36"] {
-        let old = token(&folder(version).join("rs256/gke-sa-600s.jwt"));
-        let issued = claim(&old, "iat").unwrap();
+        let old = recorded_token(&format!("{version}/rs256"), "gke-sa-600s.jwt");
+        let issued = numeric_claim(&old, "iat").unwrap();
         for documents in [
             format!("{version}/after-key-rotation"),
             format!("{version}/rs256"),
         ] {
             assert!(
-                judge(&documents, &old, issued + 1).await.is_ok(),
+                verify(&documents, &old, issued + 1).await.is_ok(),
                 "{documents}"
             );
         }
@@ -183,12 +175,67 @@ async fn tokens_of_the_old_key_verify_while_it_is_published() {
 
 #[tokio::test]
 async fn token_of_an_unpublished_key_is_rejected() {
-    let new = token(&folder("v1.36/after-key-rotation/gke-sa-600s.jwt"));
-    let issued = claim(&new, "iat").unwrap();
-    // The keys that are fetched when it comes in do not have its key, whoever is asked again.
-    let verdict = judge("v1.36/rs256", &new, issued + 100).await;
+    let new = recorded_token("v1.36/after-key-rotation", "gke-sa-600s.jwt");
+    let issued = numeric_claim(&new, "iat").unwrap();
+    let verdict = verify("v1.36/rs256", &new, issued + 100).await;
     assert_eq!(
         verdict.err(),
         Some(VerifyError::InvalidToken(TokenError::UnknownKey))
+    );
+}
+
+/// Verifies a recorded token for this audience, with the recorded keys, one second after it was issued.
+async fn verify_for_audience(
+    folder: &str,
+    name: &str,
+    audience: &str,
+) -> Result<Identity, VerifyError> {
+    let token = recorded_token(folder, name);
+    let now = numeric_claim(&token, "iat").unwrap_or(1_795_462_900);
+    let mut issuer = Issuer::kubernetes(ISSUER)
+        .keys_file(recorded_path(folder).join("jwks.json"))
+        .audience(audience);
+    if audience != AUDIENCE {
+        issuer = issuer.dangerous_accept_api_server_audience();
+    }
+    let builder = OidcGuard::builder().issuer(issuer).any_verified_caller();
+    let guard = builder.clock(move || unix_time(now + 1)).build().unwrap();
+    guard.verifier().verify(token).await
+}
+
+#[tokio::test]
+async fn kubernetes_token_has_an_array_of_audiences_and_nbf_equal_to_iat() {
+    let identity = verify_for_audience(V1_36, "gke-sa-600s.jwt", AUDIENCE)
+        .await
+        .unwrap();
+    let claims: Value = identity.claims().unwrap();
+    assert!(claims["aud"].is_array() && claims["nbf"] == claims["iat"]);
+    assert_eq!(identity.audiences(), [AUDIENCE]);
+}
+
+#[tokio::test]
+async fn automounted_token_of_1_36_lasts_a_year_and_has_warnafter() {
+    let identity = verify_for_audience(V1_36, "automounted-one-year.jwt", ISSUER)
+        .await
+        .unwrap();
+    let issued = identity.issued_at().unwrap();
+    let year = identity.expires_at().duration_since(issued).unwrap();
+    assert!(year > Duration::from_secs(364 * 24 * 3600), "{year:?}");
+    let stale = identity.kubernetes().unwrap().warn_after().unwrap();
+    assert_eq!(
+        stale.duration_since(issued).unwrap(),
+        Duration::from_secs(3607)
+    );
+}
+
+#[tokio::test]
+async fn legacy_automounted_token_of_1_20_without_audience_and_expiry_is_rejected() {
+    let verdict = verify_for_audience(V1_20, "automounted-legacy.jwt", AUDIENCE).await;
+    assert!(
+        matches!(
+            verdict,
+            Err(VerifyError::InvalidToken(TokenError::Malformed(_)))
+        ),
+        "{verdict:?}"
     );
 }

@@ -1,12 +1,13 @@
-//! What callers are told.
+//! Responses to rejected requests, HTTP and gRPC.
 
-use crate::support::in_memory::{
-    CLUSTER, GKE_SA, cluster, guard_builder, send_request, token_spec,
-};
-use crate::support::{Body, bearer_request, request};
 use http::{Method, Request, Response, StatusCode};
 use tower::ServiceExt as _;
 use tower_oidc_guard::{BuildError, OidcGuard, Policy};
+
+use crate::support::in_memory::{
+    CLUSTER, GKE_SA, cluster, guard_builder, send_request, token_spec, token_status,
+};
+use crate::support::{Body, advance_clock, bearer_request, body_text, request};
 
 fn guard() -> OidcGuard {
     guard_builder(&cluster())
@@ -100,11 +101,9 @@ async fn without_keys_a_token_gets_503_with_retry_after_and_no_token_gets_401() 
         401
     );
     cluster.recover();
-    crate::support::advance_clock(std::time::Duration::from_secs(61)).await;
+    advance_clock(std::time::Duration::from_secs(61)).await;
     assert_eq!(
-        send_request(guard.layer(), bearer_request(&token_spec(&cluster).mint()))
-            .await
-            .status(),
+        token_status(guard.layer(), &token_spec(&cluster).mint()).await,
         200
     );
 }
@@ -139,7 +138,7 @@ async fn protected_resource_is_named_in_challenges_and_publishes_its_metadata() 
     assert!(challenge(&response).ends_with(&format!(", resource_metadata=\"{url}\"")));
     let metadata = guard.resource_metadata().unwrap();
     assert_eq!(metadata.path(), "/.well-known/oauth-protected-resource/api");
-    let document = crate::support::body_text(metadata.oneshot(request(&[])).await.unwrap()).await;
+    let document = body_text(metadata.oneshot(request(&[])).await.unwrap()).await;
     let document: serde_json::Value = serde_json::from_str(&document).unwrap();
     assert_eq!(document["resource"], "https://orders.example/api");
     assert_eq!(
@@ -201,7 +200,7 @@ async fn rejections_are_not_cacheable() {
     let policy = || Policy::members([GKE_SA]);
     let standard = guard_builder(&cluster).policy(policy()).build().unwrap();
     let another = guard_builder(&cluster).policy(policy());
-    // A function that makes a response of its own, without the headers of the one that it is given.
+    // Creates a new response, without the headers of the default one.
     let another =
         another.rejection_response(|rejection, _| Response::new(rejection.reason().into()));
     let another = another.build().unwrap();
@@ -245,7 +244,7 @@ async fn rejections_are_not_cacheable() {
         });
     let response = send_request(own.build().unwrap().layer(), request(&[])).await;
     assert_eq!(response.headers()["cache-control"], "private, max-age=1");
-    // What the service answers is its own affair.
+    // Responses of the service are not changed.
     let good = bearer_request(&token_spec(&cluster).mint());
     let response = send_request(standard.layer(), good).await;
     assert!(!response.headers().contains_key("cache-control"));

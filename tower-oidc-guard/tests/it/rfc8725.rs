@@ -1,11 +1,12 @@
-//! JSON Web Token Best Current Practices (RFC 8725), section 3, paragraph by paragraph.
+//! JSON Web Token Best Current Practices (RFC 8725), section 3: one test for each paragraph.
 
-use crate::support::signer::{Signer, base64url};
-use crate::support::{HEADER, claims, guard_with_keys};
 use serde_json::{Value, json};
 use tower_oidc_guard::{Algorithm, JwkSet, TokenError, VerifyError};
 
-/// What a guard of the signer's key says to a token.
+use crate::support::signer::{Signer, base64url};
+use crate::support::{AUDIENCE, HEADER, claims, guard_with_keys};
+
+/// Verifies a token with the signer's key.
 async fn verdict(signer: &Signer, token: &str) -> Result<(), VerifyError> {
     guard_with_keys(&[signer.jwk()])
         .verifier()
@@ -68,7 +69,7 @@ async fn section_3_3_invalid_signature_rejects_the_token() {
     let nested = signer.sign(r#"{"alg":"ES256","kid":"k","cty":"JWT"}"#, &token);
     assert!(
         verdict(&signer, &nested).await.is_err(),
-        "what is nested is no claims set"
+        "a nested token is not a claims set"
     );
 }
 
@@ -84,7 +85,7 @@ fn section_3_4_point_off_its_curve_is_not_a_key() {
 
 #[test]
 fn section_3_5_weak_keys_are_skipped() {
-    // A modulus of 1024 bits, one with an exponent of 1, and a symmetric key made of a password.
+    // An RSA key of 1024 bits, an RSA key with the exponent 1, and a symmetric key derived from a password.
     let modulus = |bytes: usize| base64url(&[&[0xff], &vec![0x01; bytes - 1][..]].concat());
     let keys = json!({ "keys": [
         { "kty": "RSA", "n": modulus(128), "e": "AQAB" },
@@ -176,7 +177,7 @@ async fn section_3_9_audience_must_be_accepted() {
             "{aud}"
         );
     }
-    let several = claims(json!({ "aud": ["https://other.example", crate::support::AUDIENCE] }));
+    let several = claims(json!({ "aud": ["https://other.example", AUDIENCE] }));
     assert_eq!(
         verdict(&signer, &signer.sign(HEADER, &several)).await,
         Ok(())
@@ -212,7 +213,7 @@ async fn section_3_10_key_locations_in_the_token_are_ignored() {
         let token = attacker.sign(&header(kid), &claims(json!({})));
         assert!(verdict(&signer, &token).await.is_err(), "{kid:?}");
     }
-    // Where nothing is believed, nothing is in the way of a sound token either.
+    // The ignored members do not make a valid token invalid.
     assert_eq!(
         verdict(&signer, &signer.sign(&header("k"), &claims(json!({})))).await,
         Ok(())
@@ -248,7 +249,7 @@ async fn section_3_11_token_of_another_type_is_rejected() {
 async fn section_3_12_token_for_another_use_is_rejected() {
     let signer = Signer::new();
     let other_uses = [
-        // A logout token and an event have no expiry; a request object has another audience.
+        // Logout tokens and security event tokens have no expiry; a request object has another audience.
         claims(json!({ "exp": Value::Null, "events": {} })),
         claims(json!({ "aud": "https://issuer.example" })),
     ];

@@ -1,43 +1,26 @@
-//! A token shows nowhere.
+//! Tokens do not appear in logs, debug output or responses.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
-use crate::support::{AUDIENCE, bearer_request, echo_subject, guard, valid_token};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_oidc_guard::testing::TestIssuer;
 
-/// Everything that is logged, at any level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Fails where any part of the token stands in the text.
-fn assert_absent(token: &str, text: &str) {
-    for part in token.split('.') {
-        assert!(!text.contains(part), "{part} in {text}");
-    }
-}
+use crate::support::logs::{CapturedLogs, assert_absent};
+use crate::support::process::{is_child_process, run_in_child_process};
+use crate::support::{AUDIENCE, bearer_request, echo_subject, guard, valid_token};
 
 #[tokio::test]
 async fn tokens_appear_neither_in_logs_nor_in_debug_output_nor_in_responses() {
-    let log = Log::default();
-    let writer = log.clone();
+    if !is_child_process() {
+        return run_in_child_process(
+            "secrecy::tokens_appear_neither_in_logs_nor_in_debug_output_nor_in_responses",
+            &[],
+        );
+    }
+    let logs = CapturedLogs::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
+        .with_writer(logs.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _subscriber = tracing::subscriber::set_default(subscriber);
 
     let issuer = TestIssuer::start().await.unwrap();
     let guard = guard(issuer.url());
@@ -64,7 +47,7 @@ async fn tokens_appear_neither_in_logs_nor_in_debug_output_nor_in_responses() {
             seen.push_str(&format!("{rejection} {rejection:?}"));
         }
     }
-    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let logged = logs.text();
     assert!(
         logged.contains("keys fetched") && logged.contains("refused"),
         "{logged}"

@@ -1,13 +1,16 @@
-//! Where the token comes from, and what passes without one.
+//! Extracting the token from a request, and requests without a token: CORS preflights, optional guards.
 
-use crate::support::in_memory::{
-    GKE_SA, SERVERLESS, cluster, guard_builder, send_request, token_spec,
-};
-use crate::support::{Body, bearer_request, request};
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderName, Method, Request, Response};
 use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_oidc_guard::testing::TestIssuer;
 use tower_oidc_guard::{OidcGuardBuilder, Policy};
+
+use crate::support::in_memory::{
+    GKE_SA, SERVERLESS, cluster, guard_builder, send_request, token_spec, token_status,
+};
+use crate::support::logs::assert_absent;
+use crate::support::{Body, bearer_request, body_text, echo_subject, guard, request, valid_token};
 
 const IAP: HeaderName = HeaderName::from_static("x-goog-iap-jwt-assertion");
 
@@ -73,12 +76,7 @@ async fn optional_guard_admits_requests_without_a_token_and_rejects_invalid_toke
         GKE_SA.as_bytes()
     );
     let expired = token_spec(&cluster).claim("exp", 1).mint();
-    assert_eq!(
-        send_request(guard.layer(), bearer_request(&expired))
-            .await
-            .status(),
-        401
-    );
+    assert_eq!(token_status(guard.layer(), &expired).await, 401);
     assert_eq!(
         send_request(guard.layer(), request(&["Bearer a", "Bearer b"]))
             .await
@@ -133,7 +131,11 @@ async fn preflight_with_credentials_is_malformed() {
         preflight(Some((PROXY_AUTHORIZATION, "x")), "/"),
     )
     .await;
-    assert_eq!(response.body(), b"nobody", "of no concern to this guard");
+    assert_eq!(
+        response.body(),
+        b"nobody",
+        "no token is expected in this header"
+    );
 }
 
 #[tokio::test]
@@ -196,7 +198,7 @@ async fn malformed_bearer_credentials_are_never_treated_as_anonymous() {
             );
         }
     }
-    // In other headers, the same.
+    // In the configured headers.
     let other = builder()
         .token_from([SERVERLESS, IAP])
         .allow_missing_token();
@@ -218,7 +220,7 @@ async fn malformed_bearer_credentials_are_never_treated_as_anonymous() {
             );
         }
     }
-    // Another scheme is no bearer token, and its credentials are the service's affair.
+    // Credentials of another scheme are left to the service.
     for value in ["Basic YTpi", "DPoP a.b.c", "Bearerx a.b.c"] {
         let response = send_request(guards[0].layer(), request(&[value])).await;
         assert_eq!(response.body(), b"nobody", "{value}");
@@ -237,7 +239,7 @@ async fn token_headers_are_marked_sensitive() {
         let service = builder.build().unwrap().layer().layer(shows);
         let response = service.oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
-        crate::support::body_text(response).await
+        body_text(response).await
     };
     let builder = || guard_builder(&cluster).any_verified_caller();
     let with = |headers: &[(HeaderName, &str)]| {
@@ -251,7 +253,7 @@ async fn token_headers_are_marked_sensitive() {
     let text = shown(builder(), with(&[(AUTHORIZATION, "Bearer TOKEN")])).await;
     assert!(text.contains("Sensitive"), "{text}");
     assert_absent(&token, &text);
-    // Admitted without a token, by another scheme.
+    // Credentials of another scheme, admitted without a token.
     let text = shown(
         builder().allow_missing_token(),
         with(&[(AUTHORIZATION, "Basic c2VjcmV0")]),
@@ -261,7 +263,7 @@ async fn token_headers_are_marked_sensitive() {
         text.contains("Sensitive") && !text.contains("c2VjcmV0"),
         "{text}"
     );
-    // In headers beside the one that counts, repeated ones included.
+    // In other configured headers, including repeated ones.
     let several = [
         (AUTHORIZATION, "Bearer TOKEN"),
         (AUTHORIZATION, "Basic c2VjcmV0"),
@@ -271,7 +273,7 @@ async fn token_headers_are_marked_sensitive() {
     let text = shown(from, with(&several)).await;
     assert!(!text.contains("c2VjcmV0"), "{text}");
     assert_absent(&token, &text);
-    // After a wait for the keys, as in the first of these, and from the cache.
+    // The first request waits for the keys; the second finds its token in the cache.
     let guard = builder().build().unwrap();
     for _ in 0..2 {
         let shows = service_fn(|request: Request<Body>| async move {
@@ -279,21 +281,13 @@ async fn token_headers_are_marked_sensitive() {
             Ok::<_, std::convert::Infallible>(Response::new(text))
         });
         let service = guard.layer().layer(shows);
-        let text =
-            crate::support::body_text(service.oneshot(bearer_request(&token)).await.unwrap()).await;
+        let text = body_text(service.oneshot(bearer_request(&token)).await.unwrap()).await;
         assert_absent(&token, &text);
     }
 }
 
-/// Fails if any part of the token is in the text.
-fn assert_absent(token: &str, text: &str) {
-    for part in token.split('.') {
-        assert!(!text.contains(part), "{part} in {text}");
-    }
-}
-
-/// The status of a request with these headers, for a guard of these settings.
-async fn with(
+/// Sends a request with these headers to a guard with these settings and returns the status.
+async fn status_with_headers(
     build: impl Fn(OidcGuardBuilder) -> OidcGuardBuilder,
     headers: &[(HeaderName, &str)],
 ) -> u16 {
@@ -315,24 +309,27 @@ async fn token_is_read_from_configured_headers() {
     for header in [SERVERLESS, IAP, PROXY_AUTHORIZATION] {
         let from = |builder: OidcGuardBuilder| builder.token_from([header.clone()]);
         assert_eq!(
-            with(from, &[(header.clone(), "Bearer TOKEN")]).await,
+            status_with_headers(from, &[(header.clone(), "Bearer TOKEN")]).await,
             200,
             "{header}"
         );
         assert_eq!(
-            with(from, &[(AUTHORIZATION, "Bearer TOKEN")]).await,
+            status_with_headers(from, &[(AUTHORIZATION, "Bearer TOKEN")]).await,
             401,
             "{header}"
         );
     }
     assert_eq!(
-        with(|builder| builder.token_from([IAP]), &[(IAP, "TOKEN")]).await,
+        status_with_headers(|builder| builder.token_from([IAP]), &[(IAP, "TOKEN")]).await,
         200
     );
     let first = |builder: OidcGuardBuilder| builder.token_from([SERVERLESS, AUTHORIZATION]);
-    assert_eq!(with(first, &[(AUTHORIZATION, "Bearer TOKEN")]).await, 200);
     assert_eq!(
-        with(
+        status_with_headers(first, &[(AUTHORIZATION, "Bearer TOKEN")]).await,
+        200
+    );
+    assert_eq!(
+        status_with_headers(
             first,
             &[(AUTHORIZATION, "Bearer x"), (SERVERLESS, "Bearer TOKEN")]
         )
@@ -340,7 +337,7 @@ async fn token_is_read_from_configured_headers() {
         200
     );
     assert_eq!(
-        with(
+        status_with_headers(
             first,
             &[(AUTHORIZATION, "Bearer TOKEN"), (SERVERLESS, "Bearer x")]
         )
@@ -349,9 +346,12 @@ async fn token_is_read_from_configured_headers() {
     );
     let one =
         |builder: OidcGuardBuilder| builder.token_from_exactly_one_of([SERVERLESS, AUTHORIZATION]);
-    assert_eq!(with(one, &[(AUTHORIZATION, "Bearer TOKEN")]).await, 200);
     assert_eq!(
-        with(
+        status_with_headers(one, &[(AUTHORIZATION, "Bearer TOKEN")]).await,
+        200
+    );
+    assert_eq!(
+        status_with_headers(
             one,
             &[
                 (AUTHORIZATION, "Bearer TOKEN"),
@@ -382,6 +382,17 @@ async fn token_can_be_removed_before_the_service_is_called() {
             .oneshot(bearer_request(&token_spec(&cluster).mint()))
             .await
             .unwrap();
-        assert_eq!(crate::support::body_text(response).await, expected);
+        assert_eq!(body_text(response).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn bearer_scheme_is_case_insensitive() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let service = guard(issuer.url()).layer().layer(service_fn(echo_subject));
+    for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
+        let sent = request(&[&format!("{scheme} {}", valid_token(&issuer))]);
+        let response = service.clone().oneshot(sent).await.unwrap();
+        assert_eq!(response.status(), 200, "{scheme}");
     }
 }

