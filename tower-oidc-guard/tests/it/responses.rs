@@ -67,14 +67,14 @@ async fn caller_not_allowed_by_the_policy_gets_403_insufficient_scope_without_me
     let response = send_request(guard.layer(), bearer_request(&other)).await;
     assert_eq!(response.status(), 403);
     assert!(challenge(&response).contains("error=\"insufficient_scope\""));
-    let told = format!(
+    let text = format!(
         "{:?} {}",
         response.headers(),
         String::from_utf8_lossy(response.body())
     );
     assert!(
-        !told.contains("gke-sa") && !told.contains("other"),
-        "{told}"
+        !text.contains("gke-sa") && !text.contains("other"),
+        "{text}"
     );
 }
 

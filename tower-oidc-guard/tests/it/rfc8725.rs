@@ -124,7 +124,7 @@ async fn section_3_7_header_and_claims_must_be_utf_8() {
         .position(|window| window == b"caller")
         .unwrap();
     bytes[at] = 0xe9;
-    let token = signer.sign_bytes(HEADER, &bytes);
+    let token = signer.sign_bytes(HEADER.as_bytes(), &bytes);
     assert_eq!(
         verdict(&signer, &token).await,
         Err(VerifyError::InvalidToken(TokenError::Malformed(

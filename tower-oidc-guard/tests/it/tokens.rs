@@ -258,10 +258,10 @@ async fn bytes_that_are_not_utf_8_are_rejected_anywhere() {
     };
     for place in PLACES {
         let payload = claims_at(place);
-        let sound = signer.sign_bytes(HEADER, &fill(&payload, "é".as_bytes()));
+        let sound = signer.sign_bytes(HEADER.as_bytes(), &fill(&payload, "é".as_bytes()));
         assert!(verify(&guard, &sound).await.is_ok(), "{place}");
         for bytes in broken {
-            let token = signer.sign_bytes(HEADER, &fill(&payload, bytes));
+            let token = signer.sign_bytes(HEADER.as_bytes(), &fill(&payload, bytes));
             let verdict = verify(&guard, &token).await;
             let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
                 "the claims",

@@ -33,12 +33,12 @@ impl Signer {
 
     /// Signs a header and a payload that are text.
     pub fn sign(&self, header: &str, payload: &str) -> String {
-        self.sign_bytes(header, payload.as_bytes())
+        self.sign_bytes(header.as_bytes(), payload.as_bytes())
     }
 
     /// Signs a header and a payload that need not be UTF-8.
-    pub fn sign_bytes(&self, header: &str, payload: &[u8]) -> String {
-        let input = format!("{}.{}", base64url(header.as_bytes()), base64url(payload));
+    pub fn sign_bytes(&self, header: &[u8], payload: &[u8]) -> String {
+        let input = format!("{}.{}", base64url(header), base64url(payload));
         let signature = self.0.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
         format!("{input}.{}", base64url(signature.as_ref()))
     }
