@@ -1,8 +1,8 @@
-//! One path, so many times, for a tool that counts instructions: `<path> <requests>`, where the path is `raw` (the bare
-//! check of the signature), `cold` (a whole verification), `bare` (a service without a guard), `uncached` or `cached`
-//! (the same service behind one).
+//! Runs one code path repeatedly, for tools that count instructions.
 //!
-//! Only what happens in `measured` is to be counted.
+//! The arguments are `<path> <requests>`. The path is `raw` (verifies only the signature), `cold` (a complete verification),
+//! `bare` (a service without a guard), `uncached` or `cached` (the service with a guard). Count only the instructions in
+//! `measured`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -25,11 +25,13 @@ fn measured(requests: u32, request: &dyn Fn()) {
 
 fn main() {
     let given: Vec<_> = std::env::args().skip(1).collect();
-    // `cargo bench` adds an argument of its own; without one's own there is nothing to do.
+    // `cargo bench` passes one argument itself. Without further arguments there is nothing to do.
     let [path, requests, ..] = given.as_slice() else {
         return println!("<path> <requests>");
     };
-    let requests = requests.parse().expect("a number of requests");
+    let requests = requests
+        .parse()
+        .expect("the second argument must be a number of requests");
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
     let issuer = runtime.block_on(TestIssuer::start()).unwrap();
@@ -37,14 +39,14 @@ fn main() {
     let _inside = runtime.enter();
     let verifier = case.verifier(1, 1);
     let sent = header(&case.token);
-    let behind = |tokens| {
+    let guarded = |tokens| {
         let guard = guard(&case, Policy::members([GKE_SA]), tokens);
         runtime
             .block_on(guard.verifier().verify(&case.token))
             .unwrap();
         guard.layer().layer(Bare)
     };
-    let (cached, uncached) = (behind(1000), behind(0));
+    let (cached, uncached) = (guarded(1000), guarded(0));
     runtime.block_on(verifier.verify(&case.token)).unwrap();
     let request: &dyn Fn() = match path.as_str() {
         "raw" => &|| case.raw(),
@@ -52,7 +54,7 @@ fn main() {
         "bare" => &|| assert!(call(&Bare, &sent).is_success()),
         "uncached" => &|| assert!(call(&uncached, &sent).is_success()),
         "cached" => &|| assert!(call(&cached, &sent).is_success()),
-        other => panic!("no such path: {other}"),
+        other => panic!("unknown path {other}"),
     };
     request();
     measured(requests, request);

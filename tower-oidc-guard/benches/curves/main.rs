@@ -1,5 +1,5 @@
-//! How the cost of a request grows: with the issuers, keys and members that are configured, with the tokens that are
-//! in use and their length, and with threads. BENCHMARKING.md says how to read them.
+//! How the cost of a request grows with the number of configured issuers, keys and members, with the number and length of
+//! the tokens in use, and with threads. BENCHMARKING.md explains the results.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -21,7 +21,7 @@ use tower_oidc_guard::testing::TestIssuer;
 
 use crate::case::{Case, rs256};
 
-/// A case with its runtime, which has to be there while keys are fetched.
+/// Creates a case, its issuer, and the runtime on which keys are fetched.
 fn case() -> (Runtime, TestIssuer, Case) {
     let runtime = Runtime::new().unwrap();
     let issuer = runtime.block_on(TestIssuer::start()).unwrap();
@@ -29,11 +29,12 @@ fn case() -> (Runtime, TestIssuer, Case) {
     (runtime, issuer, case)
 }
 
-/// The guard's keys are at hand once it has verified a token.
+/// Verifies a token, after which the guard's keys are available and the token is cached.
 fn warm(runtime: &Runtime, guard: &OidcGuard, token: &str) {
     runtime.block_on(guard.verifier().verify(token)).unwrap();
 }
 
+/// Returns a configuration for short runs.
 fn short() -> Criterion {
     Criterion::default()
         .warm_up_time(Duration::from_millis(500))

@@ -1,4 +1,4 @@
-//! Growth with what is configured.
+//! Growth with the configuration.
 
 use criterion::{BenchmarkId, Criterion};
 use tower::Layer as _;
@@ -8,18 +8,19 @@ use crate::case::verify;
 use crate::service::{Bare, GKE_SA, call, guard, header};
 use crate::{case, warm};
 
-/// A whole verification, among so many issuers.
+/// Measures a complete verification for each number of trusted issuers.
 pub(crate) fn issuers(c: &mut Criterion) {
     verification(c, "verification_by_issuers", &[1, 10, 100, 1000], |n| {
         (1, n)
     });
 }
 
-/// A whole verification, with so many keys in the issuer's set.
+/// Measures a complete verification for each number of keys in the issuer's key set.
 pub(crate) fn keys(c: &mut Criterion) {
     verification(c, "verification_by_keys", &[1, 10, 100], |n| (n, 1));
 }
 
+/// Measures a complete verification for each of these counts.
 fn verification(
     c: &mut Criterion,
     name: &str,
@@ -39,7 +40,7 @@ fn verification(
     group.finish();
 }
 
-/// A request whose token is known, with so many members in the policy.
+/// Measures a request with a cached token for each number of members in the policy.
 pub(crate) fn members(c: &mut Criterion) {
     let (runtime, _issuer, case) = case();
     let _inside = runtime.enter();

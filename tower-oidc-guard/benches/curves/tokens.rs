@@ -1,4 +1,4 @@
-//! Growth with the tokens: how long they are, how many are in use, and on how many threads.
+//! Growth with the length of tokens, the number of tokens in use, and the number of threads.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use http::HeaderValue;
 use tower::Layer as _;
 use tower_oidc_guard::Policy;
 
-use crate::allocations::{held, pause};
+use crate::allocations::{held, pause, resume};
 use crate::case::{AUDIENCE, es256, verify};
 use crate::service::{Bare, GKE_SA, call, guard, header};
 use crate::{case, warm};
 
-/// A whole verification of a token of so many bytes, and a request with it once it is known.
+/// Measures a complete verification for each token length, and a request with the cached token.
 pub(crate) fn sizes(c: &mut Criterion) {
     let (runtime, issuer, case) = case();
     let _inside = runtime.enter();
@@ -39,15 +39,15 @@ pub(crate) fn sizes(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(bytes), cold);
         group.finish();
         let mut group = c.benchmark_group("request_by_token_bytes");
-        let known = |b: &mut Bencher<'_>| b.iter(|| call(&guarded, &sent));
-        group.bench_function(BenchmarkId::from_parameter(bytes), known);
+        let cached = |b: &mut Bencher<'_>| b.iter(|| call(&guarded, &sent));
+        group.bench_function(BenchmarkId::from_parameter(bytes), cached);
         group.finish();
     }
 }
 
-/// A request with one known token, on so many threads at once: the time of each thread.
+/// Measures a request with one cached token on several threads at once: the time per thread.
 pub(crate) fn threads(c: &mut Criterion) {
-    pause(true);
+    pause();
     let (runtime, _issuer, case) = case();
     let _inside = runtime.enter();
     for (name, tokens) in [
@@ -64,8 +64,8 @@ pub(crate) fn threads(c: &mut Criterion) {
                 let began = Instant::now();
                 thread::scope(|scope| {
                     for _ in 0..count {
-                        // A header of its own for each, as connections have them.
-                        let (guarded, sent) = (guarded.clone(), own(&sent));
+                        // Each connection has its own copy of the header.
+                        let (guarded, sent) = (guarded.clone(), copy(&sent));
                         scope.spawn(move || {
                             (0..iterations)
                                 .for_each(|_| assert!(call(&guarded, &sent).is_success()))
@@ -79,14 +79,15 @@ pub(crate) fn threads(c: &mut Criterion) {
         }
         group.finish();
     }
-    pause(false);
+    resume();
 }
 
-fn own(header: &HeaderValue) -> HeaderValue {
+/// Copies a header value, which shares its bytes when it is cloned.
+fn copy(header: &HeaderValue) -> HeaderValue {
     HeaderValue::from_bytes(header.as_bytes()).unwrap()
 }
 
-/// A request with the next of so many known tokens, and what they take, token and all.
+/// Measures a request with the next of several cached tokens, and the memory that they take, including the tokens.
 pub(crate) fn distinct(c: &mut Criterion) {
     let (runtime, _issuer, like) = case();
     let (case, signer) = es256(&like);
@@ -107,7 +108,7 @@ pub(crate) fn distinct(c: &mut Criterion) {
             "memory_by_distinct_tokens/{count}: {} bytes",
             held() - before
         );
-        // In an order that no prefetcher guesses: an odd stride meets all of them.
+        // An order that a prefetcher cannot predict. The stride is coprime to the counts, so it reaches every token.
         let mut next = 0;
         let work = |b: &mut Bencher<'_>| {
             b.iter(|| {

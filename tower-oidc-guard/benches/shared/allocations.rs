@@ -1,6 +1,6 @@
-//! Counts the bytes that are held, and how often memory is asked for.
+//! Counts allocated bytes and allocations.
 
-// Each bench uses a part.
+// Each benchmark uses a part of this module.
 #![allow(dead_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -12,14 +12,14 @@ static PAUSED: AtomicBool = AtomicBool::new(false);
 
 struct Counting;
 
-// SAFETY: hands every call on to the system's allocator as it is.
+// SAFETY: forwards every call unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !PAUSED.load(Ordering::Relaxed) {
             HELD.fetch_add(layout.size() as isize, Ordering::Relaxed);
             COUNT.fetch_add(1, Ordering::Relaxed);
         }
-        // SAFETY: the caller's promises are the same.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -27,7 +27,7 @@ unsafe impl GlobalAlloc for Counting {
         if !PAUSED.load(Ordering::Relaxed) {
             HELD.fetch_sub(layout.size() as isize, Ordering::Relaxed);
         }
-        // SAFETY: the caller's promises are the same.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -35,17 +35,22 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The bytes that are held now.
+/// Returns the number of bytes that are allocated now.
 pub(crate) fn held() -> isize {
     HELD.load(Ordering::Relaxed)
 }
 
-/// How many allocations were made so far.
+/// Returns the number of allocations so far.
 pub(crate) fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// Stops counting, or goes on: threads that count get in each other's way.
-pub(crate) fn pause(paused: bool) {
-    PAUSED.store(paused, Ordering::Relaxed);
+/// Stops counting, which slows down threads that allocate at the same time.
+pub(crate) fn pause() {
+    PAUSED.store(true, Ordering::Relaxed);
+}
+
+/// Resumes counting.
+pub(crate) fn resume() {
+    PAUSED.store(false, Ordering::Relaxed);
 }

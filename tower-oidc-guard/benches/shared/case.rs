@@ -1,6 +1,6 @@
-//! A token, its issuer, and the bare check of its signature.
+//! A token, its issuer, and the verification of its signature alone.
 
-// Each bench uses a part.
+// Each benchmark uses a part of this module.
 #![allow(dead_code)]
 
 use std::hint::black_box;
@@ -20,10 +20,10 @@ use tower_oidc_guard::{Algorithm, Issuer, OidcGuard, OidcGuardBuilder, TokenVeri
 
 pub(crate) const AUDIENCE: &str = "https://auth-server.example";
 
-/// A token, its parts, its issuer's keys, and the parsed key that signed it.
+/// A token, its parts, its issuer's keys, and the parsed key that verifies it.
 pub(crate) struct Case {
     pub(crate) token: String,
-    /// The length of what is signed.
+    /// The length of the signed part.
     signed: usize,
     signature: Vec<u8>,
     pub(crate) issuer: String,
@@ -33,7 +33,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// The bare check of the signature, which is decoded already.
+    /// Verifies only the signature, which is decoded already.
     pub(crate) fn raw(&self) {
         let message = &self.token.as_bytes()[..self.signed];
         self.key
@@ -41,13 +41,13 @@ impl Case {
             .unwrap();
     }
 
-    /// A verifier that keeps nothing.
+    /// Creates a verifier without a cache.
     pub(crate) fn verifier(&self, keys: usize, issuers: usize) -> TokenVerifier {
         let builder = self.settings(keys, issuers).any_verified_caller();
         builder.without_cache().build().unwrap().verifier().clone()
     }
 
-    /// Settings of a guard of its issuer, with so many keys, among so many issuers.
+    /// Returns the builder of a guard that trusts this number of issuers, each with this number of keys.
     pub(crate) fn settings(&self, keys: usize, issuers: usize) -> OidcGuardBuilder {
         let mut set = vec![self.jwk.clone()];
         for number in 1..keys {
@@ -70,7 +70,11 @@ impl Case {
     }
 }
 
-/// Verifies with keys that are at hand, so that there is nothing to wait for.
+/// Verifies a token with keys that are available.
+///
+/// # Panics
+///
+/// Panics if the verification fails or waits for keys.
 pub(crate) fn verify(verifier: &TokenVerifier, token: &str) {
     let mut verdict = pin!(verifier.verify(token));
     let polled = verdict
@@ -79,17 +83,19 @@ pub(crate) fn verify(verifier: &TokenVerifier, token: &str) {
     assert!(matches!(black_box(polled), Poll::Ready(Ok(_))));
 }
 
+/// Returns the length of the signed part of a token, and its decoded signature.
 fn split(token: &str) -> (usize, Vec<u8>) {
     let end = token.rfind('.').unwrap();
     (end, URL_SAFE_NO_PAD.decode(&token[end + 1..]).unwrap())
 }
 
-/// A token like those of Kubernetes.
+/// Mints a token like those of Kubernetes.
 pub(crate) fn mint(issuer: &TestIssuer) -> String {
     let spec = issuer.token().audience(AUDIENCE);
     spec.service_account("id-namespace", "gke-sa").mint()
 }
 
+/// Creates a case with an RS256 token of this issuer.
 pub(crate) async fn rs256(issuer: &TestIssuer) -> Case {
     let token = mint(issuer);
     let keys = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -102,7 +108,7 @@ pub(crate) async fn rs256(issuer: &TestIssuer) -> Case {
     let jwk = keys["keys"][0].clone();
     let integer = |name: &str| URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
     let (n, e) = (integer("n"), integer("e"));
-    // RSAPublicKey of RFC 8017, appendix A.1.1: a modulus of 2048 bits, and an exponent of three bytes.
+    // RSAPublicKey of RFC 8017, appendix A.1.1, with a modulus of 2048 bits and an exponent of three bytes.
     let mut der = vec![0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
     der.extend_from_slice(&n);
     der.extend_from_slice(&[0x02, 0x03]);
@@ -120,7 +126,7 @@ pub(crate) async fn rs256(issuer: &TestIssuer) -> Case {
     }
 }
 
-/// Signs the same claims again and again with a key on a curve; no two of its tokens are alike.
+/// Signs the same claims repeatedly with an ES256 key. Its tokens differ in their signatures.
 pub(crate) struct Signer {
     pair: EcdsaKeyPair,
     input: String,
@@ -133,7 +139,7 @@ impl Signer {
     }
 }
 
-/// The same claims, signed by a key on a curve.
+/// Creates a case with the claims of another case, signed with an ES256 key.
 pub(crate) fn es256(like: &Case) -> (Case, Signer) {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let point = pair.public_key().as_ref();

@@ -1,4 +1,4 @@
-//! A service that does nothing, behind a guard or without one.
+//! A service that does nothing, with or without a guard.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -13,10 +13,10 @@ use tower_oidc_guard::{OidcGuard, Policy};
 
 use crate::case::Case;
 
-/// Whose token the case has.
+/// The subject of the case's token.
 pub(crate) const GKE_SA: &str = "system:serviceaccount:id-namespace:gke-sa";
 
-/// Does nothing.
+/// A service that does nothing.
 #[derive(Clone)]
 pub(crate) struct Bare;
 
@@ -35,7 +35,11 @@ impl Service<Request<()>> for Bare {
     }
 }
 
-/// One request with that header, from its making to its answer.
+/// Creates a request with this header, calls the service, and returns the status.
+///
+/// # Panics
+///
+/// Panics if the response is not ready at once.
 pub(crate) fn call<S, B>(service: &S, authorization: &HeaderValue) -> http::StatusCode
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
@@ -51,15 +55,17 @@ where
         .poll(&mut Context::from_waker(Waker::noop()))
     {
         Poll::Ready(Ok(response)) => black_box(response).status(),
-        _ => panic!("there is nothing to wait for"),
+        _ => panic!("the response is not ready"),
     }
 }
 
+/// Creates a guard for a case that caches up to this number of tokens.
 pub(crate) fn guard(case: &Case, policy: Policy, tokens: usize) -> OidcGuard {
     let builder = case.settings(1, 1).policy(policy);
     builder.cache(tokens, 64 << 20).build().unwrap()
 }
 
+/// Returns an `Authorization` header with this token.
 pub(crate) fn header(token: &str) -> HeaderValue {
     HeaderValue::try_from(format!("Bearer {token}")).unwrap()
 }

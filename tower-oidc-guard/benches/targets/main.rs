@@ -1,5 +1,5 @@
-//! The figures that this crate promises, measured in one run: a line each, and a non-zero exit code
-//! where one is missed. BENCHMARKING.md says how to read them.
+//! Measures the performance targets of this crate in one run. Prints one line per target, and exits with a non-zero code if
+//! one is missed. BENCHMARKING.md explains the results.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,4 +1,4 @@
-//! Whole requests through the layer, and what they leave behind.
+//! Complete requests through the layer, and the memory that they leave allocated.
 
 use tower::{Layer as _, ServiceExt as _};
 use tower_oidc_guard::testing::TestIssuer;
@@ -10,11 +10,12 @@ use crate::service::{Bare, GKE_SA, call, guard, header};
 use crate::target::{best, ratio, target};
 
 const BATCH: u32 = 200;
-/// Tokens that are kept while their size is taken.
+/// The number of cached tokens whose memory is measured.
 const KEPT: usize = 1000;
+/// The number of hostile tokens.
 const HOSTILE: usize = 100_000;
 
-/// Measures, prints, and says whether all targets are met.
+/// Measures and prints the targets. Returns whether all are met.
 pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, case: &Case) -> bool {
     let named = || Policy::members([GKE_SA]);
     let (cached, uncached) = (guard(case, named(), 1000), guard(case, named(), 0));
@@ -75,7 +76,7 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
     met.into_iter().all(|met| met)
 }
 
-/// How often memory is asked for, by a request.
+/// Prints the number of allocations per request.
 fn allocations(name: &str, request: &dyn Fn()) {
     let before = count();
     (0..BATCH).for_each(|_| request());
@@ -83,7 +84,7 @@ fn allocations(name: &str, request: &dyn Fn()) {
     println!("allocations {name}: {each:.1} per request");
 }
 
-/// What a token takes that is kept.
+/// Measures the memory that a cached token takes. Returns whether the target is met.
 fn kept_bytes(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, case: &Case) -> bool {
     let guard = guard(case, Policy::any_verified_caller(), 2 * KEPT);
     let tokens: Vec<_> = (0..KEPT).map(|_| mint(issuer)).collect();
@@ -98,7 +99,7 @@ fn kept_bytes(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, case: &Cas
     target("bytes_per_cached_token", bytes, "bytes", 3072.0)
 }
 
-/// What tokens leave behind that are refused.
+/// Measures the memory that rejected tokens leave allocated. Returns whether the target is met.
 fn hostile_bytes(runtime: &tokio::runtime::Runtime, case: &Case) -> bool {
     let guard = guard(case, Policy::members([GKE_SA]), 1000);
     runtime

@@ -1,10 +1,10 @@
-//! Times and targets.
+//! Measuring times and comparing them with targets.
 
 use std::time::{Duration, Instant};
 
 const BATCHES: usize = 1500;
 
-/// The lowest times of many batches that take turns.
+/// Runs batches of each function in turn and returns the lowest time per call of each.
 pub(crate) fn best<const N: usize>(batch: u32, work: [&dyn Fn(); N]) -> [Duration; N] {
     let mut best = [Duration::MAX; N];
     for _ in 0..BATCHES {
@@ -17,14 +17,14 @@ pub(crate) fn best<const N: usize>(batch: u32, work: [&dyn Fn(); N]) -> [Duratio
     best.map(|time| time / batch)
 }
 
-/// A ratio of two times.
+/// Compares the ratio of two times with a limit. Returns whether the target is met.
 pub(crate) fn ratio(name: &str, times: [Duration; 2], limit: f64) -> bool {
     println!("{name}: {:.2?} over {:.2?}", times[0], times[1]);
     let ratio = times[0].as_secs_f64() / times[1].as_secs_f64();
     target(name, ratio, "times", limit)
 }
 
-/// Prints a line, and says whether the target is met.
+/// Prints the line of a target and returns whether it is met.
 pub(crate) fn target(name: &str, value: f64, unit: &str, limit: f64) -> bool {
     println!("target {name}: {value:.3} {unit} (limit {limit})");
     value <= limit
