@@ -1,46 +1,54 @@
-//! An axum server with an open route, a guarded one, and one with a policy of its own.
+//! An axum server with an open route, a guarded route, and a route with a stricter policy.
 //!
-//! Runs against an issuer of its own: `cargo run -p tower-oidc-guard --example axum --all-features`. In a cluster,
-//! the issuer is `Issuer::in_cluster()?`.
+//! Run it with `cargo run -p tower-oidc-guard --example axum_server --features testing,axum`. The issuer is a
+//! [`TestIssuer`] on loopback. A server in a Kubernetes cluster uses `Issuer::in_cluster()?` instead.
 
 use std::error::Error;
 
 use axum::Router;
 use axum::routing::get;
+use tokio::net::TcpListener;
 use tower_oidc_guard::testing::TestIssuer;
 use tower_oidc_guard::{Identity, Issuer, OidcGuard, Policy};
 
+/// The value of `aud` in tokens that are meant for this server.
 const AUDIENCE: &str = "https://orders.example";
 
-/// The routes, and who may use them.
+/// Creates the routes and the guard in front of them.
 fn app(issuer: Issuer) -> Result<Router, Box<dyn Error>> {
     let guard = OidcGuard::builder()
         .issuer(issuer.audience(AUDIENCE))
+        // Every service account in the namespace `shop`.
         .policy(Policy::members(["system:serviceaccounts:shop"]))
         .build()?;
+    // The same issuers, with another policy.
     let admins = guard.layer_with(Policy::members(["system:serviceaccount:ops:admin"]))?;
+
+    // `route_layer` guards the routes that were added before it, and only requests that match one of them: a request for
+    // an unknown path gets 404 without a token.
+    let admin_routes = Router::new()
+        .route("/admin", get(subject))
+        .route_layer(admins);
     Ok(Router::new()
-        .route("/orders", get(whoami))
+        .route("/orders", get(subject))
         .route_layer(guard.layer())
-        .merge(
-            Router::new()
-                .route("/admin", get(whoami))
-                .route_layer(admins),
-        )
+        .merge(admin_routes)
         .route("/", get(|| async { "open to all" }))
+        // Returns 200 once the keys of all issuers are available, for a readiness probe.
         .route_service("/readyz", guard.readiness()))
 }
 
-async fn whoami(caller: Identity) -> String {
+/// Responds with the caller's subject. The guard has put the caller's [`Identity`] into the request's extensions.
+async fn subject(caller: Identity) -> String {
     caller.subject().to_owned()
 }
 
-pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
     let issuer = TestIssuer::start().await?;
-    let trusted = Issuer::kubernetes(issuer.url()).insecure_loopback_http();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let app = app(Issuer::kubernetes(issuer.url()).insecure_loopback_http())?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
-    let app = app(trusted)?;
     tokio::spawn(async move { axum::serve(listener, app).await });
 
     let token = |namespace: &str, name: &str| {
@@ -48,33 +56,30 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
             .token()
             .audience(AUDIENCE)
             .service_account(namespace, name)
-            .mint()
     };
     let client = reqwest::Client::builder().no_proxy().build()?;
     for (path, token, expected) in [
+        // The open route needs no token.
         ("/", None, 200),
+        // 401: there is no token, or an invalid one.
         ("/orders", None, 401),
+        ("/orders", Some(token("shop", "web").bad_signature()), 401),
+        // 200: the token is valid and the policy allows the caller.
         ("/orders", Some(token("shop", "web")), 200),
+        // 403: the token is valid, but the policy does not allow the caller.
         ("/orders", Some(token("other", "web")), 403),
         ("/admin", Some(token("shop", "web")), 403),
         ("/admin", Some(token("ops", "admin")), 200),
         ("/readyz", None, 200),
     ] {
-        let request = client.get(format!("{url}{path}"));
-        let request = match token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        };
+        let mut request = client.get(format!("{url}{path}"));
+        if let Some(token) = token {
+            request = request.bearer_auth(token.mint());
+        }
         let response = request.send().await?;
         let status = response.status().as_u16();
         println!("GET {path}: {status} {}", response.text().await?);
         assert_eq!(status, expected, "{path}");
     }
     Ok(())
-}
-
-#[tokio::main]
-#[allow(dead_code, reason = "the test calls `run`")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    run().await
 }

@@ -1,6 +1,6 @@
-//! A guarded service on plain hyper, and a stream that ends when its caller's token does.
+//! A guarded service on hyper, with a response that ends when the caller's token expires.
 //!
-//! `cargo run -p tower-oidc-guard --example hyper --all-features`
+//! Run it with `cargo run -p tower-oidc-guard --example hyper_server --features testing`.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -19,36 +19,41 @@ use tower_oidc_guard::{Identity, Issuer, OidcGuard};
 
 const AUDIENCE: &str = "https://stream.example";
 
-/// Does what takes long, but no longer than the token is good for: the guard looks at a request once, when it comes.
-async fn long(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// Works for up to 2.5 seconds, but not longer than the token is valid.
+///
+/// The guard verifies a token once, when the request arrives. A service that keeps a request open, such as a stream or a
+/// WebSocket, has to end it itself when the token expires.
+async fn work(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let caller = request.extensions().get::<Identity>();
     let expires_at = caller.map_or(SystemTime::UNIX_EPOCH, Identity::expires_at);
-    let left = expires_at
+    let remaining = expires_at
         .duration_since(SystemTime::now())
         .unwrap_or_default();
     let work = tokio::time::sleep(Duration::from_millis(2500));
-    let text = match tokio::time::timeout(left, work).await {
+    let text = match tokio::time::timeout(remaining, work).await {
         Ok(()) => "done",
-        Err(_) => "the token ran out",
+        Err(_) => "the token expired",
     };
     Ok(Response::new(Full::from(text)))
 }
 
+/// Serves HTTP/1 with the guarded service.
 async fn serve(guard: OidcGuard, listener: TcpListener) -> std::io::Result<()> {
-    let service = TowerToHyperService::new(guard.layer().layer(service_fn(long)));
+    let service = TowerToHyperService::new(guard.layer().layer(service_fn(work)));
     loop {
         let (stream, _) = listener.accept().await?;
         let connection =
             http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                eprintln!("a connection broke: {error}");
+                eprintln!("connection failed: {error}");
             }
         });
     }
 }
 
-pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
     let issuer = TestIssuer::start().await?;
     let trusted = Issuer::kubernetes(issuer.url()).insecure_loopback_http();
     let guard = OidcGuard::builder()
@@ -60,26 +65,15 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     tokio::spawn(serve(guard, listener));
 
     let client = reqwest::Client::builder().no_proxy().build()?;
-    for (lifetime, expected) in [(3600, "done"), (2, "the token ran out")] {
+    for (lifetime, expected) in [(3600, "done"), (2, "the token expired")] {
         let token = issuer
             .token()
             .audience(AUDIENCE)
             .lifetime(Duration::from_secs(lifetime));
-        let answer = client
-            .get(&url)
-            .bearer_auth(token.mint())
-            .send()
-            .await?
-            .text()
-            .await?;
-        println!("a token of {lifetime} s: {answer}");
-        assert_eq!(answer, expected);
+        let request = client.get(&url).bearer_auth(token.mint());
+        let text = request.send().await?.text().await?;
+        println!("with a token that expires in {lifetime} s: {text}");
+        assert_eq!(text, expected);
     }
     Ok(())
-}
-
-#[tokio::main]
-#[allow(dead_code, reason = "the test calls `run`")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    run().await
 }

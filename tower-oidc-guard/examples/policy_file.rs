@@ -1,6 +1,6 @@
-//! A policy that an operator changes without a restart: a file, as a ConfigMap is mounted.
+//! A policy in a file that can be changed without a restart, such as a mounted ConfigMap.
 //!
-//! `cargo run -p tower-oidc-guard --example policy_file --all-features`
+//! Run it with `cargo run -p tower-oidc-guard --example policy_file --features testing,policy-file`.
 
 use std::error::Error;
 
@@ -12,12 +12,15 @@ const BEFORE: &str = "allow: [\"system:serviceaccount:shop:web\"]\n";
 const AFTER: &str =
     "allow: [\"system:serviceaccounts:shop\"]\ndeny: [\"system:serviceaccount:shop:web\"]\n";
 
-pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    // Writes the file as a kubelet does: a ConfigMap is updated by swapping a symbolic link.
     let folder = tempfile::tempdir()?;
     let kubelet = Kubelet::new(folder.path())?;
     kubelet.write([("policy.yaml", BEFORE)])?;
 
     let issuer = MemoryIssuer::new("https://cluster.example")?;
+    // Opening fails if the file is invalid. Later, an invalid file is reported and the previous policy stays in use.
     let file = PolicyFile::open(kubelet.path("policy.yaml")).await?;
     let guard = OidcGuard::builder()
         .issuer(Issuer::kubernetes(issuer.url()).audience("me"))
@@ -34,6 +37,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let before = guard.policy().explain(&caller);
     println!("before: {before}");
 
+    // The guard uses the new policy for the next request.
     let changed = file.changed();
     kubelet.rotate("policy.yaml", AFTER)?;
     changed.await;
@@ -41,10 +45,4 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     println!("after:  {after}");
     assert!(before.is_allowed() && !after.is_allowed());
     Ok(())
-}
-
-#[tokio::main]
-#[allow(dead_code, reason = "the test calls `run`")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    run().await
 }

@@ -1,6 +1,6 @@
-//! Refusals as problem details (RFC 9457).
+//! Rejections as problem details (RFC 9457).
 //!
-//! `cargo run -p tower-oidc-guard --example problem_json --all-features`
+//! Run it with `cargo run -p tower-oidc-guard --example problem_json --features testing`.
 
 use std::error::Error;
 
@@ -13,21 +13,22 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{Issuer, OidcGuard, Rejection};
 
-/// Status, challenge and `Retry-After` stay as they are.
-fn problem(rejection: &Rejection, answer: Response<Bytes>) -> Response<Bytes> {
-    let status = answer.status();
+/// Replaces the body of a rejection. The status, `WWW-Authenticate` and `Retry-After` stay unchanged.
+fn problem(rejection: &Rejection, response: Response<Bytes>) -> Response<Bytes> {
+    let status = response.status();
     let problem = json!({
         "type": format!("https://errors.example/auth/{}", rejection.reason()),
         "title": rejection.to_string(),
         "status": status.as_u16(),
     });
-    let mut answer = answer.map(|_| Bytes::from(problem.to_string()));
+    let mut response = response.map(|_| Bytes::from(problem.to_string()));
     let kind = HeaderValue::from_static("application/problem+json");
-    answer.headers_mut().insert(CONTENT_TYPE, kind);
-    answer
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
 }
 
-pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
     let issuer = MemoryIssuer::new("https://cluster.example")?;
     let guard = OidcGuard::builder()
         .issuer(Issuer::kubernetes(issuer.url()).audience("me"))
@@ -36,18 +37,18 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         .rejection_response(problem)
         .build()?;
     let service = service_fn(|_| async {
-        Ok::<_, Box<dyn Error + Send + Sync>>(Response::new(Full::<Bytes>::from("in")))
+        Ok::<_, Box<dyn Error + Send + Sync>>(Response::new(Full::<Bytes>::from("admitted")))
     });
     let service = guard.layer().layer(service);
 
     let expired = issuer.token().audience("me").claim("exp", 1).mint();
     let request = Request::get("/").header("authorization", format!("Bearer {expired}"));
-    let answer = service
+    let response = service
         .oneshot(request.body(Full::<Bytes>::default())?)
         .await;
-    let answer = answer.map_err(|error| error.to_string())?;
-    assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json");
-    let body = answer
+    let response = response.map_err(|error| error.to_string())?;
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+    let body = response
         .into_body()
         .collect()
         .await
@@ -56,10 +57,4 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     println!("{problem:#}");
     assert_eq!(problem["type"], "https://errors.example/auth/expired");
     Ok(())
-}
-
-#[tokio::main]
-#[allow(dead_code, reason = "the test calls `run`")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    run().await
 }
