@@ -338,7 +338,7 @@ impl Cases {
 
     /// Adds a token with this text as its claims set.
     fn add_payload(&mut self, name: impl Into<String>, payload: &[u8]) {
-        let token = self.signer.sign_bytes(HEADER, payload);
+        let token = self.signer.sign_bytes(HEADER.as_bytes(), payload);
         self.add_token(name, token);
     }
 
