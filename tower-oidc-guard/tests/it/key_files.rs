@@ -158,16 +158,16 @@ fn pem_without_public_keys_is_rejected_and_the_error_names_its_content() {
     let sound = pem(&Signer::new());
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let block = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
-    let fault = |issuer: Issuer| {
+    let build_error = |issuer: Issuer| {
         let builder = OidcGuard::builder().issuer(issuer.audience("me"));
         let error = builder.any_verified_caller().build().unwrap_err();
         error.to_string()
     };
     let json = jwks(&Signer::new());
     for (text, named) in [
-        (String::new(), "not PEM"),
-        ("hello".to_owned(), "not PEM"),
-        ("ssh-ed25519 AAAA me@example".to_owned(), "not PEM"),
+        (String::new(), "expects PEM"),
+        ("hello".to_owned(), "expects PEM"),
+        ("ssh-ed25519 AAAA me@example".to_owned(), "expects PEM"),
         (json.clone(), "keys_json"),
         (key.clone(), "PRIVATE KEY"),
         (format!("{sound}{key}"), "PRIVATE KEY"),
@@ -189,10 +189,10 @@ fn pem_without_public_keys_is_rejected_and_the_error_names_its_content() {
         (block("PUBLIC KEY"), "public key"),
         (sound[..60].to_owned(), "not well-formed"),
     ] {
-        let error = fault(issuer().keys_pem(text.clone()));
+        let error = build_error(issuer().keys_pem(text.clone()));
         assert!(error.contains(named), "{text}: {error}");
     }
-    let error = fault(issuer().keys_json(sound));
+    let error = build_error(issuer().keys_json(sound));
     assert!(error.contains("keys_pem"), "{error}");
 }
 
