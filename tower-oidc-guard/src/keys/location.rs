@@ -64,7 +64,7 @@ impl InlineKeys {
                 "`{setting}` expects PEM and contains JSON; pass that to `keys_json`"
             )),
             (KeyFormat::Pem, None) => Err(format!(
-                "`{setting}` expects PEM, and no line of its text begins with `-----BEGIN`"
+                "`{setting}` expects PEM, and its text is not PEM: no line begins with `-----BEGIN`"
             )),
         }
     }
