@@ -5,6 +5,7 @@
 
 mod api_server_audience;
 mod in_cluster;
+mod openidconnect;
 mod presets;
 mod resolution;
 
@@ -60,6 +61,8 @@ pub struct Issuer {
     platform: Platform,
     audiences: Vec<String>,
     algorithms: Option<Vec<Algorithm>>,
+    /// The supported algorithms that the provider metadata lists, if the issuer was created from metadata.
+    listed_algorithms: Option<Vec<Algorithm>>,
     leeway: Option<Duration>,
     token_types: Vec<String>,
     max_lifetime: Option<Duration>,
@@ -136,6 +139,7 @@ impl Issuer {
             platform,
             audiences: Vec::new(),
             algorithms: None,
+            listed_algorithms: None,
             leeway: None,
             token_types: Vec::new(),
             max_lifetime: None,

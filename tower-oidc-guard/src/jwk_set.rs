@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use openidconnect::{JsonWebKey, JsonWebKeySet};
+
 use crate::jose::algorithm::Algorithm;
 use crate::jose::key_set::KeySet;
 use crate::jose::{self, SignatureError, TokenError};
@@ -48,6 +50,38 @@ impl JwkSet {
             location: "`JwkSet::from_json`".to_owned(),
             reason: excerpt(&error.to_string()),
         })
+    }
+
+    /// Creates a set of the keys in openidconnect's `JsonWebKeySet`, which are allowed for the given algorithms.
+    ///
+    /// Signatures are verified with aws-lc-rs, and not with the verification that the key type `K` implements.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`KeysError::InvalidKeySet`] if the key set cannot be serialized.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::openidconnect::core::CoreJsonWebKeySet;
+    /// use tower_oidc_guard::{Algorithm, JwkSet};
+    ///
+    /// let keys: CoreJsonWebKeySet = serde_json::from_value(serde_json::json!({ "keys": [{
+    ///     "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    /// }]}))?;
+    /// let keys = JwkSet::from_openidconnect(&keys, [Algorithm::EdDSA])?;
+    /// assert!(keys.skipped_keys().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_openidconnect<K: JsonWebKey>(
+        keys: &JsonWebKeySet<K>,
+        algorithms: impl IntoIterator<Item = Algorithm>,
+    ) -> Result<Self, KeysError> {
+        let json = serde_json::to_vec(keys).map_err(|error| KeysError::InvalidKeySet {
+            location: "`JwkSet::from_openidconnect`".to_owned(),
+            reason: excerpt(&error.to_string()),
+        })?;
+        Self::from_json(json, algorithms)
     }
 
     /// Returns the keys of the set that cannot be used, each with the reason.

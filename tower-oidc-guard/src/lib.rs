@@ -37,7 +37,9 @@ pub use jose::{SignatureError, TokenError};
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
 pub use keys::health::{IssuerHealth, SkippedKey};
-/// The crate whose types are part of this crate's API.
+/// The crate whose types [`Issuer::from_issuer_url`], [`Issuer::from_provider_metadata`], [`Issuer::keys`],
+/// [`JwkSet::from_openidconnect`] and [`Identity::id_token_claims`] use.
+#[doc(no_inline)]
 pub use openidconnect;
 pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]

@@ -24,11 +24,11 @@
 
 mod api_server;
 mod issuer;
+mod issuer_state;
 mod kubernetes_http;
 mod memory;
 mod server;
 mod signing_key;
-mod state;
 mod token;
 
 pub use api_server::{ApiServerRequest, FakeApiServer};

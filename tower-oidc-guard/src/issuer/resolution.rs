@@ -148,6 +148,11 @@ impl Issuer {
                 "`algorithms` lists no algorithm, so no token would be accepted; list one, or leave the setting out",
             ));
         }
+        if self.algorithms.is_none() && self.listed_algorithms.as_ref().is_some_and(Vec::is_empty) {
+            return Err(self.invalid(
+                "the provider metadata lists no supported signature algorithm; set `algorithms`",
+            ));
+        }
         if self.leeway.is_some_and(|leeway| leeway > MAX_LEEWAY) {
             return Err(self.invalid("`leeway` is more than 300 s"));
         }
@@ -279,7 +284,7 @@ impl Issuer {
     }
 
     fn key_source(&self, client: ClientWithMiddleware) -> Result<KeySource, BuildError> {
-        let algorithms = self.algorithms.as_ref();
+        let algorithms = self.algorithms.as_ref().or(self.listed_algorithms.as_ref());
         let rules = KeyRules {
             algorithms: algorithms.map(|all| all.iter().copied().collect()),
             max_keys: self.max_keys.unwrap_or(DEFAULT_MAX_KEYS),

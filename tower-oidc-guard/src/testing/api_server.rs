@@ -21,12 +21,12 @@ use tokio_rustls::TlsAcceptor;
 use self::accounts::Accounts;
 use self::authentication::User;
 use self::tls::Certified;
+use super::issuer_state::IssuerState;
 use super::kubernetes_http::{
-    DISCOVERY_PATH, JWKS_PATH, document, document_type, forbidden, healthy, negotiate, object,
-    status, unauthorized,
+    AcceptHeader, DISCOVERY_PATH, JWKS_PATH, document, document_type, forbidden, healthy,
+    negotiate, object, status, unauthorized,
 };
 use super::server::serve;
-use super::state::State;
 use super::token::TokenSpec;
 use crate::jose::algorithm::Algorithm;
 
@@ -88,7 +88,7 @@ pub struct FakeApiServer {
 }
 
 struct Shared {
-    keys: State,
+    keys: IssuerState,
     certified: ArcSwap<Certified>,
     inner: Mutex<Inner>,
 }
@@ -142,7 +142,7 @@ impl FakeApiServer {
         let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            keys: State::new(DEFAULT_ISSUER.to_owned())?,
+            keys: IssuerState::new(DEFAULT_ISSUER.to_owned())?,
             certified: ArcSwap::from_pointee(Certified::new()?),
             inner: Mutex::new(Inner {
                 issuers: vec![DEFAULT_ISSUER.to_owned()],
@@ -414,7 +414,12 @@ impl Shared {
         if !may_read {
             return not_on_path(user, method, path);
         }
-        if let Err(refusal) = negotiate(method, request.headers(), media_type) {
+        if let Err(refusal) = negotiate(
+            method,
+            request.headers(),
+            media_type,
+            AcceptHeader::Respected,
+        ) {
             return *refusal;
         }
         if path == JWKS_PATH {

@@ -5,43 +5,61 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::issuer_state::IssuerState;
+use super::kubernetes_http::AcceptHeader;
 use super::server::{Respond, serve};
-use super::state::State;
 use super::token::TokenSpec;
 use crate::jose::algorithm::Algorithm;
 
-/// An issuer on loopback that publishes its documents to everyone, as a Kubernetes API server can be configured to, and
-/// signs with RS256 at first.
+/// An issuer on loopback, over plain http.
 ///
-/// It negotiates as strictly as a real API server: a key set requested as `application/json` alone gets 406, a method
-/// other than GET 405, an `Authorization` header 401, since it knows no such token. Its responses are held against
-/// recorded ones of Kubernetes 1.20 and 1.36, header by header, by this crate's `tests/it/fakes.rs`. The key set and the
-/// discovery document can be cached for an hour (`max-age=3600`) and have no `ETag`.
+/// It publishes its documents to everyone, as a Kubernetes API server can be configured to, and signs with RS256 at first.
+/// It responds as strictly as a real API server: with 406 if a key set is requested as `application/json` only, with 405 to
+/// a method other than GET, and with 401 to any `Authorization` header, because it accepts no tokens. The discovery document
+/// and the key set may be cached for an hour (`max-age=3600`) and have no `ETag`. This crate's tests compare its responses,
+/// header by header, with recorded ones of Kubernetes 1.20 and 1.36.
 ///
-/// It stops when dropped; its connections are closed then.
+/// It stops and closes its connections when it is dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_oidc_guard::{Issuer, OidcGuard, testing::TestIssuer};
+///
+/// let issuer = TestIssuer::start().await?;
+/// let guard = OidcGuard::builder()
+///     .issuer(Issuer::kubernetes(issuer.url()).audience("me").insecure_loopback_http())
+///     .any_verified_caller()
+///     .build()?;
+/// let token = issuer.token().audience("me").service_account("shop", "orders").mint();
+/// assert_eq!(guard.verifier().verify(token).await?.subject(), "system:serviceaccount:shop:orders");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct TestIssuer {
-    state: Arc<State>,
+    state: Arc<IssuerState>,
     address: SocketAddr,
     server: JoinHandle<()>,
 }
 
 impl TestIssuer {
-    /// Starts an issuer on 127.0.0.1, on a port of the system's choice, with one key. Spawns a task on
-    /// the current tokio runtime.
+    /// Starts an issuer on 127.0.0.1, on a port chosen by the system, with one RS256 key. Spawns a task on the current tokio
+    /// runtime.
     ///
     /// # Errors
     ///
-    /// If no port can be had, or no key be generated.
+    /// If no port is available, or no key can be generated.
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
-        let state = Arc::new(State::new(url)?);
-        let server = tokio::spawn(serve(listener, || None, respond(&state)));
+        let state = Arc::new(IssuerState::new(url)?);
+        let server = tokio::spawn(serve(listener, || None, responder(&state)));
         Ok(Self {
             state,
             address,
@@ -49,37 +67,51 @@ impl TestIssuer {
         })
     }
 
-    /// Closes its connections and its port, as if its process had ended, until it is [started again](Self::restart).
+    /// Closes the connections and the port, as at the end of a process, until [`restart`](Self::restart) is called.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower_oidc_guard::{Issuer, OidcGuard, testing::TestIssuer};
+    /// let mut issuer = TestIssuer::start().await?;
+    /// # let trusted = Issuer::oidc(issuer.url()).audience("me").insecure_loopback_http();
+    /// # let guard = OidcGuard::builder().issuer(trusted).any_verified_caller().build()?;
+    /// issuer.stop().await;
+    /// assert!(guard.ready().await.is_err());
+    /// issuer.restart().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn stop(&mut self) {
         self.server.abort();
-        // An aborted task ends with an error, and with it the listener.
+        // An aborted task ends with an error, and its listener is closed then.
         let _ = (&mut self.server).await;
     }
 
-    /// Starts it again at its port, with its keys.
+    /// Starts the issuer again at its port, with its keys.
     ///
     /// # Errors
     ///
-    /// If the port is taken by now.
+    /// If another process uses the port by now.
     pub async fn restart(&mut self) -> io::Result<()> {
         let listener = TcpListener::bind(self.address).await?;
-        self.server = tokio::spawn(serve(listener, || None, respond(&self.state)));
+        self.server = tokio::spawn(serve(listener, || None, responder(&self.state)));
         Ok(())
     }
 
-    /// Its URL, which is the `iss` of its tokens.
+    /// Returns the URL of the issuer, which is the `iss` of its tokens.
     pub fn url(&self) -> &str {
         &self.state.url
     }
 
-    /// A token to be minted with the current key.
+    /// Returns a token to be minted with the current key.
     pub fn token(&self) -> TokenSpec {
         let key = self.state.current();
         TokenSpec::new(key, &self.state.url)
     }
 
-    /// Publishes a new key of the same algorithm and signs with it from now on; the old ones stay published. Returns
-    /// the new key's `kid`.
+    /// Publishes a new key of the current key's algorithm and signs with it from now on. The old keys stay published.
+    /// Returns the `kid` of the new key.
     ///
     /// # Errors
     ///
@@ -88,7 +120,8 @@ impl TestIssuer {
         self.state.rotate_key(None)
     }
 
-    /// Publishes a new key for that algorithm, as [`rotate_key`](Self::rotate_key) does for the current one.
+    /// Publishes a new key for `algorithm` and signs with it from now on. The old keys stay published. Returns the `kid` of
+    /// the new key.
     ///
     /// # Errors
     ///
@@ -97,34 +130,66 @@ impl TestIssuer {
         self.state.rotate_key(Some(algorithm))
     }
 
-    /// Answers everything with that status, until it [recovers](Self::recover).
-    pub fn fail(&self, status: StatusCode) {
-        self.state.fail(Some(status));
-    }
-
-    /// Answers again as it should.
-    pub fn recover(&self) {
-        self.state.fail(None);
-    }
-
-    /// Ignores `Accept` from now on, as most issuers other than Kubernetes do: for clients that ask for key sets as
-    /// `application/json` alone.
-    pub fn ignore_accept(&self) {
-        self.state.ignore_accept();
-    }
-
-    /// Publishes nothing but the current key from now on.
+    /// Withdraws all keys but the current one.
     pub fn withdraw_old_keys(&self) {
         self.state.withdraw_old_keys();
     }
 
-    /// How often the key set has been fetched.
+    /// Responds to every request with `status`, until [`recover`](Self::recover) is called.
+    pub fn fail(&self, status: StatusCode) {
+        self.state.set_failure(Some(status));
+    }
+
+    /// Ends the effect of [`fail`](Self::fail).
+    pub fn recover(&self) {
+        self.state.set_failure(None);
+    }
+
+    /// Ignores the `Accept` header from now on, as most issuers other than Kubernetes do. Clients that request key sets as
+    /// `application/json` only need this, such as openidconnect.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::TestIssuer;
+    ///
+    /// let issuer = TestIssuer::start().await?;
+    /// let url = format!("{}/openid/v1/jwks", issuer.url());
+    /// let request = || reqwest::Client::new().get(&url).header("accept", "application/json").send();
+    /// assert_eq!(request().await?.status(), 406);
+    /// issuer.ignore_accept();
+    /// assert_eq!(request().await?.status(), 200);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn ignore_accept(&self) {
+        self.state.set_accept_header(AcceptHeader::Ignored);
+    }
+
+    /// Adds a member to the discovery document, or replaces one. For clients that require more than a guard, such as
+    /// `authorization_endpoint`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::TestIssuer;
+    ///
+    /// let issuer = TestIssuer::start().await?;
+    /// issuer.set_discovery_member("authorization_endpoint", "https://id.example/authorize");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_discovery_member(&self, name: impl Into<String>, value: impl Into<Value>) {
+        self.state.set_discovery_member(name.into(), value.into());
+    }
+
+    /// Returns how many times the key set has been requested.
     pub fn key_fetches(&self) -> u64 {
         self.state.key_fetches()
     }
 }
 
-fn respond(state: &Arc<State>) -> Arc<Respond> {
+fn responder(state: &Arc<IssuerState>) -> Arc<Respond> {
     let state = state.clone();
     Arc::new(move |request| {
         state.respond(request.method(), request.uri().path(), request.headers())

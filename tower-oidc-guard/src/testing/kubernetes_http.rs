@@ -1,4 +1,4 @@
-//! Responses as a Kubernetes API server gives them: content negotiation, headers, and errors as `Status` objects.
+//! The responses of a Kubernetes API server: content negotiation, headers, and errors as `Status` objects.
 //!
 //! Held against recorded responses of real API servers by `tests/it/fakes.rs`.
 
@@ -12,7 +12,7 @@ pub(super) use crate::keys::sources::JWKS_PATH;
 const DISCOVERY_TYPE: &str = "application/json";
 const KEY_SET_TYPE: &str = "application/jwk-set+json";
 
-/// Says which flow-control rules a request fell under: on every response but those to a caller who is not authenticated.
+/// The headers that name the flow-control rules of a request. Only responses to unauthenticated callers lack them.
 const FLOW_CONTROL: [(HeaderName, HeaderValue); 2] = [
     (
         HeaderName::from_static("x-kubernetes-pf-flowschema-uid"),
@@ -33,14 +33,31 @@ pub(super) fn document_type(path: &str) -> Option<&'static str> {
     }
 }
 
-/// Refuses a request for a document of that media type by its method (405) or by its `Accept` header (406).
+/// What a server does with the `Accept` header of a request for a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AcceptHeader {
+    /// It responds with 406 if the header does not contain the document's media type, as Kubernetes does.
+    Respected,
+    /// It ignores the header, as most other issuers do.
+    Ignored,
+}
+
+/// Checks the method and the `Accept` header of a request for a document of that media type.
+///
+/// # Errors
+///
+/// The response to the request: 405 because of its method, or 406 because of its `Accept` header.
 pub(super) fn negotiate(
     method: &Method,
     headers: &HeaderMap,
     media_type: &str,
+    accept_header: AcceptHeader,
 ) -> Result<(), Box<Response<String>>> {
     if method != Method::GET {
         return Err(Box::new(method_not_allowed()));
+    }
+    if accept_header == AcceptHeader::Ignored {
+        return Ok(());
     }
     // Only the first `Accept` header counts, a wildcard subtype matches nothing, and `q` is ignored.
     let accept = headers.get(ACCEPT).map(HeaderValue::to_str);
@@ -62,7 +79,7 @@ pub(super) fn negotiate(
     )))
 }
 
-/// Returns a published document.
+/// Creates a response with a published document.
 pub(super) fn document(media_type: &'static str, document: &Value) -> Response<String> {
     let mut response = body(StatusCode::OK, media_type, document.to_string());
     response.headers_mut().insert(
@@ -72,12 +89,12 @@ pub(super) fn document(media_type: &'static str, document: &Value) -> Response<S
     response
 }
 
-/// Returns an API object.
+/// Creates a response with an API object.
 pub(super) fn object(status: StatusCode, object: &Value) -> Response<String> {
     body(status, "application/json", pretty(object))
 }
 
-/// Returns `ok`, as a health check does.
+/// Creates the response of a health check.
 pub(super) fn healthy() -> Response<String> {
     let mut response = body(StatusCode::OK, "text/plain; charset=utf-8", "ok".to_owned());
     response
@@ -86,7 +103,7 @@ pub(super) fn healthy() -> Response<String> {
     response
 }
 
-/// Refuses a caller whose credentials are not valid.
+/// Creates the response to a caller whose credentials are not valid.
 pub(super) fn unauthorized() -> Response<String> {
     let mut response = status(
         StatusCode::UNAUTHORIZED,
@@ -100,7 +117,7 @@ pub(super) fn unauthorized() -> Response<String> {
     response
 }
 
-/// Refuses a caller who is known and may not do this.
+/// Creates the response to an authenticated caller who lacks a permission.
 pub(super) fn forbidden(message: &str, details: Value) -> Response<String> {
     let mut response = status(StatusCode::FORBIDDEN, "Forbidden", message, Some(details));
     response
@@ -109,7 +126,7 @@ pub(super) fn forbidden(message: &str, details: Value) -> Response<String> {
     response
 }
 
-/// Returns an error as a `Status` object.
+/// Creates the response for an error, with a `Status` object.
 pub(super) fn status(
     code: StatusCode,
     reason: &str,
@@ -132,7 +149,7 @@ pub(super) fn status(
 }
 
 fn method_not_allowed() -> Response<String> {
-    // There is no `Allow` header: the API server does not say which methods it allows.
+    // The API server sends no `Allow` header.
     status(
         StatusCode::METHOD_NOT_ALLOWED,
         "MethodNotAllowed",

@@ -10,7 +10,7 @@ use http::{Extensions, Response, StatusCode};
 use reqwest::ResponseBuilderExt as _;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 
-use super::state::State;
+use super::issuer_state::IssuerState;
 use super::token::TokenSpec;
 use crate::jose::algorithm::Algorithm;
 
@@ -35,7 +35,7 @@ use crate::jose::algorithm::Algorithm;
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct MemoryIssuer(Arc<State>);
+pub struct MemoryIssuer(Arc<IssuerState>);
 
 impl MemoryIssuer {
     /// An issuer of that URL, with one key for RS256.
@@ -44,7 +44,7 @@ impl MemoryIssuer {
     ///
     /// If no key can be generated.
     pub fn new(url: impl Into<String>) -> io::Result<Self> {
-        State::new(url.into()).map(Arc::new).map(Self)
+        IssuerState::new(url.into()).map(Arc::new).map(Self)
     }
 
     /// Its URL, which is the `iss` of its tokens.
@@ -90,12 +90,12 @@ impl MemoryIssuer {
 
     /// Answers everything with that status, until it [recovers](Self::recover).
     pub fn fail(&self, status: StatusCode) {
-        self.0.fail(Some(status));
+        self.0.set_failure(Some(status));
     }
 
     /// Answers again as it should.
     pub fn recover(&self) {
-        self.0.fail(None);
+        self.0.set_failure(None);
     }
 
     /// How often the key set has been fetched.
@@ -104,7 +104,7 @@ impl MemoryIssuer {
     }
 }
 
-struct Answering(Arc<State>);
+struct Answering(Arc<IssuerState>);
 
 #[async_trait]
 impl Middleware for Answering {

@@ -22,6 +22,7 @@ mod known_bugs;
 mod layer;
 mod log_injection;
 mod openidconnect;
+mod openidconnect_values;
 mod policy;
 mod policy_deny;
 mod policy_file;

@@ -10,7 +10,7 @@ use super::Inner;
 use crate::jose::algorithm::{Algorithm, Algorithms};
 use crate::jose::key_set::KeySet;
 use crate::jose::verify_jws;
-use crate::testing::state::State;
+use crate::testing::issuer_state::IssuerState;
 
 /// A user of the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Inner {
     /// Returns the user of a token that is for one of these audiences, or why the token is not valid.
     pub(super) fn authenticate(
         &self,
-        keys: &State,
+        keys: &IssuerState,
         token: &str,
         audiences: &[String],
     ) -> Result<User, String> {
@@ -70,7 +70,7 @@ impl Inner {
     /// Returns the `status` of a TokenReview.
     pub(super) fn review(
         &self,
-        keys: &State,
+        keys: &IssuerState,
         token: &str,
         audiences: &[String],
     ) -> Result<Value, String> {
@@ -101,7 +101,7 @@ impl Inner {
     }
 
     /// Verifies the signature and reads the claims. A token that names no accepted issuer is not this authenticator's.
-    fn verified_claims(&self, keys: &State, token: &str) -> Result<Value, String> {
+    fn verified_claims(&self, keys: &IssuerState, token: &str) -> Result<Value, String> {
         let unverified = unverified_claims(token).ok_or("invalid bearer token")?;
         let is_own = |issuer: &str| self.issuers.iter().any(|own| own == issuer);
         if !unverified["iss"].as_str().is_some_and(is_own) {

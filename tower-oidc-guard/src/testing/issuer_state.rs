@@ -1,52 +1,60 @@
-//! What an issuer publishes, and what it signs with.
+//! The keys and documents of a fake issuer.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::kubernetes_http::{
-    DISCOVERY_PATH, JWKS_PATH, document, document_type, negotiate, status, unauthorized,
+    AcceptHeader, DISCOVERY_PATH, JWKS_PATH, document, document_type, negotiate, status,
+    unauthorized,
 };
 use super::signing_key::SigningKey;
 use crate::jose::algorithm::Algorithm;
 
-/// An issuer's keys and documents, shared by its handle and by whoever answers for it.
+/// The keys and documents of a fake issuer, shared by its handle and its server.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct IssuerState {
     pub(super) url: String,
     inner: Mutex<Inner>,
 }
 
-/// The key that signs, and those that are published beside it.
 #[derive(Debug)]
 struct Inner {
+    /// The key that signs.
     current: Arc<SigningKey>,
+    /// The keys that are published as well, newest first.
     old: Vec<Arc<SigningKey>>,
+    /// The status of every response, if it is set.
     failure: Option<StatusCode>,
-    ignores_accept: bool,
+    accept_header: AcceptHeader,
+    /// Members that the discovery document has beside its own, or instead of them.
+    discovery_members: Map<String, Value>,
     key_fetches: u64,
 }
 
-impl State {
+impl IssuerState {
     pub(super) fn new(url: String) -> io::Result<Self> {
         let inner = Mutex::new(Inner {
             current: Arc::new(SigningKey::generate(Algorithm::RS256)?),
             old: Vec::new(),
             failure: None,
-            ignores_accept: false,
+            accept_header: AcceptHeader::Respected,
+            discovery_members: Map::new(),
             key_fetches: 0,
         });
         Ok(Self { url, inner })
     }
 
+    /// Returns the key that signs.
     pub(super) fn current(&self) -> Arc<SigningKey> {
         self.inner().current.clone()
     }
 
-    /// Makes a new key the current one, and returns its `kid`.
+    /// Generates a key, of the current key's algorithm if `algorithm` is `None`, and signs with it from now on. Returns its
+    /// `kid`.
     pub(super) fn rotate_key(&self, algorithm: Option<Algorithm>) -> io::Result<String> {
         let algorithm = algorithm.unwrap_or_else(|| self.current().algorithm());
         let key = Arc::new(SigningKey::generate(algorithm)?);
@@ -61,12 +69,17 @@ impl State {
         self.inner().old.clear();
     }
 
-    pub(super) fn fail(&self, status: Option<StatusCode>) {
+    /// Sets the status of every response, or restores the normal responses if `status` is `None`.
+    pub(super) fn set_failure(&self, status: Option<StatusCode>) {
         self.inner().failure = status;
     }
 
-    pub(super) fn ignore_accept(&self) {
-        self.inner().ignores_accept = true;
+    pub(super) fn set_accept_header(&self, accept_header: AcceptHeader) {
+        self.inner().accept_header = accept_header;
+    }
+
+    pub(super) fn set_discovery_member(&self, name: String, value: Value) {
+        self.inner().discovery_members.insert(name, value);
     }
 
     pub(super) fn key_fetches(&self) -> u64 {
@@ -83,24 +96,28 @@ impl State {
         json!({ "keys": inner.keys().map(|key| key.jwk()).collect::<Vec<_>>() })
     }
 
-    /// Returns the discovery document of that issuer, whose keys are at that URL.
+    /// Returns the discovery document of an issuer with these keys.
     pub(super) fn discovery(&self, issuer: &str, jwks_uri: &str) -> Value {
         let inner = self.inner();
         let mut algorithms: Vec<_> = inner.keys().map(|key| key.algorithm().name()).collect();
         algorithms.sort_unstable();
         algorithms.dedup();
-        json!({
+        let mut document = json!({
             "issuer": issuer,
             "jwks_uri": jwks_uri,
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": algorithms,
-        })
+        });
+        for (name, value) in &inner.discovery_members {
+            document[name.as_str()] = value.clone();
+        }
+        document
     }
 
-    /// Answers a request as a Kubernetes API server does that publishes its documents to everyone.
+    /// Returns the response of a Kubernetes API server that publishes its documents to everyone.
     ///
-    /// Such a server still looks at a token that is sent to it, and this one knows none.
+    /// Such a server authenticates a token that is sent to it nevertheless, and this one accepts none.
     pub(super) fn respond(
         &self,
         method: &Method,
@@ -110,7 +127,10 @@ impl State {
         if path == JWKS_PATH {
             self.inner().key_fetches += 1;
         }
-        let failure = self.inner().failure;
+        let (failure, accept_header) = {
+            let inner = self.inner();
+            (inner.failure, inner.accept_header)
+        };
         if let Some(code) = failure {
             return status(code, "Failure", "set to fail by the test", None);
         }
@@ -121,13 +141,8 @@ impl State {
             let message = "the server could not find the requested resource";
             return status(StatusCode::NOT_FOUND, "NotFound", message, Some(json!({})));
         };
-        let anything = HeaderMap::new();
-        let headers = match self.inner().ignores_accept {
-            true => &anything,
-            false => headers,
-        };
-        if let Err(refusal) = negotiate(method, headers, media_type) {
-            return *refusal;
+        if let Err(refused) = negotiate(method, headers, media_type, accept_header) {
+            return *refused;
         }
         let published = match path {
             DISCOVERY_PATH => self.discovery(&self.url, &format!("{}{JWKS_PATH}", self.url)),
@@ -138,6 +153,7 @@ impl State {
 }
 
 impl Inner {
+    /// Returns the published keys, newest first.
     fn keys(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
         std::iter::once(&self.current).chain(&self.old)
     }
