@@ -14,7 +14,8 @@ use tower_oidc_guard::openidconnect::core::{
     CoreAuthenticationFlow, CoreClient, CoreIdToken, CoreProviderMetadata,
 };
 use tower_oidc_guard::openidconnect::{
-    ClientId, CsrfToken, HttpRequest, HttpResponse, IssuerUrl, Nonce, RedirectUrl,
+    ClientId, CsrfToken, EmptyAdditionalClaims, HttpRequest, HttpResponse, IssuerUrl, Nonce,
+    RedirectUrl,
 };
 use tower_oidc_guard::testing::TestIssuer;
 use tower_oidc_guard::{Issuer, OidcGuard};
@@ -80,7 +81,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .audience(API)
         .mint();
     let caller = guard.verifier().verify(access_token).await?;
-    assert_eq!(caller.subject(), user.subject().as_str());
+    let claims = caller.id_token_claims::<EmptyAdditionalClaims>()?;
+    assert_eq!(claims.subject(), user.subject());
+    assert_eq!(claims.email(), user.email());
     println!("called the API: {}", caller.subject());
 
     // The ID token is for the application only.
