@@ -1,5 +1,5 @@
-//! An issuer on loopback for other programs: writes a token for `gke-sa` of `id-namespace` to a file, prints its URL, and
-//! serves until it is ended.
+//! Runs a test issuer on loopback. Writes a token of the service account `gke-sa` in `id-namespace` to a file, prints the
+//! issuer's URL, and serves its keys until the process is ended.
 //!
 //! `cargo run -p demo --example issuer -- <audience> <token file>`
 
@@ -10,12 +10,12 @@ use tower_oidc_guard::testing::TestIssuer;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(audience), Some(file)) = (arguments.next(), arguments.next()) else {
-        return Err("an audience and a file for the token are wanted".into());
+    let (Some(audience), Some(token_file)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: issuer <audience> <token file>".into());
     };
     let issuer = TestIssuer::start().await?;
     let token = issuer.token().service_account("id-namespace", "gke-sa");
-    std::fs::write(file, token.audience(audience).mint())?;
+    std::fs::write(token_file, token.audience(audience).mint())?;
     println!("{}", issuer.url());
     std::future::pending::<()>().await;
     Ok(())

@@ -41,7 +41,7 @@ pub enum Error {
     IssuerUrl {
         /// The value, as configured.
         issuer: String,
-        /// What is wrong with its URL.
+        /// The problem with its URL.
         reason: &'static str,
     },
     /// A watched file, such as a policy or a certificate, cannot be read or parsed.
@@ -61,7 +61,7 @@ pub enum Error {
     CaCertificates {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with its content.
         reason: String,
     },
     /// The server's certificate and private key cannot be used.
@@ -80,7 +80,7 @@ pub enum Error {
     /// Another operation of the system failed.
     #[error("{operation}")]
     Io {
-        /// What was attempted.
+        /// The operation that failed.
         operation: &'static str,
         /// The system's error.
         #[source]

@@ -1,4 +1,4 @@
-//! What the programs print: results and events on standard output, logs on standard error.
+//! Output of the programs: results and events on standard output, logs on standard error.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Instant;

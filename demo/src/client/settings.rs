@@ -42,7 +42,7 @@ pub struct ClientSettings {
     #[arg(long, env = "IDENTITY", value_enum, ignore_case = true, default_value_t = ClientIdentity::Cluster)]
     pub identity: ClientIdentity,
 
-    /// The host of a metadata server to use instead of the platform's.
+    /// The host of the metadata server. Default: that of the platform.
     #[arg(long, env = "METADATA_HOST", value_name = "HOST[:PORT]")]
     pub metadata_host: Option<String>,
 

@@ -82,7 +82,7 @@ async fn gate_follows_its_policy(fixture: &Fixture<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The gate removes the signature of the token that it has checked, so the application's guard needs a token of its own.
+/// The gate removes the signature of the token that it has checked, so the application's guard requires another one.
 async fn gate_and_guard_each_require_a_token(fixture: &Fixture<'_>) -> Result<(), Error> {
     fixture.write_volume(ACCOUNT)?;
     let (gate, _policy) = fixture.gate().await?;

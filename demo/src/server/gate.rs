@@ -1,4 +1,4 @@
-//! A gate that checks a Google token before the application does, as Cloud Run's check of who may invoke a service.
+//! A gate in front of the application that requires a Google token, like Cloud Run's invoker check.
 //!
 //! For each request:
 //!

@@ -236,7 +236,7 @@ pub struct TlsSettings {
     tls_key: Option<PathBuf>,
 }
 
-/// The settings of a gate that emulates Cloud Run's check of who may invoke a service.
+/// The settings of a gate that emulates Cloud Run's invoker check.
 #[derive(Debug, Args)]
 pub struct GateSettings {
     /// Puts a gate in front of the application that requires a Google token for this audience.

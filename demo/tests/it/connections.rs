@@ -123,7 +123,7 @@ async fn expect_closed(
     assert!(closed.is_ok(), "still open: {description}");
 }
 
-/// What a client may send before it stalls: an incomplete request, or one complete request and no other.
+/// Returns what a client may send before it stalls: an incomplete request, or one complete request and no other.
 fn stalled_requests() -> Vec<(&'static str, Vec<&'static [u8]>)> {
     let trickle: Vec<&[u8]> = std::iter::once(&b"GET / HTTP/1.1\r\nhost: a\r\n"[..])
         .chain(std::iter::repeat_n(&b"x-a: b\r\n"[..], 1000))

@@ -1,6 +1,6 @@
 //! The programs' flags and environment variables, and what operators see in logs, metrics and probes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +21,54 @@ fn variable_names(binary: &str) -> BTreeSet<String> {
     names
         .map(|rest| rest.split(['=', ']']).next().unwrap().to_owned())
         .collect()
+}
+
+/// A flag's environment variable and default, if it has any.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Flag {
+    variable: Option<String>,
+    default: Option<String>,
+}
+
+/// Parses a program's help into its flags, by name.
+fn flags_in_help(binary: &str) -> BTreeMap<String, Flag> {
+    let help = Command::new(binary).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let value = |line: &str, name: &str| -> Option<String> {
+        let (_, rest) = line.split_once(&format!("[{name}: "))?;
+        Some(rest.split([']', '=']).next().unwrap().to_owned())
+    };
+    let mut flags = BTreeMap::<String, Flag>::new();
+    let mut current = String::new();
+    for line in help.lines() {
+        // Descriptions are indented further than flags, and short flags less.
+        if let Some(flag) = line.strip_prefix("      --") {
+            current = format!("--{}", flag.split(' ').next().unwrap());
+            flags.insert(current.clone(), Flag::default());
+        } else if let Some(flag) = flags.get_mut(&current) {
+            flag.variable = flag.variable.take().or(value(line, "env"));
+            flag.default = flag.default.take().or(value(line, "default"));
+        }
+    }
+    flags
+}
+
+/// Parses the rows of the first table with flags in a section of the README. The cells of each flag are returned by its
+/// name.
+fn flags_in_readme(section: &str) -> BTreeMap<String, Vec<String>> {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once(&format!("\n### {section}\n")).unwrap();
+    let section = section.split("\n### ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `--"));
+    let cells = |row: &str| -> Vec<String> {
+        let cells = row.trim_matches('|').split('|');
+        cells.map(|cell| cell.trim().replace('`', "")).collect()
+    };
+    rows.map(|row| {
+        let mut cells = cells(row);
+        (cells.remove(0), cells)
+    })
+    .collect()
 }
 
 /// Runs a program that must not start. Returns its exit code and all that it printed.
@@ -53,6 +101,31 @@ const REQUIRED: [(&str, &str); 3] = [
     ("JWT_AUDIENCE", "me"),
     ("SERVICE_URL", "https://a.example"),
 ];
+
+#[test]
+fn the_readme_lists_each_flag_with_its_variable_and_default() {
+    let demo = env!("CARGO_BIN_EXE_demo");
+    for (binary, section) in [
+        (SERVER, "auth-server"),
+        (CLIENT, "auth-client"),
+        (demo, "demo"),
+    ] {
+        let (flags, rows) = (flags_in_help(binary), flags_in_readme(section));
+        assert!(flags.len() >= 4, "{section}: {flags:?}");
+        let names: Vec<_> = flags.keys().collect();
+        assert_eq!(rows.keys().collect::<Vec<_>>(), names, "{section}");
+        for (name, Flag { variable, default }) in flags {
+            let cells = &rows[&name];
+            if binary != demo {
+                let variable = variable.unwrap_or("none".to_owned());
+                assert_eq!(cells[0], variable, "{section} {name}");
+            }
+            if let Some(default) = default {
+                assert_eq!(cells.last(), Some(&default), "{section} {name}");
+            }
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_environment_variable_is_treated_as_not_set() {

@@ -1,4 +1,4 @@
-//! What the steps of the full scenario share: issuers, a metadata server, a volume, and servers and clients to start.
+//! The environment of the full scenario: issuers, a metadata server, a volume, and the servers and clients of its steps.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
