@@ -114,29 +114,35 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Methods as the libraries' errors name them, and the flags that call them.
-const FLAGS: [(&str, &str); 12] = [
-    // No flag sets these, so the advice is removed.
-    (", or say `insecure_http`", ""),
-    (
-        ", or accept that with `dangerous_accept_api_server_audience`",
-        "",
-    ),
+const FLAGS: [(&str, &str); 9] = [
     ("`Issuer::in_cluster()`", "--issuer kubernetes"),
-    ("`insecure_loopback_http`", "--insecure-loopback-http"),
-    ("`api_token_file`", "--api-token-file (API_TOKEN_FILE)"),
-    ("`api_ca_file`", "--api-ca-file (API_CA_FILE)"),
     (
         "`Issuer::kubernetes(url)`",
         "its URL in --issuer (ID_ISSUER)",
     ),
+    ("`insecure_loopback_http`", "--insecure-loopback-http"),
+    ("`api_token_file`", "--api-token-file (API_TOKEN_FILE)"),
+    ("`api_ca_file`", "--api-ca-file (API_CA_FILE)"),
     ("`audience`", "--audience (JWT_AUDIENCE)"),
     ("`policy`", "--policy-file (POLICY_FILE)"),
-    ("`leeway`", "--leeway (LEEWAY)"),
     ("`algorithms`", "--algorithms (ALGORITHMS)"),
     ("`token_types`", "--token-types (TOKEN_TYPES)"),
 ];
+/// Methods that no flag calls. The libraries' errors name them as the last alternative: "use https, or …".
+const METHODS_WITHOUT_FLAG: [&str; 3] = [
+    "`insecure_http`",
+    "`any_origin`",
+    "`dangerous_accept_api_server_audience`",
+];
 
-fn replace_methods(text: String) -> String {
+/// Replaces methods by the flags that call them, and removes alternatives for which there is no flag.
+fn replace_methods(mut text: String) -> String {
+    for method in METHODS_WITHOUT_FLAG {
+        while let Some(start) = text.find(method) {
+            let alternative = text[..start].rfind(", or ").unwrap_or(start);
+            text.replace_range(alternative..start + method.len(), "");
+        }
+    }
     let replace = |text: String, (method, flag): &(&str, &str)| text.replace(method, flag);
     FLAGS.iter().fold(text, replace)
 }
@@ -156,5 +162,24 @@ mod tests {
             error_chain(&error),
             "cannot fetch the keys: see --api-ca-file (API_CA_FILE)\\nGET /private: 200 forged\\u{1b}[2J"
         );
+    }
+
+    #[test]
+    fn an_alternative_without_a_flag_is_removed() {
+        let error = Error::Metrics("use https, or `insecure_http`; see `audience`".to_owned());
+        assert_eq!(
+            error_chain(&error),
+            "cannot collect metrics: use https; see --audience (JWT_AUDIENCE)"
+        );
+    }
+
+    #[test]
+    fn each_replaced_method_is_named_by_a_library() {
+        let sources = crate::test_support::library_sources();
+        let methods = FLAGS.iter().map(|(method, _)| *method);
+        for method in methods.chain(METHODS_WITHOUT_FLAG) {
+            let is_named = sources.iter().any(|source| source.contains(method));
+            assert!(is_named, "{method} is in no library");
+        }
     }
 }

@@ -26,3 +26,33 @@ pub use error::{Error, error_chain};
 /// If a request has this header, Cloud Run checks the token in it and passes `Authorization` on unchanged.
 pub const X_SERVERLESS_AUTHORIZATION: http::HeaderName =
     http::HeaderName::from_static("x-serverless-authorization");
+
+#[cfg(test)]
+mod test_support {
+    use std::path::Path;
+
+    /// Returns the content of each source file of both libraries, without comments that take up whole lines.
+    pub(crate) fn library_sources() -> Vec<String> {
+        let mut sources = Vec::new();
+        for library in ["reqwest-wi-auth", "tower-oidc-guard"] {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+            collect(&root.join("..").join(library).join("src"), &mut sources);
+        }
+        sources
+    }
+
+    fn collect(folder: &Path, sources: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, sources);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let source = std::fs::read_to_string(&path).unwrap();
+                let code = source
+                    .lines()
+                    .filter(|line| !line.trim_start().starts_with("//"));
+                sources.push(code.collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+}

@@ -108,47 +108,36 @@ fn describe() {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::Path;
 
     use super::*;
 
-    /// Collects the names of the metrics that a library's source records: the first string in each recording macro.
-    fn collect_recorded(folder: &Path, names: &mut BTreeSet<String>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect_recorded(&path, names);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let source = std::fs::read_to_string(&path).unwrap();
-                for recording in ["counter!(", "gauge!(", "histogram!(", "count!("] {
-                    for (at, _) in source.match_indices(recording) {
-                        let rest = source[at + recording.len()..].trim_start();
-                        if let Some(name) = rest
-                            .strip_prefix('"')
-                            .and_then(|rest| rest.split('"').next())
-                        {
-                            names.insert(name.to_owned());
-                        }
-                    }
-                }
-            }
-        }
+    /// Returns the names of the metrics that a source file records: the first string in each recording macro.
+    fn recorded_names(source: &str) -> impl Iterator<Item = &str> {
+        let macros = ["counter!(", "gauge!(", "histogram!(", "count!("];
+        macros.into_iter().flat_map(move |recording| {
+            source
+                .match_indices(recording)
+                .filter_map(move |(start, _)| {
+                    let arguments = source[start + recording.len()..].trim_start();
+                    arguments.strip_prefix('"')?.split('"').next()
+                })
+        })
     }
 
     #[test]
     fn each_recorded_metric_has_a_help_text() {
-        let mut names = BTreeSet::new();
-        for library in ["reqwest-wi-auth", "tower-oidc-guard"] {
-            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-            collect_recorded(&root.join("..").join(library).join("src"), &mut names);
-        }
+        let sources = crate::test_support::library_sources();
+        let names: BTreeSet<&str> = sources
+            .iter()
+            .flat_map(|source| recorded_names(source))
+            .collect();
         assert!(names.len() >= 10, "{names:?}");
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
             for name in &names {
-                metrics::counter!(name.clone()).increment(1);
+                metrics::counter!(name.to_string()).increment(1);
             }
         });
         let text = handle.render();

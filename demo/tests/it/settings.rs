@@ -368,6 +368,24 @@ async fn errors_of_the_libraries_name_flags_instead_of_methods() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_client_does_not_send_a_token_over_plain_http() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let volume = TokenVolume::new(&service_account_token(&issuer, AUDIENCE).mint());
+    let path = volume.token_path();
+    let arguments = [
+        "--once",
+        "--service-url",
+        "http://a.example",
+        "--token-path",
+        &path,
+    ];
+    let (code, printed) = run_invalid(CLIENT, &arguments, &[]).await;
+    assert_eq!(code, 1, "{printed}");
+    assert!(printed.contains("use https"), "{printed}");
+    assert!(!printed.contains("insecure_http"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_file_of_ca_certificates_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| {
