@@ -1,10 +1,13 @@
-//! Fakes for the tests of those who use this crate (feature `testing`).
+//! Fake issuers for tests (feature `testing`).
 //!
-//! - [`TestIssuer`]: an issuer on loopback, over plain http.
-//! - [`MemoryIssuer`]: an issuer that answers through an HTTP client, without a socket.
-//! - [`FakeApiServer`]: the API server of a Kubernetes cluster, over TLS, for [`Issuer::in_cluster_at`](crate::Issuer::in_cluster_at).
+//! | type | fake of | transport |
+//! | --- | --- | --- |
+//! | [`TestIssuer`] | an issuer that publishes its documents to everyone | plain http on loopback |
+//! | [`MemoryIssuer`] | the same kind of issuer | an HTTP client that needs no socket |
+//! | [`FakeApiServer`] | the API server of a Kubernetes cluster, for [`Issuer::in_cluster_at`](crate::Issuer::in_cluster_at) | TLS on loopback |
 //!
-//! Each is held against recorded responses of real API servers.
+//! Each mints tokens with any header and claims ([`TokenSpec`]), rotates its keys, and fails on request. This crate's tests
+//! compare their responses with recorded ones of real API servers.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]

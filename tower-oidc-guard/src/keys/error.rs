@@ -35,7 +35,7 @@ pub enum KeysError {
         status: StatusCode,
         /// The `Accept` header of the request.
         accept: &'static str,
-        /// What an operator can do about this status, if it is known.
+        /// A remedy for this status, if one is known.
         hint: Option<&'static str>,
     },
     /// The request was redirected to another origin, which is not the issuer. Such a redirect is not followed, and if an
@@ -49,7 +49,7 @@ pub enum KeysError {
         url: String,
         /// The origin that the redirect leads to.
         origin: String,
-        /// What an operator can do, if the settings of the issuer allow anything.
+        /// A remedy, if the settings of the issuer allow one.
         hint: Option<&'static str>,
     },
     /// The body of the response is larger than the limit.
@@ -73,7 +73,7 @@ pub enum KeysError {
     InvalidDiscovery {
         /// The URL of the request.
         url: String,
-        /// What is wrong with the response.
+        /// The error of parsing the response.
         #[source]
         source: serde_json::Error,
     },
@@ -106,7 +106,7 @@ pub enum KeysError {
     InvalidKeySet {
         /// The URL, file or setting that the keys come from.
         location: String,
-        /// What is wrong with them.
+        /// The reason, without the location.
         reason: String,
     },
     /// The key set is well-formed, but none of its keys can verify a signature. It replaces the previous one nevertheless,
@@ -135,7 +135,7 @@ pub enum KeysError {
     File {
         /// The path of the file.
         path: PathBuf,
-        /// What is wrong with the file, including its path.
+        /// The reason, including the path.
         reason: String,
     },
     /// An audience of the guard is one of the API server's own audiences, according to its discovery document. Every pod has

@@ -25,7 +25,7 @@ pub struct IssuerHealth {
     pub usable_keys: usize,
     /// The keys of the set that cannot be used.
     pub skipped_keys: Vec<SkippedKey>,
-    /// What is unusual about the key set, for an operator to read: different keys that share a `kid`, or an issuer that
+    /// Unusual properties of the key set, for an operator to read: different keys that share a `kid`, or an issuer that
     /// lists no supported algorithm. The keys are used nevertheless.
     pub warnings: Vec<String>,
     /// A hash of the key set. It is equal for replicas that have the same keys.

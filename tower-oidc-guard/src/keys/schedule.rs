@@ -68,14 +68,14 @@ impl Default for FetchTiming {
     }
 }
 
-/// What a request that needs newer keys has to do.
+/// The reply to a request that needs newer keys.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FetchDecision {
-    /// Start a fetch at that time, and wait for its outcome.
+    /// The request starts a fetch at that time, and waits for its outcome.
     StartAt(Instant),
-    /// Wait for the outcome of a fetch that is in flight or already planned.
+    /// The request waits for the outcome of a fetch that is in flight or already planned.
     Join,
-    /// Do not wait: no fetch is permitted before that time.
+    /// The request does not wait, because no fetch is permitted before that time.
     NotBefore(Instant),
 }
 
@@ -231,7 +231,7 @@ impl Schedule {
         self.due = self.due.min(now);
     }
 
-    /// Requests a fetch for a token that the current keys do not verify, and returns what the request has to do.
+    /// Requests a fetch for a token that the current keys do not verify.
     ///
     /// Brings the next fetch forward if the limit permits. The request waits only for a fetch that starts within
     /// [`FetchTiming::on_demand_jitter`] or before `latest_start`. `jitter` is a random number from 0 to 1.

@@ -1,4 +1,4 @@
-//! The API server of a Kubernetes cluster, as far as a guard talks to it.
+//! A fake of the API server of a Kubernetes cluster.
 
 mod accounts;
 mod authentication;
@@ -35,27 +35,27 @@ const HEALTH_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String> + Send + Sync;
 
-/// A fake of a Kubernetes API server on loopback, over TLS with a CA of its own.
+/// A fake of a Kubernetes API server on loopback, over TLS with its own CA.
 ///
 /// | request | response |
 /// | --- | --- |
-/// | `GET /.well-known/openid-configuration`, `GET /openid/v1/jwks` | the documents, negotiated as strictly as by a real server: 406 if `Accept` does not name their type, 405 for another method |
-/// | `POST /api/v1/namespaces/NS/serviceaccounts/NAME/token` | TokenRequest, by the administrator |
-/// | `POST /apis/authentication.k8s.io/v1/tokenreviews` | TokenReview, by the administrator and by accounts with the role `system:auth-delegator` |
-/// | `POST /api/v1/namespaces/NS/serviceaccounts`, `DELETE …/NAME` | service accounts, by the administrator |
-/// | `POST /apis/rbac.authorization.k8s.io/v1/clusterrolebindings` | grants `system:auth-delegator` to service accounts, by the administrator |
+/// | `GET /.well-known/openid-configuration`, `GET /openid/v1/jwks` | the documents; 406 if `Accept` does not contain their media type, 405 for another method |
+/// | `POST /api/v1/namespaces/NS/serviceaccounts/NAME/token` | TokenRequest, for the administrator |
+/// | `POST /apis/authentication.k8s.io/v1/tokenreviews` | TokenReview, for the administrator and for accounts with the role `system:auth-delegator` |
+/// | `POST /api/v1/namespaces/NS/serviceaccounts`, `DELETE …/NAME` | creates and deletes service accounts, for the administrator |
+/// | `POST /apis/rbac.authorization.k8s.io/v1/clusterrolebindings` | grants `system:auth-delegator` to service accounts, for the administrator |
 /// | `GET /healthz`, `/livez`, `/readyz` | `ok` |
 ///
 /// A caller is authenticated by its bearer token, whose signature, issuer, audience and times are verified and whose service
-/// account must exist: no token gets 403, a token that is not valid gets 401, a service account may read the two
-/// documents with `GET` alone (`HEAD` gets 403). Unlike a real server, which may repeat a positive TokenReview for 10 s after
-/// the service account was deleted, this one notices a deletion at once.
+/// account must exist. A request without a token gets 403, and one with an invalid token 401. A service account may only
+/// `GET` the two documents (`HEAD` gets 403). A real server may repeat a positive TokenReview for 10 s after the service
+/// account was deleted; this one applies a deletion immediately.
 ///
-/// Its responses are held against recorded ones of Kubernetes 1.20 and 1.36, header by header, by this crate's
-/// `tests/it/fakes.rs`; and the contract tests of the repository run against it and against a real kube-apiserver alike. Like
-/// Kubernetes 1.22 and later, and unlike 1.20, it can have [several issuers](Self::set_issuers).
+/// This crate's tests compare its responses, header by header, with recorded ones of Kubernetes 1.20 and 1.36, and the
+/// repository's contract tests run against this fake as well as a real kube-apiserver. Like Kubernetes 1.22 and later, and
+/// unlike 1.20, it can have [several issuers](Self::set_issuers).
 ///
-/// It stops when dropped.
+/// It stops and closes its connections when it is dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -101,7 +101,7 @@ struct Inner {
     map_response: Option<Arc<MapResponse>>,
 }
 
-/// A request that a [`FakeApiServer`] has answered.
+/// A request that a [`FakeApiServer`] has responded to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApiServerRequest {
@@ -116,28 +116,29 @@ pub struct ApiServerRequest {
 }
 
 impl ApiServerRequest {
-    /// Returns the bearer token that the request carried, if it did.
+    /// Returns the bearer token of the request, or `None` if it had none.
     pub fn bearer_token(&self) -> Option<&str> {
         authentication::bearer_token(&self.headers)
     }
 }
 
 impl FakeApiServer {
-    /// Starts a server on 127.0.0.1, on a port of the system's choice, with one RS256 key. Spawns a task on the current
-    /// tokio runtime.
+    /// Starts a server on 127.0.0.1, on a port chosen by the system, with one RS256 key. Spawns a task on the current tokio
+    /// runtime.
     ///
     /// # Errors
     ///
-    /// If no port can be had, or no key or certificate can be made.
+    /// If no port is available, or no key or certificate can be generated.
     pub async fn start() -> io::Result<Self> {
         Self::start_at(Ipv4Addr::LOCALHOST.into()).await
     }
 
-    /// Starts a server on that address, which must be one of this machine: `::1`, for example.
+    /// Starts a server on an address of this machine, such as `::1`, on a port chosen by the system. Spawns a task on the
+    /// current tokio runtime.
     ///
     /// # Errors
     ///
-    /// If no port can be had, or no key or certificate can be made.
+    /// If no port is available, or no key or certificate can be generated.
     pub async fn start_at(address: IpAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
@@ -160,51 +161,51 @@ impl FakeApiServer {
         })
     }
 
-    /// Closes its connections and its port, as if its process had ended, until it is [started again](Self::restart).
+    /// Closes the connections and the port, as at the end of a process, until [`restart`](Self::restart) is called.
     pub async fn stop(&mut self) {
         self.server.abort();
-        // An aborted task ends with an error, and with it the listener.
+        // An aborted task ends with an error, and its listener is closed then.
         let _ = (&mut self.server).await;
     }
 
-    /// Starts it again at its port, with its keys, accounts and certificate.
+    /// Starts the server again at its port, with its keys, accounts and certificate.
     ///
     /// # Errors
     ///
-    /// If the port is taken by now.
+    /// If another process uses the port by now.
     pub async fn restart(&mut self) -> io::Result<()> {
         let listener = TcpListener::bind(self.address).await?;
         self.server = spawn(listener, &self.shared);
         Ok(())
     }
 
-    /// Returns the host that `KUBERNETES_SERVICE_HOST` would name.
+    /// Returns the host, as `KUBERNETES_SERVICE_HOST` contains it in a pod.
     pub fn host(&self) -> String {
         self.address.ip().to_string()
     }
 
-    /// Returns the port that `KUBERNETES_SERVICE_PORT` would name.
+    /// Returns the port, as `KUBERNETES_SERVICE_PORT` contains it in a pod.
     pub fn port(&self) -> String {
         self.address.port().to_string()
     }
 
-    /// Returns the CA that signed the server's certificate, in PEM.
+    /// Returns the certificate of the CA that signed the server's certificate, in PEM.
     pub fn ca_pem(&self) -> String {
         self.shared.certified.load().ca_pem.clone()
     }
 
-    /// Makes a new CA and a certificate signed by it, for connections from now on.
+    /// Generates a new CA and a certificate signed by it, for new connections.
     ///
     /// # Errors
     ///
-    /// If they cannot be made.
+    /// If they cannot be generated.
     pub fn replace_ca(&self) -> io::Result<()> {
         self.shared.certified.store(Arc::new(Certified::new()?));
         Ok(())
     }
 
-    /// Returns a token to be minted for that service account, which is created if it does not exist. It is signed with the
-    /// current key and names the first issuer; it has no audience yet.
+    /// Returns a token to be minted for a service account, which is created if it does not exist. The token is signed with the
+    /// current key and has the first issuer and no audience.
     pub fn token(&self, namespace: &str, name: &str) -> TokenSpec {
         let mut inner = self.shared.inner();
         let uid = inner.accounts.ensure(namespace, name);
@@ -214,19 +215,19 @@ impl FakeApiServer {
             .service_account_uid(&uid)
     }
 
-    /// Mints a token with the API server's own audience for that service account: the one that a pod's `kube-api-access`
-    /// volume holds.
+    /// Mints a token of a service account with the API server's own audience, like the one in a pod's `kube-api-access`
+    /// volume.
     pub fn pod_token(&self, namespace: &str, name: &str) -> String {
         let audience = self.issuers().into_iter().next().unwrap_or_default();
         self.token(namespace, name).audience(audience).mint()
     }
 
-    /// Returns the administrator's bearer token, which may do everything.
+    /// Returns the administrator's bearer token, which has every permission.
     pub fn admin_token(&self) -> String {
         self.shared.inner().admin_token.clone()
     }
 
-    /// Takes a token as that service account's from now on, whatever its signature and its times: for recorded tokens.
+    /// Accepts `token` as a token of that service account from now on, without verifying it. For recorded tokens.
     pub fn accept_token(&self, token: impl Into<String>, namespace: &str, name: &str) {
         let mut inner = self.shared.inner();
         inner.accounts.ensure(namespace, name);
@@ -238,14 +239,26 @@ impl FakeApiServer {
         self.shared.inner().issuers.clone()
     }
 
-    /// Replaces the issuers: the first one signs and is named by the discovery document, all are accepted, and all are audiences
-    /// of the API server's own.
+    /// Replaces the issuers. The first one signs and is the `issuer` of the discovery document; all are accepted, and all are
+    /// audiences of the API server.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// server.set_issuers(["https://new.example", "https://old.example"]);
+    /// assert_eq!(server.issuers(), ["https://new.example", "https://old.example"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_issuers<I: Into<String>>(&self, issuers: impl IntoIterator<Item = I>) {
         self.shared.inner().issuers = issuers.into_iter().map(Into::into).collect();
     }
 
-    /// Publishes a new key of the same algorithm and signs with it from now on; the old ones stay published. Returns the new
-    /// key's `kid`.
+    /// Publishes a new key of the current key's algorithm and signs with it from now on. The old keys stay published. Returns
+    /// the `kid` of the new key.
     ///
     /// # Errors
     ///
@@ -254,8 +267,8 @@ impl FakeApiServer {
         self.shared.keys.rotate_key(None)
     }
 
-    /// Publishes a new key for that algorithm and signs with it from now on; the old ones stay published. Returns the new
-    /// key's `kid`.
+    /// Publishes a new key for `algorithm` and signs with it from now on. The old keys stay published. Returns the `kid` of
+    /// the new key.
     ///
     /// # Errors
     ///
@@ -264,28 +277,44 @@ impl FakeApiServer {
         self.shared.keys.rotate_key(Some(algorithm))
     }
 
-    /// Publishes nothing but the current key from now on.
+    /// Withdraws all keys but the current one.
     pub fn withdraw_old_keys(&self) {
         self.shared.keys.withdraw_old_keys();
     }
 
-    /// Creates a service account; does nothing if it exists.
+    /// Creates a service account, unless it exists.
     pub fn create_service_account(&self, namespace: &str, name: &str) {
         self.shared.inner().accounts.ensure(namespace, name);
     }
 
-    /// Deletes a service account: its tokens are not valid any more.
+    /// Deletes a service account. Its tokens are no longer valid.
     pub fn delete_service_account(&self, namespace: &str, name: &str) {
         self.shared.inner().accounts.delete(namespace, name);
     }
 
-    /// Grants the role `system:auth-delegator` to a service account: it may create TokenReviews.
+    /// Grants the role `system:auth-delegator` to a service account, which may then create TokenReviews.
     pub fn grant_token_reviews(&self, namespace: &str, name: &str) {
         self.shared.inner().accounts.grant_reviews(namespace, name);
     }
 
-    /// Passes every response through this function before it is sent, to replace it by a fault: another status, another
-    /// document, a redirect. Replaces the function that was set before.
+    /// Sets a function that may replace every response before it is sent, to simulate faults: another status, another document,
+    /// a redirect. If called again, the last function is used.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// server.map_responses(|request, mut response| {
+    ///     if request.uri().path() == "/openid/v1/jwks" {
+    ///         *response.status_mut() = http::StatusCode::FORBIDDEN;
+    ///     }
+    ///     response
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn map_responses(
         &self,
         map: impl Fn(&Request<Bytes>, Response<String>) -> Response<String> + Send + Sync + 'static,
@@ -293,7 +322,7 @@ impl FakeApiServer {
         self.shared.inner().map_response = Some(Arc::new(map));
     }
 
-    /// Returns the requests that have been answered, oldest first.
+    /// Returns the requests that have been responded to, oldest first.
     pub fn requests(&self) -> Vec<ApiServerRequest> {
         self.shared.inner().requests.clone()
     }
@@ -326,7 +355,7 @@ impl Shared {
     }
 
     fn respond(&self, request: &Request<Bytes>) -> Response<String> {
-        let response = self.respond_as_real(request);
+        let response = self.unmapped_response(request);
         let map = self.inner().map_response.clone();
         let response = match map {
             Some(map) => map(request, response),
@@ -341,8 +370,8 @@ impl Shared {
         response
     }
 
-    /// Authenticates, authorizes and answers, in this order.
-    fn respond_as_real(&self, request: &Request<Bytes>) -> Response<String> {
+    /// Authenticates the caller, checks its permissions, and returns the response, before [`FakeApiServer::map_responses`].
+    fn unmapped_response(&self, request: &Request<Bytes>) -> Response<String> {
         let Some(user) = self.authenticate(request.headers()) else {
             return unauthorized();
         };
@@ -401,8 +430,8 @@ impl Shared {
         }
     }
 
-    /// Anyone who is authenticated may `GET` the documents: the role `system:service-account-issuer-discovery` is bound to
-    /// all service accounts, and grants nothing but `get`.
+    /// Returns a document to a caller that may read it. The role `system:service-account-issuer-discovery` is bound to all
+    /// service accounts and grants only `get`.
     fn document(
         &self,
         user: &User,
@@ -414,19 +443,19 @@ impl Shared {
         if !may_read {
             return not_on_path(user, method, path);
         }
-        if let Err(refusal) = negotiate(
+        if let Err(refused) = negotiate(
             method,
             request.headers(),
             media_type,
             AcceptHeader::Respected,
         ) {
-            return *refusal;
+            return *refused;
         }
         if path == JWKS_PATH {
             return document(media_type, &self.keys.key_set());
         }
         let issuer = self.inner().issuers.first().cloned().unwrap_or_default();
-        // The advertised address is a node's, with nobody listening at that port: it is not for clients.
+        // The advertised address is that of a node, and no server listens at that port: clients must not use it.
         let jwks_uri = format!("https://127.0.0.1:1{JWKS_PATH}");
         document(media_type, &self.keys.discovery(&issuer, &jwks_uri))
     }
@@ -436,7 +465,7 @@ impl Shared {
             return Some(User::Anonymous);
         }
         let Some(token) = authentication::bearer_token(headers) else {
-            // Another scheme is not the API server's to judge.
+            // The API server ignores credentials of other schemes.
             return Some(User::Anonymous);
         };
         let inner = self.inner();

@@ -1,6 +1,6 @@
 //! The responses of a Kubernetes API server: content negotiation, headers, and errors as `Status` objects.
 //!
-//! Held against recorded responses of real API servers by `tests/it/fakes.rs`.
+//! The tests in `tests/it/fakes.rs` compare them with recorded responses of real API servers.
 
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -33,12 +33,12 @@ pub(super) fn document_type(path: &str) -> Option<&'static str> {
     }
 }
 
-/// What a server does with the `Accept` header of a request for a document.
+/// The treatment of the `Accept` header in requests for documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AcceptHeader {
-    /// It responds with 406 if the header does not contain the document's media type, as Kubernetes does.
+    /// The server responds with 406 if the header does not contain the document's media type, as Kubernetes does.
     Respected,
-    /// It ignores the header, as most other issuers do.
+    /// The server ignores the header, as most other issuers do.
     Ignored,
 }
 

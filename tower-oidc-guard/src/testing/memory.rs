@@ -1,6 +1,4 @@
 //! An issuer without sockets.
-//!
-//! It answers as [`TestIssuer`](super::TestIssuer) does, and is held against the same recordings.
 
 use std::io;
 use std::sync::Arc;
@@ -14,9 +12,9 @@ use super::issuer_state::IssuerState;
 use super::token::TokenSpec;
 use crate::jose::algorithm::Algorithm;
 
-/// An issuer that answers without a socket, through the HTTP client that a guard is given: for unit tests.
+/// An issuer for unit tests, which responds through the HTTP client of a guard and needs no socket.
 ///
-/// It negotiates as strictly as [`TestIssuer`](super::TestIssuer), and is held against the same recorded responses.
+/// It responds as strictly as [`TestIssuer`](super::TestIssuer).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -38,7 +36,7 @@ use crate::jose::algorithm::Algorithm;
 pub struct MemoryIssuer(Arc<IssuerState>);
 
 impl MemoryIssuer {
-    /// An issuer of that URL, with one key for RS256.
+    /// Creates an issuer with one RS256 key.
     ///
     /// # Errors
     ///
@@ -47,25 +45,25 @@ impl MemoryIssuer {
         IssuerState::new(url.into()).map(Arc::new).map(Self)
     }
 
-    /// Its URL, which is the `iss` of its tokens.
+    /// Returns the URL of the issuer, which is the `iss` of its tokens.
     pub fn url(&self) -> &str {
         &self.0.url
     }
 
-    /// A client whose requests are answered by this issuer, whatever host they are for.
+    /// Returns an HTTP client whose requests this issuer responds to, whatever host they are for.
     pub fn client(&self) -> ClientWithMiddleware {
         ClientBuilder::new(reqwest::Client::new())
-            .with(Answering(self.0.clone()))
+            .with(Responder(self.0.clone()))
             .build()
     }
 
-    /// A token to be minted with the current key.
+    /// Returns a token to be minted with the current key.
     pub fn token(&self) -> TokenSpec {
         TokenSpec::new(self.0.current(), &self.0.url)
     }
 
-    /// Publishes a new key of the same algorithm and signs with it from now on; the old ones stay published. Returns
-    /// the new key's `kid`.
+    /// Publishes a new key of the current key's algorithm and signs with it from now on. The old keys stay published. Returns
+    /// the `kid` of the new key.
     ///
     /// # Errors
     ///
@@ -74,7 +72,8 @@ impl MemoryIssuer {
         self.0.rotate_key(None)
     }
 
-    /// The same with a key for that algorithm.
+    /// Publishes a new key for `algorithm` and signs with it from now on. The old keys stay published. Returns the `kid` of
+    /// the new key.
     ///
     /// # Errors
     ///
@@ -83,31 +82,32 @@ impl MemoryIssuer {
         self.0.rotate_key(Some(algorithm))
     }
 
-    /// Publishes nothing but the current key from now on.
+    /// Withdraws all keys but the current one.
     pub fn withdraw_old_keys(&self) {
         self.0.withdraw_old_keys();
     }
 
-    /// Answers everything with that status, until it [recovers](Self::recover).
+    /// Responds to every request with `status`, until [`recover`](Self::recover) is called.
     pub fn fail(&self, status: StatusCode) {
         self.0.set_failure(Some(status));
     }
 
-    /// Answers again as it should.
+    /// Ends the effect of [`fail`](Self::fail).
     pub fn recover(&self) {
         self.0.set_failure(None);
     }
 
-    /// How often the key set has been fetched.
+    /// Returns how many times the key set has been requested.
     pub fn key_fetches(&self) -> u64 {
         self.0.key_fetches()
     }
 }
 
-struct Answering(Arc<IssuerState>);
+/// Responds to requests in place of the network.
+struct Responder(Arc<IssuerState>);
 
 #[async_trait]
-impl Middleware for Answering {
+impl Middleware for Responder {
     async fn handle(
         &self,
         request: reqwest::Request,

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 /// The longest request body that a fake reads.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Answers a request whose body has been read.
+/// Returns the response to a request whose body has been read.
 pub(super) type Respond = dyn Fn(Request<Bytes>) -> Response<String> + Send + Sync;
 
 /// Serves until the task is aborted, which also closes every connection, as the end of a process does.

@@ -1,4 +1,4 @@
-//! A key that signs, and the way it is published.
+//! The signing keys of fake issuers.
 
 use std::io;
 
@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use crate::jose::algorithm::Algorithm;
 
-/// A key for one algorithm, named as Kubernetes names its keys: by a hash of the public one.
+/// A key for one algorithm. Its `kid` is a hash of the public key, as in Kubernetes.
 #[derive(Debug)]
 pub(super) struct SigningKey {
     pair: Pair,
@@ -59,7 +59,7 @@ impl SigningKey {
             Pair::Ec(pair, _) => pair.public_key().as_ref().to_vec(),
             Pair::Ed(pair) => pair.public_key().as_ref().to_vec(),
         };
-        let kid = text(digest(&SHA256, &public).as_ref());
+        let kid = base64url(digest(&SHA256, &public).as_ref());
         Ok(Self {
             pair,
             algorithm,
@@ -71,22 +71,22 @@ impl SigningKey {
         self.algorithm
     }
 
-    /// The public key as a JSON Web Key, with the members that Kubernetes publishes.
+    /// Returns the public key as a JSON Web Key, with the members that Kubernetes publishes.
     pub(super) fn jwk(&self) -> Value {
         let mut key = match &self.pair {
             Pair::Rsa(pair, _) => {
                 let public = pair.public_key();
-                let n = text(public.modulus().big_endian_without_leading_zero());
-                let e = text(public.exponent().big_endian_without_leading_zero());
+                let n = base64url(public.modulus().big_endian_without_leading_zero());
+                let e = base64url(public.exponent().big_endian_without_leading_zero());
                 json!({ "kty": "RSA", "n": n, "e": e })
             }
             Pair::Ec(pair, curve) => {
                 let point = pair.public_key().as_ref().get(1..).unwrap_or_default();
                 let (x, y) = point.split_at(point.len() / 2);
-                json!({ "kty": "EC", "crv": curve, "x": text(x), "y": text(y) })
+                json!({ "kty": "EC", "crv": curve, "x": base64url(x), "y": base64url(y) })
             }
             Pair::Ed(pair) => {
-                json!({ "kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref()) })
+                json!({ "kty": "OKP", "crv": "Ed25519", "x": base64url(pair.public_key().as_ref()) })
             }
         };
         key["use"] = "sig".into();
@@ -95,22 +95,22 @@ impl SigningKey {
         key
     }
 
-    /// A token in compact form, with these members in its header beside `alg` and `kid`, or in their place.
+    /// Signs a token in compact serialization. The members of `header` are added to `alg` and `kid`, or replace them.
     pub(super) fn sign(&self, header: &Map<String, Value>, claims: &Value) -> String {
-        let mut whole = json!({ "alg": self.algorithm.name(), "kid": self.kid });
+        let mut complete = json!({ "alg": self.algorithm.name(), "kid": self.kid });
         for (name, value) in header {
-            whole[name.as_str()] = value.clone();
+            complete[name.as_str()] = value.clone();
         }
         let input = format!(
             "{}.{}",
-            text(whole.to_string().as_bytes()),
-            text(claims.to_string().as_bytes())
+            base64url(complete.to_string().as_bytes()),
+            base64url(claims.to_string().as_bytes())
         );
         let signature = self.signature(input.as_bytes());
-        format!("{input}.{}", text(&signature))
+        format!("{input}.{}", base64url(&signature))
     }
 
-    /// Nothing where signing fails, which takes a system without random numbers: such a token does not verify.
+    /// Returns a signature. It is empty if the system provides no random numbers; such a token does not verify.
     fn signature(&self, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.pair {
@@ -142,6 +142,6 @@ fn failed(_: aws_lc_rs::error::Unspecified) -> io::Error {
     io::Error::other("no key could be generated")
 }
 
-fn text(bytes: &[u8]) -> String {
+fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }

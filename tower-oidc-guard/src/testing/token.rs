@@ -1,4 +1,4 @@
-//! A token to be minted.
+//! The specification of a token to be minted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +9,30 @@ use serde_json::{Map, Value, json};
 
 use super::signing_key::SigningKey;
 
-/// A token to be minted: by default like one of Kubernetes 1.36 that is bound to a pod, for the service
-/// account `default` of the namespace `default`, for no audience, an hour long.
+/// A token to be minted by a fake issuer.
+///
+/// By default it has the claims of a Kubernetes 1.36 token that is bound to a pod, for the service account `default` of the
+/// namespace `default`; it is issued now, expires after an hour, and has no audience. Every claim and every member of the
+/// header can be replaced.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use tower_oidc_guard::testing::MemoryIssuer;
+///
+/// let issuer = MemoryIssuer::new("https://cluster.example")?;
+/// let spec = issuer
+///     .token()
+///     .audience("https://auth-server.example")
+///     .service_account("shop", "orders")
+///     .lifetime(Duration::from_secs(600));
+/// let valid = spec.mint();
+/// let forged = spec.clone().bad_signature().mint();
+/// let without_subject = spec.without_claim("sub").mint();
+/// assert!(valid != forged && forged != without_subject);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct TokenSpec {
@@ -41,7 +63,7 @@ impl TokenSpec {
         .service_account("default", "default")
     }
 
-    /// Adds an audience.
+    /// Adds an audience to `aud`, which is always an array, as in Kubernetes.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         let audience = Value::String(audience.into());
         match self.claims.get_mut("aud") {
@@ -51,7 +73,7 @@ impl TokenSpec {
         self
     }
 
-    /// Makes it a token of that service account, in a pod of its name.
+    /// Sets `sub` and the Kubernetes claims to those of a service account, in a pod with the same name.
     pub fn service_account(mut self, namespace: &str, name: &str) -> Self {
         let kubernetes = json!({
             "namespace": namespace,
@@ -67,7 +89,7 @@ impl TokenSpec {
         self
     }
 
-    /// Sets the uid of the service account that it names.
+    /// Sets the uid of the service account in the Kubernetes claims.
     pub(super) fn service_account_uid(mut self, uid: &str) -> Self {
         if let Some(kubernetes) = self.claims.get_mut("kubernetes.io") {
             kubernetes["serviceaccount"]["uid"] = uid.into();
@@ -75,47 +97,48 @@ impl TokenSpec {
         self
     }
 
-    /// Returns when it expires, as Kubernetes writes times (RFC 3339).
+    /// Returns the expiry in the format of Kubernetes (RFC 3339).
     pub(super) fn expiration_timestamp(&self) -> String {
         timestamp(self.issued_at + self.lifetime)
     }
 
-    /// How long it lives. Whole seconds count.
+    /// Sets the time from issue to expiry, rounded down to seconds. Default: one hour.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self
     }
 
-    /// When it is issued. Default: now. Whole seconds count.
+    /// Sets the time of issue, rounded down to seconds. Default: now.
     pub fn issued_at(mut self, time: SystemTime) -> Self {
         self.issued_at = time;
         self
     }
 
-    /// Its id (`jti`). Default: one of its own.
+    /// Sets the token id (`jti`). Default: a unique id.
     pub fn token_id(self, id: impl Into<String>) -> Self {
         self.claim("jti", id.into())
     }
 
-    /// Sets any claim, `exp`, `iat` and `nbf` included, to any value.
+    /// Sets a claim to any value. This includes `exp`, `iat` and `nbf`, which otherwise follow from the time of issue and the
+    /// lifetime.
     pub fn claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.claims.insert(name.into(), value.into());
         self
     }
 
-    /// Leaves a claim out. The times come back unless set to something else.
+    /// Removes a claim. `exp`, `iat` and `nbf` cannot be removed, because [`mint`](Self::mint) adds them if they are missing.
     pub fn without_claim(mut self, name: &str) -> Self {
         self.claims.remove(name);
         self
     }
 
-    /// Sets any member of the header, `alg` and `kid` included, to any value.
+    /// Sets a member of the header to any value. This includes `alg` and `kid`, which otherwise are those of the key.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.header.insert(name.into(), value.into());
         self
     }
 
-    /// Makes it an identity token of a Google account, with its email verified.
+    /// Replaces the Kubernetes claims by those of an ID token of a Google account with a verified email address.
     pub fn google_account(self, subject: &str, email: &str) -> Self {
         self.without_claim("kubernetes.io")
             .claim("sub", subject)
@@ -124,14 +147,14 @@ impl TokenSpec {
             .claim("email_verified", true)
     }
 
-    /// Spoils the signature.
+    /// Makes the signature invalid.
     pub fn bad_signature(mut self) -> Self {
         self.bad_signature = true;
         self
     }
 
-    /// Signs it with the key that was the issuer's current one when [`token`](super::TestIssuer::token)
-    /// was called.
+    /// Signs the token with the key that was current when [`token`](super::TestIssuer::token) was called, and returns it in
+    /// compact serialization.
     pub fn mint(&self) -> String {
         let issued_at = self
             .issued_at
@@ -162,7 +185,7 @@ impl TokenSpec {
     }
 }
 
-/// Returns a uid of the usual form: always the same for the same text.
+/// Returns a uid in the format of Kubernetes. It is the same for the same text.
 pub(super) fn uid(object: &str) -> String {
     let hash = digest(&SHA256, object.as_bytes());
     let hex: String = hash.as_ref()[..16]
@@ -179,14 +202,14 @@ pub(super) fn uid(object: &str) -> String {
     format!("{a}-{b}-{c}-{d}-{e}")
 }
 
-/// A uid that no other token of this issuer has.
+/// Returns a uid that no other token of this issuer has.
 fn token_id(issuer: &str) -> String {
     static MINTED: AtomicU64 = AtomicU64::new(0);
     let count = MINTED.fetch_add(1, Ordering::Relaxed);
     uid(&format!("token {count} of {issuer} {}", std::process::id()))
 }
 
-/// Writes a time as RFC 3339 does, in whole seconds of UTC.
+/// Formats a time as RFC 3339, in seconds of UTC.
 fn timestamp(time: SystemTime) -> String {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -198,7 +221,7 @@ fn timestamp(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Returns year, month and day of that many days after 1970-01-01.
+/// Returns the year, month and day of the date that is `days` days after 1970-01-01.
 fn date(mut days: u64) -> (u64, u64, u64) {
     let is_leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
@@ -229,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_are_written_in_utc() {
+    fn timestamps_are_formatted_in_utc() {
         for (seconds, expected) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),

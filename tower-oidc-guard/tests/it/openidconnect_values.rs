@@ -13,7 +13,7 @@ use tower_oidc_guard::testing::MemoryIssuer;
 use tower_oidc_guard::{Algorithm, Issuer, JwkSet, OidcGuard, TokenError, VerifyError};
 
 use crate::support::in_memory::fetch_jwks;
-use crate::support::mock_client;
+use crate::support::mock_client::mock_client;
 
 const URL: &str = "https://login.example";
 const AUDIENCE: &str = "https://api.example";

@@ -5,14 +5,14 @@ use std::collections::{HashMap, HashSet};
 use super::authentication::User;
 use crate::testing::token::uid;
 
-/// A namespace and a name.
+/// The namespace and the name of a service account.
 type Key = (String, String);
 
 /// Service accounts, the roles bound to them, and tokens that are accepted as theirs.
 #[derive(Default)]
 pub(super) struct Accounts {
     uids: HashMap<Key, String>,
-    /// Counts accounts made so far: one that is created again has another uid.
+    /// The number of accounts that were created. It makes the uid of an account that is created again differ.
     created: u64,
     reviewers: HashSet<Key>,
     accepted: HashMap<String, Key>,
@@ -40,17 +40,17 @@ impl Accounts {
         self.uids.get(&key(namespace, name)).cloned()
     }
 
-    /// Deletes an account, and returns the uid that it had.
+    /// Deletes an account. Returns its uid, or `None` if it did not exist.
     pub(super) fn delete(&mut self, namespace: &str, name: &str) -> Option<String> {
         self.uids.remove(&key(namespace, name))
     }
 
-    /// Accepts a token as that account's, whatever it says.
+    /// Accepts `token` as a token of that account, whatever its claims are.
     pub(super) fn accept(&mut self, token: String, namespace: &str, name: &str) {
         self.accepted.insert(token, key(namespace, name));
     }
 
-    /// Returns whose token was accepted by [`accept`](Self::accept).
+    /// Returns the account whose token was passed to [`accept`](Self::accept), if it was and the account exists.
     pub(super) fn accepted(&self, token: &str) -> Option<User> {
         let (namespace, name) = self.accepted.get(token)?.clone();
         let uid = self.uid(&namespace, &name)?;

@@ -1,4 +1,4 @@
-//! Who a request or a token belongs to, as the API server decides it.
+//! Authentication of requests and tokens by the fake API server.
 
 use std::time::{Duration, SystemTime};
 
@@ -53,7 +53,7 @@ pub(super) fn bearer_token(headers: &HeaderMap) -> Option<&str> {
 }
 
 impl Inner {
-    /// Returns the user of a token that is for one of these audiences, or why the token is not valid.
+    /// Returns the user of a token that is for one of these audiences, or the reason why the token is not valid.
     pub(super) fn authenticate(
         &self,
         keys: &IssuerState,
@@ -100,7 +100,7 @@ impl Inner {
         }))
     }
 
-    /// Verifies the signature and reads the claims. A token that names no accepted issuer is not this authenticator's.
+    /// Verifies the signature and reads the claims. A token of another issuer is refused without further details.
     fn verified_claims(&self, keys: &IssuerState, token: &str) -> Result<Value, String> {
         let unverified = unverified_claims(token).ok_or("invalid bearer token")?;
         let is_own = |issuer: &str| self.issuers.iter().any(|own| own == issuer);
