@@ -1,4 +1,4 @@
-//! The fake metadata server is as strict as the real one; its documentation lists the evidence.
+//! The fake metadata server responds like the real one. Its documentation lists the sources of that knowledge.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -48,7 +48,7 @@ fn header<'r>(response: &'r Response, name: &str) -> &'r str {
     value.map_or("", |value| value.to_str().unwrap())
 }
 
-/// A method, a path, headers, and the status and content type of the response.
+/// A request (method, path, headers), and the status and content type of the response.
 type Case = (
     Method,
     String,
@@ -58,7 +58,7 @@ type Case = (
 );
 
 #[tokio::test]
-async fn each_request_is_answered_with_the_status_and_headers_of_the_real_server() {
+async fn each_response_has_the_status_and_headers_of_the_real_server() {
     let fake = FakeMetadataServer::start().await.unwrap();
     let identity = |query: &str| format!("{IDENTITY}?{query}");
     let cases: Vec<Case> = vec![
@@ -261,21 +261,33 @@ async fn each_request_is_answered_with_the_status_and_headers_of_the_real_server
     ];
     for (method, path, headers, status, content_type) in cases {
         let response = send(&fake, method.clone(), &path, headers).await;
-        let what = format!("{method} {path} {headers:?}");
-        assert_eq!(response.status(), status, "{what}");
-        assert_eq!(header(&response, "content-type"), content_type, "{what}");
-        assert_eq!(header(&response, "metadata-flavor"), "Google", "{what}");
+        let description = format!("{method} {path} {headers:?}");
+        assert_eq!(response.status(), status, "{description}");
+        assert_eq!(
+            header(&response, "content-type"),
+            content_type,
+            "{description}"
+        );
+        assert_eq!(
+            header(&response, "metadata-flavor"),
+            "Google",
+            "{description}"
+        );
         assert_eq!(
             header(&response, "server"),
             "Metadata Server for VM",
-            "{what}"
+            "{description}"
         );
-        assert_eq!(header(&response, "x-frame-options"), "SAMEORIGIN", "{what}");
+        assert_eq!(
+            header(&response, "x-frame-options"),
+            "SAMEORIGIN",
+            "{description}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_directory_without_its_slash_is_redirected_as_recorded() {
+async fn a_directory_path_without_a_slash_is_redirected_as_recorded() {
     let fake = FakeMetadataServer::start().await.unwrap();
     for query in ["", "?recursive=true"] {
         let response = get(&fake, &format!("{ACCOUNTS}{query}")).await;
@@ -289,7 +301,7 @@ async fn a_directory_without_its_slash_is_redirected_as_recorded() {
 }
 
 #[tokio::test]
-async fn directories_list_their_entries_or_with_recursion_their_values() {
+async fn directories_list_entries_or_recursively_values() {
     let fake = FakeMetadataServer::start().await.unwrap();
     let text = async |path: String| get(&fake, &path).await.text().await.unwrap();
     assert_eq!(text(format!("{V1}/")).await, "instance/\nproject/\n");
@@ -319,7 +331,7 @@ async fn directories_list_their_entries_or_with_recursion_their_values() {
 }
 
 #[tokio::test]
-async fn a_request_without_the_flavor_is_told_which_header_is_missing() {
+async fn the_error_page_states_the_missing_header() {
     let fake = FakeMetadataServer::start().await.unwrap();
     let page = send(&fake, Method::GET, IDENTITY, &[])
         .await
@@ -375,7 +387,7 @@ async fn only_a_full_identity_has_the_claims_of_account_and_instance() {
 }
 
 #[tokio::test]
-async fn the_source_takes_tokens_with_and_without_a_trailing_newline() {
+async fn the_source_accepts_tokens_with_a_trailing_newline() {
     for suffix in ["", "\n", "\r\n"] {
         let fake = FakeMetadataServer::start().await.unwrap();
         fake.set_token_suffix(suffix);
@@ -398,6 +410,6 @@ async fn the_source_takes_tokens_with_and_without_a_trailing_newline() {
         let sent = token.header().to_str().unwrap();
         assert!(!sent.ends_with(['\n', '\r']), "{suffix:?}");
         let claims = claims(sent.trim_start_matches("Bearer "));
-        assert_eq!(claims["email"], EMAIL, "asked for with format=full");
+        assert_eq!(claims["email"], EMAIL, "requested with format=full");
     }
 }

@@ -1,25 +1,25 @@
-//! Integration tests of this crate, in one program.
+//! Integration tests of this crate, in one program. See [`support`] for shared code.
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-mod composition;
-mod counters;
+mod blocking_reads;
+mod command_token;
+mod fake_kubelet;
 mod fake_metadata;
-mod faults;
-mod hung_reads;
-mod kubelet;
-mod laptop;
-mod layer;
-mod leaks;
-mod metadata;
+mod file_faults;
+mod metadata_server;
+mod metrics;
+mod middleware;
 mod origins;
-mod projected;
-mod quiet;
+mod projected_token;
 mod redirects;
-mod refresh;
 mod resend;
+mod resource_leaks;
 mod runtimes;
-mod secrecy;
-mod sending;
 mod support;
+mod token_refresh;
+mod token_secrecy;
+mod tower_composition;
+mod tower_layer;
 mod watch_limits;
+mod watch_logging;

@@ -1,62 +1,18 @@
-//! A token does not leave its origin, by whichever adapter it is sent.
+//! All adapters send a token to its origin only.
 #![cfg(unix)]
 
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
-
-use crate::support::{Server, Tokens, bearer, client, token};
-use http::{Method, Request, Response, StatusCode};
+use crate::support::recorder::{Body, Recorder};
+use crate::support::server::Server;
+use crate::support::sources::Tokens;
+use crate::support::{bearer, client, token};
+use http::{Method, Request};
 use reqwest_wi_auth::BearerAuth;
-use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _};
+use tower::{Layer as _, ServiceBuilder, ServiceExt as _};
 use tower_http::follow_redirect::FollowRedirectLayer;
-
-type Body = http_body_util::Empty<bytes::Bytes>;
 
 const ORIGIN: &str = "https://auth-server.example";
 
-type Seen = Arc<Mutex<Vec<(String, Option<String>)>>>;
-
-/// A client that records the URI and token of each request, and redirects by path.
-#[derive(Clone, Default)]
-struct Recorder {
-    seen: Seen,
-    redirects: HashMap<&'static str, &'static str>,
-}
-
-impl Recorder {
-    fn tokens(&self) -> Vec<Option<String>> {
-        let seen = self.seen.lock().unwrap();
-        seen.iter().map(|(_, token)| token.clone()).collect()
-    }
-}
-
-impl Service<Request<Body>> for Recorder {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let token = request.headers().get("authorization");
-        let token = token.map(|value| value.to_str().unwrap().to_owned());
-        let target = self.redirects.get(request.uri().path());
-        let mut seen = self.seen.lock().unwrap();
-        seen.push((request.uri().to_string(), token));
-        let mut response = Response::new(Body::new());
-        if let Some(target) = target {
-            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
-            let target = target.parse().unwrap();
-            response.headers_mut().insert("location", target);
-        }
-        std::future::ready(Ok(response))
-    }
-}
-
+/// Returns a request with `Host` headers.
 fn request(method: Method, uri: &str, hosts: &[&str]) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(uri);
     for host in hosts {
@@ -66,7 +22,7 @@ fn request(method: Method, uri: &str, hosts: &[&str]) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn a_layer_at_an_origin_sends_its_token_to_that_origin_only() {
+async fn layer_for_origin_sends_the_token_to_that_origin_only() {
     let text = token("0", 600);
     let with_token: &[(Method, &str, &[&str])] = &[
         (Method::GET, "/path", &[]),
@@ -77,37 +33,37 @@ async fn a_layer_at_an_origin_sends_its_token_to_that_origin_only() {
         (Method::GET, "/path", &["auth-server.example"]),
         (Method::GET, "/path", &["AUTH-SERVER.example:443"]),
         (Method::OPTIONS, "*", &[]),
-        (Method::GET, "//evil.example/path", &[]),
+        (Method::GET, "//other.example/path", &[]),
     ];
     let without: &[(Method, &str, &[&str])] = &[
-        (Method::GET, "https://evil.example/path", &[]),
+        (Method::GET, "https://other.example/path", &[]),
         (Method::GET, "http://auth-server.example/path", &[]),
         (Method::GET, "http://auth-server.example:443/path", &[]),
         (Method::GET, "https://auth-server.example:8443/path", &[]),
         (Method::GET, "https://auth-server.example./path", &[]),
         (
             Method::GET,
-            "https://auth-server.example@evil.example/",
+            "https://auth-server.example@other.example/",
             &[],
         ),
         (Method::GET, "https://user@auth-server.example/", &[]),
         (Method::GET, "https://sub.auth-server.example/", &[]),
         (Method::GET, "wss://auth-server.example/", &[]),
         (Method::CONNECT, "auth-server.example:443", &[]),
-        (Method::CONNECT, "evil.example:443", &[]),
+        (Method::CONNECT, "other.example:443", &[]),
         (Method::CONNECT, "https://auth-server.example/", &[]),
-        (Method::GET, "evil.example:443", &[]),
-        (Method::GET, "/path", &["evil.example"]),
+        (Method::GET, "other.example:443", &[]),
+        (Method::GET, "/path", &["other.example"]),
         (
             Method::GET,
             "/path",
-            &["auth-server.example", "evil.example"],
+            &["auth-server.example", "other.example"],
         ),
         (Method::GET, "/path", &["auth-server.example:8443"]),
         (
             Method::GET,
             "https://auth-server.example/",
-            &["evil.example"],
+            &["other.example"],
         ),
     ];
     let auth = BearerAuth::for_origin(ORIGIN, Tokens::one(&text)).unwrap();
@@ -120,15 +76,19 @@ async fn a_layer_at_an_origin_sends_its_token_to_that_origin_only() {
                 let service = layer.layer(recorder.clone());
                 let request = request(method.clone(), uri, hosts);
                 service.oneshot(request).await.unwrap();
-                let what = format!("{method} {uri} {hosts:?}");
-                assert_eq!(recorder.tokens(), std::slice::from_ref(&expected), "{what}");
+                let description = format!("{method} {uri} {hosts:?}");
+                assert_eq!(
+                    recorder.authorization(),
+                    std::slice::from_ref(&expected),
+                    "{description}"
+                );
             }
         }
     }
 }
 
 #[tokio::test]
-async fn a_layer_of_named_origins_decides_by_the_whole_origin_of_the_uri() {
+async fn the_layer_compares_the_whole_origin_of_the_uri() {
     let text = token("0", 600);
     let layer = BearerAuth::for_origin(ORIGIN, Tokens::one(&text)).unwrap();
     let cases: &[(Method, &str, &[&str], bool)] = &[
@@ -145,7 +105,7 @@ async fn a_layer_of_named_origins_decides_by_the_whole_origin_of_the_uri() {
         (
             Method::GET,
             "https://auth-server.example/",
-            &["evil.example"],
+            &["other.example"],
             false,
         ),
         (Method::CONNECT, "https://auth-server.example/", &[], false),
@@ -160,24 +120,25 @@ async fn a_layer_of_named_origins_decides_by_the_whole_origin_of_the_uri() {
             .await
             .unwrap();
         let expected = has_token.then(|| bearer(&text)).flatten();
-        assert_eq!(recorder.tokens(), [expected], "{method} {uri} {hosts:?}");
+        assert_eq!(
+            recorder.authorization(),
+            [expected],
+            "{method} {uri} {hosts:?}"
+        );
     }
 }
 
 #[tokio::test]
-async fn beneath_a_layer_that_follows_redirects_a_layer_at_an_origin_leaks_nothing() {
+async fn below_a_redirect_layer_layer_for_origin_sends_no_token_to_other_origins() {
     let text = token("0", 600);
     for location in [
-        "https://evil.example/end",
+        "https://other.example/end",
         "http://auth-server.example/end",
         "https://auth-server.example:8443/end",
-        "//evil.example/end",
+        "//other.example/end",
     ] {
         for start in ["https://auth-server.example/away", "/away"] {
-            let recorder = Recorder {
-                redirects: HashMap::from([("/away", location)]),
-                ..Recorder::default()
-            };
+            let recorder = Recorder::with_redirects([("/away", location)]);
             let auth = BearerAuth::for_origin(ORIGIN, Tokens::one(&text)).unwrap();
             let service = ServiceBuilder::new()
                 .layer(FollowRedirectLayer::new())
@@ -187,13 +148,13 @@ async fn beneath_a_layer_that_follows_redirects_a_layer_at_an_origin_leaks_nothi
                 .oneshot(request(Method::GET, start, &[]))
                 .await
                 .unwrap();
-            let seen = recorder.seen.lock().unwrap().clone();
-            assert_eq!(seen[0].1, bearer(&text), "{start} {location}");
-            for (uri, token) in &seen[1..] {
-                // A relative redirect without a base stays on the connection.
-                let is_elsewhere = !uri.starts_with('/');
+            let requests = recorder.requests();
+            assert_eq!(requests[0].1, bearer(&text), "{start} {location}");
+            for (uri, token) in &requests[1..] {
+                // A relative URI has no origin, so the request stays on the connection.
+                let is_other_origin = !uri.starts_with('/');
                 assert!(
-                    !is_elsewhere || token.is_none(),
+                    !is_other_origin || token.is_none(),
                     "{start} {location}: {uri}"
                 );
             }
@@ -202,23 +163,23 @@ async fn beneath_a_layer_that_follows_redirects_a_layer_at_an_origin_leaks_nothi
 }
 
 #[tokio::test]
-async fn reqwest_sends_no_token_under_another_host_s_name() {
+async fn the_middleware_sends_no_token_with_a_host_header_of_another_host() {
     let (server, text) = (Server::start().await, token("0", 600));
     let client = client(BearerAuth::for_origin(&server.url, Tokens::one(&text)).unwrap());
     let own = server.url.trim_start_matches("http://").to_owned();
-    for (host, expected) in [(own.as_str(), bearer(&text)), ("evil.example", None)] {
+    for (host, expected) in [(own.as_str(), bearer(&text)), ("other.example", None)] {
         client
             .get(&server.url)
             .header("host", host)
             .send()
             .await
             .unwrap();
-        assert_eq!(server.take_seen(), [expected], "{host}");
+        assert_eq!(server.take_authorization(), [expected], "{host}");
     }
 }
 
 #[test]
-fn no_layer_is_built_at_an_origin_that_gets_no_tokens() {
+fn layer_for_origin_fails_for_an_origin_without_tokens() {
     let auth = BearerAuth::for_origin(ORIGIN, Tokens::one(&token("0", 600))).unwrap();
     for origin in [
         "http://auth-server.example",

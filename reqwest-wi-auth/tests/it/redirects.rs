@@ -1,9 +1,11 @@
-//! No redirect hands a token to another origin.
+//! Redirects send no token to another origin.
 #![cfg(unix)]
 
 use std::sync::Arc;
 
-use crate::support::{SERVERLESS, Seen, Server, Tokens, bearer, token};
+use crate::support::server::{Received, SERVERLESS, Server};
+use crate::support::sources::Tokens;
+use crate::support::{bearer, token};
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -14,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// The ways in which a token can be sent, each as a client for one server.
+/// Returns a client for each way of sending a token, with the header that it uses.
 fn clients(server: &Server, tokens: &Tokens) -> Vec<(HeaderName, ClientWithMiddleware)> {
     let http = || reqwest::Client::builder().no_proxy();
     let auth = || BearerAuth::for_origin(&server.url, tokens.clone()).unwrap();
@@ -30,36 +32,37 @@ fn clients(server: &Server, tokens: &Tokens) -> Vec<(HeaderName, ClientWithMiddl
         .header(SERVERLESS, auth())
         .build()
         .unwrap();
-    let once = TokenClientBuilder::new(http()).header(SERVERLESS, auth().without_resend());
+    let serverless_without_resend =
+        TokenClientBuilder::new(http()).header(SERVERLESS, auth().without_resend());
     vec![
         (AUTHORIZATION, plain),
         (AUTHORIZATION, without_resend.build()),
         (AUTHORIZATION, authorization),
         (SERVERLESS, serverless),
-        (SERVERLESS, once.build().unwrap()),
+        (SERVERLESS, serverless_without_resend.build().unwrap()),
     ]
 }
 
-fn in_header(header: &HeaderName, seen: &Seen) -> Option<String> {
+fn token_in(header: &HeaderName, received: &Received) -> Option<String> {
     if *header == SERVERLESS {
-        seen.serverless.clone()
+        received.serverless.clone()
     } else {
-        seen.authorization.clone()
+        received.authorization.clone()
     }
 }
 
-fn assert_no_token(server: &Server, what: &str) {
-    for seen in server.take_all() {
+fn assert_no_token(server: &Server, description: &str) {
+    for received in server.take_received() {
         assert_eq!(
-            (seen.authorization, seen.serverless),
+            (received.authorization, received.serverless),
             (None, None),
-            "{what}"
+            "{description}"
         );
     }
 }
 
 #[tokio::test]
-async fn within_the_origin_the_token_goes_along() {
+async fn redirects_within_the_origin_keep_the_token() {
     let (server, text) = (Server::start().await, token("0", 600));
     for (header, client) in clients(&server, &Tokens::one(&text)) {
         let url = server.redirect_to(&format!("{}/private", server.url));
@@ -68,18 +71,19 @@ async fn within_the_origin_the_token_goes_along() {
             200,
             "{header}"
         );
-        let seen = server.take_all();
-        assert_eq!(seen.len(), 2);
+        let received = server.take_received();
+        assert_eq!(received.len(), 2);
         assert!(
-            seen.iter()
-                .all(|seen| in_header(&header, seen) == bearer(&text)),
+            received
+                .iter()
+                .all(|received| token_in(&header, received) == bearer(&text)),
             "{header}"
         );
     }
 }
 
 #[tokio::test]
-async fn another_port_or_host_gets_no_token() {
+async fn redirects_to_another_port_or_host_remove_the_token() {
     let (server, text) = (Server::start().await, token("0", 600));
     let other = Server::start().await;
     let other_name = other.url.replace("127.0.0.1", "localhost");
@@ -87,15 +91,15 @@ async fn another_port_or_host_gets_no_token() {
     for (header, client) in clients(&server, &Tokens::one(&text)) {
         for url in [&other.url, &other_name, &same_port_other_name] {
             client.get(server.redirect_to(url)).send().await.unwrap();
-            let first = server.take_all().into_iter().next().unwrap();
-            assert_eq!(in_header(&header, &first), bearer(&text));
+            let first = server.take_received().into_iter().next().unwrap();
+            assert_eq!(token_in(&header, &first), bearer(&text));
             assert_no_token(&other, url);
         }
     }
 }
 
 #[tokio::test]
-async fn on_the_way_back_the_token_is_not_put_on_for_a_stranger() {
+async fn a_redirect_through_another_origin_sends_it_no_token() {
     let (server, other, text) = (
         Server::start().await,
         Server::start().await,
@@ -105,30 +109,33 @@ async fn on_the_way_back_the_token_is_not_put_on_for_a_stranger() {
         let back = other.redirect_to(&format!("{}/back", server.url));
         client.get(server.redirect_to(&back)).send().await.unwrap();
         assert_no_token(&other, "A to B to A");
-        let again = server.take_all().into_iter().skip(1);
-        for seen in again {
-            assert_eq!((seen.authorization, seen.serverless), (None, None));
+        let after_redirect = server.take_received().into_iter().skip(1);
+        for received in after_redirect {
+            assert_eq!((received.authorization, received.serverless), (None, None));
         }
     }
 }
 
 #[tokio::test]
-async fn a_stranger_s_401_behind_a_redirect_is_not_answered_with_the_newer_token() {
+async fn a_401_of_another_origin_after_a_redirect_causes_no_second_request() {
     let (server, other) = (Server::start().await, Server::start().await);
     let (old, new) = (token("old", 600), token("new", 600));
-    other.accept_only("nobody's");
+    other.accept_only("another token");
     for (_, client) in clients(&server, &Tokens::two(&old, &new)) {
         client
             .get(server.redirect_to(&other.url))
             .send()
             .await
             .unwrap();
-        assert_no_token(&other, "a 401 after a redirect, with a newer token at hand");
+        assert_no_token(
+            &other,
+            "a 401 after a redirect, while a newer token is available",
+        );
     }
 }
 
 #[tokio::test]
-async fn the_resend_after_a_401_stays_within_the_origin_too() {
+async fn the_second_request_after_a_401_is_not_redirected_to_another_origin() {
     let (server, other) = (Server::start().await, Server::start().await);
     let (old, new) = (token("old", 600), token("new", 600));
     server.accept_only(&new);
@@ -139,25 +146,26 @@ async fn the_resend_after_a_401_stays_within_the_origin_too() {
         .header(SERVERLESS, auth)
         .build()
         .unwrap();
-    // Refused at first; the resend with the newer token is redirected away.
+    // The first request is rejected; the second one, with the newer token, is redirected.
     let response = client
         .get(server.redirect_to(&other.url))
         .send()
         .await
         .unwrap();
-    assert_eq!(response.status(), 307, "handed to the caller");
-    let seen = server.take_all();
+    assert_eq!(response.status(), 307, "the redirect is returned");
+    let received = server.take_received();
     assert_eq!(
-        seen.iter()
-            .map(|s| s.serverless.clone())
+        received
+            .iter()
+            .map(|received| received.serverless.clone())
             .collect::<Vec<_>>(),
         [bearer(&old), bearer(&new)]
     );
     assert_no_token(&other, "the resend");
 }
 
-/// The same server over TLS, and its certificate.
-async fn with_tls() -> (Server, reqwest::Certificate) {
+/// Starts a server with TLS, and returns it with its certificate.
+async fn start_tls_server() -> (Server, reqwest::Certificate) {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()));
     let config = ServerConfig::builder()
@@ -167,7 +175,7 @@ async fn with_tls() -> (Server, reqwest::Certificate) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let server = Server::at(format!("https://localhost:{port}"));
+    let server = Server::with_url(format!("https://localhost:{port}"));
     let app = server.app();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -186,8 +194,8 @@ async fn with_tls() -> (Server, reqwest::Certificate) {
 }
 
 #[tokio::test]
-async fn from_https_to_http_no_token_goes_along() {
-    let (server, certificate) = with_tls().await;
+async fn a_redirect_from_https_to_http_removes_the_token() {
+    let (server, certificate) = start_tls_server().await;
     let (other, text) = (Server::start().await, token("0", 600));
     let http = || {
         reqwest::Client::builder()
@@ -209,7 +217,7 @@ async fn from_https_to_http_no_token_goes_along() {
             .send()
             .await
             .unwrap();
-        assert_eq!(server.take_seen(), [bearer(&text)]);
+        assert_eq!(server.take_authorization(), [bearer(&text)]);
         assert_no_token(&other, "https to http");
     }
 }

@@ -1,11 +1,13 @@
-//! After a 401 a request is sent once more, however many tokens it carries.
+//! The reqwest middleware sends a request once more after a 401, however many tokens it carries.
 #![cfg(unix)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{SERVERLESS, Server, Tokens, bearer, token, token_from};
+use crate::support::server::{SERVERLESS, Server};
+use crate::support::sources::{FailingSource, Tokens, not_fetched};
+use crate::support::{bearer, token, token_from};
 use http::HeaderName;
 use reqwest_middleware::ClientBuilder;
 use reqwest_retry::policies::ExponentialBackoff;
@@ -32,10 +34,10 @@ fn retry(
 }
 
 #[tokio::test]
-async fn however_many_headers_one_401_has_the_request_sent_once_more() {
+async fn a_request_with_several_tokens_is_sent_once_more() {
     for headers in 1..=4 {
         let server = Server::start().await;
-        server.accept_only("nobody's");
+        server.accept_only("another token");
         let mut client = TokenClientBuilder::new(http());
         for number in 0..headers {
             let header = HeaderName::try_from(format!("x-token-{number}")).unwrap();
@@ -45,17 +47,17 @@ async fn however_many_headers_one_401_has_the_request_sent_once_more() {
         let client = client.build().unwrap();
         let response = client.get(&server.url).send().await.unwrap();
         assert_eq!(response.status(), 401);
-        assert_eq!(server.take_all().len(), 2, "{headers} headers");
+        assert_eq!(server.take_received().len(), 2, "{headers} headers");
     }
 }
 
 #[tokio::test]
-async fn the_request_that_is_sent_again_has_all_its_tokens_refreshed() {
+async fn all_tokens_are_refreshed_before_the_second_request() {
     let name = |kind: &str| token_from(kind, 1_700_000_000, 3_000_000_000);
     let two =
         |kind: &str| Tokens::two(&name(&format!("{kind}-old")), &name(&format!("{kind}-new")));
     let one = |kind: &str| Tokens::one(&name(&format!("{kind}-old")));
-    // Which source has a newer token, and what is sent the second time.
+    // Which sources have a newer token, and the tokens of the second request.
     let cases = [
         (two("a"), two("p"), Some(("a-new", "p-new"))),
         (two("a"), one("p"), Some(("a-new", "p-old"))),
@@ -64,29 +66,29 @@ async fn the_request_that_is_sent_again_has_all_its_tokens_refreshed() {
     ];
     for (application, platform, second) in cases {
         let server = Server::start().await;
-        server.accept_only("nobody's");
+        server.accept_only("another token");
         let client = TokenClientBuilder::new(http())
             .header(SERVERLESS, auth(&server, platform))
             .authorization(auth(&server, application))
             .build()
             .unwrap();
         client.get(&server.url).send().await.unwrap();
-        let seen: Vec<_> = server
-            .take_all()
+        let received: Vec<_> = server
+            .take_received()
             .into_iter()
-            .map(|seen| (seen.authorization, seen.serverless))
+            .map(|received| (received.authorization, received.serverless))
             .collect();
         let mut expected = vec![(bearer(&name("a-old")), bearer(&name("p-old")))];
         expected.extend(second.map(|(a, p)| (bearer(&name(a)), bearer(&name(p)))));
-        assert_eq!(seen, expected);
+        assert_eq!(received, expected);
     }
 }
 
 #[tokio::test]
-async fn a_source_that_fails_to_refresh_keeps_the_token_it_had() {
-    struct Failing(Token);
+async fn a_token_that_cannot_be_refreshed_is_kept() {
+    struct WithoutRefresh(Token);
     #[async_trait::async_trait]
-    impl TokenSource for Failing {
+    impl TokenSource for WithoutRefresh {
         fn current(&self) -> Result<Token, Error> {
             Ok(self.0.clone())
         }
@@ -97,17 +99,17 @@ async fn a_source_that_fails_to_refresh_keeps_the_token_it_had() {
     let server = Server::start().await;
     let (old, new, fixed) = (token("old", 600), token("new", 600), token("fixed", 600));
     server.accept_only(&new);
-    let failing = Failing(Token::new(&fixed).unwrap());
+    let without_refresh = WithoutRefresh(Token::new(&fixed).unwrap());
     let client = TokenClientBuilder::new(http())
         .header(
             SERVERLESS,
-            BearerAuth::for_origin(&server.url, failing).unwrap(),
+            BearerAuth::for_origin(&server.url, without_refresh).unwrap(),
         )
         .authorization(auth(&server, Tokens::two(&old, &new)))
         .build()
         .unwrap();
     assert_eq!(client.get(&server.url).send().await.unwrap().status(), 200);
-    let second = server.take_all().remove(1);
+    let second = server.take_received().remove(1);
     assert_eq!(
         (second.authorization, second.serverless),
         (bearer(&new), bearer(&fixed))
@@ -115,9 +117,9 @@ async fn a_source_that_fails_to_refresh_keeps_the_token_it_had() {
 }
 
 #[tokio::test]
-async fn beneath_a_retry_each_attempt_is_sent_again_once() {
+async fn below_a_retry_each_attempt_is_sent_once_more() {
     let server = Server::start().await;
-    server.accept_only("nobody's");
+    server.accept_only("another token");
     struct Retry401;
     impl RetryableStrategy for Retry401 {
         fn handle(
@@ -132,7 +134,7 @@ async fn beneath_a_retry_each_attempt_is_sent_again_once() {
     }
     let tokens = |kind: &str| {
         let texts: Vec<_> = (0..9).map(|n| token(&format!("{kind}{n}"), 600)).collect();
-        Tokens::each_time(&texts)
+        Tokens::advancing(&texts)
     };
     let client = TokenClientBuilder::new(http())
         .with(retry(Retry401))
@@ -142,14 +144,14 @@ async fn beneath_a_retry_each_attempt_is_sent_again_once() {
         .unwrap();
     client.get(&server.url).send().await.unwrap();
     assert_eq!(
-        server.take_all().len(),
+        server.take_received().len(),
         6,
         "three attempts, each sent twice"
     );
 }
 
 #[tokio::test]
-async fn above_a_retry_the_request_is_sent_again_once_with_all_tokens() {
+async fn above_a_retry_the_request_is_sent_once_more_with_all_tokens() {
     let server = Server::start().await;
     let (old, new) = (token("old", 600), token("new", 600));
     server.accept_only(&new);
@@ -159,13 +161,13 @@ async fn above_a_retry_the_request_is_sent_again_once_with_all_tokens() {
         .with(auth(&server, Tokens::one(&token("unused", 600))))
         .build();
     assert_eq!(client.get(&server.url).send().await.unwrap().status(), 200);
-    assert_eq!(server.take_seen(), [bearer(&old), bearer(&new)]);
+    assert_eq!(server.take_authorization(), [bearer(&old), bearer(&new)]);
 }
 
 #[tokio::test]
-async fn a_client_that_is_built_upon_another_sends_once_more_and_not_twice() {
+async fn a_client_built_from_another_client_sends_once_more() {
     let server = Server::start().await;
-    server.accept_only("nobody's");
+    server.accept_only("another token");
     let tokens = || Tokens::two(&token("old", 600), &token("new", 600));
     let inner = TokenClientBuilder::new(http())
         .header(SERVERLESS, auth(&server, tokens()))
@@ -175,19 +177,17 @@ async fn a_client_that_is_built_upon_another_sends_once_more_and_not_twice() {
         .with(auth(&server, tokens()))
         .build();
     client.get(&server.url).send().await.unwrap();
-    assert_eq!(server.take_all().len(), 2);
+    assert_eq!(server.take_received().len(), 2);
 }
 
-/// A source whose token can be had at the third attempt.
+/// A source that has a token at the third refresh.
 #[derive(Clone)]
 struct Recovering(Arc<AtomicUsize>, Token);
 
 #[async_trait::async_trait]
 impl TokenSource for Recovering {
     fn current(&self) -> Result<Token, Error> {
-        Err(Error::NotFetched {
-            location: "a source that recovers".to_owned(),
-        })
+        Err(not_fetched())
     }
 
     async fn refresh(&self, _: Option<&Token>) -> Result<Token, Error> {
@@ -198,7 +198,7 @@ impl TokenSource for Recovering {
     }
 }
 
-/// The strategy that the documentation of `Error::find` shows.
+/// The strategy in the documentation of `Error::find`.
 struct RetryTokens;
 
 impl RetryableStrategy for RetryTokens {
@@ -216,7 +216,7 @@ impl RetryableStrategy for RetryTokens {
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_had_for_a_moment_is_retried() {
+async fn a_transient_token_error_is_retried_with_the_documented_strategy() {
     let (server, text) = (Server::start().await, token("0", 600));
     let source = Recovering(Arc::default(), Token::new(&text).unwrap());
     let client = ClientBuilder::new(http().build().unwrap())
@@ -224,35 +224,24 @@ async fn a_token_that_cannot_be_had_for_a_moment_is_retried() {
         .with(BearerAuth::for_origin(&server.url, source).unwrap())
         .build();
     assert_eq!(client.get(&server.url).send().await.unwrap().status(), 200);
-    assert_eq!(server.take_seen(), [bearer(&text)]);
+    assert_eq!(server.take_authorization(), [bearer(&text)]);
 }
 
 #[tokio::test]
-async fn the_error_is_found_beneath_other_middleware_and_is_the_source() {
+async fn the_error_is_found_below_other_middleware_and_is_the_source() {
     let server = Server::start().await;
-    struct Never;
-    #[async_trait::async_trait]
-    impl TokenSource for Never {
-        fn current(&self) -> Result<Token, Error> {
-            Err(Error::NotFetched {
-                location: "nowhere".to_owned(),
-            })
-        }
-        async fn refresh(&self, _: Option<&Token>) -> Result<Token, Error> {
-            self.current()
-        }
-    }
+    let auth = || BearerAuth::for_origin(&server.url, FailingSource::transient()).unwrap();
     let bare = ClientBuilder::new(http().build().unwrap())
-        .with(BearerAuth::for_origin(&server.url, Never).unwrap())
+        .with(auth())
         .build();
     let retried = ClientBuilder::new(http().build().unwrap())
         .with(reqwest_tracing::TracingMiddleware::default())
         .with(retry(RetryTokens))
-        .with(BearerAuth::for_origin(&server.url, Never).unwrap())
+        .with(auth())
         .build();
     let fatal = ClientBuilder::new(http().build().unwrap())
         .with(retry(DefaultRetryableStrategy))
-        .with(BearerAuth::for_origin(&server.url, Never).unwrap())
+        .with(auth())
         .build();
     for client in [bare, retried, fatal] {
         let error = client.get(&server.url).send().await.unwrap_err();
@@ -269,5 +258,5 @@ async fn the_error_is_found_beneath_other_middleware_and_is_the_source() {
     }
     let other = reqwest_middleware::Error::middleware(std::io::Error::other("another"));
     assert!(Error::find(&other).is_none());
-    assert!(server.take_seen().is_empty());
+    assert!(server.take_authorization().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Sources outlive the runtimes that they are used in.
+//! Sources that are used in several runtimes, or outside a runtime.
 #![cfg(target_os = "linux")]
 
 use std::future::Future;
@@ -9,46 +9,23 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::support::log::Log;
-use crate::support::{bearer, seconds, token, token_from, until};
-use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
+use crate::support::volume::token_volume;
+use crate::support::{
+    bearer, current_header, current_thread_runtime, multi_thread_runtime, seconds, token,
+    token_from, wait_until,
+};
+use reqwest_wi_auth::testing::FakeMetadataServer;
 use reqwest_wi_auth::{
     BearerAuth, Error, FileError, IdentityToken, MetadataError, MetadataServer, ProjectedToken,
     TokenSource as _, WatchedFile,
 };
 use tokio::runtime::Runtime;
 
-fn current_thread() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-fn multi_thread() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-fn volume() -> (tempfile::TempDir, Kubelet) {
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
-    kubelet.write([("token", token("0", 600))]).unwrap();
-    (folder, kubelet)
-}
-
-fn sent(source: &ProjectedToken) -> Option<String> {
-    let token = source.current().ok()?;
-    Some(token.header().to_str().unwrap().to_owned())
-}
-
 #[test]
-fn a_token_file_is_followed_from_each_runtime_that_uses_it_next() {
-    for make in [current_thread, multi_thread] {
-        let (_folder, kubelet) = volume();
-        let first = make();
+fn a_token_file_is_watched_from_each_runtime_that_uses_it_next() {
+    for create_runtime in [current_thread_runtime, multi_thread_runtime] {
+        let (_directory, kubelet) = token_volume();
+        let first = create_runtime();
         let source = first
             .block_on(ProjectedToken::open(kubelet.path("token")))
             .unwrap();
@@ -58,18 +35,24 @@ fn a_token_file_is_followed_from_each_runtime_that_uses_it_next() {
             let health = source.file().health();
             assert!(
                 !health.change_notifications && !health.running,
-                "nobody follows it"
+                "no task is running"
             );
             let next = token(&rotation.to_string(), 600);
             kubelet.rotate("token", &next).unwrap();
-            let runtime = make();
+            let runtime = create_runtime();
             runtime.block_on(async {
-                until("the new token is there", || sent(&source) == bearer(&next)).await;
+                wait_until("the new token is read", || {
+                    current_header(&source) == bearer(&next)
+                })
+                .await;
                 assert!(source.file().health().change_notifications);
-                // It is followed, and not only read once.
+                // The file is watched, and not only read once.
                 let next = token(&format!("{rotation} again"), 600);
                 kubelet.rotate("token", &next).unwrap();
-                until("the next one too", || sent(&source) == bearer(&next)).await;
+                wait_until("the next token is read", || {
+                    current_header(&source) == bearer(&next)
+                })
+                .await;
             });
             drop(runtime);
         }
@@ -77,13 +60,13 @@ fn a_token_file_is_followed_from_each_runtime_that_uses_it_next() {
 }
 
 #[test]
-fn a_source_in_a_static_serves_one_runtime_after_another() {
+fn a_source_in_a_static_works_in_one_runtime_after_another() {
     static SOURCE: OnceLock<ProjectedToken> = OnceLock::new();
-    let (_folder, kubelet) = volume();
+    let (_directory, kubelet) = token_volume();
     for rotation in 0..4 {
         let next = token(&format!("static {rotation}"), 600);
         kubelet.rotate("token", &next).unwrap();
-        current_thread().block_on(async {
+        current_thread_runtime().block_on(async {
             let source = match SOURCE.get() {
                 Some(source) => source,
                 None => {
@@ -91,17 +74,20 @@ fn a_source_in_a_static_serves_one_runtime_after_another() {
                     SOURCE.get_or_init(|| opened)
                 }
             };
-            until("the token of this test", || sent(source) == bearer(&next)).await;
+            wait_until("the new token is read", || {
+                current_header(source) == bearer(&next)
+            })
+            .await;
         });
     }
-    current_thread().block_on(SOURCE.get().unwrap().shutdown());
+    current_thread_runtime().block_on(SOURCE.get().unwrap().shutdown());
 }
 
 #[test]
-fn a_rejected_token_is_replaced_though_the_first_runtime_has_ended_or_is_not_driven() {
+fn a_rejected_token_is_replaced_although_the_first_runtime_has_ended_or_is_not_driven() {
     for is_dropped in [true, false] {
-        let (_folder, kubelet) = volume();
-        let first = current_thread();
+        let (_directory, kubelet) = token_volume();
+        let first = current_thread_runtime();
         let source = first
             .block_on(ProjectedToken::open(kubelet.path("token")))
             .unwrap();
@@ -109,7 +95,7 @@ fn a_rejected_token_is_replaced_though_the_first_runtime_has_ended_or_is_not_dri
         let kept = (!is_dropped).then_some(first);
         let next = token("1", 600);
         kubelet.rotate("token", &next).unwrap();
-        let refreshed = current_thread().block_on(source.refresh(Some(&rejected)));
+        let refreshed = current_thread_runtime().block_on(source.refresh(Some(&rejected)));
         assert_eq!(
             refreshed.unwrap().header().to_str().unwrap(),
             bearer(&next).unwrap()
@@ -119,15 +105,15 @@ fn a_rejected_token_is_replaced_though_the_first_runtime_has_ended_or_is_not_dri
 }
 
 #[test]
-fn outside_a_runtime_an_expired_token_is_read_by_whoever_finds_it() {
+fn outside_a_runtime_an_expired_token_is_read_by_its_caller() {
     for is_dropped in [true, false] {
-        let (_folder, kubelet) = volume();
+        let (_directory, kubelet) = token_volume();
         kubelet
             .write([("token", token_from("0", 1000, 600))])
             .unwrap();
         let (now, reads) = (Arc::new(AtomicU64::new(1000)), Arc::new(AtomicU64::new(0)));
         let (clock, count) = (now.clone(), reads.clone());
-        let first = current_thread();
+        let first = current_thread_runtime();
         let opening = ProjectedToken::builder(kubelet.path("token"))
             .clock(move || seconds(clock.load(Ordering::SeqCst)))
             .reader(move |path| {
@@ -143,7 +129,7 @@ fn outside_a_runtime_an_expired_token_is_read_by_whoever_finds_it() {
         let auth = BearerAuth::for_origin("https://a.example", source.clone()).unwrap();
         let found = auth.token_for("https://a.example/").unwrap().unwrap();
         assert_eq!(found.header().to_str().unwrap(), bearer(&next).unwrap());
-        // Not at each use, if it does not help.
+        // The file is not read at each use.
         now.store(3000, Ordering::SeqCst);
         let before = reads.load(Ordering::SeqCst);
         for _ in 0..100 {
@@ -156,14 +142,14 @@ fn outside_a_runtime_an_expired_token_is_read_by_whoever_finds_it() {
 }
 
 #[test]
-fn the_error_of_an_expired_token_does_not_claim_that_the_file_was_read() {
-    let (_folder, kubelet) = volume();
+fn the_error_of_an_expired_token_states_that_the_file_is_no_longer_read() {
+    let (_directory, kubelet) = token_volume();
     kubelet
         .write([("token", token_from("0", 1000, 600))])
         .unwrap();
     let now = Arc::new(AtomicU64::new(1000));
     let clock = now.clone();
-    let first = current_thread();
+    let first = current_thread_runtime();
     let opening = ProjectedToken::builder(kubelet.path("token"))
         .clock(move || seconds(clock.load(Ordering::SeqCst)))
         .open();
@@ -172,20 +158,21 @@ fn the_error_of_an_expired_token_does_not_claim_that_the_file_was_read() {
     drop(first);
     kubelet.rotate("token", token_from("1", 1500, 600)).unwrap();
     now.store(1700, Ordering::SeqCst);
-    let told = current_thread().block_on(async { source.current() });
-    let told = told.unwrap_err().to_string();
-    assert!(!told.contains("same token"), "{told}");
+    let error = current_thread_runtime().block_on(async { source.current() });
+    let error = error.unwrap_err().to_string();
+    assert!(!error.contains("same token"), "{error}");
+    assert!(error.contains("no longer read"), "{error}");
 }
 
 #[test]
-fn changes_are_received_though_the_runtime_of_the_task_ends_meanwhile() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file");
+fn changes_are_received_although_the_runtime_of_the_task_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
     std::fs::write(&path, "0").unwrap();
-    let first = multi_thread();
+    let first = multi_thread_runtime();
     let opening = WatchedFile::open(&path, |bytes| Ok(bytes.to_vec()));
     let file = first.block_on(opening).unwrap();
-    let second = multi_thread();
+    let second = multi_thread_runtime();
     let mut changes = file.subscribe();
     let waiting = second.spawn(async move { changes.next().await });
     std::thread::sleep(Duration::from_millis(20));
@@ -193,23 +180,23 @@ fn changes_are_received_though_the_runtime_of_the_task_ends_meanwhile() {
     std::fs::write(&path, "1").unwrap();
     let changed = second.block_on(waiting).unwrap();
     assert!(changed.is_some());
-    second.block_on(async { until("it is read", || *file.current() == b"1").await });
+    second.block_on(async { wait_until("the file is read", || *file.current() == b"1").await });
 }
 
 #[test]
-fn opening_outside_a_runtime_is_an_error_and_not_an_endless_wait() {
+fn opening_outside_a_runtime_is_an_error() {
     fn poll<T>(future: impl Future<Output = T>) -> T {
         match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(ready) => ready,
-            Poll::Pending => panic!("waits, though nobody would wake it"),
+            Poll::Pending => panic!("the future waits, but nothing would wake it"),
         }
     }
-    let error = poll(ProjectedToken::open("/nowhere/token")).unwrap_err();
+    let error = poll(ProjectedToken::open("/nonexistent/token")).unwrap_err();
     assert!(
         matches!(error, Error::File(FileError::NoRuntime { .. })),
         "{error:?}"
     );
-    let opening = WatchedFile::open("/nowhere/file", |bytes| Ok(bytes.to_vec()));
+    let opening = WatchedFile::open("/nonexistent/file", |bytes| Ok(bytes.to_vec()));
     assert!(matches!(poll(opening), Err(FileError::NoRuntime { .. })));
     let metadata = MetadataServer::with_host("127.0.0.1:1").unwrap();
     let error = poll(metadata.open("a")).unwrap_err();
@@ -219,11 +206,11 @@ fn opening_outside_a_runtime_is_an_error_and_not_an_endless_wait() {
 }
 
 #[test]
-fn one_warning_is_logged_when_a_task_ends_while_handles_are_left() {
-    let (_folder, kubelet) = volume();
+fn one_warning_is_logged_when_a_task_ends_before_its_handles() {
+    let (_directory, kubelet) = token_volume();
     let log = Log::default();
     let _subscribed = log.subscribe(tracing::Level::WARN);
-    let first = current_thread();
+    let first = current_thread_runtime();
     let source = first
         .block_on(ProjectedToken::open(kubelet.path("token")))
         .unwrap();
@@ -238,17 +225,17 @@ fn one_warning_is_logged_when_a_task_ends_while_handles_are_left() {
         warnings.contains("token") && warnings.contains("runtime"),
         "{warnings}"
     );
-    // None if the last handle goes first, or the following was ended.
-    let second = current_thread();
+    // Nothing is logged if the last handle is dropped first, or the source was shut down.
+    let second = current_thread_runtime();
     second.block_on(async {
-        until("it is followed", || {
+        wait_until("the file is watched", || {
             source.file().health().running || source.current().is_err()
         })
         .await;
     });
     drop(source);
     drop(second);
-    let third = current_thread();
+    let third = current_thread_runtime();
     let source = third
         .block_on(ProjectedToken::open(kubelet.path("token")))
         .unwrap();
@@ -257,14 +244,15 @@ fn one_warning_is_logged_when_a_task_ends_while_handles_are_left() {
     assert_eq!(log.text(), warnings);
 }
 
-/// A metadata server on a runtime that lives as long as it.
-fn metadata() -> (Runtime, FakeMetadataServer) {
-    let runtime = multi_thread();
+/// Starts a fake metadata server, and returns it with its runtime.
+fn metadata_server() -> (Runtime, FakeMetadataServer) {
+    let runtime = multi_thread_runtime();
     let fake = runtime.block_on(FakeMetadataServer::start()).unwrap();
     (runtime, fake)
 }
 
-fn short_lived(fake: &FakeMetadataServer, runtime: &Runtime) -> IdentityToken {
+/// Opens a source whose tokens live for 3 s.
+fn open_short_lived(fake: &FakeMetadataServer, runtime: &Runtime) -> IdentityToken {
     fake.set_token_lifetime(Duration::from_secs(3));
     let server = MetadataServer::with_host(fake.host()).unwrap();
     runtime.block_on(server.open("https://a.example")).unwrap()
@@ -272,16 +260,16 @@ fn short_lived(fake: &FakeMetadataServer, runtime: &Runtime) -> IdentityToken {
 
 #[test]
 fn identity_tokens_are_fetched_from_each_runtime_that_uses_them_next() {
-    let (_runtime, fake) = metadata();
-    let first = current_thread();
-    let source = short_lived(&fake, &first);
+    let (_runtime, fake) = metadata_server();
+    let first = current_thread_runtime();
+    let source = open_short_lived(&fake, &first);
     drop(first);
     let requests = fake.request_count();
     std::thread::sleep(Duration::from_millis(3100));
-    assert_eq!(fake.request_count(), requests, "nobody fetches");
+    assert_eq!(fake.request_count(), requests, "no task fetches a token");
     assert!(!source.health().present);
     for _ in 0..2 {
-        current_thread().block_on(async {
+        current_thread_runtime().block_on(async {
             source.refresh(None).await.expect("a token on this runtime");
             let before = source.current().unwrap();
             let changed = source.changed();
@@ -295,10 +283,10 @@ fn identity_tokens_are_fetched_from_each_runtime_that_uses_them_next() {
 }
 
 #[test]
-fn outside_a_runtime_an_identity_token_is_fetched_by_whoever_finds_none() {
-    let (_runtime, fake) = metadata();
+fn outside_a_runtime_an_identity_token_is_fetched_by_its_caller() {
+    let (_runtime, fake) = metadata_server();
     let server = MetadataServer::with_host(fake.host()).unwrap();
-    // Started outside a runtime as well.
+    // The source is started outside a runtime too.
     let source = server.start("https://a.example");
     let auth = BearerAuth::for_origin("https://a.example", source.clone()).unwrap();
     let token = auth
@@ -310,8 +298,8 @@ fn outside_a_runtime_an_identity_token_is_fetched_by_whoever_finds_none() {
 }
 
 #[test]
-fn outside_a_runtime_the_metadata_server_is_not_asked_at_each_use() {
-    let (_runtime, fake) = metadata();
+fn outside_a_runtime_the_metadata_server_is_contacted_at_most_once_a_second() {
+    let (_runtime, fake) = metadata_server();
     fake.set_fault(Some(reqwest_wi_auth::testing::Fault::InvalidToken));
     let source = MetadataServer::with_host(fake.host()).unwrap().start("a");
     let began = Instant::now();
@@ -319,4 +307,29 @@ fn outside_a_runtime_the_metadata_server_is_not_asked_at_each_use() {
         assert!(source.current().is_err());
     }
     assert_eq!(fake.request_count(), 1);
+}
+
+#[test]
+fn health_starts_no_task() {
+    let (_directory, kubelet) = token_volume();
+    let (_runtime, fake) = metadata_server();
+    let first = current_thread_runtime();
+    let file = first
+        .block_on(ProjectedToken::open(kubelet.path("token")))
+        .unwrap();
+    let server = MetadataServer::with_host(fake.host()).unwrap();
+    let identity = first.block_on(server.open("https://a.example")).unwrap();
+    drop(first);
+    let requests = fake.request_count();
+    current_thread_runtime().block_on(async {
+        for _ in 0..10 {
+            assert!(file.health().present && identity.health().present);
+            assert!(format!("{file:?} {identity:?}").contains("token"));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!file.file().health().running, "no task was started");
+        assert_eq!(fake.request_count(), requests);
+        assert!(file.current().is_ok());
+        assert!(file.file().health().running, "`current` starts the task");
+    });
 }

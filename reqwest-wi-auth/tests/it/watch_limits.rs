@@ -1,18 +1,18 @@
-//! Behaviour when the system grants no further inotify instance.
+//! Behaviour when the operating system grants no further inotify instance.
 //!
-//! Each test runs in a user namespace with a limit of its own, so that it takes no instance from another test.
+//! Each test runs in a user namespace with a separate limit, so that it does not affect other tests.
 #![cfg(target_os = "linux")]
 
 use std::time::Duration;
 
 use crate::support::process::has_inotify_instances;
-use crate::support::{later, token, until};
+use crate::support::volume::token_volume;
+use crate::support::{advance_clock, token, wait_until};
 use notify::RecommendedWatcher;
 use reqwest_wi_auth::WatchedFile;
-use reqwest_wi_auth::testing::Kubelet;
 
-/// Takes all inotify instances that this user may have, so that no further watcher can be made.
-fn take_all_watchers() -> Vec<RecommendedWatcher> {
+/// Opens as many watchers as the operating system grants.
+fn open_all_watchers() -> Vec<RecommendedWatcher> {
     let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
     let limit: usize = limit.trim().parse().unwrap();
     (0..=limit)
@@ -21,48 +21,47 @@ fn take_all_watchers() -> Vec<RecommendedWatcher> {
 }
 
 #[tokio::test]
-async fn without_a_watcher_to_be_had_the_file_is_polled_and_watched_once_there_is_one() {
+async fn without_inotify_instances_the_file_is_polled_until_one_is_available() {
     if !has_inotify_instances(
         3,
-        "watch_limits::without_a_watcher_to_be_had_the_file_is_polled_and_watched_once_there_is_one",
+        "watch_limits::without_inotify_instances_the_file_is_polled_until_one_is_available",
     ) {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
-    kubelet.write([("token", token("0", 600))]).unwrap();
-    let taken = take_all_watchers();
+    let (_directory, kubelet) = token_volume();
+    let taken = open_all_watchers();
     let builder = WatchedFile::builder(kubelet.path("token"), |bytes| Ok(bytes.to_vec()));
     let file = builder.open().await.unwrap();
     assert!(
         !file.health().change_notifications,
-        "with {} others",
+        "with {} other watchers",
         taken.len()
     );
     let next = token("1", 600);
     kubelet.rotate("token", &next).unwrap();
-    later(Duration::from_secs(5)).await;
-    until("it is polled", || *file.current() == next.as_bytes()).await;
+    advance_clock(Duration::from_secs(5)).await;
+    wait_until("the file is polled", || *file.current() == next.as_bytes()).await;
     drop(taken);
-    later(Duration::from_secs(5)).await;
-    until("it is watched", || file.health().change_notifications).await;
+    advance_clock(Duration::from_secs(5)).await;
+    wait_until("the file is watched", || file.health().change_notifications).await;
     let next = token("2", 600);
     kubelet.rotate("token", &next).unwrap();
-    until("it is picked up", || *file.current() == next.as_bytes()).await;
+    wait_until("the rotation is detected", || {
+        *file.current() == next.as_bytes()
+    })
+    .await;
 }
 
-/// Two instances are granted: one for another program, one for the followed file.
+/// The namespace has two instances: one for the watched file, and one that another program holds.
 #[tokio::test]
-async fn over_rotations_the_watch_is_kept_though_no_other_instance_is_granted() {
+async fn rotations_require_no_further_inotify_instance() {
     if !has_inotify_instances(
         2,
-        "watch_limits::over_rotations_the_watch_is_kept_though_no_other_instance_is_granted",
+        "watch_limits::rotations_require_no_further_inotify_instance",
     ) {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
-    kubelet.write([("token", token("0", 600))]).unwrap();
+    let (_directory, kubelet) = token_volume();
     let builder = WatchedFile::builder(kubelet.path("token"), |bytes| Ok(bytes.to_vec()));
     let file = builder.open().await.unwrap();
     assert!(file.health().change_notifications);
@@ -73,21 +72,30 @@ async fn over_rotations_the_watch_is_kept_though_no_other_instance_is_granted() 
     for rotation in 1..=30 {
         let next = token(&rotation.to_string(), 600);
         kubelet.rotate("token", &next).unwrap();
-        // The timer would be too late for this limit if the watch were lost.
-        until("it is picked up", || *file.current() == next.as_bytes()).await;
+        // Polling would be too late if the watch were lost.
+        wait_until("the rotation is detected", || {
+            *file.current() == next.as_bytes()
+        })
+        .await;
         assert!(
             file.health().change_notifications,
             "after rotation {rotation}"
         );
         if rotation % 10 == 0 {
             kubelet.remove_content().unwrap();
-            until("the loss is seen", || file.health().last_error.is_some()).await;
+            wait_until("the error is detected", || {
+                file.health().last_error.is_some()
+            })
+            .await;
             assert!(
                 file.health().change_notifications,
-                "the folder that is left is watched"
+                "the remaining directory is watched"
             );
             kubelet.write([("token", &next)]).unwrap();
-            until("it is back", || file.health().last_error.is_none()).await;
+            wait_until("the error is resolved", || {
+                file.health().last_error.is_none()
+            })
+            .await;
         }
     }
 }

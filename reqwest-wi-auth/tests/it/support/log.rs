@@ -1,14 +1,14 @@
-//! Collects what is logged on a thread.
+//! Collects the log events of a thread.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
-/// Everything that is logged.
+/// The log events that were collected.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Collects what this thread logs, until the guard is dropped.
+    /// Collects the log events of this thread, up to a level, until the guard is dropped.
     pub fn subscribe(&self, level: tracing::Level) -> tracing::subscriber::DefaultGuard {
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -19,6 +19,7 @@ impl Log {
         tracing::subscriber::set_default(subscriber)
     }
 
+    /// Returns the log events as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }

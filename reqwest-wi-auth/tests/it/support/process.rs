@@ -1,8 +1,8 @@
-//! Runs a test in a process of its own.
+//! Runs a test in a separate process.
 
 use std::process::Command;
 
-/// Set in the process that [`is_child_process`] starts.
+/// The environment variable that is set in the child process.
 const CHILD: &str = "TEST_RUNS_IN_A_CHILD_PROCESS";
 
 /// Returns whether the test with this path (as `--exact` takes it) runs in a child process. If not, runs it in one.
@@ -10,7 +10,7 @@ const CHILD: &str = "TEST_RUNS_IN_A_CHILD_PROCESS";
 /// For tests that measure the whole process, such as its file descriptors, or that change it, such as its environment:
 ///
 /// ```
-/// if !is_child_process("leaks::dropped_sources_leave_no_descriptors") {
+/// if !is_child_process("resource_leaks::dropped_sources_leave_no_descriptors") {
 ///     return;
 /// }
 /// ```

@@ -1,4 +1,4 @@
-//! The emulated kubelet writes what real ones write.
+//! The fake kubelet writes the same volumes as the real one.
 #![cfg(unix)]
 
 use std::fs;
@@ -7,8 +7,7 @@ use std::path::Path;
 
 use reqwest_wi_auth::testing::Kubelet;
 
-/// One line for each entry below a folder, as `ls -lanR` has it but for owners, sizes, times and what
-/// is random in names: mode, path, target of a link.
+/// Adds a line for each entry below a directory: its mode, its path, and the target of a link.
 fn layout(root: &Path, below: &Path, lines: &mut Vec<String>) {
     let mut entries: Vec<_> = fs::read_dir(root.join(below))
         .unwrap()
@@ -31,7 +30,7 @@ fn layout(root: &Path, below: &Path, lines: &mut Vec<String>) {
     }
 }
 
-/// The mode in letters.
+/// Returns a mode in the format of `ls`.
 fn mode(mode: u32) -> String {
     let kind = match mode & 0o170_000 {
         0o040_000 => 'd',
@@ -55,16 +54,16 @@ fn mode(mode: u32) -> String {
     text
 }
 
-/// The same of a recorded `ls -lanR`.
-fn recorded(listing: &str) -> Vec<String> {
+/// Returns the lines of [`layout`] for a recorded output of `ls -lanR`.
+fn recorded_layout(listing: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut below = String::new();
     for line in listing.lines() {
-        if let Some(folder) = line
+        if let Some(directory) = line
             .strip_prefix('.')
             .and_then(|line| line.strip_suffix(':'))
         {
-            below = folder.trim_start_matches('/').to_owned();
+            below = directory.trim_start_matches('/').to_owned();
         }
         let fields: Vec<_> = line.split_whitespace().collect();
         let [mode, _, _, _, _, _, _, _, name, link @ ..] = &fields[..] else {
@@ -84,7 +83,7 @@ fn recorded(listing: &str) -> Vec<String> {
     lines
 }
 
-/// Names of timestamp folders, with every digit as `9` and the random number as one of them.
+/// Replaces each digit in the names of timestamp directories by `9`, and the random number by a single `9`.
 fn without_times(lines: Vec<String>) -> Vec<String> {
     let mut lines: Vec<_> = lines.into_iter().map(|line| without_time(&line)).collect();
     lines.sort();
@@ -114,24 +113,24 @@ fn without_time(line: &str) -> String {
 }
 
 #[test]
-fn a_volume_is_laid_out_like_a_recorded_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
+fn the_layout_of_a_volume_is_the_recorded_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let kubelet = Kubelet::new(directory.path()).unwrap();
     kubelet.write([("token", "first")]).unwrap();
     kubelet.rotate("token", "second").unwrap();
     let mut written = Vec::new();
-    layout(folder.path(), Path::new(""), &mut written);
-    let expected = recorded(include_str!("../data/volume-layout.txt"));
+    layout(directory.path(), Path::new(""), &mut written);
+    let expected = recorded_layout(include_str!("../data/volume-layout.txt"));
     assert_eq!(expected.len(), 4, "{expected:?}");
     assert_eq!(without_times(written), without_times(expected));
-    let root = fs::metadata(folder.path()).unwrap().permissions().mode() & 0o7777;
+    let root = fs::metadata(directory.path()).unwrap().permissions().mode() & 0o7777;
     assert_eq!(root, 0o1777, "recorded as drwxrwxrwt");
 }
 
 #[test]
-fn a_volume_with_nested_paths_is_laid_out_like_a_recorded_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
+fn the_layout_of_a_volume_with_nested_paths_is_the_recorded_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let kubelet = Kubelet::new(directory.path()).unwrap();
     let files = [
         "AUDIENCE",
         "TOKEN_PATH",
@@ -141,15 +140,15 @@ fn a_volume_with_nested_paths_is_laid_out_like_a_recorded_one() {
     ];
     kubelet.write(files.map(|name| (name, name))).unwrap();
     let mut written = Vec::new();
-    layout(folder.path(), Path::new(""), &mut written);
-    let expected = recorded(include_str!("../data/volume-layout-nested.txt"));
+    layout(directory.path(), Path::new(""), &mut written);
+    let expected = recorded_layout(include_str!("../data/volume-layout-nested.txt"));
     assert_eq!(without_times(written), without_times(expected));
 }
 
 #[test]
-fn a_rotation_swaps_everything_at_once_and_leaves_the_links_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
+fn a_rotation_replaces_all_files_and_keeps_their_links() {
+    let directory = tempfile::tempdir().unwrap();
+    let kubelet = Kubelet::new(directory.path()).unwrap();
     kubelet
         .write([("token", "first"), ("ca.crt", "same")])
         .unwrap();

@@ -1,9 +1,9 @@
-//! Sources for laptops and tests.
+//! `CommandToken` and `FixedToken`.
 #![cfg(unix)]
 
 use std::time::Duration;
 
-use crate::support::{later, token, token_from};
+use crate::support::{advance_clock, seconds, token, token_from, wait_until};
 use reqwest_wi_auth::{CommandToken, Error, FixedToken, Token, TokenSource as _};
 
 #[tokio::test]
@@ -17,9 +17,9 @@ async fn a_fixed_token_is_sent_until_it_expires() {
     assert!(matches!(source.current(), Err(Error::Expired { .. })));
 }
 
-/// A command that prints a token, and a line into a file each time it is run.
-fn counting(folder: &std::path::Path, text: &str) -> CommandToken {
-    let runs = folder.join("runs");
+/// Returns a command that prints a text, and counts its runs in a file.
+fn counting_command(directory: &std::path::Path, text: &str) -> CommandToken {
+    let runs = directory.join("runs");
     CommandToken::new("sh").args([
         "-c",
         "echo run >> \"$1\"; printf '%s\\n' \"$2\"",
@@ -29,48 +29,49 @@ fn counting(folder: &std::path::Path, text: &str) -> CommandToken {
     ])
 }
 
-fn runs(folder: &std::path::Path) -> usize {
-    std::fs::read_to_string(folder.join("runs"))
+/// Returns the number of runs of a command.
+fn runs(directory: &std::path::Path) -> usize {
+    std::fs::read_to_string(directory.join("runs"))
         .unwrap_or_default()
         .lines()
         .count()
 }
 
 #[tokio::test]
-async fn a_command_s_token_is_kept_to_its_expiry() {
-    let folder = tempfile::tempdir().unwrap();
+async fn the_token_of_a_command_is_kept_until_it_expires() {
+    let directory = tempfile::tempdir().unwrap();
     let text = token("0", 600);
-    let source = counting(folder.path(), &text);
+    let source = counting_command(directory.path(), &text);
     assert!(matches!(source.current(), Err(Error::NotFetched { .. })));
     for _ in 0..3 {
         let sent = source.refresh(None).await.unwrap();
         assert_eq!(sent.header().to_str().unwrap(), format!("Bearer {text}"));
         assert_eq!(source.current().unwrap(), sent);
     }
-    assert_eq!(runs(folder.path()), 1);
+    assert_eq!(runs(directory.path()), 1);
 }
 
 #[tokio::test]
-async fn a_rejected_token_has_the_command_run_again_but_not_again_and_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = counting(folder.path(), &token("0", 600));
+async fn rejected_tokens_cause_one_run_of_the_command_every_5_seconds() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = counting_command(directory.path(), &token("0", 600));
     let rejected = source.refresh(None).await.unwrap();
     for _ in 0..10 {
         source.refresh(Some(&rejected)).await.unwrap();
     }
-    assert_eq!(runs(folder.path()), 1);
-    later(Duration::from_secs(6)).await;
+    assert_eq!(runs(directory.path()), 1);
+    advance_clock(Duration::from_secs(6)).await;
     source.refresh(Some(&rejected)).await.unwrap();
-    assert_eq!(runs(folder.path()), 2);
+    assert_eq!(runs(directory.path()), 2);
 }
 
 #[tokio::test]
-async fn arguments_are_handed_on_without_a_shell() {
+async fn arguments_are_not_interpreted_by_a_shell() {
     let source = CommandToken::new("echo")
         .args(["$HOME;", "`id`"])
         .allow_opaque();
     let error = source.refresh(None).await.unwrap_err();
-    // Two words are no token; had a shell read them, they would be others.
+    // Two words are not a token. A shell would have replaced them.
     assert!(
         matches!(&error, Error::Command { program, .. } if program == "echo"),
         "{error:?}"
@@ -80,29 +81,29 @@ async fn arguments_are_handed_on_without_a_shell() {
 }
 
 #[tokio::test]
-async fn a_command_that_fails_is_missing_or_hangs_is_a_clear_error() {
+async fn commands_that_fail_are_missing_or_take_too_long_are_errors() {
     let failing = CommandToken::new("sh").args(["-c", "exit 3"]);
     let missing = CommandToken::new("no-such-program-anywhere");
     let hanging = CommandToken::new("sleep")
         .args(["60"])
         .timeout(Duration::from_millis(20));
     for (source, part) in [(failing, "3"), (missing, "No such file"), (hanging, "20ms")] {
-        let told = source.refresh(None).await.unwrap_err().to_string();
-        assert!(told.contains(part), "{told}");
+        let error = source.refresh(None).await.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
     }
 }
 
-/// A command that fails, after a line into a file each time it is run.
-fn failing(folder: &std::path::Path) -> CommandToken {
-    let runs = folder.join("runs");
+/// Returns a command that fails, and counts its runs in a file.
+fn failing_command(directory: &std::path::Path) -> CommandToken {
+    let runs = directory.join("runs");
     let script = "echo run >> \"$1\"; exit 3";
     CommandToken::new("sh").args(["-c", script, "sh", runs.to_str().unwrap()])
 }
 
 #[tokio::test]
-async fn a_failing_command_is_run_ever_more_rarely_and_its_error_is_shared() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = failing(folder.path());
+async fn a_failing_command_is_run_with_increasing_delays_and_its_error_is_shared() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = failing_command(directory.path());
     let mut expected = 0;
     for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
         expected += 1;
@@ -110,20 +111,20 @@ async fn a_failing_command_is_run_ever_more_rarely_and_its_error_is_shared() {
             let error = source.refresh(None).await.unwrap_err();
             assert!(error.to_string().contains('3'), "{error}");
         }
-        assert_eq!(runs(folder.path()), expected);
-        later(Duration::from_millis(pause * 1000 + 10)).await;
+        assert_eq!(runs(directory.path()), expected);
+        advance_clock(Duration::from_millis(pause * 1000 + 10)).await;
     }
 }
 
 #[tokio::test]
-async fn twenty_callers_share_one_run_and_its_result() {
-    let folder = tempfile::tempdir().unwrap();
+async fn concurrent_callers_share_one_run_and_its_result() {
+    let directory = tempfile::tempdir().unwrap();
     let text = token("0", 600);
-    for (source, is_good) in [
-        (counting(folder.path(), &text), true),
-        (failing(folder.path()), false),
+    for (source, succeeds) in [
+        (counting_command(directory.path(), &text), true),
+        (failing_command(directory.path()), false),
     ] {
-        let before = runs(folder.path());
+        let before = runs(directory.path());
         let source = std::sync::Arc::new(source);
         let callers: Vec<_> = (0..20)
             .map(|_| {
@@ -132,26 +133,26 @@ async fn twenty_callers_share_one_run_and_its_result() {
             })
             .collect();
         for caller in callers {
-            assert_eq!(caller.await.unwrap().is_ok(), is_good);
+            assert_eq!(caller.await.unwrap().is_ok(), succeeds);
         }
-        assert_eq!(runs(folder.path()), before + 1);
+        assert_eq!(runs(directory.path()), before + 1);
     }
 }
 
 #[tokio::test]
-async fn a_caller_that_gives_up_does_not_end_the_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = counting(folder.path(), &token("0", 600));
+async fn a_caller_that_stops_waiting_does_not_end_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = counting_command(directory.path(), &token("0", 600));
     for _ in 0..20 {
         let refresh = source.refresh(None);
         let _ = tokio::time::timeout(Duration::ZERO, refresh).await;
     }
     source.refresh(None).await.unwrap();
-    assert_eq!(runs(folder.path()), 1);
+    assert_eq!(runs(directory.path()), 1);
 }
 
 #[tokio::test]
-async fn output_that_is_too_long_is_an_error_and_not_cut_off() {
+async fn output_above_the_size_limit_is_an_error() {
     for bytes in [65_537, 100_000, 10_000_000] {
         let script = format!("head -c {bytes} /dev/zero | tr '\\0' a");
         let source = CommandToken::new("sh").args(["-c", &script]).allow_opaque();
@@ -163,7 +164,7 @@ async fn output_that_is_too_long_is_an_error_and_not_cut_off() {
     source.refresh(None).await.unwrap();
 }
 
-/// Whether a process runs: it exists, and is no zombie that nobody has waited for.
+/// Returns whether a process is running, and not a zombie.
 fn is_running(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(')').next().unwrap_or_default().trim();
@@ -172,11 +173,11 @@ fn is_running(pid: &str) -> bool {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn children_of_the_command_do_not_survive_its_timeout_or_its_runtime() {
-    let folder = tempfile::tempdir().unwrap();
+async fn child_processes_are_killed_at_the_timeout_and_with_the_runtime() {
+    let directory = tempfile::tempdir().unwrap();
     let script = "sleep 1000 & echo $! > \"$1.new\"; mv \"$1.new\" \"$1\"; wait";
     let command = |name: &str| {
-        let pid = folder.path().join(name);
+        let pid = directory.path().join(name);
         let source = CommandToken::new("sh").args(["-c", script, "sh", pid.to_str().unwrap()]);
         (source, pid)
     };
@@ -185,7 +186,7 @@ async fn children_of_the_command_do_not_survive_its_timeout_or_its_runtime() {
     let error = source.refresh(None).await.unwrap_err().to_string();
     assert!(error.contains("300ms"), "{error}");
     let pid = std::fs::read_to_string(pid).unwrap();
-    crate::support::until("the grandchild is gone", || !is_running(pid.trim())).await;
+    wait_until("the child process has ended", || !is_running(pid.trim())).await;
 
     let (source, pid) = command("runtime");
     let file = pid.clone();
@@ -195,36 +196,33 @@ async fn children_of_the_command_do_not_survive_its_timeout_or_its_runtime() {
             .build();
         runtime.unwrap().block_on(async {
             tokio::select! {
-                _ = source.refresh(None) => panic!("it does not end"),
-                () = crate::support::until("it runs", || file.exists()) => {}
+                _ = source.refresh(None) => panic!("the command has ended"),
+                () = wait_until("the command runs", || file.exists()) => {}
             }
         });
     })
     .await
     .unwrap();
     let pid = std::fs::read_to_string(pid).unwrap();
-    crate::support::until("the grandchild is gone", || !is_running(pid.trim())).await;
+    wait_until("the child process has ended", || !is_running(pid.trim())).await;
 }
 
 #[tokio::test]
 async fn an_exec_credential_is_kept_until_its_expiry() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let credential = |expiry: &str| {
         let json = format!(
             r#"{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{{"token":"s3cr3t","expirationTimestamp":"{expiry}"}}}}"#
         );
-        counting(folder.path(), &json)
+        counting_command(directory.path(), &json)
     };
     let source = credential("2096-10-02T07:06:40Z");
     for _ in 0..3 {
         let token = source.refresh(None).await.unwrap();
         assert_eq!(token.header(), "Bearer s3cr3t");
-        assert_eq!(
-            token.expires_at(),
-            Some(crate::support::seconds(4_000_000_000))
-        );
+        assert_eq!(token.expires_at(), Some(seconds(4_000_000_000)));
     }
-    assert_eq!(runs(folder.path()), 1);
+    assert_eq!(runs(directory.path()), 1);
     let source = credential("2001-09-09T01:46:40Z");
     let error = source.refresh(None).await.unwrap_err();
     assert!(matches!(error, Error::Expired { .. }), "{error:?}");

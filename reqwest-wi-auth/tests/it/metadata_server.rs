@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Server, client, later, until};
+use crate::support::log::Log;
+use crate::support::server::Server;
+use crate::support::{advance_clock, client, signed, wait_until};
 use http::StatusCode;
 use reqwest_wi_auth::testing::{FakeMetadataServer, Fault};
-use reqwest_wi_auth::{BearerAuth, Error, MetadataError, MetadataServer, Token, TokenSource as _};
+use reqwest_wi_auth::{BearerAuth, Error, MetadataError, MetadataServer, TokenSource as _};
 
 const AUDIENCE: &str = "https://auth-server.example";
 
+/// Starts a fake server, and returns it with a client.
 async fn servers() -> (FakeMetadataServer, MetadataServer) {
     let fake = FakeMetadataServer::start().await.unwrap();
     let metadata = MetadataServer::with_host(fake.host()).unwrap();
@@ -30,7 +33,7 @@ async fn a_token_for_the_audience_is_fetched_and_kept() {
 }
 
 #[tokio::test]
-async fn a_hundred_cold_callers_make_one_request() {
+async fn a_hundred_concurrent_callers_cause_one_request() {
     let (fake, metadata) = servers().await;
     let source = metadata.start(AUDIENCE);
     assert!(matches!(source.current(), Err(Error::NotFetched { .. })));
@@ -43,13 +46,13 @@ async fn a_hundred_cold_callers_make_one_request() {
     for caller in callers {
         caller.await.unwrap().unwrap();
     }
-    later(Duration::from_secs(60)).await;
+    advance_clock(Duration::from_secs(60)).await;
     source.current().unwrap();
     assert_eq!(fake.request_count(), 1);
 }
 
 #[tokio::test]
-async fn the_first_seconds_of_a_pod_are_waited_through() {
+async fn errors_in_the_first_seconds_of_a_pod_are_retried() {
     let (fake, metadata) = servers().await;
     for status in [
         StatusCode::NOT_FOUND,
@@ -59,7 +62,7 @@ async fn the_first_seconds_of_a_pod_are_waited_through() {
         fake.set_fault(Some(Fault::Status(status)));
         let before = fake.request_count();
         let source = metadata.start(AUDIENCE);
-        until("it has been refused twice", || {
+        wait_until("two requests have failed", || {
             fake.request_count() >= before + 2
         })
         .await;
@@ -68,12 +71,12 @@ async fn the_first_seconds_of_a_pod_are_waited_through() {
         source
             .refresh(None)
             .await
-            .expect("a first failure poisons nothing");
+            .expect("a token after the errors");
     }
 }
 
 #[tokio::test]
-async fn where_nothing_answers_the_error_says_soon_that_this_is_not_google_cloud() {
+async fn an_unreachable_server_is_reported_within_seconds() {
     let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = unused.local_addr().unwrap().to_string();
     drop(unused);
@@ -84,8 +87,8 @@ async fn where_nothing_answers_the_error_says_soon_that_this_is_not_google_cloud
         .await
         .unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(10));
-    let unreachable = matches!(&error, Error::Metadata(MetadataError::Unreachable { .. }));
-    assert!(unreachable, "{error:?}");
+    let is_unreachable = matches!(&error, Error::Metadata(MetadataError::Unreachable { .. }));
+    assert!(is_unreachable, "{error:?}");
     let text = error.to_string();
     assert!(
         text.contains("not run on Google Cloud") && text.contains(&host),
@@ -94,7 +97,7 @@ async fn where_nothing_answers_the_error_says_soon_that_this_is_not_google_cloud
 }
 
 #[tokio::test]
-async fn what_answers_without_the_flavor_is_not_believed() {
+async fn a_response_without_the_flavor_header_is_an_error() {
     let (fake, metadata) = servers().await;
     fake.set_fault(Some(Fault::MissingFlavor));
     let error = metadata.open(AUDIENCE).await.unwrap_err();
@@ -106,30 +109,33 @@ async fn what_answers_without_the_flavor_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_garbage_is_no_token() {
+async fn redirects_and_bodies_that_are_not_tokens_are_errors() {
     let (fake, metadata) = servers().await;
     for fault in [Fault::Redirect, Fault::InvalidToken] {
         fake.set_fault(Some(fault));
         let source = metadata.start(AUDIENCE);
-        until("it has been tried", || source.health().last_error.is_some()).await;
+        wait_until("a request has failed", || {
+            source.health().last_error.is_some()
+        })
+        .await;
         assert!(source.current().is_err());
     }
 }
 
 #[tokio::test]
-async fn a_later_failure_leaves_the_token_in_use_and_is_no_fixed_outage() {
+async fn the_token_is_kept_while_renewals_fail() {
     let (fake, metadata) = servers().await;
     let source = metadata.open(AUDIENCE).await.unwrap();
     let first = source.current().unwrap();
     fake.set_fault(Some(Fault::Status(StatusCode::INTERNAL_SERVER_ERROR)));
-    later(Duration::from_secs(3100)).await;
-    until("the renewal has failed", || {
+    advance_clock(Duration::from_secs(3100)).await;
+    wait_until("the renewal has failed", || {
         source.health().last_error.is_some()
     })
     .await;
     assert_eq!(source.current().unwrap(), first);
     fake.set_fault(None);
-    until("the renewal has been made up for", || {
+    wait_until("the token is renewed", || {
         source.current().unwrap() != first
     })
     .await;
@@ -137,27 +143,30 @@ async fn a_later_failure_leaves_the_token_in_use_and_is_no_fixed_outage() {
 }
 
 #[tokio::test]
-async fn a_token_from_the_server_s_cache_is_renewed_by_its_exp_and_not_by_the_fetch() {
+async fn a_cached_token_is_renewed_according_to_its_exp() {
     let (fake, metadata) = servers().await;
     fake.set_token_lifetime(Duration::from_secs(100));
     let source = metadata.open(AUDIENCE).await.unwrap();
     let first = source.current().unwrap();
-    later(Duration::from_secs(70)).await;
+    advance_clock(Duration::from_secs(70)).await;
     assert_eq!(
         fake.request_count(),
         1,
-        "not before three quarters of its life"
+        "not before 75 % of the remaining lifetime"
     );
-    later(Duration::from_secs(20)).await;
-    until("it is renewed", || source.current().unwrap() != first).await;
+    advance_clock(Duration::from_secs(20)).await;
+    wait_until("the token is renewed", || {
+        source.current().unwrap() != first
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_silent_server_holds_nobody_up_for_ever() {
+async fn a_server_that_does_not_respond_times_out() {
     let (fake, metadata) = servers().await;
     fake.set_fault(Some(Fault::NoResponse));
     let source = metadata.start(AUDIENCE);
-    until("it is asked", || fake.request_count() == 1).await;
+    wait_until("a request is sent", || fake.request_count() == 1).await;
     tokio::time::pause();
     let error = source.refresh(None).await.unwrap_err();
     tokio::time::resume();
@@ -165,11 +174,11 @@ async fn a_silent_server_holds_nobody_up_for_ever() {
 }
 
 #[tokio::test]
-async fn rejected_tokens_have_the_server_asked_once_for_all_and_not_again_and_again() {
+async fn concurrent_rejections_cause_one_request() {
     let (fake, metadata) = servers().await;
     let source = metadata.open(AUDIENCE).await.unwrap();
     let rejected = source.current().unwrap();
-    // The server hands out the same token again, as from its cache.
+    // The server returns the same token again, as if it was cached.
     let text = rejected
         .header()
         .to_str()
@@ -177,38 +186,20 @@ async fn rejected_tokens_have_the_server_asked_once_for_all_and_not_again_and_ag
         .trim_start_matches("Bearer ")
         .to_owned();
     fake.set_token_fn(move |_| text.clone());
-    let callers = (0..50).map(|_| source.refresh(Some(&rejected)));
-    for refreshed in join_all(callers).await {
-        assert_eq!(refreshed.unwrap(), rejected);
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let (source, rejected) = (source.clone(), rejected.clone());
+            tokio::spawn(async move { source.refresh(Some(&rejected)).await })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap(), rejected);
     }
     assert_eq!(fake.request_count(), 2);
 }
 
-async fn join_all<F: Future<Output = Result<Token, Error>>>(
-    futures: impl Iterator<Item = F>,
-) -> Vec<Result<Token, Error>> {
-    let mut pending: Vec<_> = futures.map(Box::pin).collect();
-    let mut done = Vec::new();
-    std::future::poll_fn(|cx| {
-        pending.retain_mut(|future| match future.as_mut().poll(cx) {
-            std::task::Poll::Ready(result) => {
-                done.push(result);
-                false
-            }
-            std::task::Poll::Pending => true,
-        });
-        if pending.is_empty() {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    done
-}
-
 #[tokio::test]
-async fn one_metadata_server_serves_an_audience_per_origin() {
+async fn one_metadata_server_provides_tokens_for_several_audiences() {
     let (fake, metadata) = servers().await;
     let (orders, stock) = (Server::start().await, Server::start().await);
     let for_orders = metadata.open("https://orders.example").await.unwrap();
@@ -218,31 +209,34 @@ async fn one_metadata_server_serves_an_audience_per_origin() {
     client.get(&orders.url).send().await.unwrap();
     client.get(&stock.url).send().await.unwrap();
     for (server, source) in [(orders, for_orders), (stock, for_stock)] {
-        let sent = server.take_seen().remove(0).unwrap();
+        let sent = server.take_authorization().remove(0).unwrap();
         assert_eq!(sent, source.current().unwrap().header().to_str().unwrap());
     }
     assert_eq!(fake.request_count(), 2);
 }
 
 #[tokio::test]
-async fn after_shutdown_the_server_is_asked_no_more() {
+async fn no_token_is_fetched_after_shutdown() {
     let (fake, metadata) = servers().await;
     let source = metadata.open(AUDIENCE).await.unwrap();
     source.shutdown().await;
-    later(Duration::from_secs(7200)).await;
+    advance_clock(Duration::from_secs(7200)).await;
     assert_eq!(fake.request_count(), 1);
     assert!(source.changed().await.is_none());
 }
 
 #[test]
-fn a_host_that_is_none_is_refused() {
+fn an_invalid_host_is_rejected() {
     for host in ["", "a b", "host/path", "user@host", "host?query"] {
-        assert!(MetadataServer::with_host(host).is_err(), "{host:?}");
+        let error = MetadataServer::with_host(host).unwrap_err();
+        let is_host = matches!(error, Error::Metadata(MetadataError::InvalidHost { .. }));
+        assert!(is_host, "{host:?}: {error:?}");
+        assert!(!error.is_transient());
     }
 }
 
 #[test]
-fn an_ipv6_address_may_lack_its_brackets() {
+fn brackets_around_an_ipv6_address_are_optional() {
     for (host, expected) in [
         ("fd20:ce::254", "[fd20:ce::254]"),
         ("::1", "[::1]"),
@@ -259,16 +253,19 @@ fn an_ipv6_address_may_lack_its_brackets() {
 }
 
 #[tokio::test]
-async fn a_token_for_another_audience_is_refused() {
+async fn a_token_for_another_audience_is_an_error() {
     let (fake, metadata) = servers().await;
     for claims in [
         r#"{"exp":4000000000,"aud":"https://other.example"}"#,
         r#"{"exp":4000000000,"aud":["https://other.example"]}"#,
         r#"{"exp":4000000000}"#,
     ] {
-        fake.set_token_fn(move |_| crate::support::signed(claims));
+        fake.set_token_fn(move |_| signed(claims));
         let source = metadata.start(AUDIENCE);
-        until("it has been tried", || source.health().last_error.is_some()).await;
+        wait_until("a request has failed", || {
+            source.health().last_error.is_some()
+        })
+        .await;
         let error = source.health().last_error.unwrap();
         let is_audience = matches!(&error, Error::Metadata(MetadataError::WrongAudience { .. }));
         assert!(is_audience, "{error:?}");
@@ -278,30 +275,33 @@ async fn a_token_for_another_audience_is_refused() {
 }
 
 #[tokio::test]
-async fn an_older_token_from_the_server_s_cache_does_not_replace_the_one_in_use() {
+async fn an_older_cached_token_does_not_replace_the_current_one() {
     let (fake, metadata) = servers().await;
     let source = metadata.open(AUDIENCE).await.unwrap();
     let first = source.current().unwrap();
     fake.set_token_lifetime(Duration::from_secs(100));
     let before = fake.request_count();
-    later(Duration::from_secs(3100)).await;
-    until("it is asked again", || fake.request_count() > before).await;
+    advance_clock(Duration::from_secs(3100)).await;
+    wait_until("another request is sent", || fake.request_count() > before).await;
     assert_eq!(source.current().unwrap(), first);
     let refreshed = source.refresh(Some(&first)).await.unwrap();
-    assert_ne!(refreshed, first, "a rejected one is replaced all the same");
+    assert_ne!(
+        refreshed, first,
+        "a rejected token is replaced nevertheless"
+    );
 }
 
 #[tokio::test]
-async fn failures_of_one_kind_are_warned_of_once() {
-    let log = crate::support::log::Log::default();
+async fn repeated_errors_of_the_same_cause_are_logged_as_one_warning() {
+    let log = Log::default();
     let _subscribed = log.subscribe(tracing::Level::WARN);
     let (fake, metadata) = servers().await;
     fake.set_fault(Some(Fault::Status(StatusCode::NOT_FOUND)));
     let source = metadata.start(AUDIENCE);
-    until("it has failed often", || fake.request_count() >= 4).await;
+    wait_until("several requests have failed", || fake.request_count() >= 4).await;
     fake.set_fault(Some(Fault::InvalidToken));
     let before = fake.request_count();
-    until("it has failed otherwise", || {
+    wait_until("requests have failed for another reason", || {
         fake.request_count() >= before + 2
     })
     .await;
@@ -311,21 +311,21 @@ async fn failures_of_one_kind_are_warned_of_once() {
     assert_eq!(warnings.lines().count(), 2, "{warnings}");
 }
 
-/// Runs itself once more, with a proxy in the environment that nobody listens at.
+/// Runs in a child process, whose environment contains a proxy that does not exist.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_that_the_environment_names_is_asked_past_any_proxy() {
-    const INNER: &str = "INNER_RUN_WITH_A_PROXY";
-    if std::env::var_os(INNER).is_some() {
+async fn the_host_from_the_environment_is_contacted_without_a_proxy() {
+    const CHILD: &str = "TEST_RUNS_WITH_A_PROXY";
+    if std::env::var_os(CHILD).is_some() {
         MetadataServer::new().unwrap().open(AUDIENCE).await.unwrap();
         return;
     }
     let (fake, _) = servers().await;
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args([
-            "metadata::the_server_that_the_environment_names_is_asked_past_any_proxy",
+            "metadata_server::the_host_from_the_environment_is_contacted_without_a_proxy",
             "--exact",
         ])
-        .env(INNER, "1")
+        .env(CHILD, "1")
         .env("GCE_METADATA_HOST", fake.host())
         .env("HTTP_PROXY", "http://127.0.0.1:1")
         .env("http_proxy", "http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-//! What a token file brings: refreshes after a 401, the limit at the start, and which tokens replace which.
+//! Refreshes of a token file, the startup limit, and which tokens replace the current one.
 #![cfg(target_os = "linux")]
 
 use std::path::Path;
@@ -6,30 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use crate::support::{bearer, seconds, signed, token, token_from, until};
-use reqwest_wi_auth::testing::Kubelet;
+use crate::support::volume::empty_volume;
+use crate::support::{bearer, current_header, seconds, signed, token, token_from, wait_until};
 use reqwest_wi_auth::{Error, FileError, ProjectedToken, Token, TokenSource as _};
 use tokio::time::Instant;
 
-fn volume() -> (tempfile::TempDir, Kubelet) {
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
-    (folder, kubelet)
-}
-
-fn sent(source: &ProjectedToken) -> Option<String> {
-    let token = source.current().ok()?;
-    Some(token.header().to_str().unwrap().to_owned())
-}
-
-/// A file that nobody reports changes of, with a count of its reads.
+/// A fake file whose changes are not reported. Counts its reads.
 #[derive(Clone)]
-struct Unwatched {
+struct FakeFile {
     content: Arc<Mutex<String>>,
     reads: Arc<AtomicU64>,
 }
 
-impl Unwatched {
+impl FakeFile {
     fn new(content: &str) -> Self {
         Self {
             content: Arc::new(Mutex::new(content.to_owned())),
@@ -51,16 +40,16 @@ impl Unwatched {
             file.reads.fetch_add(1, Ordering::SeqCst);
             Ok(file.content.lock().unwrap().clone().into_bytes())
         };
-        let builder = ProjectedToken::builder("/nowhere/token").reader(read);
+        let builder = ProjectedToken::builder("/nonexistent/token").reader(read);
         builder.open().await.unwrap()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_refreshes_at_once_after_a_rotation_cause_one_read_and_all_return_the_new_token() {
+async fn concurrent_refreshes_share_one_read_and_return_the_new_token() {
     for round in 0..20 {
         let (old, new) = (token("old", 600), token("new", 600));
-        let file = Unwatched::new(&old);
+        let file = FakeFile::new(&old);
         let source = file.open().await;
         let rejected = source.current().unwrap();
         file.write(&new);
@@ -80,17 +69,17 @@ async fn eight_refreshes_at_once_after_a_rotation_cause_one_read_and_all_return_
 }
 
 #[tokio::test]
-async fn a_refresh_that_is_given_up_leaves_the_others_what_the_read_brings() {
+async fn a_cancelled_refresh_does_not_cancel_the_read() {
     let (old, new) = (token("old", 600), token("new", 600));
-    let file = Unwatched::new(&old);
+    let file = FakeFile::new(&old);
     let source = file.open().await;
     let rejected = source.current().unwrap();
     file.write(&new);
     {
-        let mut given_up = Box::pin(source.refresh(Some(&rejected)));
+        let mut cancelled = Box::pin(source.refresh(Some(&rejected)));
         std::future::poll_fn(|cx| {
-            // Usually pending; on a busy machine the read may have ended already.
-            let _ = given_up.as_mut().poll(cx);
+            // Usually pending, but on a busy machine the read may have ended already.
+            let _ = cancelled.as_mut().poll(cx);
             std::task::Poll::Ready(())
         })
         .await;
@@ -100,8 +89,8 @@ async fn a_refresh_that_is_given_up_leaves_the_others_what_the_read_brings() {
 }
 
 #[tokio::test]
-async fn each_new_rejected_token_is_worth_a_read() {
-    let file = Unwatched::new(&token("0", 600));
+async fn each_newly_rejected_token_causes_a_read() {
+    let file = FakeFile::new(&token("0", 600));
     let source = file.open().await;
     for rotation in 1..=10 {
         let rejected = source.current().unwrap();
@@ -113,19 +102,19 @@ async fn each_new_rejected_token_is_worth_a_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stated_limit_of_the_start_is_the_limit() {
+async fn opening_fails_exactly_at_the_startup_limit() {
     for limit in [0, 1, 5, 30, 100].map(Duration::from_secs) {
         let (reads, began) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
-        let seen = reads.clone();
-        let opening = ProjectedToken::builder("/nowhere/token")
+        let times = reads.clone();
+        let opening = ProjectedToken::builder("/nonexistent/token")
             .startup_limit(limit)
             .reader(move |_| {
-                seen.lock().unwrap().push(began.elapsed());
+                times.lock().unwrap().push(began.elapsed());
                 Err(std::io::ErrorKind::NotFound.into())
             });
         let error = opening.open().await.unwrap_err();
-        let is_late = matches!(&error, Error::File(FileError::StartupTimeout { limit: told, .. }) if *told == limit);
-        assert!(is_late, "{error:?}");
+        let is_timeout = matches!(&error, Error::File(FileError::StartupTimeout { limit: found, .. }) if *found == limit);
+        assert!(is_timeout, "{error:?}");
         let waited = began.elapsed();
         let tolerance = Duration::from_millis(2);
         assert!(
@@ -138,13 +127,14 @@ async fn the_stated_limit_of_the_start_is_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_appears_just_within_the_limit_is_taken() {
+async fn a_token_that_appears_just_before_the_startup_limit_is_accepted() {
     for appears in [2_700, 3_900, 4_990].map(Duration::from_millis) {
         let (began, text) = (Instant::now(), token("0", 600));
-        let opening = ProjectedToken::builder("/nowhere/token").reader(move |_| {
-            match began.elapsed() >= appears {
-                true => Ok(text.clone().into_bytes()),
-                false => Err(std::io::ErrorKind::NotFound.into()),
+        let opening = ProjectedToken::builder("/nonexistent/token").reader(move |_| {
+            if began.elapsed() >= appears {
+                Ok(text.clone().into_bytes())
+            } else {
+                Err(std::io::ErrorKind::NotFound.into())
             }
         });
         assert!(opening.open().await.is_ok(), "{appears:?}");
@@ -152,9 +142,9 @@ async fn a_token_that_appears_just_within_the_limit_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_appears_while_opening_is_found_by_the_watch() {
-    let (_folder, kubelet) = volume();
-    // A paused clock stands still while a blocking task runs, so no timer is of help.
+async fn a_token_that_appears_while_opening_is_detected_by_the_watch() {
+    let (_directory, kubelet) = empty_volume();
+    // A paused clock does not advance while a blocking task runs, so no timer can fire.
     let (release, held) = mpsc::channel::<()>();
     let holding = tokio::task::spawn_blocking(move || held.recv());
     let opening = tokio::spawn(ProjectedToken::open(kubelet.path("token")));
@@ -166,28 +156,28 @@ async fn a_token_that_appears_while_opening_is_found_by_the_watch() {
     let text = token("late", 600);
     kubelet.write([("token", &text)]).unwrap();
     let source = opening.await.unwrap().unwrap();
-    assert_eq!(sent(&source), bearer(&text));
+    assert_eq!(current_header(&source), bearer(&text));
     release.send(()).unwrap();
     holding.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn an_older_token_does_not_replace_the_one_in_use_unless_that_is_rejected() {
-    let (_folder, kubelet) = volume();
-    let good = token("good", 600);
-    kubelet.write([("token", &good)]).unwrap();
+async fn an_older_token_replaces_the_current_one_only_if_that_was_rejected() {
+    let (_directory, kubelet) = empty_volume();
+    let valid = token("current", 600);
+    kubelet.write([("token", &valid)]).unwrap();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
     for lifetime in [300, 599] {
         let older = token("older", lifetime);
         kubelet.rotate("token", &older).unwrap();
         let error = source.file().reread().await.unwrap_err().to_string();
         assert!(error.contains("expires earlier"), "{error}");
-        assert_eq!(sent(&source), bearer(&good));
+        assert_eq!(current_header(&source), bearer(&valid));
     }
     let expired = token_from("expired", 1000, 600);
     kubelet.rotate("token", &expired).unwrap();
     assert!(source.file().reread().await.is_err());
-    assert_eq!(sent(&source), bearer(&good));
+    assert_eq!(current_header(&source), bearer(&valid));
     let older = token("older", 300);
     kubelet.rotate("token", &older).unwrap();
     let rejected = source.current().unwrap();
@@ -196,18 +186,17 @@ async fn an_older_token_does_not_replace_the_one_in_use_unless_that_is_rejected(
         refreshed.header().to_str().unwrap(),
         bearer(&older).unwrap()
     );
-    // A later one, as ever.
     let later = token("later", 900);
     kubelet.rotate("token", &later).unwrap();
-    until("the later one is in use", || {
-        sent(&source) == bearer(&later)
+    wait_until("the later token is in use", || {
+        current_header(&source) == bearer(&later)
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_token_of_the_same_or_no_expiry_replaces_the_one_in_use() {
-    let (_folder, kubelet) = volume();
+async fn a_token_of_the_same_or_no_expiry_replaces_the_current_one() {
+    let (_directory, kubelet) = empty_volume();
     kubelet
         .write([("token", token_from("0", 1000, 600))])
         .unwrap();
@@ -220,24 +209,27 @@ async fn a_token_of_the_same_or_no_expiry_replaces_the_one_in_use() {
         token_from("2", 1000, 500),
     ] {
         kubelet.rotate("token", &next).unwrap();
-        until("it is in use", || sent(&source) == bearer(&next)).await;
+        wait_until("the token is in use", || {
+            current_header(&source) == bearer(&next)
+        })
+        .await;
     }
 }
 
 #[tokio::test]
-async fn a_token_for_another_audience_is_neither_taken_nor_a_replacement() {
+async fn a_token_for_another_audience_is_an_error_and_does_not_replace_the_current_one() {
     let audience = "https://auth-server.example";
-    let (_folder, kubelet) = volume();
+    let (_directory, kubelet) = empty_volume();
     let path = kubelet.path("token");
     let open = || {
         let builder = ProjectedToken::builder(&path).audience(audience);
         builder.startup_limit(Duration::from_millis(50)).open()
     };
-    let of = |aud: &str| signed(&format!(r#"{{"exp":4000000000,"aud":{aud}}}"#));
+    let with_audience = |aud: &str| signed(&format!(r#"{{"exp":4000000000,"aud":{aud}}}"#));
     let wrong = [
-        of(r#""https://other.example""#),
-        of(r#"["https://other.example","https://auth-server.example/"]"#),
-        of("[]"),
+        with_audience(r#""https://other.example""#),
+        with_audience(r#"["https://other.example","https://auth-server.example/"]"#),
+        with_audience("[]"),
         signed(r#"{"exp":4000000000}"#),
     ];
     for text in &wrong {
@@ -248,8 +240,11 @@ async fn a_token_for_another_audience_is_neither_taken_nor_a_replacement() {
             "{error}"
         );
     }
-    let good = of(r#"["https://first.example","https://auth-server.example"]"#);
-    for text in [of(r#""https://auth-server.example""#), good.clone()] {
+    let valid = with_audience(r#"["https://first.example","https://auth-server.example"]"#);
+    for text in [
+        with_audience(r#""https://auth-server.example""#),
+        valid.clone(),
+    ] {
         kubelet.write([("token", text)]).unwrap();
         open().await.unwrap();
     }
@@ -257,35 +252,35 @@ async fn a_token_for_another_audience_is_neither_taken_nor_a_replacement() {
     for text in &wrong {
         kubelet.rotate("token", text).unwrap();
         assert!(source.file().reread().await.is_err());
-        assert_eq!(sent(&source), bearer(&good));
+        assert_eq!(current_header(&source), bearer(&valid));
     }
 }
 
 #[tokio::test]
-async fn a_spoilt_token_is_refused_with_an_error_that_says_what_is_wrong() {
-    let good = token("0", 600);
-    let cut = &good[..good.len() - 20];
+async fn an_invalid_token_is_rejected_with_an_error_that_states_what_is_wrong() {
+    let valid = token("0", 600);
+    let truncated = &valid[..valid.len() - 20];
     let cases = [
-        (format!("\"{good}\""), "double quote"),
-        (format!("\u{feff}{good}"), "BOM"),
-        (format!("{good}\r\n{good}"), "CR"),
-        (format!("token: {good}"), "':'"),
-        (cut.to_owned(), "truncated"),
-        (format!("{good}A"), "truncated"),
-        (good.rsplit_once('.').unwrap().0.to_owned(), "2 parts"),
+        (format!("\"{valid}\""), "double quote"),
+        (format!("\u{feff}{valid}"), "BOM"),
+        (format!("{valid}\r\n{valid}"), "CR"),
+        (format!("token: {valid}"), "':'"),
+        (truncated.to_owned(), "truncated"),
+        (format!("{valid}A"), "truncated"),
+        (valid.rsplit_once('.').unwrap().0.to_owned(), "2 parts"),
         (String::new(), "empty"),
     ];
-    let (_folder, kubelet) = volume();
-    kubelet.write([("token", &good)]).unwrap();
+    let (_directory, kubelet) = empty_volume();
+    kubelet.write([("token", &valid)]).unwrap();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
     for (text, part) in cases {
         kubelet.rotate("token", &text).unwrap();
         let error = source.file().reread().await.unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
-        for secret in good.split('.') {
+        for secret in valid.split('.') {
             assert!(!error.contains(secret), "{error}");
         }
-        assert_eq!(sent(&source), bearer(&good));
+        assert_eq!(current_header(&source), bearer(&valid));
     }
-    assert!(Token::new(&good).is_ok());
+    assert!(Token::new(&valid).is_ok());
 }

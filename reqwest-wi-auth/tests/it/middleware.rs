@@ -1,13 +1,13 @@
-//! A token goes where it belongs, and nowhere else.
+//! The reqwest middleware.
 #![cfg(unix)]
 
 use crate::support::log::Log;
-use crate::support::{SERVERLESS, Seen, Server, Tokens, bearer, client, token};
+use crate::support::server::{Received, SERVERLESS, Server};
+use crate::support::sources::{FailingSource, Tokens};
+use crate::support::{bearer, client, token};
 use reqwest_retry::RetryTransientMiddleware;
 use reqwest_retry::policies::ExponentialBackoff;
-use reqwest_wi_auth::{
-    BearerAuth, Error, SkipToken, Token, TokenClientBuilder, TokenSource, UseSource,
-};
+use reqwest_wi_auth::{BearerAuth, Error, SkipToken, TokenClientBuilder, UseSource};
 
 #[tokio::test]
 async fn requests_to_the_origin_carry_the_token_and_others_do_not() {
@@ -26,12 +26,12 @@ async fn requests_to_the_origin_carry_the_token_and_others_do_not() {
             .await
             .unwrap();
     }
-    assert_eq!(server.take_seen(), vec![bearer(&text); 3]);
-    assert_eq!(other.take_seen(), vec![None; 3]);
+    assert_eq!(server.take_authorization(), vec![bearer(&text); 3]);
+    assert_eq!(other.take_authorization(), vec![None; 3]);
 }
 
 #[tokio::test]
-async fn each_origin_gets_the_token_that_was_made_for_it() {
+async fn each_origin_gets_the_token_of_its_source() {
     let (one, two) = (Server::start().await, Server::start().await);
     let (first, second) = (token("1", 600), token("2", 600));
     let auth = BearerAuth::for_origin(&one.url, Tokens::one(&first))
@@ -40,52 +40,52 @@ async fn each_origin_gets_the_token_that_was_made_for_it() {
     let client = client(auth);
     client.get(&one.url).send().await.unwrap();
     client.get(&two.url).send().await.unwrap();
-    assert_eq!(one.take_seen(), [bearer(&first)]);
-    assert_eq!(two.take_seen(), [bearer(&second)]);
+    assert_eq!(one.take_authorization(), [bearer(&first)]);
+    assert_eq!(two.take_authorization(), [bearer(&second)]);
 }
 
 #[tokio::test]
-async fn a_header_that_the_caller_has_set_stays() {
+async fn a_header_set_by_the_caller_is_kept() {
     let server = Server::start().await;
     let auth = BearerAuth::for_origin(&server.url, Tokens::one(&token("0", 600))).unwrap();
     let request = client(auth)
         .get(&server.url)
         .header("authorization", "Basic YTpi");
     request.send().await.unwrap();
-    assert_eq!(server.take_seen(), [Some("Basic YTpi".to_owned())]);
+    assert_eq!(server.take_authorization(), [Some("Basic YTpi".to_owned())]);
 }
 
 #[tokio::test]
-async fn after_a_401_the_request_is_sent_once_more_with_another_token() {
+async fn after_a_401_the_request_is_sent_once_more_with_a_newer_token() {
     let server = Server::start().await;
     let (old, new) = (token("old", 600), token("new", 600));
     server.accept_only(&new);
     let auth = BearerAuth::for_origin(&server.url, Tokens::two(&old, &new)).unwrap();
     let response = client(auth)
         .post(&server.url)
-        .body("again")
+        .body("body")
         .send()
         .await
         .unwrap();
     assert_eq!(response.status(), 200);
-    assert_eq!(server.take_seen(), [bearer(&old), bearer(&new)]);
+    assert_eq!(server.take_authorization(), [bearer(&old), bearer(&new)]);
 }
 
 #[tokio::test]
-async fn after_a_401_without_another_token_the_answer_stands() {
+async fn after_a_401_without_a_newer_token_the_response_is_returned() {
     let server = Server::start().await;
     let text = token("0", 600);
-    server.accept_only("another");
+    server.accept_only("another token");
     let auth = BearerAuth::for_origin(&server.url, Tokens::one(&text)).unwrap();
     assert_eq!(
         client(auth).get(&server.url).send().await.unwrap().status(),
         401
     );
-    assert_eq!(server.take_seen(), [bearer(&text)]);
+    assert_eq!(server.take_authorization(), [bearer(&text)]);
 }
 
 #[tokio::test]
-async fn by_choice_nothing_is_sent_again() {
+async fn without_resend_disables_the_second_request() {
     let server = Server::start().await;
     let (old, new) = (token("old", 600), token("new", 600));
     server.accept_only(&new);
@@ -96,23 +96,13 @@ async fn by_choice_nothing_is_sent_again() {
         .await
         .unwrap();
     assert_eq!(response.status(), 401);
-    assert_eq!(server.take_seen(), [bearer(&old)]);
+    assert_eq!(server.take_authorization(), [bearer(&old)]);
 }
 
 #[tokio::test]
-async fn without_a_token_the_request_is_not_sent_and_the_error_is_typed() {
-    struct None;
-    #[async_trait::async_trait]
-    impl TokenSource for None {
-        fn current(&self) -> Result<Token, Error> {
-            Token::new("")
-        }
-        async fn refresh(&self, _: Option<&Token>) -> Result<Token, Error> {
-            Token::new("")
-        }
-    }
+async fn without_a_token_the_request_fails_with_a_typed_error() {
     let server = Server::start().await;
-    let auth = BearerAuth::for_origin(&server.url, None).unwrap();
+    let auth = BearerAuth::for_origin(&server.url, FailingSource::permanent()).unwrap();
     let error = client(auth).get(&server.url).send().await.unwrap_err();
     let reqwest_middleware::Error::Middleware(error) = error else {
         panic!("{error:?}")
@@ -121,11 +111,11 @@ async fn without_a_token_the_request_is_not_sent_and_the_error_is_typed() {
         error.downcast_ref::<Error>(),
         Some(Error::InvalidToken { .. })
     ));
-    assert!(server.take_seen().is_empty());
+    assert!(server.take_authorization().is_empty());
 }
 
 #[test]
-fn an_origin_of_plain_http_is_refused_and_its_error_shows_no_password() {
+fn a_plain_http_origin_is_rejected_and_errors_contain_no_password() {
     let source = || Tokens::one(&token("0", 600));
     let error = BearerAuth::for_origin("http://auth-server.example", source()).unwrap_err();
     assert!(matches!(error, Error::InvalidOrigin { .. }));
@@ -134,7 +124,7 @@ fn an_origin_of_plain_http_is_refused_and_its_error_shows_no_password() {
 }
 
 #[tokio::test]
-async fn a_streamed_body_cannot_be_sent_again_and_the_answer_stands() {
+async fn a_request_with_a_streamed_body_is_not_sent_again() {
     let server = Server::start().await;
     let (old, new) = (token("old", 600), token("new", 600));
     server.accept_only(&new);
@@ -147,11 +137,11 @@ async fn a_streamed_body_cannot_be_sent_again_and_the_answer_stands() {
         .await
         .unwrap();
     assert_eq!(response.status(), 401);
-    assert_eq!(server.take_seen(), [bearer(&old)]);
+    assert_eq!(server.take_authorization(), [bearer(&old)]);
 }
 
 #[tokio::test]
-async fn other_refusals_than_a_401_are_left_alone() {
+async fn other_error_statuses_than_401_are_returned() {
     let server = Server::start().await;
     let (old, new) = (token("old", 600), token("new", 600));
     let auth = BearerAuth::for_origin(&server.url, Tokens::two(&old, &new)).unwrap();
@@ -159,21 +149,21 @@ async fn other_refusals_than_a_401_are_left_alone() {
     for status in [400, 403, 404, 407, 500, 503] {
         let url = format!("{}/status/{status}", server.url);
         assert_eq!(client.get(url).send().await.unwrap().status(), status);
-        assert_eq!(server.take_seen(), [bearer(&old)]);
+        assert_eq!(server.take_authorization(), [bearer(&old)]);
     }
 }
 
 #[tokio::test]
-async fn a_request_that_is_executed_as_it_is_carries_the_token_too() {
+async fn a_request_passed_to_execute_carries_the_token() {
     let (server, text) = (Server::start().await, token("0", 600));
     let client = client(BearerAuth::for_origin(&server.url, Tokens::one(&text)).unwrap());
     let request = reqwest::Request::new(http::Method::GET, server.url.parse().unwrap());
     client.execute(request).await.unwrap();
-    assert_eq!(server.take_seen(), [bearer(&text)]);
+    assert_eq!(server.take_authorization(), [bearer(&text)]);
 }
 
 #[tokio::test]
-async fn one_request_can_do_without_a_token_or_take_another_source() {
+async fn a_request_can_skip_the_token_or_use_another_source() {
     let (server, other) = (Server::start().await, Server::start().await);
     let (text, admin) = (token("0", 600), token("admin", 600));
     let client = client(BearerAuth::for_origin(&server.url, Tokens::one(&text)).unwrap());
@@ -183,50 +173,46 @@ async fn one_request_can_do_without_a_token_or_take_another_source() {
         .send()
         .await
         .unwrap();
-    let chosen = || UseSource::new(Tokens::one(&admin));
+    let other_source = || UseSource::new(Tokens::one(&admin));
     client
         .get(&server.url)
-        .with_extension(chosen())
+        .with_extension(other_source())
         .send()
         .await
         .unwrap();
-    assert_eq!(server.take_seen(), [None, bearer(&admin)]);
+    assert_eq!(server.take_authorization(), [None, bearer(&admin)]);
     client
         .get(&other.url)
-        .with_extension(chosen())
+        .with_extension(other_source())
         .send()
         .await
         .unwrap();
     assert_eq!(
-        other.take_seen(),
+        other.take_authorization(),
         [None],
-        "an origin that was not named gets none all the same"
+        "an origin that no tokens are sent to"
     );
 }
 
 #[tokio::test]
-async fn any_origin_is_a_choice_of_its_own_and_does_not_mean_plain_http() {
+async fn any_origin_includes_plain_http_on_loopback_only() {
     let (one, two, text) = (
         Server::start().await,
         Server::start().await,
         token("0", 600),
     );
     let auth = BearerAuth::any_origin(Tokens::one(&text));
-    assert!(
-        auth.token_for("https://anybody.example/")
-            .unwrap()
-            .is_some()
-    );
-    assert!(auth.token_for("http://anybody.example/").unwrap().is_none());
+    assert!(auth.token_for("https://other.example/").unwrap().is_some());
+    assert!(auth.token_for("http://other.example/").unwrap().is_none());
     let client = client(auth);
     for server in [one, two] {
         client.get(&server.url).send().await.unwrap();
-        assert_eq!(server.take_seen(), [bearer(&text)]);
+        assert_eq!(server.take_authorization(), [bearer(&text)]);
     }
 }
 
 #[test]
-fn plain_http_is_a_choice_of_its_own_and_for_the_named_origin_only() {
+fn insecure_http_applies_to_its_origin_only() {
     let text = token("0", 600);
     let auth = BearerAuth::insecure_http("http://stock.ns.svc", Tokens::one(&text)).unwrap();
     assert!(auth.token_for("http://stock.ns.svc/any").unwrap().is_some());
@@ -237,11 +223,11 @@ fn plain_http_is_a_choice_of_its_own_and_for_the_named_origin_only() {
     ] {
         assert!(auth.token_for(url).unwrap().is_none(), "{url}");
     }
-    assert!(auth.token_for("no url").is_err());
+    assert!(auth.token_for("not a URL").is_err());
 }
 
 #[tokio::test]
-async fn a_platform_s_token_and_an_application_s_go_side_by_side() {
+async fn two_tokens_are_sent_in_two_headers() {
     let server = Server::start().await;
     let (platform, application) = (token("platform", 600), token("application", 600));
     let auth = |text: &str| BearerAuth::for_origin(&server.url, Tokens::one(text)).unwrap();
@@ -251,17 +237,17 @@ async fn a_platform_s_token_and_an_application_s_go_side_by_side() {
         .build()
         .unwrap();
     client.get(&server.url).send().await.unwrap();
-    let both = Seen {
+    let both = Received {
         authorization: bearer(&application),
         serverless: bearer(&platform),
     };
-    assert_eq!(server.take_all(), [both]);
+    assert_eq!(server.take_received(), [both]);
 }
 
 #[tokio::test]
-async fn behind_retry_and_tracing_each_attempt_carries_the_token_of_its_moment() {
+async fn each_retry_carries_the_current_token() {
     let server = Server::start().await;
-    let tokens = Tokens::each_time(&[token("1", 600), token("2", 600), token("3", 600)]);
+    let tokens = Tokens::advancing(&[token("1", 600), token("2", 600), token("3", 600)]);
     let auth = BearerAuth::for_origin(&server.url, tokens).unwrap();
     let backoff = ExponentialBackoff::builder()
         .retry_bounds(
@@ -282,13 +268,13 @@ async fn behind_retry_and_tracing_each_attempt_carries_the_token_of_its_moment()
         .unwrap();
     assert_eq!(response.status(), 503);
     let expected = ["1", "2", "3"].map(|name| bearer(&token(name, 600)));
-    let seen = server.take_seen();
+    let seen = server.take_authorization();
     assert_eq!(seen.len(), expected.len());
     assert!(seen.windows(2).all(|pair| pair[0] != pair[1]), "{seen:?}");
 }
 
 #[tokio::test]
-async fn a_request_that_passes_without_a_token_leaves_an_event_with_its_origin() {
+async fn a_request_without_a_token_is_logged_with_its_origin() {
     let log = Log::default();
     let _subscribed = log.subscribe(tracing::Level::DEBUG);
     let (server, other) = (Server::start().await, Server::start().await);
@@ -308,7 +294,7 @@ async fn a_request_that_passes_without_a_token_leaves_an_event_with_its_origin()
     assert!(!log.text().contains("hunter2") && !log.text().contains("s3cr3t"));
     client.get(&server.url).send().await.unwrap();
     assert_eq!(events("no token attached"), 2, "a token was attached");
-    server.accept_only("another");
+    server.accept_only("another token");
     client.get(&server.url).send().await.unwrap();
     assert_eq!(events("no newer token"), 1, "{}", log.text());
     assert_eq!(events(&server.url), 1, "{}", log.text());

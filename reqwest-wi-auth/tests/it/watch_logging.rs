@@ -1,5 +1,4 @@
-//! What is logged when files are replaced. A program of its own with one test, since it sets the logger of the `log`
-//! crate.
+//! What is logged when watched files are replaced. A single test, since it sets the global logger of the `log` crate.
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
@@ -7,16 +6,16 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::support::{token, until};
+use crate::support::{token, wait_until};
 use reqwest_wi_auth::ProjectedToken;
 use reqwest_wi_auth::testing::Kubelet;
 
-/// Writes the records of the `log` crate into a file, as a bridge to tracing would.
-struct Bridge(Mutex<Option<File>>);
+/// Writes the records of the `log` crate to a file, like a bridge to `tracing`.
+struct LogFile(Mutex<Option<File>>);
 
-static BRIDGE: Bridge = Bridge(Mutex::new(None));
+static LOG_FILE: LogFile = LogFile(Mutex::new(None));
 
-impl log::Log for Bridge {
+impl log::Log for LogFile {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }
@@ -43,15 +42,15 @@ fn lines(path: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_log_file_in_a_followed_folder_does_not_feed_itself() {
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
+async fn a_log_file_in_a_watched_directory_causes_no_loop() {
+    let directory = tempfile::tempdir().unwrap();
+    let kubelet = Kubelet::new(directory.path()).unwrap();
     kubelet.write([("token", token("0", 600))]).unwrap();
-    let path = folder.path().join("all.log");
+    let path = directory.path().join("all.log");
     let file = File::create(&path).unwrap();
-    log::set_logger(&BRIDGE).unwrap();
+    log::set_logger(&LOG_FILE).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
-    *BRIDGE.0.lock().unwrap() = Some(file.try_clone().unwrap());
+    *LOG_FILE.0.lock().unwrap() = Some(file.try_clone().unwrap());
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_ansi(false)
@@ -62,28 +61,28 @@ async fn a_log_file_in_a_followed_folder_does_not_feed_itself() {
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
     source.file().reread().await.unwrap();
     let before = lines(&path).len();
-    let mut other = File::create(folder.path().join("other.log")).unwrap();
+    let mut other = File::create(directory.path().join("other.log")).unwrap();
     for number in 0..200 {
         writeln!(other, "line {number}").unwrap();
-        tracing::trace!("one line of the program's own");
+        tracing::trace!("a line of the application");
         source.file().reread().await.unwrap();
     }
     let after = lines(&path);
     assert_eq!(after.len(), before + 200, "{:?}", &after[before..]);
 
-    // A rotation is worth one line, and the file watcher's own are not for its users.
+    // A rotation is one line. The watcher logs nothing.
     let before = after.len();
     let next = token("1", 600);
     let mut changes = source.subscribe();
-    std::fs::write(folder.path().join("token.new"), &next).unwrap();
-    std::fs::rename(folder.path().join("token.new"), kubelet.path("token")).unwrap();
+    std::fs::write(directory.path().join("token.new"), &next).unwrap();
+    std::fs::rename(directory.path().join("token.new"), kubelet.path("token")).unwrap();
     changes.next().await.unwrap();
     source.file().reread().await.unwrap();
     let new = lines(&path).split_off(before);
     assert_eq!(new.len(), 1, "{new:?}");
     assert!(new[0].contains("new content"), "{new:?}");
 
-    // Neither are folders that go, as at each rotation of the kubelet's.
+    // The removal of directories, as in each rotation by the kubelet, is not logged.
     let second = tempfile::tempdir().unwrap();
     let kubelet = Kubelet::new(second.path()).unwrap();
     kubelet.write([("token", token("0", 600))]).unwrap();
@@ -97,7 +96,7 @@ async fn a_log_file_in_a_followed_folder_does_not_feed_itself() {
     }
     source.file().reread().await.unwrap();
     drop(source);
-    until("all is said", || {
+    wait_until("the rotations are logged", || {
         let count = lines(&path).split_off(before).len();
         count >= 10
     })

@@ -1,4 +1,4 @@
-//! The tower service composes with other layers, and its errors reach their caller.
+//! The tower service below and above other layers, with a client that is not `Clone`.
 #![cfg(unix)]
 
 use std::future::Future as _;
@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::support::{Tokens, bearer, token};
+use crate::support::sources::{FailingSource, Tokens, not_fetched};
+use crate::support::{bearer, token};
 use http::{Request, Response};
 use reqwest_wi_auth::{BearerAuth, BoxError, Error, SendError, Token, TokenSource};
 use tokio::sync::Notify;
@@ -18,14 +19,14 @@ type Body = http_body_util::Empty<bytes::Bytes>;
 
 const ORIGIN: &str = "https://auth-server.example";
 
-/// A client that is neither `Clone` nor ready before it is polled, and whose error is boxed.
+/// A client that is not `Clone`, and panics if it is called without having been polled ready. Its error is boxed.
 #[derive(Default)]
-struct Network {
-    seen: Arc<Mutex<Vec<Option<String>>>>,
+struct Client {
+    authorization: Arc<Mutex<Vec<Option<String>>>>,
     is_ready: bool,
 }
 
-impl Service<Request<Body>> for Network {
+impl Service<Request<Body>> for Client {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = std::future::Ready<Result<Response<Body>, BoxError>>;
@@ -38,11 +39,11 @@ impl Service<Request<Body>> for Network {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         assert!(
             std::mem::take(&mut self.is_ready),
-            "called without being ready"
+            "called without having been polled ready"
         );
         let token = request.headers().get("authorization");
         let token = token.map(|value| value.to_str().unwrap().to_owned());
-        self.seen.lock().unwrap().push(token);
+        self.authorization.lock().unwrap().push(token);
         std::future::ready(match request.uri().path() {
             "/fail" => Err("the network is down".into()),
             _ => Ok(Response::new(Body::new())),
@@ -50,15 +51,15 @@ impl Service<Request<Body>> for Network {
     }
 }
 
-/// A source whose token comes when it is released.
+/// A source that has a token when a refresh is released.
 #[derive(Clone)]
-struct Cold {
+struct HeldSource {
     token: Token,
     release: Arc<Notify>,
     refreshes: Arc<AtomicUsize>,
 }
 
-impl Cold {
+impl HeldSource {
     fn new(text: &str) -> Self {
         Self {
             token: Token::new(text).unwrap(),
@@ -69,11 +70,9 @@ impl Cold {
 }
 
 #[async_trait::async_trait]
-impl TokenSource for Cold {
+impl TokenSource for HeldSource {
     fn current(&self) -> Result<Token, Error> {
-        Err(Error::NotFetched {
-            location: "a cold source".to_owned(),
-        })
+        Err(not_fetched())
     }
 
     async fn refresh(&self, _: Option<&Token>) -> Result<Token, Error> {
@@ -93,11 +92,10 @@ fn auth(source: impl TokenSource) -> BearerAuth {
 }
 
 #[tokio::test]
-async fn a_boxed_error_is_an_error_with_its_source() {
+async fn the_error_of_the_client_is_the_source() {
     fn assert_error<E: std::error::Error + Send + Sync + 'static>() {}
     assert_error::<SendError>();
-    assert_error::<SendError>();
-    let service = auth(Tokens::one(&token("0", 600))).layer(Network::default());
+    let service = auth(Tokens::one(&token("0", 600))).layer(Client::default());
     let error = service.oneshot(get("/fail")).await.unwrap_err();
     assert_eq!(error.to_string(), "the network is down");
     let boxed: BoxError = error.into();
@@ -105,21 +103,11 @@ async fn a_boxed_error_is_an_error_with_its_source() {
 }
 
 #[tokio::test]
-async fn the_error_of_a_token_is_the_source_of_what_arrives() {
-    struct Broken;
-    #[async_trait::async_trait]
-    impl TokenSource for Broken {
-        fn current(&self) -> Result<Token, Error> {
-            Token::new("")
-        }
-        async fn refresh(&self, _: Option<&Token>) -> Result<Token, Error> {
-            Token::new("")
-        }
-    }
+async fn the_error_of_the_token_is_the_source() {
     let service = ServiceBuilder::new()
         .timeout(Duration::from_secs(60))
-        .layer(auth(Broken))
-        .service(Network::default());
+        .layer(auth(FailingSource::permanent()))
+        .service(Client::default());
     let error = service.oneshot(get("/")).await.unwrap_err();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
     let mut found = None;
@@ -134,50 +122,53 @@ async fn the_error_of_a_token_is_the_source_of_what_arrives() {
 }
 
 #[tokio::test]
-async fn timeouts_and_buffers_fit_above_and_below_a_client_that_is_not_clone() {
-    let (network, text) = (Network::default(), token("0", 600));
-    let seen = network.seen.clone();
-    let cold = Cold::new(&text);
-    cold.release.notify_one();
+async fn the_service_composes_with_timeout_and_buffer_over_a_client_that_is_not_clone() {
+    let (client, text) = (Client::default(), token("0", 600));
+    let authorization = client.authorization.clone();
+    let source = HeldSource::new(&text);
+    source.release.notify_one();
     let service = ServiceBuilder::new()
         .buffer(4)
         .timeout(Duration::from_secs(60))
-        .layer(auth(cold.clone()))
+        .layer(auth(source.clone()))
         .timeout(Duration::from_secs(60))
-        .service(network);
+        .service(client);
     let other = service.clone();
     service.oneshot(get("/")).await.unwrap();
-    cold.release.notify_one();
+    source.release.notify_one();
     other.oneshot(get("/")).await.unwrap();
-    assert_eq!(*seen.lock().unwrap(), [bearer(&text), bearer(&text)]);
+    assert_eq!(
+        *authorization.lock().unwrap(),
+        [bearer(&text), bearer(&text)]
+    );
 }
 
 #[tokio::test]
-async fn the_next_request_waits_for_the_client_and_drives_the_one_before_it() {
-    let (network, text) = (Network::default(), token("0", 600));
-    let seen = network.seen.clone();
-    let cold = Cold::new(&text);
-    let mut service = auth(cold.clone()).layer(network);
+async fn poll_ready_drives_a_pending_request() {
+    let (client, text) = (Client::default(), token("0", 600));
+    let authorization = client.authorization.clone();
+    let source = HeldSource::new(&text);
+    let mut service = auth(source.clone()).layer(client);
     service.ready().await.unwrap();
     let first = service.call(get("/first"));
     let mut ready = pin!(service.ready());
     let mut cx = Context::from_waker(Waker::noop());
     assert!(ready.as_mut().poll(&mut cx).is_pending());
-    // The first future has not been polled; readiness does not depend on it.
-    cold.release.notify_one();
+    // The first future has not been polled. The readiness does not depend on it.
+    source.release.notify_one();
     let second = ready.await.unwrap().call(get("/second"));
-    assert_eq!(*seen.lock().unwrap(), [bearer(&text)]);
+    assert_eq!(*authorization.lock().unwrap(), [bearer(&text)]);
     first.await.unwrap();
-    cold.release.notify_one();
+    source.release.notify_one();
     second.await.unwrap();
-    assert_eq!(seen.lock().unwrap().len(), 2);
-    assert_eq!(cold.refreshes.load(Ordering::SeqCst), 2);
+    assert_eq!(authorization.lock().unwrap().len(), 2);
+    assert_eq!(source.refreshes.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
-async fn whoever_is_polled_the_token_s_arrival_wakes_both() {
-    let cold = Cold::new(&token("0", 600));
-    let mut service = auth(cold.clone()).layer(Network::default());
+async fn a_new_token_wakes_both_the_response_and_the_service() {
+    let source = HeldSource::new(&token("0", 600));
+    let mut service = auth(source.clone()).layer(Client::default());
     service.ready().await.unwrap();
     let first = tokio::spawn(service.call(get("/first")));
     tokio::task::yield_now().await;
@@ -185,26 +176,30 @@ async fn whoever_is_polled_the_token_s_arrival_wakes_both() {
         service.ready().await.unwrap();
     });
     tokio::task::yield_now().await;
-    cold.release.notify_one();
+    source.release.notify_one();
     first.await.unwrap().unwrap();
     next.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_waiting_request_that_is_given_up_leaves_the_client_usable() {
-    let (network, text) = (Network::default(), token("0", 600));
-    let seen = network.seen.clone();
-    let cold = Cold::new(&text);
-    let mut service = auth(cold.clone()).layer(network);
+async fn a_cancelled_pending_request_releases_the_client() {
+    let (client, text) = (Client::default(), token("0", 600));
+    let authorization = client.authorization.clone();
+    let source = HeldSource::new(&text);
+    let mut service = auth(source.clone()).layer(client);
     service.ready().await.unwrap();
     let mut first = Box::pin(service.call(get("/first")));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(first.as_mut().poll(&mut cx).is_pending());
     drop(first);
-    cold.release.notify_one();
+    source.release.notify_one();
     let second = service.ready().await.unwrap().call(get("/second"));
     second.await.unwrap();
-    assert_eq!(seen.lock().unwrap().len(), 1, "the first was never sent");
+    assert_eq!(
+        authorization.lock().unwrap().len(),
+        1,
+        "the first request was not sent"
+    );
 }
 
 #[cfg(feature = "tonic")]
@@ -217,22 +212,8 @@ mod grpc {
 
     use super::*;
 
-    /// Fails with this error.
-    struct Failing(Error);
-
-    #[async_trait::async_trait]
-    impl TokenSource for Failing {
-        fn current(&self) -> Result<Token, Error> {
-            Err(self.0.clone())
-        }
-
-        async fn refresh(&self, _: Option<&Token>) -> Result<Token, Error> {
-            self.current()
-        }
-    }
-
     #[tokio::test]
-    async fn a_call_without_a_token_has_a_status_that_says_whether_to_try_again() {
+    async fn a_call_without_a_token_returns_unavailable_or_unauthenticated() {
         let (_, health) = tonic_health::server::health_reporter();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
@@ -243,16 +224,12 @@ mod grpc {
             .connect()
             .await
             .unwrap();
-        let transient = Error::NotFetched {
-            location: "somewhere".to_owned(),
-        };
-        let permanent = Token::new("").unwrap_err();
-        for (error, code) in [
-            (transient, Code::Unavailable),
-            (permanent, Code::Unauthenticated),
+        for (source, code) in [
+            (FailingSource::transient(), Code::Unavailable),
+            (FailingSource::permanent(), Code::Unauthenticated),
         ] {
-            let message = error.to_string();
-            let auth = BearerAuth::for_origin(&origin, Failing(error)).unwrap();
+            let message = source.0.to_string();
+            let auth = BearerAuth::for_origin(&origin, source).unwrap();
             let mut client = HealthClient::new(
                 auth.layer_for_origin(&origin)
                     .unwrap()
@@ -266,14 +243,14 @@ mod grpc {
             assert!(status.message().contains(&message), "{status:?}");
         }
         let fake = FakeMetadataServer::start().await.unwrap();
-        let cold = reqwest_wi_auth::MetadataServer::with_host(fake.host())
+        let source = reqwest_wi_auth::MetadataServer::with_host(fake.host())
             .unwrap()
             .start("a");
-        let auth = BearerAuth::for_origin(&origin, cold).unwrap();
+        let auth = BearerAuth::for_origin(&origin, source).unwrap();
         let mut client = HealthClient::new(auth.layer_for_origin(&origin).unwrap().layer(channel));
         client
             .check(HealthCheckRequest::default())
             .await
-            .expect("once there is a token");
+            .expect("a response, when there is a token");
     }
 }

@@ -1,17 +1,29 @@
-//! Sources that are dropped leave nothing behind.
+//! Dropped sources leave no descriptors, tasks, threads or watches.
 #![cfg(target_os = "linux")]
 
 use std::fs;
 use std::time::Duration;
 
 use crate::support::process::is_child_process;
-use crate::support::{token, until};
-use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
+use crate::support::volume::{empty_volume, token_volume};
+use crate::support::wait_until;
+use reqwest_wi_auth::testing::FakeMetadataServer;
 use reqwest_wi_auth::{MetadataServer, ProjectedToken};
 use tokio::runtime::Handle;
 
-/// What the process holds: descriptors, tasks of the runtime, threads of the file watcher, watches.
-fn held() -> (usize, usize, usize, usize) {
+/// The resources that the process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Resources {
+    descriptors: usize,
+    /// Tasks of the runtime.
+    tasks: usize,
+    /// Threads that read inotify events.
+    watcher_threads: usize,
+    /// Watched directories.
+    watches: usize,
+}
+
+fn resources() -> Resources {
     let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
     let tasks = Handle::current().metrics().num_alive_tasks();
     let name = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm"));
@@ -19,11 +31,16 @@ fn held() -> (usize, usize, usize, usize) {
         .unwrap()
         .flatten()
         .filter_map(|t| name(t).ok());
-    let watchers = threads.filter(|name| name.contains("notify")).count();
-    (descriptors, tasks, watchers, watches())
+    let watcher_threads = threads.filter(|name| name.contains("notify")).count();
+    Resources {
+        descriptors,
+        tasks,
+        watcher_threads,
+        watches: watches(),
+    }
 }
 
-/// The inotify watches of this process, as its descriptors tell.
+/// Returns the number of inotify watches of this process.
 fn watches() -> usize {
     let infos = fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
     let texts = infos.filter_map(|info| fs::read_to_string(info.path()).ok());
@@ -37,43 +54,45 @@ fn watches() -> usize {
 }
 
 #[tokio::test]
-async fn a_thousand_sources_made_and_dropped_leave_nothing_behind() {
-    if !is_child_process("leaks::a_thousand_sources_made_and_dropped_leave_nothing_behind") {
+async fn a_thousand_dropped_sources_leave_no_descriptors_tasks_or_watches() {
+    if !is_child_process(
+        "resource_leaks::a_thousand_dropped_sources_leave_no_descriptors_tasks_or_watches",
+    ) {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
-    kubelet.write([("token", token("0", 600))]).unwrap();
+    let (_directory, kubelet) = token_volume();
     let fake = FakeMetadataServer::start().await.unwrap();
     let metadata = MetadataServer::with_host(fake.host()).unwrap();
-    let before = held();
+    let before = resources();
     let mut sources = Vec::new();
     for _ in 0..1000 {
         sources.push(ProjectedToken::open(kubelet.path("token")).await.unwrap());
     }
-    assert_eq!(held().2, 1, "one watcher for all of them");
+    assert_eq!(resources().watcher_threads, 1, "one watcher for all files");
     assert_eq!(
         watches(),
         2,
-        "the volume's folder and the one behind ..data"
+        "the root of the volume, and the directory that ..data points to"
     );
     drop(sources);
     let audiences = (0..100).map(|n| metadata.start(&format!("https://{n}.example")));
     drop(audiences.collect::<Vec<_>>());
-    until("all of it is given back", || held() == before).await;
+    wait_until("all resources are released", || resources() == before).await;
 }
 
 #[tokio::test]
-async fn an_opening_that_is_given_up_leaves_nothing_behind() {
-    if !is_child_process("leaks::an_opening_that_is_given_up_leaves_nothing_behind") {
+async fn a_cancelled_open_leaves_no_tasks_or_watches() {
+    if !is_child_process("resource_leaks::a_cancelled_open_leaves_no_tasks_or_watches") {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
+    let (_directory, kubelet) = empty_volume();
     for _ in 0..50 {
         let opening = ProjectedToken::open(kubelet.path("token"));
         let _ = tokio::time::timeout(Duration::from_millis(2), opening).await;
     }
     let tasks = || Handle::current().metrics().num_alive_tasks();
-    until("no watch is left", || tasks() == 0 && held().2 == 0).await;
+    wait_until("no task or watcher is left", || {
+        tasks() == 0 && resources().watcher_threads == 0
+    })
+    .await;
 }

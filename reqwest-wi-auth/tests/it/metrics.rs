@@ -1,32 +1,40 @@
-//! What is counted, under the names that are documented.
+//! The documented metrics.
 #![cfg(all(feature = "metrics", unix))]
 
 use std::collections::BTreeMap;
 
-use crate::support::{Server, Tokens, client, token, until};
+use crate::support::server::Server;
+use crate::support::sources::Tokens;
+use crate::support::volume::token_volume;
+use crate::support::{client, current_thread_runtime, token, wait_until};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use reqwest_wi_auth::testing::{FakeMetadataServer, Fault, Kubelet};
+use reqwest_wi_auth::testing::{FakeMetadataServer, Fault};
 use reqwest_wi_auth::{BearerAuth, MetadataServer, ProjectedToken};
 
-async fn story() {
-    let folder = tempfile::tempdir().unwrap();
-    let kubelet = Kubelet::new(folder.path()).unwrap();
-    kubelet.write([("token", token("0", 600))]).unwrap();
+/// Causes each event that is counted.
+async fn cause_events() {
+    let (_directory, kubelet) = token_volume();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
     let mut changes = source.subscribe();
     kubelet.rotate("token", token("1", 600)).unwrap();
     changes.next().await.unwrap();
-    kubelet.rotate("token", "no token").unwrap();
-    until("the fault is seen", || source.health().last_error.is_some()).await;
+    kubelet.rotate("token", "not a token").unwrap();
+    wait_until("the error is detected", || {
+        source.health().last_error.is_some()
+    })
+    .await;
 
     let fake = FakeMetadataServer::start().await.unwrap();
     fake.set_fault(Some(Fault::InvalidToken));
     let identity = MetadataServer::with_host(fake.host())
         .unwrap()
         .start("https://a.example");
-    until("it fails", || identity.health().last_error.is_some()).await;
+    wait_until("a request has failed", || {
+        identity.health().last_error.is_some()
+    })
+    .await;
     fake.set_fault(None);
-    until("it is fetched", || identity.health().present).await;
+    wait_until("a token is fetched", || identity.health().present).await;
 
     let server = Server::start().await;
     let (old, new) = (token("old", 600), token("new", 600));
@@ -41,16 +49,13 @@ async fn story() {
 #[test]
 fn rotations_failures_fetches_and_resends_are_counted() {
     let recorder = DebuggingRecorder::new();
-    let counted = recorder.snapshotter();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    metrics::with_local_recorder(&recorder, || runtime.block_on(story()));
+    let snapshotter = recorder.snapshotter();
+    let runtime = current_thread_runtime();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(cause_events()));
     let mut counts = BTreeMap::new();
-    for (key, _, _, value) in counted.snapshot().into_vec() {
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
         let DebugValue::Counter(count) = value else {
-            panic!("only counters")
+            panic!("all metrics are counters")
         };
         let key = key.key();
         let labels: Vec<_> = key.labels().map(|label| label.value().to_owned()).collect();
