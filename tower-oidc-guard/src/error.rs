@@ -1,46 +1,65 @@
-//! Errors in a guard's configuration.
+//! Errors in the configuration of a guard.
 
-/// Why a guard does not build.
+use crate::policy::PolicyError;
+
+/// The reason why a guard does not build.
+///
+/// The text of an error contains the text of its cause, and of the causes of that. `source` therefore returns `None`: a reporter that prints the
+/// chain of sources prints nothing twice. To handle a cause, match on the variant.
+///
+/// ```
+/// use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy};
+///
+/// let error = OidcGuard::builder()
+///     .issuer(Issuer::google().audience("https://auth-server.example"))
+///     .policy(Policy::members(["user:jane"]))
+///     .build()
+///     .unwrap_err();
+/// assert!(matches!(error, BuildError::Policy(_)));
+/// assert!(error.to_string().contains("\"user:jane\""));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// No issuer is trusted: name one with [`issuer`](crate::OidcGuardBuilder::issuer).
-    #[error("no issuer is named; a guard without one would let nobody in")]
+    /// No issuer is configured. Add one with [`issuer`](crate::OidcGuardBuilder::issuer).
+    #[error("no issuer is configured, so no token could be accepted; add one with `OidcGuardBuilder::issuer`")]
     NoIssuer,
-    /// An issuer has no audience: it would take tokens that were made for any service.
-    #[error("the issuer {issuer:?} has no audience; name this service's with `audience`")]
+    /// An issuer has no audience, so tokens for any service would be accepted.
+    #[error(
+        "issuer {issuer:?} has no audience, so tokens for any service would be accepted; set the audience of this service with `audience`"
+    )]
     NoAudience {
-        /// The issuer, as configured.
+        /// The label of the issuer: its configured URL or name.
         issuer: String,
     },
-    /// An issuer's setting is not one that can work.
-    #[error("the issuer {issuer:?} cannot be used: {reason}")]
+    /// A setting of an issuer is invalid.
+    #[error("issuer {issuer:?} is misconfigured: {reason}")]
     Issuer {
-        /// The issuer, as configured.
+        /// The label of the issuer: its configured URL or name.
         issuer: String,
-        /// What is wrong.
+        /// Which setting is invalid, and why.
         reason: String,
     },
-    /// This does not run in a cluster: the kubelet sets two variables in every container.
+    /// The process does not run in a Kubernetes cluster: the kubelet sets two environment variables in every container.
     #[error(
-        "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT do not name an API server, so this does not run in a Kubernetes cluster; outside one, name the issuer with `Issuer::kubernetes(url)`"
+        "the environment variables KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT do not contain the address of an API server, so this process does not run in a Kubernetes cluster; outside a cluster, configure the issuer with `Issuer::kubernetes(url)`"
     )]
     NotInCluster,
     /// An audience of a Kubernetes issuer is the API server's own.
     #[error(
-        "the audience {audience:?} is the Kubernetes API server's own: every pod of the cluster has a token for it, so every pod could call; have callers mount a token for an audience of this service's, or accept that with `dangerous_accept_api_server_audience`"
+        "the audience {audience:?} is the Kubernetes API server's own: every pod of the cluster has a token for it, so every pod could call; let callers request a token for an audience of this service, or accept that with `dangerous_accept_api_server_audience`"
     )]
     ApiServerAudience {
         /// The audience.
         audience: String,
     },
-    /// The same issuer is named twice: give it several audiences instead.
-    #[error("the issuer {issuer:?} is named twice; name it once, with all its audiences")]
+    /// Two issuers have the same `iss`.
+    #[error("issuer {issuer:?} is configured twice; configure it once, with all its audiences")]
     DuplicateIssuer {
-        /// The issuer, as configured.
+        /// The `iss` that both have.
         issuer: String,
     },
-    /// Two settings contradict each other: one would silently replace the other.
+    /// A setting contradicts an earlier one, and would silently replace it.
     #[error("`{second}` conflicts with `{first}`, which was set before: {advice}")]
     Conflict {
         /// The setting that was made first.
@@ -50,45 +69,46 @@ pub enum BuildError {
         /// What to do.
         advice: &'static str,
     },
-    /// The headers for tokens are not ones that a token could come in.
-    #[error("the headers of `token_from` or `token_from_exactly_one_of` cannot be used: {reason}")]
+    /// The headers of [`token_from`](crate::OidcGuardBuilder::token_from) or
+    /// [`token_from_exactly_one_of`](crate::OidcGuardBuilder::token_from_exactly_one_of) are invalid.
+    #[error("the headers in `token_from` or `token_from_exactly_one_of` are invalid: {reason}")]
     TokenHeaders {
-        /// What is wrong.
+        /// Why they are invalid.
         reason: String,
     },
-    /// The policy cannot be used.
-    #[error("the policy cannot be used")]
-    Policy(#[from] crate::policy::PolicyError),
-    /// A policy file cannot be used.
+    /// The policy is invalid, or does not fit the trusted issuers.
+    #[error("the policy is invalid: {0}")]
+    Policy(PolicyError),
+    /// A policy file has no valid content.
     #[cfg(feature = "policy-file")]
-    #[error("the policy file cannot be used")]
-    PolicyFile(#[from] reqwest_wi_auth::FileError),
+    #[error("the policy file cannot be used: {0}")]
+    PolicyFile(reqwest_wi_auth::FileError),
     /// The protected resource is not an https URL without a fragment (RFC 9728, section 1.2).
-    #[error("the protected resource {resource:?} is not an https URL without a fragment")]
+    #[error("`protected_resource` is {resource:?}; expected an https URL without a fragment")]
     Resource {
         /// The resource, as configured.
         resource: String,
     },
-    /// It is not said who may call.
+    /// No policy is configured.
     #[error(
-        "it is not said who may call; say it with `policy` or, if every caller with a valid token may, with `any_verified_caller`"
+        "it is not configured which callers are allowed; set `policy` or, to allow every caller with a valid token, `any_verified_caller`"
     )]
     NoPolicy,
-    /// The realm has characters that a challenge cannot carry.
-    #[error("the realm {realm:?} has characters other than printable ASCII")]
+    /// The realm contains characters that a challenge cannot contain.
+    #[error("`realm` is {realm:?}; expected printable ASCII characters only")]
     Realm {
         /// The realm, as configured.
         realm: String,
     },
-    /// The limit on the length of a token is not one that can work.
-    #[error("max_token_bytes is {bytes}; expected 1024 (1 KiB) to 1048576 (1 MiB)")]
+    /// The limit on the length of a token is out of range.
+    #[error("`max_token_bytes` is {bytes}; expected 1024 (1 KiB) to 1048576 (1 MiB)")]
     MaxTokenBytes {
         /// The limit, as configured.
         bytes: usize,
     },
-    /// The cache of verified tokens cannot hold any.
+    /// The cache of verified tokens cannot hold any token.
     #[error(
-        "cache({tokens}, {bytes}) cannot hold any token; to turn the cache off, call `without_cache` instead"
+        "`cache({tokens}, {bytes})` cannot hold any token; to turn the cache off, call `without_cache` instead"
     )]
     Cache {
         /// The number of tokens, as configured.
@@ -96,7 +116,47 @@ pub enum BuildError {
         /// The number of bytes, as configured.
         bytes: u64,
     },
-    /// The HTTP client for discovery and keys could not be made.
-    #[error("the HTTP client could not be made")]
-    HttpClient(#[source] reqwest::Error),
+    /// The HTTP client for discovery documents and keys could not be created.
+    #[error("the HTTP client for discovery documents and keys could not be created: {}", with_causes(.0))]
+    HttpClient(reqwest::Error),
+}
+
+impl From<PolicyError> for BuildError {
+    fn from(error: PolicyError) -> Self {
+        Self::Policy(error)
+    }
+}
+
+#[cfg(feature = "policy-file")]
+impl From<reqwest_wi_auth::FileError> for BuildError {
+    fn from(error: reqwest_wi_auth::FileError) -> Self {
+        Self::PolicyFile(error)
+    }
+}
+
+/// Returns the text of an error and its causes, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_policy_error_is_in_the_build_error_and_not_its_source() {
+        let policy = PolicyError::NoIssuerForPlatform { platform: "Google" };
+        let error = BuildError::from(policy.clone());
+        assert_eq!(error.to_string(), format!("the policy is invalid: {policy}"));
+        assert!(error.source().is_none());
+    }
 }

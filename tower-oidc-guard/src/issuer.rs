@@ -627,7 +627,7 @@ impl Issuer {
     /// let keys = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA"},{"kty":"OKP","crv":"Ed25519","x":"AQ"}]}"#;
     /// let issuer = Issuer::oidc("https://id.example").keys_json(keys).max_keys(1).audience("shop");
     /// let error = OidcGuard::builder().issuer(issuer).any_verified_caller().build().unwrap_err();
-    /// assert!(error.to_string().contains("more than 1 keys"));
+    /// assert!(error.to_string().contains("expected at most 1"));
     /// ```
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = Some(keys);

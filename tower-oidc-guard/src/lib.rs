@@ -1,9 +1,63 @@
 #![forbid(unsafe_code)]
-#![cfg_attr(feature = "axum", doc = include_str!("../README.md"))]
-#![cfg_attr(
-    not(feature = "axum"),
-    doc = "Lets a request through only with a valid token of a trusted OIDC issuer: [`OidcGuard`]."
-)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// The README has links to docs.rs, for GitHub and crates.io. These definitions come first, so that rustdoc resolves the same
+// links to items instead, and reports those that do not exist.
+#![allow(rustdoc::redundant_explicit_links)]
+//! [`Algorithm`]: crate::Algorithm
+//! [`BuildError`]: crate::BuildError
+//! [`GoogleIdentity`]: crate::GoogleIdentity
+//! [`Identities`]: crate::Identities
+//! [`Identity`]: crate::Identity
+//! [`Identity::expires_at`]: crate::Identity::expires_at
+//! [`Identity::id_token_claims`]: crate::Identity::id_token_claims
+//! [`Issuer`]: crate::Issuer
+//! [`Issuer::aks`]: crate::Issuer::aks
+//! [`Issuer::eks`]: crate::Issuer::eks
+//! [`Issuer::from_issuer_url`]: crate::Issuer::from_issuer_url
+//! [`Issuer::from_provider_metadata`]: crate::Issuer::from_provider_metadata
+//! [`Issuer::github_actions`]: crate::Issuer::github_actions
+//! [`Issuer::gke`]: crate::Issuer::gke
+//! [`Issuer::google`]: crate::Issuer::google
+//! [`Issuer::in_cluster`]: crate::Issuer::in_cluster
+//! [`Issuer::keys`]: crate::Issuer::keys
+//! [`Issuer::kubernetes`]: crate::Issuer::kubernetes
+//! [`Issuer::oidc`]: crate::Issuer::oidc
+//! [`IssuerHealth::skipped_keys`]: crate::IssuerHealth::skipped_keys
+//! [`JwkSet`]: crate::JwkSet
+//! [`JwkSet::from_openidconnect`]: crate::JwkSet::from_openidconnect
+//! [`KubernetesIdentity`]: crate::KubernetesIdentity
+//! [`NotReady`]: crate::NotReady
+//! [`OidcGuard`]: crate::OidcGuard
+//! [`OidcGuard::health`]: crate::OidcGuard::health
+//! [`OidcGuard::layer`]: crate::OidcGuard::layer
+//! [`OidcGuard::layer_with`]: crate::OidcGuard::layer_with
+#![cfg_attr(feature = "policy-file", doc = "[`OidcGuard::policy_health`]: crate::OidcGuard::policy_health")]
+//! [`OidcGuard::prefetch`]: crate::OidcGuard::prefetch
+//! [`OidcGuard::readiness`]: crate::OidcGuard::readiness
+//! [`OidcGuard::ready`]: crate::OidcGuard::ready
+//! [`OidcGuardBuilder`]: crate::OidcGuardBuilder
+#![cfg_attr(feature = "policy-file", doc = "[`OidcGuardBuilder::from_file`]: crate::OidcGuardBuilder::from_file")]
+//! [`OidcGuardBuilder::rejection_response`]: crate::OidcGuardBuilder::rejection_response
+//! [`OidcGuardBuilder::without_cache`]: crate::OidcGuardBuilder::without_cache
+//! [`Policy`]: crate::Policy
+//! [`Policy::all_of`]: crate::Policy::all_of
+//! [`Policy::any_of`]: crate::Policy::any_of
+//! [`Policy::audience`]: crate::Policy::audience
+//! [`Policy::deny`]: crate::Policy::deny
+//! [`Policy::explain`]: crate::Policy::explain
+//! [`Policy::members`]: crate::Policy::members
+//! [`Policy::members_of`]: crate::Policy::members_of
+//! [`Policy::require`]: crate::Policy::require
+//! [`Policy::require_claim`]: crate::Policy::require_claim
+#![cfg_attr(feature = "policy-file", doc = "[`PolicyFile`]: crate::PolicyFile")]
+//! [`Rejection`]: crate::Rejection
+//! [`ResponseFuture`]: crate::ResponseFuture
+//! [`TokenVerifier`]: crate::TokenVerifier
+//! [`TokenVerifier::verify`]: crate::TokenVerifier::verify
+//! [`VerifyError`]: crate::VerifyError
+#![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
+//!
+#![doc = include_str!("../README.md")]
 
 mod clock;
 #[cfg(feature = "policy-file")]
@@ -37,12 +91,15 @@ pub use jose::{SignatureError, TokenError};
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
 pub use keys::health::{IssuerHealth, SkippedKey};
-/// The crate whose types [`Issuer::from_issuer_url`], [`Issuer::from_provider_metadata`], [`Issuer::keys`],
-/// [`JwkSet::from_openidconnect`] and [`Identity::id_token_claims`] use.
-#[doc(no_inline)]
-pub use openidconnect;
 pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};
 pub use rejection::Rejection;
 pub use verifier::{NotReady, TokenVerifier, VerifyError};
+
+// The crates whose types are part of this crate's API, so that users can name the same versions.
+#[doc(no_inline)]
+pub use {bytes, http, openidconnect, reqwest_middleware, serde_json};
+#[cfg(feature = "policy-file")]
+#[doc(no_inline)]
+pub use reqwest_wi_auth::FileError;

@@ -1,145 +1,148 @@
-//! What can be wrong with a policy.
+//! Errors in a policy.
 
 use crate::text::Escaped;
 
-/// Why a policy cannot be used.
+/// The reason why a policy is invalid, or does not fit the issuers that a guard trusts.
+///
+/// The texts quote members and issuers with everything but printable ASCII escaped, so that invisible characters can be seen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// A member is of none of the known kinds.
+    /// A member has none of the known forms.
     #[error(
-        "the member {} is of no known kind{}; the documentation of `Policy` lists the kinds",
+        "the member {} has no known form{}; the documentation of `Policy` lists the forms",
         Escaped(member),
-        perhaps(suggestion)
+        did_you_mean(suggestion)
     )]
     UnknownMember {
         /// The member, as configured.
         member: String,
-        /// A member that is close to it.
+        /// A valid member that is similar to it.
         suggestion: Option<String>,
     },
-    /// A member lacks a part, or has one too many.
+    /// A member has a part too few or too many.
     #[error(
-        "the member {} does not have the form {form}{}",
+        "the member {} is incomplete or has too many parts; expected the form {form}{}",
         Escaped(member),
-        perhaps(suggestion)
+        did_you_mean(suggestion)
     )]
     MalformedMember {
         /// The member, as configured.
         member: String,
-        /// The form it should have.
+        /// The expected form.
         form: &'static str,
-        /// A member that is close to it.
+        /// A valid member that is similar to it.
         suggestion: Option<String>,
     },
-    /// A part of a member is nothing that its platform can have, so the member would never match.
+    /// A part of a member is not valid on its platform, so the member would match no caller.
     #[error(
-        "the member {} can match nobody: {reason}{}",
+        "the member {} would match no caller: {reason}{}",
         Escaped(member),
-        perhaps(suggestion)
+        did_you_mean(suggestion)
     )]
     InvalidMember {
         /// The member, as configured.
         member: String,
-        /// Which part is wrong, and what is allowed.
+        /// Which part is invalid, and what is allowed.
         reason: String,
-        /// A member that is close to it.
+        /// A valid member that is similar to it.
         suggestion: Option<String>,
     },
-    /// A member is a group of Google's: who belongs to it does not stand in a token.
+    /// A member is a group of Google accounts. Tokens do not contain groups, so membership cannot be checked.
     #[error(
-        "the member {} is a group, and a token does not say which groups its bearer is in; name the accounts",
+        "the member {} is a group, and Google's tokens do not contain the groups of an account; list the accounts instead",
         Escaped(member)
     )]
     GroupMember {
         /// The member, as configured.
         member: String,
     },
-    /// A member that was named among those of one issuer is not one of that issuer's.
+    /// A member in the list of one issuer does not belong to that issuer.
     #[error(
-        "the member {} is not one of the issuer {}: name it outside of that issuer's members (in code with `Policy::members` and `Policy::any_of`)",
+        "the member {} is listed for the issuer {}, to which it does not belong; move it out of that list (in code, combine `Policy::members` and `Policy::members_of` with `Policy::any_of`)",
         Escaped(member),
         Escaped(issuer)
     )]
     IssuerMismatch {
         /// The member, as configured.
         member: String,
-        /// The issuer whose members it was named among.
+        /// The issuer in whose list it is.
         issuer: String,
     },
-    /// No issuer is trusted that could speak for a member.
-    #[error("no trusted issuer speaks for members of {platform}; trust one, or leave them out")]
+    /// No trusted issuer can vouch for a member.
+    #[error("the policy has members of {platform}, and no trusted issuer is of that platform; add such an issuer to the guard, or remove the members")]
     NoIssuerForPlatform {
         /// The platform.
         platform: &'static str,
     },
-    /// Several issuers could speak for a member.
+    /// Several trusted issuers can vouch for a member.
     #[error(
-        "several trusted issuers speak for members of {platform}; say which is meant, with `members_of` or `principal:<issuer>#<subject>`"
+        "the policy has members of {platform}, and several trusted issuers are of that platform; state which one is meant with `Policy::members_of` or `principal:<issuer>#<subject>`"
     )]
     AmbiguousIssuer {
         /// The platform.
         platform: &'static str,
     },
-    /// A member is of an issuer that is not trusted.
+    /// A member belongs to an issuer that is not trusted.
     #[error(
-        "the issuer {} of a member is not trusted{}; issuers are compared to the letter",
+        "the policy has members of the issuer {}, which the guard does not trust{}; issuers are compared exactly",
         Escaped(issuer),
-        perhaps(suggestion)
+        did_you_mean(suggestion)
     )]
     UntrustedIssuer {
-        /// The issuer, as the policy names it.
+        /// The issuer, as written in the policy.
         issuer: String,
-        /// A trusted issuer whose name is close to it.
+        /// A trusted issuer that is similar to it.
         suggestion: Option<String>,
     },
-    /// The name of a member's issuer is not one that an issuer can have.
-    #[error("the issuer {} of members cannot be one: {reason}", Escaped(issuer))]
+    /// The issuer of a member cannot be an `iss`.
+    #[error("the policy has members of the issuer {}, which cannot be an `iss`: {reason}", Escaped(issuer))]
     InvalidIssuer {
-        /// The issuer, as the policy names it.
+        /// The issuer, as written in the policy.
         issuer: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: String,
     },
-    /// The members of an issuer are of another platform than it is.
-    #[error("the issuer {issuer:?} does not speak for members of {platform}")]
+    /// Members in the list of one issuer belong to another platform than the issuer.
+    #[error("the policy has members of {platform} in the list of the issuer {}, which is not of that platform", Escaped(issuer))]
     PlatformMismatch {
-        /// The issuer, as the policy names it.
+        /// The issuer, as written in the policy.
         issuer: String,
-        /// The platform that its members are of.
+        /// The platform of the members.
         platform: &'static str,
     },
-    /// The policy requires an audience that no trusted issuer's tokens are accepted for, so it would admit nobody.
+    /// The policy requires an audience that no trusted issuer has, so it would allow no caller.
     #[error(
-        "the policy requires the audience {}, for which no trusted issuer's tokens are accepted; add it to an issuer with `Issuer::audience`, or correct it",
+        "the policy requires the audience {}, and no trusted issuer has that audience, so no caller would be allowed; add it to an issuer with `Issuer::audience`, or correct it",
         Escaped(audience)
     )]
     UnknownAudience {
-        /// The audience, as the policy names it.
+        /// The audience, as written in the policy.
         audience: String,
     },
-    /// An audience that the policy requires is not one that a token can have.
+    /// The policy requires an audience that no token can have.
     #[error(
-        "the policy requires the audience {}, which cannot be one: {reason}",
+        "the policy requires the audience {}, which no token can have: {reason}",
         Escaped(audience)
     )]
     InvalidAudience {
-        /// The audience, as the policy names it.
+        /// The audience, as written in the policy.
         audience: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: String,
     },
-    /// A claim that the policy requires cannot be required so.
+    /// The policy requires a claim without a name or value.
     #[error("the policy cannot require the claim {}: {reason}", Escaped(claim))]
     InvalidClaim {
         /// The name of the claim.
         claim: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: String,
     },
 }
 
-fn perhaps(suggestion: &Option<String>) -> String {
+/// Returns a suggestion as the end of a sentence, or an empty text.
+fn did_you_mean(suggestion: &Option<String>) -> String {
     suggestion
         .as_ref()
         .map(|suggestion| format!("; did you mean {}?", Escaped(suggestion)))

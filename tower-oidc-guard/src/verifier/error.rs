@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::with_causes;
 use crate::jose::TokenError;
 use crate::keys::error::KeysError;
 
@@ -66,9 +67,10 @@ impl From<TokenError> for FailedVerification {
 
 /// No usable keys of an issuer could be fetched.
 ///
-/// The guard continues to fetch them, with pauses that grow to 10 s.
+/// The guard continues to fetch them, with pauses that grow to 10 s. The text contains the cause and its causes, so `source`
+/// returns `None`; see [`cause`](Self::cause).
 #[derive(Debug, thiserror::Error)]
-#[error("no usable keys for issuer {issuer:?}: {cause}")]
+#[error("no usable keys for issuer {issuer:?}: {}", with_causes(&**cause))]
 pub struct NotReady {
     pub(super) issuer: String,
     pub(super) cause: Arc<KeysError>,
