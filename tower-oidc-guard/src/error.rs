@@ -22,7 +22,9 @@ use crate::policy::PolicyError;
 #[non_exhaustive]
 pub enum BuildError {
     /// No issuer is configured. Add one with [`issuer`](crate::OidcGuardBuilder::issuer).
-    #[error("no issuer is configured, so no token could be accepted; add one with `OidcGuardBuilder::issuer`")]
+    #[error(
+        "no issuer is configured, so no token could be accepted; add one with `OidcGuardBuilder::issuer`"
+    )]
     NoIssuer,
     /// An issuer has no audience, so tokens for any service would be accepted.
     #[error(
@@ -156,7 +158,10 @@ mod tests {
     fn the_text_of_a_policy_error_is_in_the_build_error_and_not_its_source() {
         let policy = PolicyError::NoIssuerForPlatform { platform: "Google" };
         let error = BuildError::from(policy.clone());
-        assert_eq!(error.to_string(), format!("the policy is invalid: {policy}"));
+        assert_eq!(
+            error.to_string(),
+            format!("the policy is invalid: {policy}")
+        );
         assert!(error.source().is_none());
     }
 }

@@ -31,12 +31,18 @@
 //! [`OidcGuard::health`]: crate::OidcGuard::health
 //! [`OidcGuard::layer`]: crate::OidcGuard::layer
 //! [`OidcGuard::layer_with`]: crate::OidcGuard::layer_with
-#![cfg_attr(feature = "policy-file", doc = "[`OidcGuard::policy_health`]: crate::OidcGuard::policy_health")]
+#![cfg_attr(
+    feature = "policy-file",
+    doc = "[`OidcGuard::policy_health`]: crate::OidcGuard::policy_health"
+)]
 //! [`OidcGuard::prefetch`]: crate::OidcGuard::prefetch
 //! [`OidcGuard::readiness`]: crate::OidcGuard::readiness
 //! [`OidcGuard::ready`]: crate::OidcGuard::ready
 //! [`OidcGuardBuilder`]: crate::OidcGuardBuilder
-#![cfg_attr(feature = "policy-file", doc = "[`OidcGuardBuilder::from_file`]: crate::OidcGuardBuilder::from_file")]
+#![cfg_attr(
+    feature = "policy-file",
+    doc = "[`OidcGuardBuilder::from_file`]: crate::OidcGuardBuilder::from_file"
+)]
 //! [`OidcGuardBuilder::rejection_response`]: crate::OidcGuardBuilder::rejection_response
 //! [`OidcGuardBuilder::without_cache`]: crate::OidcGuardBuilder::without_cache
 //! [`Policy`]: crate::Policy
@@ -98,8 +104,8 @@ pub use rejection::Rejection;
 pub use verifier::{NotReady, TokenVerifier, VerifyError};
 
 // The crates whose types are part of this crate's API, so that users can name the same versions.
-#[doc(no_inline)]
-pub use {bytes, http, openidconnect, reqwest_middleware, serde_json};
 #[cfg(feature = "policy-file")]
 #[doc(no_inline)]
 pub use reqwest_wi_auth::FileError;
+#[doc(no_inline)]
+pub use {bytes, http, openidconnect, reqwest_middleware, serde_json};

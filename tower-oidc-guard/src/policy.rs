@@ -1,4 +1,13 @@
-//! Decides who may call.
+//! Decides which callers are allowed.
+//!
+//! A [`Policy`] is built in code or read from a file, and resolved against the trusted issuers when the guard is built
+//! ([`ResolvedPolicy`]). For each request it is evaluated as follows:
+//!
+//! 1. A caller that any deny list matches, or may match, is denied.
+//! 2. A caller that no allow list matches is not allowed.
+//! 3. A caller must also meet the requirements of the rule that allows it: audiences, claims, conditions.
+//!
+//! The same evaluation decides on requests and explains decisions to operators, so the two cannot differ.
 
 mod error;
 #[cfg(feature = "policy-file")]
@@ -24,90 +33,106 @@ pub(crate) use self::resolved::{PolicyIssuer, PolicyIssuers, ResolvedPolicy};
 use self::rule::Rule;
 use crate::identity::Identity;
 
-/// Which callers are allowed: those that it names, and no others.
+/// The callers that a guard allows: those that the policy lists, and no others.
 ///
 /// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use tower_oidc_guard::Policy;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "testing")] {
+/// use tower_oidc_guard::{Issuer, OidcGuard, Policy, testing::MemoryIssuer};
 ///
-/// let policy = Policy::members(["system:serviceaccount:id-namespace:gke-sa", "system:serviceaccounts:shop"])
-///     .deny(["system:serviceaccount:shop:legacy"]);
+/// let issuer = MemoryIssuer::new("https://cluster.example")?;
+/// let guard = OidcGuard::builder()
+///     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
+///     .policy(Policy::members(["system:serviceaccounts:shop"]).deny(["system:serviceaccount:shop:legacy"]))
+///     .http_client(issuer.client())
+///     .build()?;
+///
+/// let token = |account| issuer.token().audience("orders").service_account("shop", account).mint();
+/// let web = guard.verifier().verify(token("web")).await?;
+/// assert!(guard.policy().explain(&web).is_allowed());
+/// let legacy = guard.verifier().verify(token("legacy")).await?;
+/// assert!(!guard.policy().explain(&legacy).is_allowed());
+/// # }
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # Members
 ///
-/// | member | who that is | issuer |
+/// | member | callers | issuer |
 /// | --- | --- | --- |
-/// | `system:serviceaccount:<namespace>:<name>` | a service account | a Kubernetes one |
-/// | `system:serviceaccounts:<namespace>` | all service accounts of a namespace | a Kubernetes one |
-/// | `system:serviceaccounts` | all service accounts of the cluster | a Kubernetes one |
-/// | `system:authenticated` | everyone with a token of the cluster | a Kubernetes one |
-/// | `serviceAccount:<email>`, `user:<email>` | an account whose email Google has verified | Google |
-/// | `principal:<issuer>#<subject>` | a subject of an issuer | that one |
-/// | `allAuthenticatedUsers` | everyone with a valid token of any trusted issuer; with Google among them, the whole internet | any |
-/// | `allUsers` | anyone, with or without a token | none |
+/// | `system:serviceaccount:<namespace>:<name>` | a service account | Kubernetes |
+/// | `system:serviceaccounts:<namespace>` | all service accounts of a namespace | Kubernetes |
+/// | `system:serviceaccounts` | all service accounts of the cluster | Kubernetes |
+/// | `system:authenticated` | everyone with a token of the cluster | Kubernetes |
+/// | `serviceAccount:<email>`, `user:<email>` | the account with this e-mail address, if Google has verified it | Google |
+/// | `principal:<issuer>#<subject>` | a subject of an issuer | that issuer |
+/// | `allAuthenticatedUsers` | everyone with a valid token of any trusted issuer; with Google, anyone on the internet | any |
+/// | `allUsers` | everyone, with or without a token | none |
 ///
-/// If two issuers of one platform are trusted, say which is meant, with [`members_of`](Self::members_of) or `principal:`.
-/// Google's groups (`group:`, `domain:`) cannot be checked with a token alone, and are an error.
+/// `serviceAccount:` and `user:` are equivalent: a token does not show which kind of account it is for. E-mail addresses are compared
+/// without regard to case. Google's groups (`group:`, `domain:`) are not in its tokens, so they cannot be members.
 ///
-/// Namespaces are DNS-1123 labels and service account names are DNS-1123 subdomains, as Kubernetes requires; `<email>` is an
-/// address such as `jane@example.com`, compared without regard to case. There are no wildcards. A member that its
-/// platform cannot have is an error, because in a deny list it would keep nobody out.
+/// Namespaces are DNS-1123 labels and names of service accounts are DNS-1123 subdomains, as in Kubernetes. There are no wildcards. A member
+/// that its platform cannot have does not build, because in a deny list it would deny no caller.
+///
+/// If two issuers of one platform are trusted, [`members_of`](Self::members_of) or `principal:` has to state which one is meant.
 ///
 /// # Deny lists
 ///
-/// A caller that any part of a policy denies is refused, whatever the other parts allow. So is a caller whose token
-/// does not show whether it is denied:
+/// A caller that any part of a policy denies is rejected, whatever the other parts allow. So is a caller whose token does not show whether
+/// it is denied:
 ///
-/// - a caller of Google without a verified `email`, if the deny list names accounts by email. Google adds that claim only on
-///   request, so a deny list could otherwise be evaded by leaving it out;
-/// - a caller of a Kubernetes issuer whose subject is not that of a service account, if the deny list names service
-///   accounts or namespaces;
-/// - a request without a token, where `allUsers` would let it pass: a denied caller can always leave its token out.
+/// - a caller of Google without a verified `email`, if the deny list contains e-mail addresses. Google adds that claim only on request, so
+///   a caller could otherwise evade the deny list by leaving it out;
+/// - a caller of a Kubernetes issuer whose subject is not a service account, if the deny list contains service accounts or namespaces;
+/// - a request without a token that `allUsers` would allow: a denied caller can always leave its token out.
 ///
 /// Only callers of the issuer that a denied member belongs to are affected.
 ///
 /// # Errors
 ///
-/// What is wrong with a policy is reported when the guard is built.
+/// An invalid policy is reported as [`BuildError::Policy`](crate::BuildError::Policy) when the guard is built, or as a [`PolicyError`] by
+/// [`OidcGuard::layer_with`](crate::OidcGuard::layer_with).
 #[derive(Clone)]
 #[must_use]
 pub struct Policy(pub(crate) Arc<Node>);
 
-/// A policy, or several in one.
+/// The structure of a policy.
 pub(crate) enum Node {
     Rule(Box<Rule>),
     Any(Vec<Policy>),
     All(Vec<Policy>),
-    /// A policy, and what else is required or denied: the allow list of the rule is everyone.
+    /// A policy with further requirements and denials. The allow list of the rule contains everyone.
     Narrowed(Policy, Box<Rule>),
-    /// The error is reported when a guard is built with it.
+    /// An invalid policy. The error is reported when a guard is built with it.
     Invalid(PolicyError),
     #[cfg(feature = "policy-file")]
     File(PolicyFile),
 }
 
 impl Policy {
-    /// Allows these members. An empty list allows nobody.
+    /// Creates a policy that allows these [members](Self#members). An empty list allows no caller.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // Any other service account gets 403.
     /// let policy = Policy::members(["system:serviceaccount:id-namespace:gke-sa"]);
     /// ```
     pub fn members<M: AsRef<str>>(members: impl IntoIterator<Item = M>) -> Self {
         Self::allowing(Members::parse(None, members))
     }
 
-    /// Allows these members of one issuer, and nobody of any other. Required for members in the words of a platform of
-    /// which two issuers are trusted.
+    /// Creates a policy that allows these members of one issuer, and no caller of another. Required if the guard trusts two issuers of
+    /// the members' platform.
     ///
-    /// `allAuthenticatedUsers` means everyone with a valid token of this issuer. `allUsers`, and a `principal:` of another
-    /// issuer, are errors.
+    /// `allAuthenticatedUsers` means everyone with a valid token of this issuer. `allUsers`, and a `principal:` of another issuer, do not
+    /// build.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // The namespace `shop` of this cluster, and not that of another trusted cluster.
     /// let cluster = "https://container.googleapis.com/v1/projects/p/locations/l/clusters/c";
     /// let policy = Policy::members_of(cluster, ["system:serviceaccounts:shop"]);
     /// ```
@@ -118,22 +143,26 @@ impl Policy {
         Self::allowing(Members::parse(Some(issuer.into()), members))
     }
 
-    /// Allows everyone with a valid token of a trusted issuer for one of its audiences. For a Kubernetes issuer that is
-    /// every pod that asks for such a token, for Google it is everybody.
+    /// Creates a policy that allows every caller with a valid token of a trusted issuer for one of its audiences.
+    ///
+    /// For a Kubernetes issuer these are all pods that request such a token; for Google it is anyone.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // With Issuer::github_actions(): workflows of any repository get a valid token, and those of this one are allowed.
     /// let policy = Policy::any_verified_caller().require_claim("repository", "octo-org/octo-repo");
     /// ```
     pub fn any_verified_caller() -> Self {
         Self::members(["allAuthenticatedUsers"])
     }
 
-    /// Allows callers that at least one of these policies allows; without any policy, nobody. A caller that one of them
-    /// [denies](Self::deny) is refused, whatever the others allow.
+    /// Creates a policy that allows callers that at least one of these policies allows. An empty list allows no caller.
+    ///
+    /// A caller that one of the policies [denies](Self::deny) is rejected, whatever the others allow.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // Jane is allowed only with a token for the audience of the administration.
     /// let policy = Policy::any_of([
     ///     Policy::members(["system:serviceaccounts:shop"]),
     ///     Policy::members(["user:jane@example.com"]).audience("https://admin.example"),
@@ -143,10 +172,11 @@ impl Policy {
         Self(Arc::new(Node::Any(policies.into_iter().collect())))
     }
 
-    /// Allows callers that each of these policies allows; without any policy, nobody.
+    /// Creates a policy that allows callers that each of these policies allows. An empty list allows no caller.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // Service accounts of `shop`, with a token for the audience of the administration.
     /// let policy = Policy::all_of([
     ///     Policy::members(["system:serviceaccounts:shop"]),
     ///     Policy::any_verified_caller().audience("https://admin.example"),
@@ -156,12 +186,14 @@ impl Policy {
         Self(Arc::new(Node::All(policies.into_iter().collect())))
     }
 
-    /// Denies these members: they are refused whatever else this policy, or a policy that it becomes part of, allows.
+    /// Denies these members, whatever else this policy, or a policy that it becomes part of, allows. If called several times, all of
+    /// the members are denied.
     ///
-    /// A caller whose token does not show whether it is one of them is refused, too; see [Deny lists](Self#deny-lists).
+    /// A caller whose token does not show whether it is one of them is denied, too; see [Deny lists](Self#deny-lists).
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // All service accounts of `shop` except one.
     /// let policy = Policy::members(["system:serviceaccounts:shop"]).deny(["system:serviceaccount:shop:legacy"]);
     /// ```
     pub fn deny<M: AsRef<str>>(self, members: impl IntoIterator<Item = M>) -> Self {
@@ -171,11 +203,16 @@ impl Policy {
         }
     }
 
-    /// Also requires the token to have this claim with this value. If called several times, all claims are required.
-    /// A null value is an error.
+    /// Also requires the token to have this claim with this value. Other callers get 403. If called several times, all of the claims are
+    /// required. An empty name or a null value does not build.
+    ///
+    /// Use this for claims that decide what a verified caller may do, and for rules that differ between routes. Use
+    /// [`Issuer::require_claim`](crate::Issuer::require_claim), which makes a token invalid (401), for claims that decide whether a token is
+    /// meant for this service at all. Values are compared as described there.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // A workflow that runs for another branch gets 403.
     /// let policy = Policy::any_verified_caller().require_claim("ref", "refs/heads/main");
     /// ```
     pub fn require_claim(self, name: impl Into<String>, value: impl Into<Value>) -> Self {
@@ -183,11 +220,12 @@ impl Policy {
         self.narrowed(|rule| rule.claims.push(name, value))
     }
 
-    /// Also requires the token to be for this audience. If called several times, one of the audiences is enough. An
-    /// audience for which no trusted issuer's tokens are accepted is an error.
+    /// Also requires the token to be for this audience. If called several times, a token for any one of the audiences is enough. An
+    /// audience that no trusted issuer has does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // For a guard whose issuer has further audiences: Jane's tokens for those get 403.
     /// let policy = Policy::members(["user:jane@example.com"]).audience("https://admin.example");
     /// ```
     pub fn audience(self, audience: impl Into<String>) -> Self {
@@ -195,10 +233,13 @@ impl Policy {
         self.narrowed(|rule| rule.audiences.push(audience))
     }
 
-    /// Also requires `check(caller)` to return true. If called several times, all have to.
+    /// Also requires `condition(caller)` to return true. If called several times, every condition has to return true.
+    ///
+    /// The condition is evaluated for each request, and its result is never cached. It must not block.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
+    /// // A token that is not bound to a pod, such as one from `kubectl create token`, gets 403.
     /// let policy = Policy::members(["system:serviceaccounts:shop"])
     ///     .require(|caller| caller.kubernetes().is_some_and(|account| account.pod().is_some()));
     /// ```
@@ -206,7 +247,7 @@ impl Policy {
         self.narrowed(|rule| rule.conditions.push(Arc::new(condition)))
     }
 
-    /// Explains to the operator whether a caller is allowed, and by which rule. Not to be shown to callers.
+    /// Returns whether a caller is allowed, and by which rule. For operators, not for callers.
     ///
     /// ```
     /// # use tower_oidc_guard::{Identity, OidcGuard};
@@ -221,15 +262,19 @@ impl Policy {
 
     /// Decides on a caller; `None` is a request without a token.
     ///
-    /// A deny list counts wherever it stands, so each part is asked at least for that. The content of a policy file is
-    /// read once for allowing and denying, so that a decision never mixes two of its versions.
+    /// Every part is evaluated at least for its deny list, which counts wherever it is. The content of a policy file is read once per
+    /// decision, so that a decision never mixes two versions of it.
     fn decide<R: Reason>(&self, caller: Option<&Identity>) -> Outcome<R> {
         match &*self.0 {
             Node::Rule(rule) => rule.decide(caller),
             Node::Any(policies) => {
                 let (mut allowed, mut not_allowed) = (None, Vec::new());
                 for policy in policies {
-                    match policy.decide_unless(allowed.is_some(), caller) {
+                    let outcome = match allowed {
+                        Some(_) => policy.decide_denied(caller),
+                        None => Some(policy.decide(caller)),
+                    };
+                    match outcome {
                         Some(Outcome::Denied(reason)) => return Outcome::Denied(reason),
                         Some(Outcome::Allowed(reason)) => allowed = Some(reason),
                         Some(Outcome::NotAllowed(reason)) => not_allowed.push(reason),
@@ -244,7 +289,11 @@ impl Policy {
             Node::All(policies) => {
                 let (mut allowed, mut not_allowed) = (Vec::new(), None);
                 for policy in policies {
-                    match policy.decide_unless(not_allowed.is_some(), caller) {
+                    let outcome = match not_allowed {
+                        Some(_) => policy.decide_denied(caller),
+                        None => Some(policy.decide(caller)),
+                    };
+                    match outcome {
                         Some(Outcome::Denied(reason)) => return Outcome::Denied(reason),
                         Some(Outcome::Allowed(reason)) => allowed.push(reason),
                         Some(Outcome::NotAllowed(reason)) => not_allowed = Some(reason),
@@ -276,18 +325,15 @@ impl Policy {
         }
     }
 
-    /// Decides on a caller; if the rest of the policy has settled whether it is allowed, returns only whether it is denied.
-    fn decide_unless<R: Reason>(
-        &self,
-        is_settled: bool,
-        caller: Option<&Identity>,
-    ) -> Option<Outcome<R>> {
-        match is_settled && !self.denies(caller) {
-            true => None,
-            false => Some(self.decide(caller)),
-        }
+    /// Returns the decision on a caller if it denies the caller.
+    ///
+    /// For parts of a policy whose other parts have decided whether the caller is allowed: composing the reason of a decision that does
+    /// not matter is avoided.
+    fn decide_denied<R: Reason>(&self, caller: Option<&Identity>) -> Option<Outcome<R>> {
+        self.denies(caller).then(|| self.decide(caller))
     }
 
+    /// Returns whether a deny list of the policy matches the caller; `None` is a request without a token.
     fn denies(&self, caller: Option<&Identity>) -> bool {
         match &*self.0 {
             Node::Rule(rule) => rule.denies(caller),
@@ -301,7 +347,7 @@ impl Policy {
         }
     }
 
-    /// Returns whether a part of it allows `allUsers`.
+    /// Returns whether a part of the policy allows `allUsers`.
     fn allows_anyone(&self) -> bool {
         match &*self.0 {
             Node::Rule(rule) => rule.allowed.has_anyone(),
@@ -313,7 +359,7 @@ impl Policy {
         }
     }
 
-    /// The files that it comes from.
+    /// Returns the files that the policy comes from.
     #[cfg(feature = "policy-file")]
     pub(crate) fn files(&self) -> Vec<&PolicyFile> {
         match &*self.0 {
@@ -337,7 +383,7 @@ impl Policy {
         Self(Arc::new(Node::Invalid(error)))
     }
 
-    /// Adds a requirement or a denial. A policy that is not a single rule is combined with a rule that has it.
+    /// Adds a requirement or a denial to the rule of a policy. A policy that has no single rule is combined with a new one.
     fn narrowed(self, narrow: impl FnOnce(&mut Rule)) -> Self {
         let node = match &*self.0 {
             Node::Rule(rule) => {

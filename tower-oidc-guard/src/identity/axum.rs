@@ -1,8 +1,8 @@
 //! Axum extractors for [`Identity`].
 //!
-//! ```ignore
+//! ```text
 //! async fn private(caller: Identity) -> String { … }              // behind a guard that requires a token
-//! async fn mixed(caller: Option<Identity>) -> String { … }        // behind an optional guard
+//! async fn mixed(caller: Option<Identity>) -> String { … }        // behind a guard with `allow_missing_token`
 //! ```
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};

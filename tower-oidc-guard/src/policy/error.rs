@@ -70,7 +70,9 @@ pub enum PolicyError {
         issuer: String,
     },
     /// No trusted issuer can vouch for a member.
-    #[error("the policy has members of {platform}, and no trusted issuer is of that platform; add such an issuer to the guard, or remove the members")]
+    #[error(
+        "the policy has members of {platform}, and no trusted issuer is of that platform; add such an issuer to the guard, or remove the members"
+    )]
     NoIssuerForPlatform {
         /// The platform.
         platform: &'static str,
@@ -96,7 +98,10 @@ pub enum PolicyError {
         suggestion: Option<String>,
     },
     /// The issuer of a member cannot be an `iss`.
-    #[error("the policy has members of the issuer {}, which cannot be an `iss`: {reason}", Escaped(issuer))]
+    #[error(
+        "the policy has members of the issuer {}, which cannot be an `iss`: {reason}",
+        Escaped(issuer)
+    )]
     InvalidIssuer {
         /// The issuer, as written in the policy.
         issuer: String,
@@ -104,7 +109,10 @@ pub enum PolicyError {
         reason: String,
     },
     /// Members in the list of one issuer belong to another platform than the issuer.
-    #[error("the policy has members of {platform} in the list of the issuer {}, which is not of that platform", Escaped(issuer))]
+    #[error(
+        "the policy has members of {platform} in the list of the issuer {}, which is not of that platform",
+        Escaped(issuer)
+    )]
     PlatformMismatch {
         /// The issuer, as written in the policy.
         issuer: String,

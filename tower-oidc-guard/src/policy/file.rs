@@ -17,8 +17,9 @@ use crate::error::BuildError;
 use crate::issuer::Issuer;
 use crate::telemetry;
 
-/// A policy in a YAML or JSON file, followed while it is replaced: by the kubelet's swap of a mounted ConfigMap, by
-/// a rename, or in place.
+/// A policy in a YAML or JSON file, which is reloaded when the file changes.
+///
+/// The file may be part of a mounted ConfigMap, and may be replaced by renaming another file or in place.
 ///
 /// ```yaml
 /// allow:
@@ -30,23 +31,22 @@ use crate::telemetry;
 /// claims: { hd: example.com }
 /// ```
 ///
-/// | field | meaning | if left out |
+/// | field | meaning | if absent |
 /// | --- | --- | --- |
-/// | `allow` | the allowed [members](Policy#members), by themselves or below their `issuer`; `[]` allows nobody | error |
-/// | `deny` | the denied members, in the same form; see [Deny lists](Policy#deny-lists) | nobody is denied |
-/// | `audiences` | one of these has to be among the token's | any that the issuer's tokens are accepted for |
-/// | `claims` | claims that the token must have, with their values | none |
-/// | `issuers` | see [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file) | the guard's own settings |
+/// | `allow` | the allowed [members](Policy#members), each by itself or in the list of an `issuer`; `[]` allows no caller | error |
+/// | `deny` | the denied members, in the same form; see [Deny lists](Policy#deny-lists) | no caller is denied |
+/// | `audiences` | the token must be for one of these | any audience of the issuer |
+/// | `claims` | claims that the token must have, with their values | no claim is required |
+/// | `issuers` | used by [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file), and ignored otherwise | no issuer |
 ///
-/// A field that is null or empty is an error (`allow: []` excepted), since it would lift a restriction without a word; a
-/// field without a value is left out instead. Unknown and repeated fields are errors, too.
+/// A field that is null or empty is an error, except for `allow: []`, because it would lift a restriction silently. Unknown and repeated
+/// fields are errors, too.
 ///
-/// A new content is put in force only if it fits every guard that uses the file. If it does not, the old policy stays in
-/// force, and the error is logged, reported by [`health`](Self::health), and counted with the feature `metrics`, with line
-/// and column.
+/// New content takes effect only if it is valid and fits every guard that uses the file. Otherwise the previous policy stays in effect, and
+/// the error, with line and column, is logged, returned by [`health`](Self::health) and, with the feature `metrics`, counted.
 #[derive(Clone)]
 pub struct PolicyFile {
-    /// Reads and parses the file. Its value is not used: what is in force is in `state`.
+    /// Reads and parses the file. Its value is not used: the content in effect is in `state`.
     file: WatchedFile<Arc<Content>>,
     state: Arc<State>,
 }
@@ -58,12 +58,12 @@ struct Content {
     config: ConfigFile,
 }
 
-/// The content that is in force, and the guards that it has been checked against.
+/// The content in effect, and the guards that it has been checked against.
 ///
-/// Both change under the lock only, so the content always fits every registered guard. Decisions read it without the lock.
+/// Both change only under the lock, so the content always fits every registered guard. Decisions read it without the lock.
 struct State {
     content: ArcSwap<Content>,
-    /// What the guards trust that use the file, each for as long as one of them lives.
+    /// The trusted issuers of the guards that use the file, each for as long as one of the guards exists.
     registered: Mutex<Vec<Weak<PolicyIssuers>>>,
 }
 
@@ -71,21 +71,39 @@ struct State {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PolicyHealth {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Since when the policy is as it is.
+    /// When the content in effect was loaded.
     pub last_change: SystemTime,
-    /// What is wrong with the file as it is now, if anything: an older policy is in force then.
+    /// Why the current content of the file is not in effect, or `None` if it is.
     pub last_error: Option<FileError>,
 }
 
 impl PolicyFile {
-    /// Reads a file and starts to follow it: spawns one task on the current tokio runtime, which ends with the last
-    /// clone.
+    /// Reads a policy file and watches it, in a task on the current tokio runtime that ends with the last clone and the last policy of the
+    /// file.
     ///
     /// # Errors
     ///
-    /// If there is no sound content within 5 s, and [`FileError::NoRuntime`] outside a tokio runtime.
+    /// [`FileError`] if the file has no valid content within 5 s; [`FileError::NoRuntime`] outside a tokio runtime.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{Issuer, OidcGuard, PolicyFile};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("policy.yaml");
+    /// std::fs::write(&path, "allow: [\"system:serviceaccounts:shop\"]")?;
+    /// let file = PolicyFile::open(&path).await?;
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
+    ///     .policy(file.policy())
+    ///     .build()?;
+    /// assert!(guard.policy_health()[0].last_error.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
         Self::open_with(path.into(), |builder| builder).await
     }
@@ -105,7 +123,7 @@ impl PolicyFile {
         Ok(Self { file, state })
     }
 
-    /// Returns the policy that the file holds, whatever that is at the moment.
+    /// Returns the policy of the file. It changes with the file.
     pub fn policy(&self) -> Policy {
         Policy(Arc::new(Node::File(self.clone())))
     }
@@ -125,30 +143,30 @@ impl PolicyFile {
         self.file.path()
     }
 
-    /// Waits for a policy other than the one that was in force at the call. Returns false if the file is not followed
-    /// any more.
+    /// Waits until another policy is in effect than at the call. Returns false if the file is no longer watched.
     pub fn changed(&self) -> impl Future<Output = bool> + Send + use<> {
         let mut changes = self.file.subscribe();
         async move { changes.next().await.is_some() }
     }
 
-    /// The issuers that it says are to be trusted.
+    /// Returns the issuers in the file.
     pub(crate) fn issuers(&self) -> Result<Vec<Issuer>, BuildError> {
         self.state.content.load().config.issuers()
     }
 
+    /// Calls a function with the rule in effect.
     pub(super) fn with<R>(&self, look: impl FnOnce(&Rule) -> R) -> R {
         look(&self.state.content.load().rule)
     }
 
-    /// Checks the content against the issuers that a guard trusts, now and at each change while the registration is kept.
+    /// Checks the content against the issuers that a guard trusts, now and at each change until the registration is dropped.
     pub(super) fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, PolicyError> {
         self.state.register(trusted)
     }
 }
 
 impl State {
-    /// Puts a content in force if it fits all registered guards.
+    /// Puts content into effect if it fits all registered guards.
     fn accept(&self, content: Content) -> Result<Arc<Content>, PolicyError> {
         let mut registered = self
             .registered
@@ -166,7 +184,7 @@ impl State {
         Ok(content)
     }
 
-    /// Registers a guard if the content that is in force fits it. Guards that trust the same issuers share a registration.
+    /// Registers a guard if the content in effect fits it. Guards that trust the same issuers share a registration.
     fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, PolicyError> {
         let mut registered = self
             .registered
@@ -183,14 +201,14 @@ impl State {
     }
 }
 
-/// Removes the registrations that have ended, and returns the others.
+/// Removes the registrations that were dropped, and returns the others.
 fn live(registered: &mut Vec<Weak<PolicyIssuers>>) -> Vec<Registration> {
     registered.retain(|trusted| trusted.strong_count() > 0);
     registered.iter().filter_map(Weak::upgrade).collect()
 }
 
 impl Default for State {
-    /// Nobody is allowed until a content is accepted.
+    /// Allows no caller until content is accepted.
     fn default() -> Self {
         Self {
             content: ArcSwap::from_pointee(Content {
@@ -258,7 +276,7 @@ mod tests {
         Content::parse(text.as_bytes()).unwrap()
     }
 
-    /// A state that has accepted this content.
+    /// Returns a state that has accepted this content.
     fn state(text: &str) -> State {
         let state = State::default();
         state.accept(content(text)).unwrap();
@@ -266,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_content_that_changes_while_a_guard_is_built_never_escapes_the_check_against_it() {
+    async fn content_that_changes_while_a_guard_is_built_is_checked_against_it() {
         let folder = tempfile::tempdir().unwrap();
         let text = Arc::new(Mutex::new(OF_KUBERNETES));
         let is_read = Arc::new(AtomicBool::new(false));
@@ -312,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_is_refused_if_it_does_not_fit_a_registered_guard() {
+    fn content_that_does_not_fit_a_registered_guard_is_rejected() {
         let state = state(OF_KUBERNETES);
         let registration = state.register(&trusted(Platform::Kubernetes)).unwrap();
         assert!(state.accept(content(OF_GOOGLE)).is_err());
@@ -326,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_that_does_not_build_leaves_nothing_behind() {
+    fn a_guard_that_does_not_build_leaves_no_registration() {
         let state = state(OF_KUBERNETES);
         assert!(state.register(&trusted(Platform::Google)).is_err());
         let more = "allow: [\"system:serviceaccounts\"]\ndeny: [\"system:authenticated\"]\n";

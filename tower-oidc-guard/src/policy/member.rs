@@ -1,7 +1,7 @@
-//! Parses one member of a policy, and says what is wrong with it.
+//! Parses one member of a policy, and suggests a correction if it is invalid.
 //!
-//! A member that no platform can have would match nobody, and in a deny list that admits the caller who was meant. So
-//! members are held to the syntax of their platform: DNS-1123 names for Kubernetes, e-mail addresses for Google.
+//! A member that its platform cannot have would match no caller, so in a deny list it would admit the caller that was meant. Members are
+//! therefore checked against the syntax of their platform: DNS-1123 names for Kubernetes, e-mail addresses for Google.
 
 use super::PolicyError;
 use crate::text::{self, CodePoint, Escaped, is_invisible};
@@ -27,7 +27,7 @@ pub(super) enum Member<'m> {
     Principal { issuer: &'m str, subject: &'m str },
 }
 
-/// What is wrong with a member.
+/// The reason why a member is invalid.
 enum Fault {
     Unknown,
     Incomplete(&'static str),
@@ -147,10 +147,10 @@ fn read_principal(principal: &str) -> Result<Member<'_>, Fault> {
         return Err(invalid("subject", subject, reason));
     }
     if subject.contains('*') {
-        let reason = "subjects are compared to the letter, `*` is no wildcard";
+        let reason = "subjects are compared exactly, and `*` is not a wildcard";
         return Err(invalid("subject", subject, reason.to_owned()));
     }
-    // Only Kubernetes has such subjects, and only in one form.
+    // Only Kubernetes has such subjects, and only in this form.
     let lower = subject.to_ascii_lowercase();
     let is_account = matches!(Member::read(subject), Ok(Member::ServiceAccount(_)));
     if lower.starts_with(SERVICE_ACCOUNTS.trim_end_matches('s')) && !is_account {
@@ -169,22 +169,24 @@ pub(super) fn service_account(subject: &str) -> Option<(&str, &str)> {
 }
 
 fn check_namespace(namespace: &str) -> Result<(), Fault> {
-    match is_dns_label(namespace) {
-        true => Ok(()),
-        false => Err(Fault::Invalid(format!(
+    if is_dns_label(namespace) {
+        Ok(())
+    } else {
+        Err(Fault::Invalid(format!(
             "the namespace {} is not a DNS-1123 label: 1 to 63 lower-case letters, digits and `-`, beginning and ending with a letter or digit",
             Escaped(namespace)
-        ))),
+        )))
     }
 }
 
 fn check_account_name(name: &str) -> Result<(), Fault> {
-    match is_dns_subdomain(name) {
-        true => Ok(()),
-        false => Err(Fault::Invalid(format!(
+    if is_dns_subdomain(name) {
+        Ok(())
+    } else {
+        Err(Fault::Invalid(format!(
             "the service account name {} is not a DNS-1123 subdomain: 1 to 253 lower-case letters, digits, `-` and `.`, each part between dots beginning and ending with a letter or digit",
             Escaped(name)
-        ))),
+        )))
     }
 }
 
@@ -195,7 +197,7 @@ fn check_email(email: &str) -> Result<(), Fault> {
             Escaped(email)
         )));
     }
-    // All of these are allowed in an address, and stand in none of Google's; they are wildcards and placeholders.
+    // These characters are allowed in an address, but Google's addresses have none of them: they are wildcards and placeholders.
     let placeholder =
         |character| matches!(character, '*' | '?' | '%' | '$' | '{' | '}' | '|' | '`');
     match email.find(placeholder) {
@@ -207,13 +209,13 @@ fn check_email(email: &str) -> Result<(), Fault> {
     }
 }
 
-/// Returns whether text is a label as Kubernetes has it for namespaces (RFC 1123).
+/// Returns whether text is a DNS-1123 label, which namespaces are.
 fn is_dns_label(label: &str) -> bool {
     label.len() <= 63 && is_dns_part(label, |byte| byte.is_ascii_lowercase())
 }
 
-/// Returns whether text is a subdomain as Kubernetes has it for names: labels with dots between them. Only the whole has
-/// a limit of length.
+/// Returns whether text is a DNS-1123 subdomain, which names are: labels separated by dots. As in Kubernetes, only the whole has a limit of
+/// length.
 fn is_dns_subdomain(name: &str) -> bool {
     name.len() <= 253
         && name
@@ -251,12 +253,13 @@ pub(super) fn is_email(email: &str) -> bool {
         && domain.split('.').all(is_label)
 }
 
-/// Returns a member that is close to one that cannot be used, if there is one.
+/// Returns a valid member that is similar to an invalid one, if there is one.
 fn suggestion(member: &str) -> Option<String> {
     let is_principal = member.contains('#');
-    let visible: String = match is_principal {
-        true => member.trim_matches(is_invisible).to_owned(),
-        false => member.chars().filter(|c| !is_invisible(*c)).collect(),
+    let visible: String = if is_principal {
+        member.trim_matches(is_invisible).to_owned()
+    } else {
+        member.chars().filter(|c| !is_invisible(*c)).collect()
     };
     let mut candidates = vec![visible.clone()];
     if !is_principal {
@@ -284,14 +287,14 @@ fn suggestion(member: &str) -> Option<String> {
         .find(|candidate| candidate != member && Member::read(candidate).is_ok())
 }
 
-/// The members without parts that a text may have been meant for.
+/// Returns the members without variable parts that a text is similar to.
 fn whole_words(text: &str) -> Vec<String> {
     let words = [ANYONE, ANY_VERIFIED, CLUSTER_USERS, SERVICE_ACCOUNTS];
     let close = words.into_iter().filter(|word| is_close(text, word));
     close.map(str::to_owned).collect()
 }
 
-/// The prefixes that the beginning of a text may have been meant for.
+/// Returns the prefixes that the beginning of a text is similar to.
 fn prefixes(text: &str) -> Vec<&'static str> {
     let all = [
         GOOGLE_ACCOUNT_PREFIX,
@@ -308,7 +311,7 @@ fn prefixes(text: &str) -> Vec<&'static str> {
     all.into_iter().filter(is_meant).collect()
 }
 
-/// What stands behind the first `colons` colons.
+/// Returns the text after the first `colons` colons.
 fn after_colons(text: &str, colons: usize) -> Option<&str> {
     let mut rest = text;
     for _ in 0..colons {
@@ -317,8 +320,8 @@ fn after_colons(text: &str, colons: usize) -> Option<&str> {
     Some(rest)
 }
 
-/// The service accounts that a text may have been meant for: with a wildcard, with one part too few or too many, with
-/// another separator, in capitals.
+/// Returns the service accounts that a text may mean: with a wildcard, with one part too few or too many, with another separator, or in
+/// capitals.
 fn service_accounts(text: &str) -> Vec<String> {
     let lower = text.to_ascii_lowercase().replace('/', ":");
     let prefix = prefixes(&lower)
@@ -341,7 +344,7 @@ fn service_accounts(text: &str) -> Vec<String> {
     }
 }
 
-/// Returns whether two words differ in their case and a letter or two only.
+/// Returns whether two words differ only in case and in one or two letters.
 fn is_close(text: &str, word: &str) -> bool {
     let allowed = if word.len() <= 6 { 1 } else { 2 };
     text.len().abs_diff(word.len()) <= allowed
@@ -351,7 +354,7 @@ fn is_close(text: &str, word: &str) -> bool {
         ) <= allowed
 }
 
-/// The Levenshtein distance.
+/// Returns the Levenshtein distance.
 fn distance(one: &[u8], other: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (above, left) in one.iter().enumerate() {
@@ -381,9 +384,9 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// No text makes the parser or the search for a suggestion panic, and what it suggests is a member.
+        /// Parsing and the search for a suggestion panic for no text, and each suggestion is a valid member.
         #[test]
-        fn any_text_is_a_member_or_an_error_that_can_be_read(
+        fn any_text_is_a_member_or_a_readable_error(
             text in prop_oneof![
                 ".{0,40}",
                 "(system:service-?[aA]ccounts?|serviceAccount|user|principa?le?|allUsers|group)?:?[a-zA-Z*:@.#/ \u{200b}-]{0,24}",

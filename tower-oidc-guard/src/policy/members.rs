@@ -1,4 +1,4 @@
-//! Sets of members, in which a caller is found in the same time among few and among many.
+//! Sets of members, in which looking up a caller takes the same time whatever their size.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -17,7 +17,7 @@ pub(super) struct Members {
     anyone: bool,
     /// `allAuthenticatedUsers`, of any trusted issuer.
     any_verified: bool,
-    /// Members in the words of a platform: of the issuer that is named, or of the only one of the platform.
+    /// Members of Kubernetes and Google, by issuer. `None` stands for the only issuer of the platform.
     of_issuers: HashMap<Option<String>, IssuerMembers>,
     /// Subjects by issuer.
     principals: HashMap<String, HashSet<String>>,
@@ -36,12 +36,12 @@ struct IssuerMembers {
     namespaces: HashSet<String>,
     /// Subjects of service accounts.
     subjects: HashSet<String>,
-    /// In lower case.
+    /// E-mail addresses in lower case.
     emails: HashSet<String>,
 }
 
 impl Members {
-    /// Parses members: of an issuer that is named, or of the only one of their platform.
+    /// Parses members of this issuer or, for `None`, of the only issuer of their platform.
     pub(super) fn parse<M: AsRef<str>>(
         issuer: Option<String>,
         members: impl IntoIterator<Item = M>,
@@ -61,7 +61,7 @@ impl Members {
         Ok(all)
     }
 
-    /// Creates the set of everyone, callers without a token included.
+    /// Creates the set of all callers, including those without a token.
     pub(super) fn anyone() -> Self {
         Self {
             anyone: true,
@@ -77,10 +77,10 @@ impl Members {
         };
         self.count += 1;
         match (Member::parse(member)?, issuer) {
-            // Who sends no token is of no issuer.
+            // A caller without a token has no issuer.
             (Member::Anyone, Some(issuer)) => return Err(not_of(issuer)),
             (Member::Anyone, None) => self.anyone = true,
-            (Member::AnyVerified, Some(_)) => self.of(issuer).any_verified = true,
+            (Member::AnyVerified, Some(_)) => self.members_of(issuer).any_verified = true,
             (Member::AnyVerified, None) => self.any_verified = true,
             (Member::Principal { issuer: own, .. }, Some(issuer)) if own != issuer => {
                 return Err(not_of(issuer));
@@ -95,27 +95,31 @@ impl Members {
                 let subjects = self.principals.entry(own.to_owned()).or_default();
                 subjects.insert(subject.to_owned());
             }
-            (Member::ClusterUsers, _) => self.of(issuer).cluster_users = true,
-            (Member::ServiceAccounts, _) => self.of(issuer).service_accounts = true,
+            (Member::ClusterUsers, _) => self.members_of(issuer).cluster_users = true,
+            (Member::ServiceAccounts, _) => self.members_of(issuer).service_accounts = true,
             (Member::Namespace(namespace), _) => {
-                self.of(issuer).namespaces.insert(namespace.to_owned());
+                self.members_of(issuer)
+                    .namespaces
+                    .insert(namespace.to_owned());
             }
             (Member::ServiceAccount(subject), _) => {
-                self.of(issuer).subjects.insert(subject.to_owned());
+                self.members_of(issuer).subjects.insert(subject.to_owned());
             }
             (Member::Email(email), _) => {
-                self.of(issuer).emails.insert(email.to_ascii_lowercase());
+                self.members_of(issuer)
+                    .emails
+                    .insert(email.to_ascii_lowercase());
             }
         }
         Ok(())
     }
 
-    /// The members of that issuer, to add to.
-    fn of(&mut self, issuer: &Option<String>) -> &mut IssuerMembers {
+    /// Returns the members of an issuer, to add to them.
+    fn members_of(&mut self, issuer: &Option<String>) -> &mut IssuerMembers {
         self.of_issuers.entry(issuer.clone()).or_default()
     }
 
-    /// Adds other members to these.
+    /// Adds the members of another set.
     pub(super) fn add(&mut self, other: Self) {
         self.anyone |= other.anyone;
         self.any_verified |= other.any_verified;
@@ -134,25 +138,25 @@ impl Members {
         }
     }
 
-    /// Returns whether no member is named.
+    /// Returns whether the set has no member.
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Returns whether `allUsers` is named.
+    /// Returns whether `allUsers` is a member.
     pub(super) fn has_anyone(&self) -> bool {
         self.anyone
     }
 
-    /// Returns whether everyone is a member whose token is from an issuer that `is_meant` returns true for; `None`
-    /// stands for every issuer.
+    /// Returns whether everyone with a valid token of an issuer for which `is_meant` returns true is a member. `is_meant` gets `None` for
+    /// every issuer.
     pub(super) fn has_any_verified(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
         let mut named = self.of_issuers.iter().filter(|(_, of)| of.any_verified);
         (self.any_verified && is_meant(None))
             || named.any(|(issuer, _)| is_meant(issuer.as_deref()))
     }
 
-    /// As an allow list: returns whether the caller is certainly a member.
+    /// Returns whether the caller is certainly a member. For allow lists.
     pub(super) fn contains(&self, caller: &Identity) -> bool {
         self.anyone
             || self.any_verified
@@ -160,7 +164,7 @@ impl Members {
             || self.of_issuer(caller).any(|of| of.contains(caller))
     }
 
-    /// As a deny list: returns whether the caller is a member, or may be one that its token does not show to be.
+    /// Returns whether the caller is a member, or may be one although its token does not show it. For deny lists.
     pub(super) fn denies(&self, caller: &Identity) -> bool {
         self.anyone
             || self.any_verified
@@ -168,7 +172,7 @@ impl Members {
             || self.of_issuer(caller).any(|of| of.denies(caller))
     }
 
-    /// Returns the member that the caller is, in words.
+    /// Returns the member that matches the caller, as text.
     pub(super) fn find(&self, caller: &Identity) -> Option<Cow<'static, str>> {
         if self.anyone {
             return Some("allUsers".into());
@@ -183,7 +187,7 @@ impl Members {
         self.of_issuer(caller).find_map(|of| of.find(caller))
     }
 
-    /// Returns why this deny list keeps the caller out, in words.
+    /// Returns why this deny list matches the caller, as text.
     pub(super) fn denial(&self, caller: &Identity) -> String {
         let unknown = || {
             let (subject, issuer) = (caller.subject(), caller.issuer());
@@ -196,7 +200,7 @@ impl Members {
                 _ => "service account or namespace",
             };
             format!(
-                "{subject} of {issuer} may be denied: the deny list names callers of that issuer by their {key}, and {reason}"
+                "{subject} of {issuer} may be denied: the deny list contains callers of that issuer by {key}, and {reason}"
             )
         };
         match self.find(caller) {
@@ -213,8 +217,8 @@ impl Members {
             })
     }
 
-    /// The members that the caller's issuer may speak for. If no issuer is named there is only one of the
-    /// platform, which is checked when a guard is built.
+    /// Returns the members that the caller's issuer can vouch for. Members without an issuer belong to the only issuer of their platform,
+    /// which is checked when a guard is built.
     fn of_issuer<'m>(&'m self, caller: &Identity) -> impl Iterator<Item = &'m IssuerMembers> {
         let is_meant = |issuer: &Option<String>| {
             issuer
@@ -226,15 +230,16 @@ impl Members {
             .map(|(_, of)| of)
     }
 
-    /// Checks that each member has one issuer that can speak for it.
+    /// Checks that exactly one trusted issuer can vouch for each member.
     pub(super) fn check_issuers(&self, trusted: &PolicyIssuers) -> Result<(), PolicyError> {
         for (issuer, subjects) in &self.principals {
             let platform = trusted.platform(issuer)?;
             let address = subjects.iter().find(|subject| subject.contains('@'));
             if let (Platform::Google, Some(address)) = (platform, address) {
-                let kind = match address.ends_with("gserviceaccount.com") {
-                    true => "serviceAccount",
-                    false => "user",
+                let kind = if address.ends_with("gserviceaccount.com") {
+                    "serviceAccount"
+                } else {
+                    "user"
                 };
                 return Err(PolicyError::InvalidMember {
                     member: format!("principal:{issuer}#{address}"),
@@ -284,7 +289,7 @@ impl IssuerMembers {
             }
     }
 
-    /// A caller whose token does not show whether it is a member counts as one.
+    /// Returns whether the caller is a member, or its token does not show whether it is.
     fn denies(&self, caller: &Identity) -> bool {
         let is_undecided = match caller.platform() {
             Platform::Kubernetes => {
@@ -317,19 +322,20 @@ impl IssuerMembers {
     }
 }
 
-/// The email that Google has verified, in lower case.
+/// Returns the e-mail address that Google has verified, in lower case.
 fn verified_email(caller: &Identity) -> Option<Cow<'_, str>> {
     let google = caller.google()?;
     let email = google.email().filter(|_| google.email_verified())?;
-    is_email(email).then(
-        || match email.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            true => email.to_ascii_lowercase().into(),
-            false => email.into(),
-        },
-    )
+    is_email(email).then(|| {
+        if email.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            email.to_ascii_lowercase().into()
+        } else {
+            email.into()
+        }
+    })
 }
 
-/// Why a caller of Google has no verified email, in words.
+/// Returns why a caller of Google has no verified e-mail address, as text.
 fn unverified_email(caller: &Identity) -> String {
     match caller.google().and_then(|google| google.email()) {
         None => "its token has no claim `email` that can be read".to_owned(),

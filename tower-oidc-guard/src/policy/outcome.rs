@@ -1,27 +1,27 @@
-//! What a policy, or a part of one, says of a caller.
+//! The outcome of evaluating a policy, with or without its reason.
 
 use std::fmt;
 
 use crate::text::printable;
 
-/// What a policy, or a part of one, says of a caller, with the reason if it is asked for.
+/// The decision of a policy, or of a part of one, on a caller. `R` is the type of its reason.
 pub(super) enum Outcome<R> {
-    /// A deny list keeps the caller out, whatever other parts of the policy say.
+    /// A deny list matches the caller, whatever other parts of the policy allow.
     Denied(R),
     /// The caller is allowed.
     Allowed(R),
-    /// The caller is not allowed here; another part of the policy may allow it.
+    /// This part of the policy does not allow the caller. Another part may.
     NotAllowed(R),
 }
 
-/// A reason: text if a person is to read it, nothing if only the decision counts.
+/// The reason of a decision: a `String` for explanations, `()` for decisions on requests.
 ///
-/// One evaluation serves both, so that an explanation cannot differ from the decision that it explains.
+/// Both use the same evaluation, so an explanation cannot differ from the decision that it explains.
 pub(super) trait Reason: Sized {
-    /// Makes a reason of a text that is composed only if it is read.
+    /// Creates a reason. The text is composed only if it is needed.
     fn from_text(text: impl FnOnce() -> String) -> Self;
 
-    /// Makes one reason of several.
+    /// Combines several reasons into one.
     fn join(reasons: Vec<Self>) -> Self;
 }
 
@@ -37,9 +37,10 @@ impl Reason for String {
     }
 
     fn join(reasons: Vec<Self>) -> Self {
-        match reasons.is_empty() {
-            true => "no policy is named".to_owned(),
-            false => reasons.join("; "),
+        if reasons.is_empty() {
+            "the policy is empty".to_owned()
+        } else {
+            reasons.join("; ")
         }
     }
 }
@@ -54,7 +55,9 @@ impl<R: Reason> Outcome<R> {
     }
 }
 
-/// Whether a caller may call, and why: for the operator. Returned by [`Policy::explain`](crate::Policy::explain).
+/// A decision of a policy on a caller, with its reason, for operators. Returned by [`Policy::explain`](crate::Policy::explain).
+///
+/// Its `Display` form is `allowed: ` or `refused: ` and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     is_allowed: bool,
@@ -66,20 +69,20 @@ impl From<Outcome<String>> for Decision {
         let is_allowed = matches!(outcome, Outcome::Allowed(_));
         let (Outcome::Denied(reason) | Outcome::Allowed(reason) | Outcome::NotAllowed(reason)) =
             outcome;
-        // The reason names the caller as its token does.
+        // The reason contains text from the token.
         let reason = printable(&reason).into_owned();
         Self { is_allowed, reason }
     }
 }
 
 impl Decision {
-    /// Returns whether the caller may call.
+    /// Returns whether the caller is allowed.
     pub fn is_allowed(&self) -> bool {
         self.is_allowed
     }
 
-    /// Returns which rule and which member decided. Characters that are not printable are escaped: text of a token may be
-    /// part of it.
+    /// Returns which rule and which member decided. It may contain text from the token, in which characters that are not printable are
+    /// escaped.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -87,9 +90,10 @@ impl Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = match self.is_allowed {
-            true => "allowed",
-            false => "refused",
+        let word = if self.is_allowed {
+            "allowed"
+        } else {
+            "refused"
         };
         write!(f, "{word}: {}", self.reason)
     }

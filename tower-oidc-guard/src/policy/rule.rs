@@ -1,4 +1,4 @@
-//! One rule: an allow list, a deny list, and what else a token must say.
+//! A rule of a policy: an allow list, a deny list, and further requirements.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::text;
 
 type Condition = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
 
-/// Allows callers that are on the allow list and meet all requirements; denies those on the deny list.
+/// A rule that allows the callers on its allow list that meet all requirements, and denies those on its deny list.
 #[derive(Clone)]
 pub(crate) struct Rule {
     pub(super) allowed: Members,
     pub(super) denied: Members,
     pub(super) claims: RequiredClaims,
-    /// One of these has to be among the token's; none named means that any will do.
+    /// The token has to be for one of these audiences. If the list is empty, any accepted audience is enough.
     pub(super) audiences: Vec<String>,
     pub(super) conditions: Vec<Condition>,
 }
@@ -53,7 +53,7 @@ impl Rule {
         if !self.allowed.contains(caller) {
             return Outcome::not_allowed(|| {
                 let (subject, issuer) = (caller.subject(), caller.issuer());
-                format!("{subject} of {issuer} is no allowed member")
+                format!("{subject} of {issuer} is not an allowed member")
             });
         }
         if !self.has_audience(caller) {
@@ -82,16 +82,17 @@ impl Rule {
         }
     }
 
-    /// Anyone without a token is allowed only if nothing is required that a token would have to say.
+    /// Decides on a request without a token. It is allowed only if the rule requires nothing that a token would have to contain.
     fn decide_anonymous<R: Reason>(&self) -> Outcome<R> {
         let requires_nothing = self.requires_nothing() && self.audiences.is_empty();
-        match self.allowed.has_anyone() && requires_nothing {
-            true => Outcome::Allowed(R::from_text(|| "allUsers is an allowed member".to_owned())),
-            false => Outcome::not_allowed(|| "a token is required".to_owned()),
+        if self.allowed.has_anyone() && requires_nothing {
+            Outcome::Allowed(R::from_text(|| "allUsers is an allowed member".to_owned()))
+        } else {
+            Outcome::not_allowed(|| "a token is required".to_owned())
         }
     }
 
-    /// Returns whether the deny list keeps a caller out. Whoever sends no token may be any of the denied.
+    /// Returns whether the deny list matches a caller. A request without a token may be from any of the denied callers.
     pub(super) fn denies(&self, caller: Option<&Identity>) -> bool {
         match caller {
             Some(caller) => self.denied.denies(caller),
@@ -99,18 +100,18 @@ impl Rule {
         }
     }
 
-    /// Returns whether everyone is allowed who has a valid token of an issuer that `is_meant` returns true for; `None`
-    /// stands for every issuer.
+    /// Returns whether the rule allows everyone with a valid token of an issuer for which `is_meant` returns true. `is_meant` gets `None`
+    /// for every issuer.
     pub(super) fn allows_everyone_of(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
         self.requires_nothing() && self.allowed.has_any_verified(is_meant)
     }
 
-    /// Returns whether it requires no claim and no check.
+    /// Returns whether the rule requires no claim and no condition.
     pub(super) fn requires_nothing(&self) -> bool {
         self.claims.is_empty() && self.conditions.is_empty()
     }
 
-    /// Checks what can be checked without knowing any issuer.
+    /// Checks everything that can be checked without the trusted issuers.
     pub(super) fn check_syntax(&self) -> Result<(), PolicyError> {
         for audience in &self.audiences {
             if let Some(reason) = text::audience_fault(audience) {
@@ -148,7 +149,7 @@ impl Rule {
     }
 }
 
-/// Functions cannot be compared, so two rules with any differ.
+/// Conditions cannot be compared, so a rule with conditions equals no other.
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
         self.allowed == other.allowed

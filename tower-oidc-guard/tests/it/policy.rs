@@ -283,7 +283,7 @@ async fn decisions_are_explained() {
         .policy()
         .explain(&verified_identity(&guard, &stranger).await);
     assert!(
-        !decision.is_allowed() && decision.reason().contains("no allowed member"),
+        !decision.is_allowed() && decision.reason().contains("not an allowed member"),
         "{decision}"
     );
 }

@@ -203,7 +203,7 @@ fn events_of_the_service_are_in_a_span_with_issuer_and_subject() {
         assert!(handler.contains(field), "{handler}");
     }
     assert!(
-        text.contains("reason=\"not_allowed\"") && text.contains("no allowed member"),
+        text.contains("reason=\"not_allowed\"") && text.contains("not an allowed member"),
         "{text}"
     );
     assert!(
