@@ -58,6 +58,8 @@ impl Issuer {
     /// # Ok(())
     /// # }
     /// ```
+    // The parameters are those of `ProviderMetadata`; a type alias would need all of them, too.
+    #[allow(clippy::type_complexity)]
     pub fn from_provider_metadata<A, AD, CA, CN, CT, G, JE, JK, K, RM, RT, S>(
         metadata: &ProviderMetadata<A, AD, CA, CN, CT, G, JE, JK, K, RM, RT, S>,
     ) -> Self

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-pub(crate) use self::api_server::{ApiServer, ApiServerKeys, JWKS_PATH, PodToken};
+#[cfg(feature = "testing")]
+pub(crate) use self::api_server::JWKS_PATH;
+pub(crate) use self::api_server::{ApiServer, ApiServerKeys, PodToken};
 pub(crate) use self::file::KeyFile;
 pub(crate) use self::remote::RemoteKeys;
 use super::error::KeysError;
