@@ -1,5 +1,4 @@
-//! How the cost of finding a request's token grows: with the origins that are named, and with the
-//! token's length.
+//! Measures how the cost of a token grows with the number of configured origins, and with the length of the token.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::hint::black_box;

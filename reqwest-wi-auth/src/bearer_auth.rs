@@ -82,7 +82,7 @@ pub(crate) enum Resend {
 /// let request = client.get("https://auth-server.example/healthz").with_extension(SkipToken);
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SkipToken;
 
 /// A request extension: the request carries the token of another source.

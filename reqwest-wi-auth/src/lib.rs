@@ -74,5 +74,7 @@ pub use watched_file::{
     Changes, FileError, FileHealth, ParseError, WatchedFile, WatchedFileBuilder,
 };
 
-// The crates whose types are part of this crate's API.
+// The crates whose types are part of this crate's API, and the macro for implementations of `TokenSource`.
+#[doc(no_inline)]
+pub use async_trait::async_trait;
 pub use {http, reqwest, reqwest_middleware};

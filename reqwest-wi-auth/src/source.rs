@@ -15,6 +15,8 @@ use crate::token::Token;
 
 /// A source of tokens for one audience.
 ///
+/// Implementations require the macro `async_trait`, which this crate re-exports.
+///
 /// # Examples
 ///
 /// A source that reads each token from an environment variable:
@@ -24,7 +26,7 @@ use crate::token::Token;
 ///
 /// struct FromEnvironment;
 ///
-/// #[async_trait::async_trait]
+/// #[reqwest_wi_auth::async_trait]
 /// impl TokenSource for FromEnvironment {
 ///     fn current(&self) -> Result<Token, Error> {
 ///         Token::new(std::env::var("TOKEN").unwrap_or_default())

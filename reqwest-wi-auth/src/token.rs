@@ -233,23 +233,23 @@ mod tests {
 
     #[test]
     fn the_error_names_the_first_invalid_character_and_its_position() {
-        let good = jwt(CLAIMS);
+        let valid = jwt(CLAIMS);
         let cases: [(Vec<u8>, &str, usize); 15] = [
-            (format!("\u{feff}{good}").into(), "BOM", 1),
-            ([b"\xff\xfe", good.as_bytes()].concat(), "UTF-16", 1),
-            (format!("\"{good}\"").into(), "double quote", 1),
-            (format!("  \"{good}\"\n").into(), "double quote", 3),
-            (format!("'{good}'").into(), "single quote", 1),
-            (format!("{good}\"").into(), "double quote", good.len() + 1),
-            (format!("{good}\r\n{good}").into(), "CR", good.len() + 1),
-            (format!("{good}\n{good}").into(), "LF", good.len() + 1),
-            (format!("Bearer {good}").into(), "space", 7),
-            (format!("{good}\t{good}").into(), "tab", good.len() + 1),
-            (format!("{good}\0").into(), "NUL", good.len() + 1),
-            (format!("{good}=").into(), "padding", good.len() + 1),
-            (format!("+{good}").into(), "base64", 1),
-            (format!("ä{good}").into(), "U+00E4", 1),
-            ([b"\x80", good.as_bytes()].concat(), "0x80", 1),
+            (format!("\u{feff}{valid}").into(), "BOM", 1),
+            ([b"\xff\xfe", valid.as_bytes()].concat(), "UTF-16", 1),
+            (format!("\"{valid}\"").into(), "double quote", 1),
+            (format!("  \"{valid}\"\n").into(), "double quote", 3),
+            (format!("'{valid}'").into(), "single quote", 1),
+            (format!("{valid}\"").into(), "double quote", valid.len() + 1),
+            (format!("{valid}\r\n{valid}").into(), "CR", valid.len() + 1),
+            (format!("{valid}\n{valid}").into(), "LF", valid.len() + 1),
+            (format!("Bearer {valid}").into(), "space", 7),
+            (format!("{valid}\t{valid}").into(), "tab", valid.len() + 1),
+            (format!("{valid}\0").into(), "NUL", valid.len() + 1),
+            (format!("{valid}=").into(), "padding", valid.len() + 1),
+            (format!("+{valid}").into(), "base64", 1),
+            (format!("ä{valid}").into(), "U+00E4", 1),
+            ([b"\x80", valid.as_bytes()].concat(), "0x80", 1),
         ];
         for (bytes, name, position) in cases {
             let Some(TokenFormatError::Character {
@@ -262,7 +262,7 @@ mod tests {
             assert!(character.contains(name), "{character}");
             assert_eq!(found, position, "{character}");
             let text = Token::new(&bytes).unwrap_err().to_string();
-            for part in good.split('.') {
+            for part in valid.split('.') {
                 assert!(!text.contains(part), "{text}");
             }
         }
@@ -270,8 +270,8 @@ mod tests {
 
     #[test]
     fn all_three_parts_are_validated() {
-        let good = jwt(CLAIMS);
-        let [header, payload, signature] = good.split('.').collect::<Vec<_>>()[..] else {
+        let valid = jwt(CLAIMS);
+        let [header, payload, signature] = valid.split('.').collect::<Vec<_>>()[..] else {
             panic!("three parts");
         };
         let error = |parts: &[&str]| format_error(parts.join("."));

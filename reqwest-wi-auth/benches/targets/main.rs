@@ -1,10 +1,10 @@
-//! The figures that this crate promises, measured in one run: a line each, and a non-zero exit code
-//! where one is missed. BENCHMARKING.md says how to read them.
+//! Measures the performance targets of this crate, prints a line for each, and exits with a non-zero status if one is missed.
+//! BENCHMARKING.md explains them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg_attr(not(target_os = "linux"), allow(unused))]
 
 mod allocations;
-mod others;
+mod other_clients;
 #[cfg(target_os = "linux")]
 mod requests;
 #[cfg(target_os = "linux")]
@@ -26,16 +26,17 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
         .collect();
-    let is_wanted = |group: &str| groups.is_empty() || groups.iter().any(|wanted| wanted == group);
+    let is_selected =
+        |group: &str| groups.is_empty() || groups.iter().any(|selected| selected == group);
     let mut targets = Vec::new();
-    if is_wanted("requests") {
+    if is_selected("requests") {
         targets.extend(requests::measure());
     }
-    if is_wanted("rotation") {
+    if is_selected("rotation") {
         targets.push(rotation::pickup());
         targets.push(rotation::failures());
     }
-    if is_wanted("metadata") {
+    if is_selected("metadata") {
         targets.push(rotation::metadata_requests());
     }
     let missed = targets.iter().filter(|target| !target.is_met()).count();
@@ -50,6 +51,6 @@ fn main() -> ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() -> ExitCode {
-    println!("the measurements need Linux: its inotify, and a file system with symbolic links");
+    println!("the measurements require Linux: inotify, and a file system with symbolic links");
     ExitCode::SUCCESS
 }

@@ -1,4 +1,4 @@
-//! What the middleware costs a request.
+//! Measures the time and the allocations that the middleware adds to a request.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -11,16 +11,17 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 use reqwest_wi_auth::testing::Kubelet;
 use reqwest_wi_auth::{BearerAuth, ProjectedToken};
 
-use crate::others::{ClientGo, GoogleCloudAuth, KubeRs};
+use crate::other_clients::{ClientGo, GoogleCloudAuth, KubeRs};
 use crate::target::{Target, rounded};
 use crate::{allocations, token};
 
 const URL: &str = "https://auth-server.example/private";
 const ORIGIN: &str = "https://auth-server.example";
-/// Few, so that a request is as fresh in the caches as one that is sent as soon as it is built.
+/// The number of requests in a batch. Small, so that a request is still in the CPU's caches when it is sent.
 const BATCH: usize = 64;
 const BATCHES: usize = 15_000;
 
+/// A middleware that does nothing.
 struct Noop;
 
 #[async_trait]
@@ -35,11 +36,11 @@ impl Middleware for Noop {
     }
 }
 
-/// Stands where the network would be.
-struct Answer;
+/// Returns a response instead of sending the request.
+struct Respond;
 
 #[async_trait]
-impl Middleware for Answer {
+impl Middleware for Respond {
     async fn handle(
         &self,
         request: Request,
@@ -51,7 +52,7 @@ impl Middleware for Answer {
     }
 }
 
-/// The lowest figures of all batches: nanoseconds and allocations per request.
+/// The lowest nanoseconds and allocations per request of all batches.
 struct Best {
     nanoseconds: f64,
     allocations: f64,
@@ -65,7 +66,8 @@ impl Best {
         }
     }
 
-    fn take(&mut self, work: impl FnOnce()) {
+    /// Measures a batch.
+    fn measure(&mut self, work: impl FnOnce()) {
         let (allocations, began) = (allocations::count(), Instant::now());
         work();
         let elapsed = began.elapsed().as_nanos() as f64 / BATCH as f64;
@@ -80,10 +82,12 @@ pub(crate) fn measure() -> Vec<Target> {
         .enable_all()
         .build();
     let runtime = runtime.expect("a runtime");
-    let folder = tempfile::tempdir().expect("a folder");
-    let kubelet = Kubelet::new(folder.path()).expect("a volume");
+    let directory = tempfile::tempdir().expect("a directory");
+    let kubelet = Kubelet::new(directory.path()).expect("a volume");
     let text = token::text(0);
-    kubelet.write([("token", &text)]).expect("is written");
+    kubelet
+        .write([("token", &text)])
+        .expect("the token is written");
     let source = runtime
         .block_on(ProjectedToken::open(kubelet.path("token")))
         .expect("a token");
@@ -98,7 +102,7 @@ pub(crate) fn measure() -> Vec<Target> {
     for _ in 0..BATCHES {
         for (client, best) in clients.iter().zip(&mut best) {
             let requests: Vec<_> = (0..BATCH).map(|_| request(client)).collect();
-            best.take(|| {
+            best.measure(|| {
                 runtime.block_on(async {
                     for request in requests {
                         drop(black_box(client.execute(request).await));
@@ -138,11 +142,11 @@ pub(crate) fn measure() -> Vec<Target> {
 fn client(middleware: impl Middleware) -> ClientWithMiddleware {
     ClientBuilder::new(reqwest::Client::new())
         .with(middleware)
-        .with(Answer)
+        .with(Respond)
         .build()
 }
 
-/// A request as services send it: some headers, and room for one more, as reqwest leaves it.
+/// Returns a request with the headers of a typical service, and capacity for one more, as reqwest allocates.
 fn request(client: &ClientWithMiddleware) -> Request {
     let request = client
         .get(URL)
@@ -156,7 +160,8 @@ fn request(client: &ClientWithMiddleware) -> Request {
     request.build().expect("a request")
 }
 
-/// Compares the cost of adding the header, in nanoseconds, with a hash of the token and with what other clients do.
+/// Prints the ratio of the cost of adding the header, in nanoseconds, to a hash of the token and to the work of other
+/// clients.
 ///
 /// Returns the time of the hash in nanoseconds.
 fn compare(text: &str, cost: f64) -> f64 {
@@ -166,28 +171,36 @@ fn compare(text: &str, cost: f64) -> f64 {
     for _ in 0..BATCHES {
         let maps =
             || -> Vec<HeaderMap> { (0..BATCH).map(|_| HeaderMap::with_capacity(8)).collect() };
-        best[0].take(|| {
+        best[0].measure(|| {
             for _ in 0..BATCH {
                 black_box(digest(&SHA256, black_box(text.as_bytes())));
             }
         });
         let mut headers = maps();
-        best[1].take(|| {
+        best[1].measure(|| {
             headers
                 .iter_mut()
-                .for_each(|headers| client_go.put(headers))
+                .for_each(|headers| client_go.set_header(headers))
         });
         let mut headers = maps();
-        best[2].take(|| headers.iter_mut().for_each(|headers| kube_rs.put(headers)));
+        best[2].measure(|| {
+            headers
+                .iter_mut()
+                .for_each(|headers| kube_rs.set_header(headers))
+        });
         let mut headers = maps();
-        best[3].take(|| headers.iter_mut().for_each(|headers| google.put(headers)));
+        best[3].measure(|| {
+            headers
+                .iter_mut()
+                .for_each(|headers| google.set_header(headers))
+        });
     }
     let hash = best[0].nanoseconds;
     let names = [
         "a SHA-256 of the token",
-        "client-go's way",
-        "kube-rs's way",
-        "google-cloud-auth's way",
+        "the work of client-go",
+        "the work of kube-rs",
+        "the work of google-cloud-auth",
     ];
     for (
         name,

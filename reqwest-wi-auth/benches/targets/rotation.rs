@@ -1,4 +1,4 @@
-//! What rotations cost: time, and failed requests.
+//! Measures how long a rotation takes to be detected, failed requests during rotations, and requests to the metadata server.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,33 +20,33 @@ use crate::token;
 const PICKUPS: usize = 500;
 const ROTATIONS: usize = 1000;
 const CALLERS: usize = 8;
-/// Long enough that a busy machine of two cores does not decide whether a token is picked up in time.
+/// The time between rotations: long enough that a token is detected in time even on a busy machine with two cores.
 const PAUSE: Duration = Duration::from_millis(100);
 
 fn volume(runtime: &Runtime) -> (tempfile::TempDir, Kubelet, ProjectedToken) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let kubelet = Kubelet::new(folder.path()).expect("a volume");
+    let directory = tempfile::tempdir().expect("a directory");
+    let kubelet = Kubelet::new(directory.path()).expect("a volume");
     kubelet
         .write([("token", token::text(0))])
-        .expect("is written");
+        .expect("the token is written");
     let source = runtime
         .block_on(ProjectedToken::open(kubelet.path("token")))
         .expect("a token");
-    (folder, kubelet, source)
+    (directory, kubelet, source)
 }
 
-/// Waits for an inotify event of the volume's folder and reads the file, with nothing in between: the least that
-/// following a file can take.
+/// Waits for an inotify event of the volume and reads the file, without any other work: the shortest time in which a
+/// rotation can be detected.
 struct BareReader(Arc<Mutex<Vec<u8>>>);
 
 impl BareReader {
     fn start(volume: &Path, file: PathBuf) -> Self {
         let mut inotify = Inotify::init().expect("an inotify instance");
         let watched = inotify.watches().add(volume, WatchMask::MOVED_TO);
-        watched.expect("the folder is watched");
+        watched.expect("the directory is watched");
         let latest = Arc::new(Mutex::new(Vec::new()));
         let reader = latest.clone();
-        // It ends with the process: a blocking read of inotify cannot be interrupted.
+        // The thread ends with the process, since a blocking read of inotify cannot be interrupted.
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while inotify.read_events_blocking(&mut buffer).is_ok() {
@@ -63,37 +63,38 @@ impl BareReader {
     }
 }
 
-/// Measures the time from before the rename until the new token is the one that is sent, and until a bare reader has read
-/// it, at the same rotations.
+/// Measures the time from before a rotation until the new token would be sent, and until a [`BareReader`] has read it.
 pub(crate) fn pickup() -> Target {
     let runtime = Runtime::new().expect("a runtime");
-    let (folder, kubelet, source) = volume(&runtime);
-    let bare = BareReader::start(folder.path(), kubelet.path("token"));
-    let (mut picked_up, mut read): (Vec<_>, Vec<_>) = (1..=PICKUPS)
+    let (directory, kubelet, source) = volume(&runtime);
+    let bare = BareReader::start(directory.path(), kubelet.path("token"));
+    let (mut detected, mut read): (Vec<_>, Vec<_>) = (1..=PICKUPS)
         .map(|number| {
             let text = token::text(number);
             let expected = format!("Bearer {text}");
-            let (mut picked_up, mut read) = (None, None);
+            let (mut detected, mut read) = (None, None);
             let began = Instant::now();
-            kubelet.rotate("token", &text).expect("is rotated");
-            while picked_up.is_none() || read.is_none() {
+            kubelet
+                .rotate("token", &text)
+                .expect("the token is rotated");
+            while detected.is_none() || read.is_none() {
                 if read.is_none() && bare.has_read(&text) {
                     read = Some(began.elapsed());
                 }
                 let current = source.current().expect("a token");
-                if picked_up.is_none() && current.header() == expected.as_str() {
-                    picked_up = Some(began.elapsed());
+                if detected.is_none() && current.header() == expected.as_str() {
+                    detected = Some(began.elapsed());
                 }
                 std::thread::yield_now();
             }
             std::thread::sleep(Duration::from_millis(15));
-            (picked_up.unwrap_or_default(), read.unwrap_or_default())
+            (detected.unwrap_or_default(), read.unwrap_or_default())
         })
         .unzip();
-    picked_up.sort();
+    detected.sort();
     read.sort();
     let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-    for (name, times) in [("rotation_pickup", &picked_up), ("a bare reader", &read)] {
+    for (name, times) in [("rotation_pickup", &detected), ("a bare reader", &read)] {
         let at = |index: usize| milliseconds(times[index]);
         println!(
             "{name}: median {:.2} ms, 99th percentile {:.2} ms, longest {:.2} ms",
@@ -102,7 +103,7 @@ pub(crate) fn pickup() -> Target {
             at(PICKUPS - 1)
         );
     }
-    let p99 = milliseconds(picked_up[PICKUPS * 99 / 100]);
+    let p99 = milliseconds(detected[PICKUPS * 99 / 100]);
     Target::ratio(
         "rotation_pickup_p99",
         p99 / milliseconds(read[PICKUPS * 99 / 100]),
@@ -112,10 +113,11 @@ pub(crate) fn pickup() -> Target {
     )
 }
 
-/// The tokens that a server takes: the current one and the one before.
+/// The tokens that a server accepts: the current one and the previous one.
 type Accepted = Arc<Mutex<[String; 2]>>;
 
-async fn serve(accepted: Accepted) -> String {
+/// Starts a server that accepts only these tokens, and returns its URL.
+async fn start_server(accepted: Accepted) -> String {
     let private = move |headers: HeaderMap| async move {
         let sent = headers
             .get("authorization")
@@ -137,10 +139,10 @@ async fn serve(accepted: Accepted) -> String {
     url
 }
 
-/// Requests that were refused while the token was replaced a thousand times.
+/// Counts the requests that are rejected while the token is rotated a thousand times.
 pub(crate) fn failures() -> Target {
     let runtime = Runtime::new().expect("a runtime");
-    let (_folder, kubelet, source) = volume(&runtime);
+    let (_directory, kubelet, source) = volume(&runtime);
     let first = source
         .current()
         .expect("a token")
@@ -149,7 +151,7 @@ pub(crate) fn failures() -> Target {
         .expect("text")
         .to_owned();
     let accepted = Accepted::new(Mutex::new([first.clone(), first]));
-    let url = runtime.block_on(serve(accepted.clone()));
+    let url = runtime.block_on(start_server(accepted.clone()));
     let auth = BearerAuth::for_origin(&url, source).expect("an origin");
     let http = reqwest::Client::builder()
         .no_proxy()
@@ -184,7 +186,9 @@ pub(crate) fn failures() -> Target {
             accepted.swap(0, 1);
             accepted[0] = format!("Bearer {text}");
         }
-        kubelet.rotate("token", &text).expect("is rotated");
+        kubelet
+            .rotate("token", &text)
+            .expect("the token is rotated");
         std::thread::sleep(PAUSE);
     }
     stopped.store(true, Ordering::Relaxed);
@@ -196,6 +200,7 @@ pub(crate) fn failures() -> Target {
     Target::new("failed_over_1000_rotations", failed as f64, "requests", 0.0)
 }
 
+/// Counts the requests to the metadata server when 100 callers need the first token.
 pub(crate) fn metadata_requests() -> Target {
     let runtime = Runtime::new().expect("a runtime");
     let requests = runtime.block_on(async {

@@ -1,14 +1,14 @@
-//! A measured figure and its limit.
+//! A measured value and its limit.
 
 use std::fmt::Display;
 
-/// A measured figure that must not exceed its limit.
+/// A measured value that must not exceed its limit.
 pub(crate) struct Target {
     name: &'static str,
     value: f64,
     unit: &'static str,
     limit: f64,
-    /// The absolute figure behind a ratio.
+    /// The absolute value of a ratio.
     absolute: Option<String>,
 }
 
@@ -23,8 +23,8 @@ impl Target {
         }
     }
 
-    /// Creates a target for a ratio to a fixed piece of work of the same run, which the speed of the machine hardly
-    /// changes. `absolute` is printed beside it.
+    /// Creates a target for a ratio to a fixed piece of work of the same run, which hardly depends on the speed of
+    /// the machine. `absolute` is printed as well.
     pub(crate) fn ratio(
         name: &'static str,
         ratio: f64,

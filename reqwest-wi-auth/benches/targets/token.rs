@@ -1,11 +1,11 @@
-//! Tokens of the size that Kubernetes makes.
+//! Tokens of the size that Kubernetes issues.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// About 1.2 kB; none is like another of another number.
+/// Returns a token of about 1.2 kB. Tokens of different numbers differ.
 pub(crate) fn text(number: usize) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -104,6 +104,8 @@ impl CommandToken {
 
     /// Adds arguments. They are passed as they are, without interpretation by a shell.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # #[cfg(unix)]
     /// # #[tokio::main(flavor = "current_thread")]
@@ -127,6 +129,8 @@ impl CommandToken {
 
     /// Sets how long the command may run. After that, its process group is killed. Default: 30 s.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # #[cfg(unix)]
     /// # #[tokio::main(flavor = "current_thread")]
@@ -149,6 +153,8 @@ impl CommandToken {
 
     /// Accepts tokens that are not JWTs. Default: anything other than a JWT is an error, since it is often an error
     /// message, or not the intended kind of token.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # #[cfg(unix)]

@@ -58,6 +58,8 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
 
     /// Sets how long [`open`](Self::open) waits for valid content. Default: 5 s.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
@@ -78,6 +80,8 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
     }
 
     /// Sets how often the file is read although no change was reported. Default: 60 s.
+    ///
+    /// # Examples
     ///
     /// Lower it for file systems that accept watches but report no changes, such as some network file systems:
     ///
@@ -101,6 +105,8 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
 
     /// Sets how often the file is read while the operating system cannot report changes, for example because the limit of
     /// watches is reached. Default: 5 s.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), reqwest_wi_auth::FileError> {
@@ -129,6 +135,8 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
     /// [`TimedOut`](std::io::ErrorKind::TimedOut). No other read is started until it returns. Neither
     /// [`shutdown`](WatchedFile::shutdown) nor the end of the runtime waits for it.
     ///
+    /// # Examples
+    ///
     /// ```no_run
     /// # async fn example() -> Result<(), reqwest_wi_auth::FileError> {
     /// use std::time::Duration;
@@ -150,6 +158,8 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
 
     /// Sets a function that returns when the file has to be read again because of its value, such as before the value
     /// expires, or `None` if it does not have to be. Its arguments are the value and the current time.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), reqwest_wi_auth::FileError> {
@@ -182,6 +192,8 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
     /// Sets the function that reads the file, for tests of read errors. It runs on a thread that may block. Default: a
     /// function that reads regular files of up to 16 MiB.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
@@ -208,6 +220,8 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
     }
 
     /// Sets the function that returns the current time, for tests. Default: [`SystemTime::now`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -12,6 +12,7 @@ mod metrics;
 mod middleware;
 mod origins;
 mod projected_token;
+mod public_types;
 mod redirects;
 mod resend;
 mod resource_leaks;

@@ -29,19 +29,19 @@ async fn without_inotify_instances_the_file_is_polled_until_one_is_available() {
         return;
     }
     let (_directory, kubelet) = token_volume();
-    let taken = open_all_watchers();
+    let others = open_all_watchers();
     let builder = WatchedFile::builder(kubelet.path("token"), |bytes| Ok(bytes.to_vec()));
     let file = builder.open().await.unwrap();
     assert!(
         !file.health().change_notifications,
         "with {} other watchers",
-        taken.len()
+        others.len()
     );
     let next = token("1", 600);
     kubelet.rotate("token", &next).unwrap();
     advance_clock(Duration::from_secs(5)).await;
     wait_until("the file is polled", || *file.current() == next.as_bytes()).await;
-    drop(taken);
+    drop(others);
     advance_clock(Duration::from_secs(5)).await;
     wait_until("the file is watched", || file.health().change_notifications).await;
     let next = token("2", 600);
@@ -65,10 +65,10 @@ async fn rotations_require_no_further_inotify_instance() {
     let builder = WatchedFile::builder(kubelet.path("token"), |bytes| Ok(bytes.to_vec()));
     let file = builder.open().await.unwrap();
     assert!(file.health().change_notifications);
-    let taken: Vec<RecommendedWatcher> = (0..2)
+    let others: Vec<RecommendedWatcher> = (0..2)
         .map_while(|_| notify::recommended_watcher(|_| {}).ok())
         .collect();
-    assert_eq!(taken.len(), 1, "the namespace has two instances");
+    assert_eq!(others.len(), 1, "the namespace has two instances");
     for rotation in 1..=30 {
         let next = token(&rotation.to_string(), 600);
         kubelet.rotate("token", &next).unwrap();

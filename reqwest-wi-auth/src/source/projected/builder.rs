@@ -45,6 +45,8 @@ impl ProjectedTokenBuilder {
 
     /// Sets how long [`open`](Self::open) waits for the token. Default: 5 s.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
@@ -70,6 +72,8 @@ impl ProjectedTokenBuilder {
     /// A read that takes longer is an error, and the token in use stays in use. See
     /// [`WatchedFileBuilder::read_limit`](crate::WatchedFileBuilder::read_limit).
     ///
+    /// # Examples
+    ///
     /// ```no_run
     /// # async fn example() -> Result<(), reqwest_wi_auth::Error> {
     /// use std::time::Duration;
@@ -93,6 +97,8 @@ impl ProjectedTokenBuilder {
     /// audience is not checked.
     ///
     /// A token for other audiences is an error, and does not replace the one in use.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -125,6 +131,8 @@ impl ProjectedTokenBuilder {
     ///
     /// The expiry of such a token is not known, so it is replaced only when the file changes.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -147,6 +155,8 @@ impl ProjectedTokenBuilder {
     /// with [`Error::Expired`].
     ///
     /// A server whose clock is right rejects such a token.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -173,6 +183,8 @@ impl ProjectedTokenBuilder {
     /// Sets the function that reads the file, for tests of read errors. It runs on a thread that may block. Default: a
     /// function that reads regular files of up to 16 MiB.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -196,6 +208,8 @@ impl ProjectedTokenBuilder {
     }
 
     /// Sets the function that returns the current time, for tests. Default: [`SystemTime::now`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -1,4 +1,4 @@
-//! What others do for each request, re-created from what is known of them: the work, not the code.
+//! The work that other clients do for each request, re-created from their documentation and source. It is not their code.
 
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::watch;
 
-/// client-go: a lock, a look at the clock, a copy of the token and a new header text.
+/// client-go: locks a mutex, reads the clock, copies the token, and formats a new header.
 pub(crate) struct ClientGo(pub Mutex<(String, Instant)>);
 
 impl ClientGo {
@@ -14,7 +14,7 @@ impl ClientGo {
         Self(Mutex::new((token.to_owned(), Instant::now())))
     }
 
-    pub(crate) fn put(&self, headers: &mut HeaderMap) {
+    pub(crate) fn set_header(&self, headers: &mut HeaderMap) {
         let Ok(cached) = self.0.lock() else { return };
         let is_fresh = cached.1.elapsed() < Duration::from_secs(50);
         let token = cached.0.clone();
@@ -26,7 +26,7 @@ impl ClientGo {
     }
 }
 
-/// kube-rs: a lock for reading, a new header text and value, marked sensitive.
+/// kube-rs: locks for reading, formats a new header, and marks it as sensitive.
 pub(crate) struct KubeRs(pub RwLock<(String, Instant)>);
 
 impl KubeRs {
@@ -34,7 +34,7 @@ impl KubeRs {
         Self(RwLock::new((token.to_owned(), Instant::now())))
     }
 
-    pub(crate) fn put(&self, headers: &mut HeaderMap) {
+    pub(crate) fn set_header(&self, headers: &mut HeaderMap) {
         let Ok(cached) = self.0.read() else { return };
         let is_fresh = cached.1.elapsed() < Duration::from_secs(60);
         let value = HeaderValue::try_from(format!("Bearer {}", cached.0));
@@ -45,7 +45,7 @@ impl KubeRs {
     }
 }
 
-/// google-cloud-auth: a look into a channel, a new header value, a map of headers that is copied over.
+/// google-cloud-auth: reads a channel, formats a new header, and copies a map of headers.
 pub(crate) struct GoogleCloudAuth(pub watch::Receiver<String>);
 
 impl GoogleCloudAuth {
@@ -53,7 +53,7 @@ impl GoogleCloudAuth {
         Self(watch::channel(token.to_owned()).1)
     }
 
-    pub(crate) fn put(&self, headers: &mut HeaderMap) {
+    pub(crate) fn set_header(&self, headers: &mut HeaderMap) {
         let token = self.0.borrow().clone();
         let mut own = HeaderMap::new();
         if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {token}")) {
