@@ -1,4 +1,4 @@
-//! The supported signature algorithms: asymmetric ones only, so a public key can never be a shared secret.
+//! The supported signature algorithms. All are asymmetric, so a public key can never be used as a shared secret.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 /// A JWS signature algorithm (RFC 7518, section 3.1; RFC 8037 for `EdDSA`; RFC 9864 for `Ed25519`).
 ///
-/// `none` and HMAC are not representable, so they cannot be allowed by mistake.
+/// `none` and HMAC cannot be represented, so they cannot be allowed by mistake.
 ///
-/// [`EdDSA`](Self::EdDSA) and [`Ed25519`](Self::Ed25519) are two names for one signature, because the only keys that are
-/// supported for `EdDSA` are Ed25519 keys. Whoever is trusted for one of them, by the settings or by a discovery document,
-/// is trusted for both; a key whose `alg` is one of them verifies tokens of both. `Ed448` is not supported.
+/// [`EdDSA`](Self::EdDSA) and [`Ed25519`](Self::Ed25519) are two names of one algorithm, because `EdDSA` is supported with
+/// Ed25519 keys only. If the settings or a discovery document allow one of them, both are allowed, and a key with either as its
+/// `alg` verifies tokens with both. `Ed448` is not supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -32,9 +32,9 @@ pub enum Algorithm {
     ES384,
     /// ECDSA on P-521 with SHA-512.
     ES512,
-    /// EdDSA with an Ed25519 key, by its name of RFC 8037.
+    /// EdDSA with an Ed25519 key, as named by RFC 8037.
     EdDSA,
-    /// EdDSA with an Ed25519 key, by its name of RFC 9864, which deprecates `EdDSA`.
+    /// EdDSA with an Ed25519 key, as named by RFC 9864, which deprecates `EdDSA`.
     Ed25519,
 }
 
@@ -54,8 +54,9 @@ impl Algorithm {
         Self::Ed25519,
     ];
 
-    /// Returns the algorithm with this JOSE name, which is case-sensitive (RFC 7515, section 4.1.1), or `None` if there is
-    /// no supported one.
+    /// Returns the algorithm with this JOSE name, or `None` if it is not supported.
+    ///
+    /// The name is case-sensitive (RFC 7515, section 4.1.1).
     ///
     /// ```
     /// # use tower_oidc_guard::Algorithm;
@@ -68,7 +69,7 @@ impl Algorithm {
             .find(|algorithm| algorithm.name() == name)
     }
 
-    /// Returns one name for each signature: `EdDSA` for `Ed25519`, and every other algorithm itself.
+    /// Returns `EdDSA` for `Ed25519`, and any other algorithm unchanged.
     pub(crate) fn canonical(self) -> Self {
         match self {
             Self::Ed25519 => Self::EdDSA,
@@ -77,6 +78,11 @@ impl Algorithm {
     }
 
     /// Returns the JOSE name.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Algorithm;
+    /// assert_eq!(Algorithm::ES256.name(), "ES256");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Self::RS256 => "RS256",
@@ -100,7 +106,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A set of algorithms, one bit for each signature: `EdDSA` and `Ed25519` are in it together.
+/// A set of algorithms, with one bit for each. `EdDSA` and `Ed25519` have the same bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Algorithms(u16);
 
@@ -130,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_algorithm_is_found_by_its_own_name_only() {
+    fn an_algorithm_is_found_by_its_exact_name() {
         for algorithm in Algorithm::ALL {
             assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
             assert_eq!(Algorithm::from_name(&algorithm.name().to_lowercase()), None);
@@ -138,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn no_symmetric_algorithm_and_no_none_exist_here() {
+    fn symmetric_algorithms_and_none_are_not_supported() {
         for name in ["none", "HS256", "HS384", "HS512", "RSA-OAEP", "dir", ""] {
             assert_eq!(Algorithm::from_name(name), None, "{name}");
         }
     }
 
     #[test]
-    fn a_set_holds_what_was_put_in_and_nothing_else() {
+    fn a_set_contains_the_algorithms_that_it_was_made_of() {
         let set: Algorithms = [Algorithm::RS256, Algorithm::EdDSA].into_iter().collect();
         let held: Vec<_> = Algorithm::ALL
             .into_iter()
@@ -159,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_names_of_eddsa_are_one_algorithm_of_a_set() {
+    fn the_two_names_of_eddsa_are_one_algorithm_in_a_set() {
         let set = |algorithm| Algorithms::from_iter([algorithm]);
         assert_eq!(set(Algorithm::EdDSA), set(Algorithm::Ed25519));
         for name in ["Ed448", "ed25519", "EDDSA", "ESP256", "ED25519"] {

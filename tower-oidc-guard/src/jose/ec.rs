@@ -1,4 +1,4 @@
-//! Keys on curves: ECDSA (RFC 7518, section 6.2.1) and Ed25519 (RFC 8037, section 2).
+//! Elliptic-curve public keys: ECDSA (RFC 7518, section 6.2.1) and Ed25519 (RFC 8037, section 2).
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519,
@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{
 
 use super::algorithm::Algorithm;
 
-/// A curve and the one algorithm that is served on it.
+/// An ECDSA curve and the algorithm that uses it.
 pub(crate) struct Curve {
     pub(crate) algorithm: Algorithm,
     coordinate_bytes: usize,
@@ -15,8 +15,8 @@ pub(crate) struct Curve {
 }
 
 impl Curve {
-    /// The ECDSA curve of that name; `secp256k1` is none of them.
-    pub(crate) fn ecdsa(name: &str) -> Option<Self> {
+    /// Returns the curve with this name, or `None` if it is not supported.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "P-256" => Self {
                 algorithm: Algorithm::ES256,
@@ -37,22 +37,21 @@ impl Curve {
         })
     }
 
-    /// The key of a point. Its coordinates have the curve's full length (RFC 7518, section 6.2.1.2), and
-    /// the point lies on the curve.
+    /// Creates the key of a point on the curve. Each coordinate must have the full length (RFC 7518, section 6.2.1.2).
     pub(crate) fn parse(&self, x: &[u8], y: &[u8]) -> Result<ParsedPublicKey, &'static str> {
         if x.len() != self.coordinate_bytes || y.len() != self.coordinate_bytes {
-            return Err("an EC coordinate of the wrong length");
+            return Err("EC coordinate of the wrong length");
         }
         let mut point = Vec::with_capacity(1 + 2 * self.coordinate_bytes);
         point.push(0x04);
         point.extend_from_slice(x);
         point.extend_from_slice(y);
         ParsedPublicKey::new(self.verification, point)
-            .map_err(|_| "an EC point that is not on its curve")
+            .map_err(|_| "EC point that is not on its curve")
     }
 }
 
-/// The Ed25519 key of those 32 bytes.
-pub(crate) fn ed25519(x: &[u8]) -> Result<ParsedPublicKey, &'static str> {
-    ParsedPublicKey::new(&ED25519, x).map_err(|_| "an Ed25519 key that is not one")
+/// Creates an Ed25519 key from its 32 bytes.
+pub(crate) fn parse_ed25519(x: &[u8]) -> Result<ParsedPublicKey, &'static str> {
+    ParsedPublicKey::new(&ED25519, x).map_err(|_| "invalid Ed25519 key")
 }

@@ -1,4 +1,4 @@
-//! The usable keys of one issuer, found by `kid`.
+//! The keys of an issuer, and which of them may have made a signature.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,25 +10,27 @@ use serde_json::value::RawValue;
 
 use super::algorithm::{Algorithm, Algorithms};
 use super::error::SignatureError;
-use super::jwk::{Jwk, SigningAlgorithm};
+use super::jwk::{Jwk, UnusableKey};
 
-/// The most keys that a signature is checked with, if an issuer publishes several different ones under one `kid`.
+/// The maximum number of keys that a signature is verified with if an issuer publishes several different keys with one `kid`.
 pub(crate) const MAX_CANDIDATES: usize = 4;
 
-/// Keys as an issuer published them, and the algorithms it is trusted for.
+/// The keys of an issuer and the algorithms that are allowed for them.
 pub(crate) struct KeySet {
     keys: JsonWebKeySet<Jwk>,
+    skipped: Vec<UnusableKey>,
+    /// The indices of the keys with each `kid`.
     by_kid: HashMap<String, Vec<usize>>,
     without_kid: Vec<usize>,
     pub(crate) algorithms: Algorithms,
 }
 
 impl KeySet {
-    /// Reads a JSON Web Key Set (RFC 7517, section 5). A key that cannot be used is skipped.
+    /// Parses a JSON Web Key Set (RFC 7517, section 5). A key that cannot be used is skipped.
     ///
     /// # Errors
     ///
-    /// If the text is anything but one JSON object with one member `keys` that is an array.
+    /// Returns an error unless the text is one JSON object with one member `keys` that is an array.
     pub(crate) fn from_json(
         json: &[u8],
         algorithms: Algorithms,
@@ -38,62 +40,74 @@ impl KeySet {
         Ok(Self::new(keys.collect(), algorithms))
     }
 
-    pub(crate) fn new(keys: Vec<Jwk>, algorithms: Algorithms) -> Self {
+    /// Creates a set of keys that are allowed for the given algorithms.
+    pub(crate) fn new(published: Vec<Result<Jwk, UnusableKey>>, algorithms: Algorithms) -> Self {
+        let (mut keys, mut skipped) = (Vec::new(), Vec::new());
         let mut by_kid: HashMap<String, Vec<usize>> = HashMap::new();
         let mut without_kid = Vec::new();
-        for (index, key) in keys.iter().enumerate() {
-            if key.unusable().is_some() {
-                continue;
-            }
+        for key in published {
+            let key = match key {
+                Ok(key) => key,
+                Err(unusable) => {
+                    skipped.push(unusable);
+                    continue;
+                }
+            };
             match key.kid() {
-                Some(kid) => by_kid.entry(kid.to_owned()).or_default().push(index),
-                None => without_kid.push(index),
+                Some(kid) => by_kid.entry(kid.to_owned()).or_default().push(keys.len()),
+                None => without_kid.push(keys.len()),
             }
+            keys.push(key);
         }
         Self {
             keys: JsonWebKeySet::new(keys),
+            skipped,
             by_kid,
             without_kid,
             algorithms,
         }
     }
 
-    /// Returns how many keys there are, usable or not.
+    /// Returns the number of keys, including those that are skipped.
     pub(crate) fn len(&self) -> usize {
-        self.keys.keys().len()
+        self.keys.keys().len() + self.skipped.len()
     }
 
-    /// Returns how many different keys can verify something. A key that is published twice under one `kid` counts once.
+    /// Returns the number of different usable keys. A key that is published twice with one `kid` counts once.
     pub(crate) fn usable(&self) -> usize {
         let groups = self.by_kid.values().chain([&self.without_kid]);
         groups.map(|group| self.different(group).count()).sum()
     }
 
-    /// Returns the `kid` of each skipped key, if it has one, and why it is skipped.
+    /// Returns the `kid` of each skipped key, if it has one, and the reason.
     pub(crate) fn skipped(&self) -> impl Iterator<Item = (Option<&str>, &'static str)> {
-        let keys = self.keys.keys().iter();
-        keys.filter_map(|key| Some((key.kid(), key.unusable()?)))
+        let skipped = self.skipped.iter();
+        skipped.map(|key| (key.kid.as_deref(), key.reason))
     }
 
-    /// Returns the key ids that several different keys for one algorithm share, with their number.
+    /// Returns each `kid` that several different keys for one algorithm share, and their number.
     pub(crate) fn shared_kids(&self) -> impl Iterator<Item = (&str, usize)> {
         let most = |group: &[usize]| {
-            let fitting = |algorithm| {
+            let supporting = |algorithm| {
                 let keys = self.different(group);
-                keys.filter(|key| key.fits(algorithm)).count()
+                keys.filter(|key| key.supports(algorithm)).count()
             };
-            Algorithm::ALL.into_iter().map(fitting).max().unwrap_or(0)
+            Algorithm::ALL
+                .into_iter()
+                .map(supporting)
+                .max()
+                .unwrap_or(0)
         };
         let kids = self.by_kid.iter();
         kids.map(move |(kid, group)| (kid.as_str(), most(group)))
             .filter(|(_, count)| *count > 1)
     }
 
-    /// Verifies a signature with the keys that can have made it, and no others:
+    /// Verifies a signature with the keys that may have made it:
     ///
-    /// - those of that `kid`, [`MAX_CANDIDATES`] at most;
-    /// - if the set has no key of that `kid`, the only one without any;
-    /// - for a token without a `kid`, the only key of the set that fits the algorithm.
+    /// - the keys with that `kid`, at most [`MAX_CANDIDATES`];
+    /// - if no key has that `kid`, the only key without a `kid`;
+    /// - for a token without a `kid`, the only key that supports the algorithm.
     ///
     /// # Errors
     ///
@@ -108,35 +122,36 @@ impl KeySet {
         if !self.algorithms.contains(algorithm) {
             return Err(SignatureError::AlgorithmNotAllowed);
         }
-        let verifies = |key: &&Jwk| {
-            let algorithm = SigningAlgorithm(algorithm);
-            key.verify_signature(&algorithm, message, signature).is_ok()
-        };
         let candidates = self.candidates(kid, algorithm);
-        let mut candidates = candidates.iter().map_while(|key| *key).peekable();
-        candidates.peek().ok_or(SignatureError::UnknownKey)?;
-        if candidates.any(|key| verifies(&key)) {
-            Ok(())
-        } else {
-            Err(SignatureError::BadSignature)
+        let algorithm = algorithm.into();
+        let mut error = SignatureError::UnknownKey;
+        for key in candidates.into_iter().map_while(|key| key) {
+            if key.verify_signature(&algorithm, message, signature).is_ok() {
+                return Ok(());
+            }
+            error = SignatureError::BadSignature;
         }
+        Err(error)
     }
 
-    /// Returns the keys that can have signed a token of that header.
+    /// Returns the keys that may have signed a token with that header.
     fn candidates(
         &self,
         kid: Option<&str>,
         algorithm: Algorithm,
     ) -> [Option<&Jwk>; MAX_CANDIDATES] {
-        let named = kid.and_then(|kid| self.by_kid.get(kid));
-        match (kid, named) {
-            (_, Some(group)) => different(self.at(group).filter(|key| key.fits(algorithm))),
-            (Some(_), None) => only(self.at(&self.without_kid), algorithm),
-            (None, _) => only(self.keys.keys().iter(), algorithm),
+        let with_kid = kid.and_then(|kid| self.by_kid.get(kid));
+        match (kid, with_kid) {
+            (_, Some(group)) => {
+                first_different(self.group(group).filter(|key| key.supports(algorithm)))
+            }
+            (Some(_), None) => only_supporting(self.group(&self.without_kid), algorithm),
+            (None, _) => only_supporting(self.keys.keys().iter(), algorithm),
         }
     }
 
-    fn at<'k>(&'k self, group: &'k [usize]) -> impl Iterator<Item = &'k Jwk> {
+    /// Returns the keys at these indices.
+    fn group<'k>(&'k self, group: &'k [usize]) -> impl Iterator<Item = &'k Jwk> {
         group
             .iter()
             .filter_map(|&index| self.keys.keys().get(index))
@@ -146,16 +161,16 @@ impl KeySet {
     fn different<'k>(&'k self, group: &'k [usize]) -> impl Iterator<Item = &'k Jwk> {
         let is_first = |(position, key): &(usize, &Jwk)| {
             !self
-                .at(&group[..*position])
+                .group(&group[..*position])
                 .any(|other| other.is_same_key(key))
         };
-        let keys = self.at(group).enumerate();
+        let keys = self.group(group).enumerate();
         keys.filter(is_first).map(|(_, key)| key)
     }
 }
 
-/// Returns the first keys that differ from each other.
-fn different<'k>(keys: impl Iterator<Item = &'k Jwk>) -> [Option<&'k Jwk>; MAX_CANDIDATES] {
+/// Returns the first keys that differ from each other, followed by `None`.
+fn first_different<'k>(keys: impl Iterator<Item = &'k Jwk>) -> [Option<&'k Jwk>; MAX_CANDIDATES] {
     let mut found = [None; MAX_CANDIDATES];
     let mut count = 0;
     for key in keys {
@@ -173,19 +188,19 @@ fn different<'k>(keys: impl Iterator<Item = &'k Jwk>) -> [Option<&'k Jwk>; MAX_C
     found
 }
 
-/// Returns the key that fits the algorithm, if there are not several that differ.
-fn only<'k>(
+/// Returns the only key that supports the algorithm, or none if several different ones do.
+fn only_supporting<'k>(
     keys: impl Iterator<Item = &'k Jwk>,
     algorithm: Algorithm,
 ) -> [Option<&'k Jwk>; MAX_CANDIDATES] {
-    let found = different(keys.filter(|key| key.fits(algorithm)));
+    let found = first_different(keys.filter(|key| key.supports(algorithm)));
     match found {
         [Some(_), None, ..] => found,
         _ => [None; MAX_CANDIDATES],
     }
 }
 
-/// The keys of a set, each as it stands in the text: one that cannot be read must not spoil the others.
+/// The JSON text of each key of a set. A key that cannot be parsed must not affect the others.
 struct Document<'a>(Vec<&'a RawValue>);
 
 impl<'de> Deserialize<'de> for Document<'de> {
@@ -234,7 +249,7 @@ mod tests {
             Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
         }
 
-        /// The public key, with these members beside its own.
+        /// Returns the public key with additional members.
         fn jwk(&self, extra: Value) -> Value {
             let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
             let encode = |bytes| URL_SAFE_NO_PAD.encode(bytes);
@@ -245,7 +260,7 @@ mod tests {
             jwk
         }
 
-        /// Has a set verify a signature of this key.
+        /// Verifies a signature of this key with a set.
         fn verify(&self, keys: &KeySet, kid: Option<&str>) -> Result<(), SignatureError> {
             let signature = self.0.sign(&SystemRandom::new(), b"message").unwrap();
             keys.verify(kid, Algorithm::ES256, b"message", signature.as_ref())
@@ -261,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_under_one_kid_is_one_key_whatever_its_other_members() {
+    fn equal_keys_with_one_kid_count_once() {
         let signer = Signer::new();
         let kid = Some("k");
         for extra in [
@@ -286,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_rsa_key_with_leading_zeros_is_the_same_key() {
+    fn an_rsa_key_with_leading_zeros_is_equal_to_the_key_without_them() {
         let n = [&[0xa5; 255][..], &[1]].concat();
         let key = |n: &[u8], alg: &str| {
             let n = URL_SAFE_NO_PAD.encode(n);
@@ -297,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn different_keys_under_one_kid_are_all_tried_up_to_the_bound() {
+    fn different_keys_with_one_kid_are_tried_up_to_the_limit() {
         let signers: Vec<_> = (0..MAX_CANDIDATES + 1).map(|_| Signer::new()).collect();
         let mut keys = Vec::new();
         for signer in &signers {
@@ -313,15 +328,15 @@ mod tests {
             assert_eq!(signer.verify(&keys, Some("k")), Ok(()));
         }
         for beyond in [last, &Signer::new()] {
-            let verdict = beyond.verify(&keys, Some("k"));
-            assert_eq!(verdict, Err(SignatureError::BadSignature));
+            let result = beyond.verify(&keys, Some("k"));
+            assert_eq!(result, Err(SignatureError::BadSignature));
         }
         let shared: Vec<_> = keys.shared_kids().collect();
         assert_eq!(shared, [("k", MAX_CANDIDATES + 1)]);
     }
 
     #[test]
-    fn without_a_kid_only_a_single_key_is_tried() {
+    fn a_token_without_a_kid_is_verified_with_the_only_key() {
         let (one, two) = (Signer::new(), Signer::new());
         for (first, second) in [("a", "b"), ("k", "k")] {
             let keys = set(&[
@@ -338,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_one_object_with_one_array_of_keys() {
+    fn a_key_set_is_an_object_with_one_array_of_keys() {
         for malformed in [
             "",
             "[]",
@@ -360,11 +375,11 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_cannot_be_read_does_not_spoil_its_set() {
+    fn a_key_that_cannot_be_parsed_does_not_affect_the_others() {
         let signer = Signer::new();
-        let sound = signer.jwk(json!({ "kid": "k" })).to_string();
+        let valid = signer.jwk(json!({ "kid": "k" })).to_string();
         let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        for odd in [
+        for unusable in [
             "null".to_owned(),
             "1".to_owned(),
             "\"k\"".to_owned(),
@@ -376,14 +391,14 @@ mod tests {
             format!(r#"{{"kty":"RSA","kid":"a","n":{}}}"#, deep(100_000)),
             deep(100_000),
         ] {
-            let set = read(&format!(r#"{{"keys":[{odd},{sound}]}}"#)).unwrap();
+            let set = read(&format!(r#"{{"keys":[{unusable},{valid}]}}"#)).unwrap();
             assert_eq!(signer.verify(&set, Some("k")), Ok(()));
             assert_eq!((set.usable(), set.skipped().count()), (1, 1));
         }
     }
 
     #[test]
-    fn a_member_that_is_not_read_may_be_anything_but_repeated() {
+    fn a_member_that_is_not_used_may_have_any_value_but_not_be_repeated() {
         let signer = Signer::new();
         let members = signer.jwk(json!({ "kid": "k" })).to_string();
         let with = |extra: &str| {

@@ -10,7 +10,7 @@ use spki::der::{Decode as _, Encode as _, Reader as _, SliceReader};
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 use x509_cert::Certificate;
 
-use super::jwk::Jwk;
+use super::jwk::{Jwk, UnusableKey};
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -23,25 +23,25 @@ const CURVES: [(ObjectIdentifier, &str); 3] = [
 
 const BEGIN: &[u8] = b"-----BEGIN ";
 
-/// Returns whether a text has a line that begins a PEM block. Text before the first block is allowed (RFC 7468,
-/// section 5.2).
+/// Returns whether a text contains the first line of a PEM block. Text before it is allowed (RFC 7468, section 5.2).
 pub(crate) fn is_pem(text: &[u8]) -> bool {
     labels(text).next().is_some()
 }
 
-/// Reads the public keys of a text. A single key has no `kid`, and so is used for any; several are named as Kubernetes
-/// names its keys, by the SHA-256 of their DER form. A key that is there twice is there once.
+/// Parses the public keys of a text. Repeated keys are returned once.
 ///
-/// Of a certificate, nothing but the key is used: whoever configures it trusts the key, whatever its validity and issuer.
+/// A single key has no `kid`, so it is used for every token. Several keys have the `kid` that Kubernetes gives its keys: the
+/// SHA-256 of their DER encoding. Only the key of a certificate is used, and its validity and issuer are not checked, because
+/// the key is trusted by being configured.
 ///
 /// # Errors
 ///
-/// If there is a private key, a block that is not well-formed, or no block that can hold a public key.
-pub(crate) fn parse(text: &[u8]) -> Result<Vec<Jwk>, String> {
+/// Returns an error if the text contains a private key, a malformed block, or no block of a type that contains a public key.
+pub(crate) fn parse(text: &[u8]) -> Result<Vec<Result<Jwk, UnusableKey>>, String> {
     let labels: Vec<_> = labels(text).collect();
     if let Some(private) = labels.iter().find(|label| label.contains("PRIVATE KEY")) {
         return Err(format!(
-            "it holds a {private}, which does not belong here; extract the public key, for example with `openssl pkey -pubout`"
+            "found a PEM block {private}, expected only public keys; extract the public key, for example with `openssl pkey -pubout`"
         ));
     }
     let is_read = |label: &&String| matches!(label.as_str(), "PUBLIC KEY" | "CERTIFICATE");
@@ -49,12 +49,12 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Jwk>, String> {
     if others == labels.len() {
         let found = labels.first().map_or("nothing", String::as_str);
         return Err(format!(
-            "no PUBLIC KEY or CERTIFICATE in the PEM text, but {found}"
+            "expected a PEM block PUBLIC KEY or CERTIFICATE, found {found}"
         ));
     }
     let mut ders: Vec<Vec<u8>> = Vec::new();
     for block in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
-        let (kind, der) = block.map_err(|_| "a PEM block that is not well-formed")?;
+        let (kind, der) = block.map_err(|_| "found a PEM block that is not well-formed")?;
         let der = match kind {
             SectionKind::PublicKey => der,
             SectionKind::Certificate => public_key(&der)?,
@@ -75,10 +75,10 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Jwk>, String> {
                 }
                 Jwk::from_members(members)
             }
-            Err(reason) => Jwk::skipped(reason),
+            Err(reason) => Err(reason.into()),
         });
     }
-    let other = || Jwk::skipped("a PEM block other than PUBLIC KEY and CERTIFICATE");
+    let other = || Err("PEM block other than PUBLIC KEY and CERTIFICATE".into());
     keys.extend(std::iter::repeat_with(other).take(others));
     Ok(keys)
 }
@@ -96,15 +96,19 @@ fn labels(text: &[u8]) -> impl Iterator<Item = String> {
 
 /// Returns the SubjectPublicKeyInfo of a certificate.
 fn public_key(certificate: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let broken = |_: spki::der::Error| "a CERTIFICATE that is not sound DER";
+    let broken = |_: spki::der::Error| "found a CERTIFICATE that is not valid DER";
     let certificate = Certificate::from_der(certificate).map_err(broken)?;
     let key = certificate.tbs_certificate().subject_public_key_info();
     key.to_der().map_err(broken)
 }
 
-/// Returns the members of a JSON Web Key, or why the key cannot be used.
+/// Converts a public key in DER into the members of a JSON Web Key, or returns why the key cannot be used.
+///
+/// # Errors
+///
+/// Returns an error if the DER is malformed.
 fn to_jwk(der: &[u8]) -> Result<Result<Map<String, Value>, &'static str>, &'static str> {
-    const BROKEN: &str = "a public key that is not sound DER";
+    const BROKEN: &str = "found a public key that is not valid DER";
     let key = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| BROKEN)?;
     let bits = key.subject_public_key.as_bytes().ok_or(BROKEN)?;
     let text = |bytes: &[u8]| Value::from(URL_SAFE_NO_PAD.encode(bytes));
@@ -115,17 +119,17 @@ fn to_jwk(der: &[u8]) -> Result<Result<Map<String, Value>, &'static str>, &'stat
         }
         EC => {
             let Some(curve) = curve(&key.algorithm) else {
-                return Ok(Err("a curve that is not served"));
+                return Ok(Err("unsupported curve"));
             };
             // An uncompressed point (SEC 1, section 2.3.3). Whether its length is right is checked with the curve.
             let Some(point) = bits.strip_prefix(&[0x04]) else {
-                return Ok(Err("a compressed EC point"));
+                return Ok(Err("compressed EC point"));
             };
             let (x, y) = point.split_at(point.len() / 2);
             json!({ "kty": "EC", "crv": curve, "x": text(x), "y": text(y) })
         }
         ED25519 => json!({ "kty": "OKP", "crv": "Ed25519", "x": text(bits) }),
-        _ => return Ok(Err("a key type that is not served")),
+        _ => return Ok(Err("unsupported key type")),
     };
     match key {
         Value::Object(members) => Ok(Ok(members)),

@@ -1,4 +1,4 @@
-//! RSA public keys that are worth trusting (RFC 7518, section 6.3.1).
+//! RSA public keys (RFC 7518, section 6.3.1), without those that are known to be weak.
 
 use aws_lc_rs::signature::{
     ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
@@ -8,33 +8,33 @@ use aws_lc_rs::signature::{
 
 use super::algorithm::Algorithm;
 
-/// Bits of the modulus: below is too weak (RFC 7518, section 3.3), above only costs time.
+/// Accepted sizes of the modulus in bits. A smaller one is too weak (RFC 7518, section 3.3); a larger one only costs time.
 const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// Bytes of the exponent: 65537 takes three, and large ones only cost time.
+/// The maximum size of the exponent in bytes. 65537 has three; larger ones only cost time.
 const MAX_EXPONENT_BYTES: usize = 4;
 
-/// A checked modulus and exponent, big-endian, without leading zeros.
+/// A validated modulus and exponent, big-endian, without leading zeros.
 pub(crate) struct Components<'a> {
     n: &'a [u8],
     e: &'a [u8],
 }
 
 impl<'a> Components<'a> {
-    /// Refuses what no sound issuer publishes, saying why.
+    /// Validates a modulus and an exponent, or returns why the key cannot be used.
     pub(crate) fn check(n: &'a [u8], e: &'a [u8]) -> Result<Self, &'static str> {
         let (n, e) = (without_leading_zeros(n), without_leading_zeros(e));
         if !MODULUS_BITS.contains(&bits(n)) {
-            return Err("an RSA modulus outside 2048 to 8192 bits");
+            return Err("RSA modulus outside 2048 to 8192 bits");
         }
         if n.last().is_none_or(|low| low % 2 == 0) {
-            return Err("an even RSA modulus");
+            return Err("even RSA modulus");
         }
         if e.len() > MAX_EXPONENT_BYTES || e.last().is_none_or(|low| low % 2 == 0) || e == [1] {
-            return Err("an RSA exponent that is not odd and of 3 to 4 bytes' worth");
+            return Err("RSA exponent that is not an odd number of at least 3 and at most 4 bytes");
         }
         if is_roca(n) {
-            return Err("an RSA modulus of the ROCA kind (CVE-2017-15361)");
+            return Err("RSA modulus with the ROCA weakness (CVE-2017-15361)");
         }
         Ok(Self { n, e })
     }
@@ -49,7 +49,7 @@ impl<'a> Components<'a> {
         self.e
     }
 
-    /// The key, ready to verify signatures of that algorithm.
+    /// Creates a key that verifies signatures of an algorithm. Returns `None` if the algorithm is not an RSA one.
     pub(crate) fn parse(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
         let components = RsaPublicKeyComponents {
             n: self.n,
@@ -87,8 +87,8 @@ const ROCA_PRIMES: [u32; 38] = [
     101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
 ];
 
-/// A modulus of that faulty library is a power of 65537 modulo every one of those primes. A sound one
-/// is so by chance once in some 2^27.
+/// Returns whether a modulus was made by the faulty library: it is then a power of 65537 modulo each of these primes. The
+/// probability that this is true of another modulus is about 2^-27.
 fn is_roca(n: &[u8]) -> bool {
     ROCA_PRIMES
         .iter()
@@ -124,8 +124,8 @@ mod tests {
     }
 
     #[test]
-    fn only_moduli_of_2048_to_8192_bits_are_taken() {
-        for (len, taken) in [
+    fn a_modulus_has_2048_to_8192_bits() {
+        for (len, is_accepted) in [
             (128, false),
             (255, false),
             (256, true),
@@ -135,7 +135,7 @@ mod tests {
         ] {
             assert_eq!(
                 Components::check(&modulus(len), &[1, 0, 1]).is_ok(),
-                taken,
+                is_accepted,
                 "{len} bytes"
             );
         }
@@ -148,9 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn only_odd_exponents_of_at_least_three_are_taken() {
+    fn an_exponent_is_odd_and_at_least_three() {
         let n = modulus(256);
-        for (e, taken) in [
+        for (e, is_accepted) in [
             (&[][..], false),
             (&[0], false),
             (&[1], false),
@@ -160,7 +160,7 @@ mod tests {
             (&[1, 0, 0], false),
             (&[1, 0, 0, 0, 1], false),
         ] {
-            assert_eq!(Components::check(&n, e).is_ok(), taken, "{e:?}");
+            assert_eq!(Components::check(&n, e).is_ok(), is_accepted, "{e:?}");
         }
     }
 
@@ -201,7 +201,7 @@ mod tests {
         assert!(bits(&n) >= 2048);
         assert_eq!(
             Components::check(&n, &[1, 0, 1]).err(),
-            Some("an RSA modulus of the ROCA kind (CVE-2017-15361)")
+            Some("RSA modulus with the ROCA weakness (CVE-2017-15361)")
         );
     }
 }

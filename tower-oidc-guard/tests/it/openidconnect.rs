@@ -4,6 +4,11 @@
 //! signature or the keys, and tokens recorded from Kubernetes. They must agree on every token, except for those in
 //! [`DIFFERENCES`]. A difference that is not listed fails the test, and so does a listed difference that does not occur.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "the test compares with openidconnect's own verifier and keys"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -603,7 +608,7 @@ impl Cases {
         let (input, signature) = valid.rsplit_once('.').unwrap();
         let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
         let with = |bytes: &[u8]| format!("{input}.{}", base64url(bytes));
-        for byte in 0..bytes.len() {
+        for byte in [0, 1, 30, 31, 32, 33, 62, 63] {
             for bit in [0, 7] {
                 let mut changed = bytes.clone();
                 changed[byte] ^= 1 << bit;
