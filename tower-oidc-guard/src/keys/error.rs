@@ -156,7 +156,7 @@ pub enum KeysError {
 }
 
 impl KeysError {
-    /// Returns the error and its causes in one line, shortened.
+    /// Returns the error and its causes in one line, shortened to 1,000 bytes.
     pub(crate) fn log_text(&self) -> String {
         let mut text = self.to_string();
         let mut cause = self.source();

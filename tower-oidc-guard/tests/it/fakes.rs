@@ -478,6 +478,48 @@ async fn test_issuer_is_as_strict_as_an_api_server() {
 }
 
 #[tokio::test]
+async fn test_issuer_that_ignores_accept_changes_only_the_406() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let send = async |method, headers: &[(HeaderName, &str)]| {
+        let mut request = http.request(method, format!("{}{JWKS}", issuer.url()));
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        ComparedResponse::read(request.send().await.unwrap()).await
+    };
+    let html = [(ACCEPT, "text/html")];
+    let token = [(AUTHORIZATION, "Bearer of.no.issuer")];
+    let usual = send(Method::GET, &[(ACCEPT, "application/jwk-set+json")]).await;
+    assert_eq!(send(Method::GET, &html).await.status, 406);
+    issuer.ignore_accept();
+    let response = send(Method::GET, &html).await;
+    assert_eq!((response.status, &response.body), (200, &usual.body));
+    assert_eq!(response.headers["content-type"], "application/jwk-set+json");
+    assert_eq!(send(Method::POST, &html).await.status, 405);
+    assert_eq!(send(Method::GET, &token).await.status, 401);
+}
+
+#[tokio::test]
+async fn discovery_document_of_a_test_issuer_can_have_further_members() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let document = async || -> Value {
+        let response = http.get(format!("{}{DISCOVERY}", issuer.url())).send();
+        let body = response.await.unwrap().bytes().await.unwrap();
+        serde_json::from_slice(&body).unwrap()
+    };
+    let before = document().await;
+    assert_eq!(before.get("token_endpoint"), None);
+    issuer.set_discovery_member("token_endpoint", "https://id.example/token");
+    issuer.set_discovery_member("jwks_uri", "https://id.example/jwks");
+    let mut expected = before;
+    expected["token_endpoint"] = "https://id.example/token".into();
+    expected["jwks_uri"] = "https://id.example/jwks".into();
+    assert_eq!(document().await, expected);
+}
+
+#[tokio::test]
 async fn memory_issuer_is_as_strict_as_an_api_server() {
     let issuer = MemoryIssuer::new("https://cluster.example").unwrap();
     let http = issuer.client();
