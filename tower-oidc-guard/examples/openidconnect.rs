@@ -18,7 +18,7 @@ use tower_oidc_guard::openidconnect::{
     RedirectUrl,
 };
 use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{Issuer, OidcGuard};
+use tower_oidc_guard::{Issuer, OidcGuard, TokenError, VerifyError};
 
 const APPLICATION: &str = "web-application";
 const API: &str = "https://api.example";
@@ -87,8 +87,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("called the API: {}", caller.subject());
 
     // The ID token is for the application only.
-    let refused = guard.verifier().verify(id_token).await;
-    println!("the ID token at the API: {}", refused.unwrap_err());
+    let refused = guard.verifier().verify(id_token).await.err();
+    let expected = VerifyError::InvalidToken(TokenError::WrongAudience);
+    assert_eq!(refused, Some(expected));
+    println!("the ID token at the API: {expected}");
     Ok(())
 }
 

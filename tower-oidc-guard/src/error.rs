@@ -1,6 +1,7 @@
 //! Errors in the configuration of a guard.
 
 use crate::policy::PolicyError;
+use crate::text::with_causes;
 
 /// The reason why a guard does not build.
 ///
@@ -134,18 +135,6 @@ impl From<reqwest_wi_auth::FileError> for BuildError {
     fn from(error: reqwest_wi_auth::FileError) -> Self {
         Self::PolicyFile(error)
     }
-}
-
-/// Returns the text of an error and its causes, in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

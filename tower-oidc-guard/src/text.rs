@@ -73,6 +73,18 @@ pub(crate) fn excerpt(text: &str) -> String {
     short
 }
 
+/// Returns the text of an error and its causes, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// Escapes the characters of a text that are not printable: line breaks, terminal escape sequences, and characters that
 /// change the direction of text.
 ///

@@ -1,10 +1,11 @@
 //! Errors of fetching and reading keys.
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::StatusCode;
+
+use crate::text::with_causes;
 
 /// The longest text of an error with its causes that is logged, in bytes.
 const MAX_LOG_BYTES: usize = 1000;
@@ -158,13 +159,7 @@ pub enum KeysError {
 impl KeysError {
     /// Returns the error and its causes in one line, shortened to 1,000 bytes.
     pub(crate) fn log_text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
+        let mut text = with_causes(self);
         if text.len() > MAX_LOG_BYTES {
             let mut end = MAX_LOG_BYTES;
             while !text.is_char_boundary(end) {

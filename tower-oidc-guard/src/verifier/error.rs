@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::with_causes;
 use crate::jose::TokenError;
 use crate::keys::error::KeysError;
+use crate::text::with_causes;
 
 /// The reason for which [`TokenVerifier::verify`](crate::TokenVerifier::verify) returned no identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
