@@ -25,7 +25,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 
 /// A background task that is restarted when its runtime has ended.
 pub(crate) struct Background {
-    /// What the task does, for log messages, such as "watching /run/token".
+    /// The activity of the task for log messages, such as "watching /run/token".
     activity: String,
     /// Whether there is a task, which may be stalled.
     has_task: AtomicBool,

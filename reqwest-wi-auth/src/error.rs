@@ -25,7 +25,7 @@ pub enum Error {
     Command {
         /// The program, without its arguments.
         program: String,
-        /// What happened instead.
+        /// The result of the command.
         reason: String,
     },
     /// No token was fetched yet; await [`TokenSource::refresh`](crate::TokenSource::refresh).
@@ -37,7 +37,7 @@ pub enum Error {
     /// The bytes are not a valid token.
     #[error("invalid token: {reason}")]
     InvalidToken {
-        /// What is wrong with them.
+        /// Why the bytes are not a token.
         reason: TokenFormatError,
     },
     /// The newest token has expired, so it is not sent.
@@ -55,7 +55,7 @@ pub enum Error {
     InvalidOrigin {
         /// The URL, without user information.
         url: String,
-        /// What is wrong with it, and what to do.
+        /// Why tokens cannot be sent there, and what to do.
         reason: &'static str,
     },
     /// The HTTP client could not be created.
@@ -126,7 +126,7 @@ pub enum MetadataError {
     InvalidToken {
         /// The host of the metadata server.
         host: String,
-        /// What is wrong with the body.
+        /// Why the body is not a token.
         reason: String,
     },
     /// The token is for an audience other than the requested one.

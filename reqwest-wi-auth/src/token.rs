@@ -356,7 +356,7 @@ mod tests {
         }
     }
 
-    fn at(seconds: f64) -> SystemTime {
+    fn unix_time(seconds: f64) -> SystemTime {
         from_unix_seconds(seconds).unwrap()
     }
 
@@ -387,16 +387,16 @@ mod tests {
         assert!(Token::opaque("two words").is_err());
         assert_eq!(
             Token::opaque(jwt(CLAIMS)).unwrap().expires_at(),
-            Some(at(2000.0))
+            Some(unix_time(2000.0))
         );
     }
 
     #[test]
     fn times_are_read_from_the_claims() {
         let token = Token::new(jwt(CLAIMS)).unwrap();
-        assert_eq!(token.issued_at(), Some(at(1000.0)));
-        assert_eq!(token.expires_at(), Some(at(2000.0)));
-        assert_eq!(token.warn_after(), Some(at(1500.0)));
+        assert_eq!(token.issued_at(), Some(unix_time(1000.0)));
+        assert_eq!(token.expires_at(), Some(unix_time(2000.0)));
+        assert_eq!(token.warn_after(), Some(unix_time(1500.0)));
         let token = Token::new(jwt("{}")).unwrap();
         assert_eq!(
             (token.issued_at(), token.expires_at(), token.warn_after()),
@@ -413,15 +413,19 @@ mod tests {
             (1800.0, Some(2000.0)),
             (2000.0, None),
         ] {
-            assert_eq!(token.next_renewal(at(now)), next.map(at), "{now}");
+            assert_eq!(
+                token.next_renewal(unix_time(now)),
+                next.map(unix_time),
+                "{now}"
+            );
         }
     }
 
     #[test]
     fn a_token_is_expired_from_its_exp_on() {
         let token = Token::new(jwt(CLAIMS)).unwrap();
-        assert!(!token.is_expired(at(1999.9)));
-        assert!(token.is_expired(at(2000.0)));
+        assert!(!token.is_expired(unix_time(1999.9)));
+        assert!(token.is_expired(unix_time(2000.0)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is logged when watched files are replaced. A single test, since it sets the global logger of the `log` crate.
+//! Log output when watched files are replaced. There is a single test, because it sets the global logger of the `log` crate.
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
