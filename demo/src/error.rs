@@ -174,6 +174,30 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_quotes_messages_that_the_libraries_contain() {
+        let readme = include_str!("../README.md");
+        let (_, rest) = readme.split_once("\n## Troubleshooting\n").unwrap();
+        let section = rest.split("\n## ").next().unwrap();
+        let sources = crate::test_support::library_sources();
+        // Every second part is between backticks. Messages contain spaces and start with a small letter, as commands do.
+        let quotes = section.split('`').skip(1).step_by(2);
+        let messages = quotes.filter(|quote| {
+            let is_command = quote.starts_with("kubectl ") || quote.starts_with("gcloud ");
+            quote.contains(' ') && quote.starts_with(char::is_lowercase) && !is_command
+        });
+        let parts: Vec<_> = messages
+            .flat_map(|message| message.split('…'))
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .collect();
+        assert!(parts.len() >= 8, "{parts:?}");
+        for part in parts {
+            let is_contained = sources.iter().any(|source| source.contains(part));
+            assert!(is_contained, "{part:?} is in no library");
+        }
+    }
+
+    #[test]
     fn each_replaced_method_is_named_by_a_library() {
         let sources = crate::test_support::library_sources();
         let methods = FLAGS.iter().map(|(method, _)| *method);

@@ -2,12 +2,12 @@
 //! of the client's token and of the issuer's signing key.
 //!
 //! 1. The [test issuer](TestIssuer) publishes its keys on loopback, and the [emulated kubelet](Kubelet) writes a projected
-//!    volume with tokens that it replaces before they expire ([`rotation`]).
+//!    volume with tokens that it replaces before they expire.
 //! 2. The server admits requests without any leeway for clocks, so a client that does not follow its token fails.
-//! 3. The client sends requests of several kinds, each with an expected response ([`traffic`]).
-//! 4. With [`Scope::Full`], a Google identity, a platform gate, several audiences and an issuer outage follow ([`full`]).
+//! 3. The client sends requests of several kinds, each with an expected response.
+//! 4. With [`Scope::Full`], a Google identity, a platform gate, several audiences and an issuer outage follow.
 //!
-//! A [`Summary`] counts the requests, the observed rotations and the unexpected responses ([`report`]).
+//! A [`Summary`] counts the requests, the observed rotations and the unexpected responses.
 
 mod full;
 mod report;
