@@ -5,8 +5,8 @@ use crate::text::with_causes;
 
 /// The reason why a guard does not build.
 ///
-/// The text of an error contains the text of its cause, and of the causes of that. `source` therefore returns `None`: a reporter that prints the
-/// chain of sources prints nothing twice. To handle a cause, match on the variant.
+/// The text of an error contains the text of its cause, and of the causes of that. `source` therefore returns `None`: a
+/// reporter that prints the chain of sources prints nothing twice. To handle a cause, match on the variant.
 ///
 /// ```
 /// use tower_oidc_guard::{BuildError, Issuer, OidcGuard, Policy};
@@ -69,7 +69,7 @@ pub enum BuildError {
         first: &'static str,
         /// The setting that was made second.
         second: &'static str,
-        /// What to do.
+        /// Advice on how to resolve the conflict.
         advice: &'static str,
     },
     /// The headers of [`token_from`](crate::OidcGuardBuilder::token_from) or

@@ -29,8 +29,8 @@ use crate::verifier::{NotReady, TokenVerifier};
 
 /// A guard for services. Created once, and put in front of any number of services.
 ///
-/// Clones are cheap and share the keys and the cache. The refresh of keys ends when the last clone, layer and service of the guard is
-/// dropped.
+/// Clones are cheap and share the keys and the cache. The refresh of keys ends when the last clone, layer and service of the
+/// guard is dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -75,13 +75,14 @@ impl OidcGuard {
 
     /// Returns a layer that guards a service with the guard's policy. Creating or applying it starts no task and no fetch.
     ///
-    /// With axum, prefer `Router::route_layer` to `Router::layer`: a `route_layer` guards the routes that are already added and leaves
-    /// unknown paths to the fallback, which responds with 404, while a `layer` also guards the fallback, so unknown paths get 401.
+    /// With axum, prefer `Router::route_layer` to `Router::layer`: a `route_layer` guards the routes that are already added and
+    /// leaves unknown paths to the fallback, which responds with 404, while a `layer` also guards the fallback, so unknown
+    /// paths get 401.
     pub fn layer(&self) -> OidcGuardLayer {
         OidcGuardLayer::new(self.admission.clone())
     }
 
-    /// Returns a layer that guards a service with another policy instead of the guard's. Use it for routes with other callers.
+    /// Returns a layer that guards a service with another policy. Use it for routes with other callers.
     ///
     /// It may be called any number of times, also with the policy of a file.
     ///
@@ -169,9 +170,9 @@ impl OidcGuard {
     ///
     /// # Errors
     ///
-    /// [`NotReady`] if an issuer's keys cannot be fetched, or none of them is usable. The guard keeps trying in the background; call
-    /// `ready` again to wait for the next attempt. Outside a tokio runtime, unless all keys are available already, the cause is
-    /// [`KeysError::NoRuntime`](crate::KeysError::NoRuntime).
+    /// [`NotReady`] if an issuer's keys cannot be fetched, or none of them is usable. The guard keeps trying in the background;
+    /// call `ready` again to wait for the next attempt. Outside a tokio runtime, unless all keys are available already, the
+    /// cause is [`KeysError::NoRuntime`](crate::KeysError::NoRuntime).
     ///
     /// # Panics
     ///

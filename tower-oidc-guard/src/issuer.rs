@@ -75,7 +75,7 @@ pub struct Issuer {
     max_keys: Option<usize>,
     allowed_urls: AllowedUrls,
     accept_api_server_audience: bool,
-    /// What is wrong with the first invalid setting; reported when the guard is built.
+    /// The fault of the first invalid setting; reported when the guard is built.
     fault: Option<String>,
 }
 
@@ -87,9 +87,9 @@ impl Issuer {
     /// `/.well-known/openid-configuration`. Nothing is fetched before the guard is used.
     ///
     /// With [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem), [`keys_file`](Self::keys_file),
-    /// [`jwks_url`](Self::jwks_url) or [`discovery_url`](Self::discovery_url), nothing is fetched from below the issuer's URL. The
-    /// issuer may then be any StringOrURI (RFC 7519, section 2): any text without a colon, such as `kubernetes.default.svc`, or any
-    /// URI without a fragment.
+    /// [`jwks_url`](Self::jwks_url) or [`discovery_url`](Self::discovery_url), nothing is fetched from below the issuer's URL.
+    /// The issuer may then be any StringOrURI (RFC 7519, section 2): any text without a colon, such as
+    /// `kubernetes.default.svc`, or any URI without a fragment.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -106,8 +106,8 @@ impl Issuer {
     /// Creates the settings of a Kubernetes cluster whose discovery document can be fetched from below its issuer URL, which is
     /// the API server's flag `--service-account-issuer`.
     ///
-    /// Use [`in_cluster`](Self::in_cluster) for the cluster that this process runs in, and [`gke`](Self::gke), [`eks`](Self::eks) or
-    /// [`aks`](Self::aks) for a cluster of those clouds.
+    /// Use [`in_cluster`](Self::in_cluster) for the cluster that this process runs in, and [`gke`](Self::gke),
+    /// [`eks`](Self::eks) or [`aks`](Self::aks) for a cluster of those clouds.
     ///
     /// The guard does not build with an audience that is the API server's own, such as the issuer URL or
     /// `https://kubernetes.default.svc`: every pod has a token for it. See
@@ -191,10 +191,11 @@ impl Issuer {
     /// Also accepts tokens with this `iss`. They are verified with the same keys, and policies may name the issuer by any of
     /// these values; [`Identity::issuer`](crate::Identity::issuer) returns the value in the token. May be called several times.
     ///
-    /// Use it while an issuer changes its `iss` and tokens with the old value are still in use. A Kubernetes API server that has
-    /// several `--service-account-issuer` flags signs with the first value and accepts all of them. For
-    /// [`in_cluster`](Self::in_cluster), the first value is read from the API server and need not be configured, unless a policy
-    /// names the issuer and the pod's own token is a legacy one, which does not contain the value when the guard is built.
+    /// Use it while an issuer changes its `iss` and tokens with the old value are still in use. A Kubernetes API server that
+    /// has several `--service-account-issuer` flags signs with the first value and accepts all of them. For
+    /// [`in_cluster`](Self::in_cluster), the first value is read from the API server and need not be configured, unless a
+    /// policy names the issuer and the pod's own token is a legacy one, which does not contain the value when the guard is
+    /// built.
     ///
     /// A value that cannot be an `iss`, or that another issuer of the guard has, does not build.
     ///
@@ -210,11 +211,11 @@ impl Issuer {
         self
     }
 
-    /// Accepts only these signature algorithms. Default: the asymmetric algorithms that the issuer's discovery document lists, or
-    /// RS256 if it lists none or is not fetched.
+    /// Accepts only these signature algorithms. Default: the asymmetric algorithms that the issuer's discovery document lists,
+    /// or RS256 if it lists none or is not fetched.
     ///
-    /// [`EdDSA`](Algorithm::EdDSA) and [`Ed25519`](Algorithm::Ed25519) are two names of one algorithm; each allows both. An empty
-    /// list, or a second call, does not build.
+    /// [`EdDSA`](Algorithm::EdDSA) and [`Ed25519`](Algorithm::Ed25519) are two names of one algorithm; each allows both. An
+    /// empty list, or a second call, does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::{Algorithm, Issuer};
@@ -229,8 +230,9 @@ impl Issuer {
         self
     }
 
-    /// Sets by how much the issuer's clock may differ from this machine's. A token is accepted for that much longer after `exp`,
-    /// and that much earlier than `nbf` and `iat`. Default: 60 s; from 0 to 300 s. If called again, the last value is used.
+    /// Sets by how much the issuer's clock may differ from this machine's. A token is accepted for that much longer after
+    /// `exp`, and that much earlier than `nbf` and `iat`. Default: 60 s; from 0 to 300 s. If called again, the last value is
+    /// used.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -245,8 +247,8 @@ impl Issuer {
 
     /// Accepts only tokens whose header has one of these types (`typ`; RFC 8725, section 3.11). Default: `JWT`, or no `typ`.
     ///
-    /// Types are compared without regard to case, and without the prefix `application/` (RFC 7515, section 4.1.9). An empty list, an
-    /// empty type, or a second call does not build.
+    /// Types are compared without regard to case, and without the prefix `application/` (RFC 7515, section 4.1.9). An empty
+    /// list, an empty type, or a second call does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -294,17 +296,17 @@ impl Issuer {
     }
 
     /// Requires a claim to have this value. Other tokens are invalid: the caller gets 401, with
-    /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, all of the claims are required. An empty
-    /// name or a null value does not build.
+    /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, all of the claims are required. An
+    /// empty name or a null value does not build.
     ///
-    /// Use this for claims that decide whether a token is meant for this service at all, whoever the caller is, such as a tenant: the
-    /// token is rejected before any policy is evaluated, and [`TokenVerifier`](crate::TokenVerifier) rejects it too. Use
-    /// [`Policy::require_claim`](crate::Policy::require_claim), which responds with 403, for claims that decide what a verified caller
-    /// may do, and for rules that differ between routes.
+    /// Use this for claims that decide whether a token is meant for this service at all, such as a tenant, independent of the
+    /// caller: the token is rejected before any policy is evaluated, and [`TokenVerifier`](crate::TokenVerifier) rejects it
+    /// too. Use [`Policy::require_claim`](crate::Policy::require_claim), which responds with 403, for claims that decide what a
+    /// verified caller may do, and for rules that differ between routes.
     ///
     /// Objects are equal whatever the order of their members. Integers of up to 64 bits are compared exactly, other numbers as
-    /// `f64`: `1.50` equals `1.5`, and `1.0` does not equal `1`. This does not depend on the features of `serde_json` that are enabled
-    /// in a build.
+    /// `f64`: `1.50` equals `1.5`, and `1.0` does not equal `1`. This does not depend on the features of `serde_json` that are
+    /// enabled in a build.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -338,11 +340,11 @@ impl Issuer {
     /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, every condition has to return true.
     ///
     /// The condition is evaluated only for tokens whose signature is valid, and its result is cached with the token. Use
-    /// [`Policy::require`](crate::Policy::require) for a condition that changes with time, and for one that decides what a verified
-    /// caller may do: it is evaluated for each request, and responds with 403.
+    /// [`Policy::require`](crate::Policy::require) for a condition that changes with time, and for one that decides what a
+    /// verified caller may do: it is evaluated for each request, and responds with 403.
     ///
-    /// With a condition, a token whose claims are nested more than 128 levels deep, or contain a number that `f64` cannot represent,
-    /// is rejected as malformed.
+    /// With a condition, a token whose claims are nested more than 128 levels deep, or contain a number that `f64` cannot
+    /// represent, is rejected as malformed.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -361,9 +363,9 @@ impl Issuer {
 
     /// Accepts an audience that is the Kubernetes API server's own.
     ///
-    /// Every pod has a token for the API server, so every pod of the cluster can then call, and this service can use its callers'
-    /// tokens against the API server. Use it only while callers move to a token from a projected volume with this service's
-    /// `audience`. For an issuer that is not a Kubernetes cluster it does not build.
+    /// Every pod has a token for the API server, so every pod of the cluster can then call, and this service can use its
+    /// callers' tokens against the API server. Use it only while callers move to a token from a projected volume with this
+    /// service's `audience`. For an issuer that is not a Kubernetes cluster it does not build.
     ///
     /// ```
     /// use tower_oidc_guard::{Issuer, OidcGuard};
@@ -385,8 +387,8 @@ impl Issuer {
 }
 
 /// Settings for where the keys come from. At most one of [`discovery_url`](Self::discovery_url), [`jwks_url`](Self::jwks_url),
-/// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file) can be set, once, and none for
-/// [`in_cluster`](Self::in_cluster); anything else does not build.
+/// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file) can be set, once, and none
+/// for [`in_cluster`](Self::in_cluster); anything else does not build.
 impl Issuer {
     /// Fetches the discovery document from this URL instead of from below the issuer's URL. The `issuer` in the document must
     /// still equal the configured one.
@@ -442,8 +444,8 @@ impl Issuer {
     /// Uses the keys of the `PUBLIC KEY` and `CERTIFICATE` blocks of this PEM text (RFC 7468), which never change. Nothing is
     /// fetched.
     ///
-    /// A single key is used for any `kid`. Several keys get the `kid`s that Kubernetes derives from their hashes, so the
-    /// public keys of an API server's `--service-account-key-file` can be used. Of a certificate only the public key is used; its
+    /// A single key is used for any `kid`. Several keys get the `kid`s that Kubernetes derives from their hashes, so the public
+    /// keys of an API server's `--service-account-key-file` can be used. Of a certificate only the public key is used; its
     /// validity period and its issuer are not checked.
     ///
     /// Text that is not PEM, that contains a private key, or that has no usable key does not build.
@@ -469,11 +471,11 @@ impl Issuer {
     }
 
     /// Uses the keys of this file, and reloads them when it changes. It contains a JSON Web Key Set or PEM, as for
-    /// [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem), and may be a plain file or part of a mounted ConfigMap or
-    /// Secret.
+    /// [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem), and may be a plain file or part of a mounted ConfigMap
+    /// or Secret.
     ///
-    /// New content that is malformed is logged, and the previous keys stay in use. Well-formed content replaces the keys even if
-    /// none of its keys is usable, such as `{"keys":[]}`: all tokens of the issuer are then rejected.
+    /// New content that is malformed is logged, and the previous keys stay in use. Well-formed content replaces the keys even
+    /// if none of its keys is usable, such as `{"keys":[]}`: all tokens of the issuer are then rejected.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -544,8 +546,8 @@ impl Issuer {
     }
 }
 
-/// Settings for fetching keys and for how long they are used. If one of these is called again, the last value is used. A setting that
-/// would have no effect, such as a timeout for keys that are not fetched, does not build.
+/// Settings for fetching keys and for how long they are used. If one of these is called again, the last value is used. A
+/// setting that would have no effect, such as a timeout for keys that are not fetched, does not build.
 impl Issuer {
     /// Sets how long keys stay in use while they cannot be refreshed. After that, requests with the issuer's tokens get 503.
     /// Default: 24 hours.
@@ -569,9 +571,9 @@ impl Issuer {
     /// Sets the longest random delay before a fetch that a request causes because the current keys do not verify its token.
     /// Default: 2 s; from 0 to 3 s, since a request waits for at most 5 s.
     ///
-    /// The delay spreads the fetches of replicas that receive tokens with a new key at the same moment: the issuer gets about as many
-    /// requests per second as there are replicas, divided by this number of seconds. A request with the new key waits for the delay
-    /// as well. It does not build with [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem).
+    /// The delay spreads the fetches of replicas that receive tokens with a new key at the same moment: the issuer gets about
+    /// as many requests per second as there are replicas, divided by this number of seconds. A request with the new key waits
+    /// for the delay as well. It does not build with [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -584,8 +586,8 @@ impl Issuer {
         self
     }
 
-    /// Sets how long the fetch of one document may take, from the first byte sent to the last byte received. Default: 10 s; zero
-    /// does not build.
+    /// Sets how long the fetch of one document may take, from the first byte sent to the last byte received. Default: 10 s;
+    /// zero does not build.
     ///
     /// It does not build with [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file),
     /// which fetch nothing.
@@ -618,8 +620,8 @@ impl Issuer {
         self
     }
 
-    /// Sets the largest accepted number of keys in a key set. A set with more keys is rejected as a whole. Default: 200; zero does not
-    /// build.
+    /// Sets the largest accepted number of keys in a key set. A set with more keys is rejected as a whole. Default: 200; zero
+    /// does not build.
     ///
     /// ```
     /// use tower_oidc_guard::{Issuer, OidcGuard};

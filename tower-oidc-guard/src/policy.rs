@@ -71,30 +71,32 @@ use crate::identity::Identity;
 /// | `allAuthenticatedUsers` | everyone with a valid token of any trusted issuer; with Google, anyone on the internet | any |
 /// | `allUsers` | everyone, with or without a token | none |
 ///
-/// `serviceAccount:` and `user:` are equivalent: a token does not show which kind of account it is for. E-mail addresses are compared
-/// without regard to case. Google's groups (`group:`, `domain:`) are not in its tokens, so they cannot be members.
+/// `serviceAccount:` and `user:` are equivalent: a token does not show which kind of account it is for. E-mail addresses are
+/// compared without regard to case. Google's groups (`group:`, `domain:`) are not in its tokens, so they cannot be members.
 ///
-/// Namespaces are DNS-1123 labels and names of service accounts are DNS-1123 subdomains, as in Kubernetes. There are no wildcards. A member
-/// that its platform cannot have does not build, because in a deny list it would deny no caller.
+/// Namespaces are DNS-1123 labels and names of service accounts are DNS-1123 subdomains, as in Kubernetes. There are no
+/// wildcards. A member that its platform cannot have does not build, because in a deny list it would deny no caller.
 ///
-/// If two issuers of one platform are trusted, [`members_of`](Self::members_of) or `principal:` has to state which one is meant.
+/// If two issuers of one platform are trusted, [`members_of`](Self::members_of) or `principal:` has to state which one is
+/// meant.
 ///
 /// # Deny lists
 ///
-/// A caller that any part of a policy denies is rejected, whatever the other parts allow. So is a caller whose token does not show whether
-/// it is denied:
+/// A caller that any part of a policy denies is rejected, whatever the other parts allow. So is a caller whose token does not
+/// show whether it is denied:
 ///
-/// - a caller of Google without a verified `email`, if the deny list contains e-mail addresses. Google adds that claim only on request, so
-///   a caller could otherwise evade the deny list by leaving it out;
-/// - a caller of a Kubernetes issuer whose subject is not a service account, if the deny list contains service accounts or namespaces;
+/// - a caller of Google without a verified `email`, if the deny list contains e-mail addresses. Google adds that claim only on
+///   request, so a caller could otherwise evade the deny list by leaving it out;
+/// - a caller of a Kubernetes issuer whose subject is not a service account, if the deny list contains service accounts or
+///   namespaces;
 /// - a request without a token that `allUsers` would allow: a denied caller can always leave its token out.
 ///
 /// Only callers of the issuer that a denied member belongs to are affected.
 ///
 /// # Errors
 ///
-/// An invalid policy is reported as [`BuildError::Policy`](crate::BuildError::Policy) when the guard is built, or as a [`PolicyError`] by
-/// [`OidcGuard::layer_with`](crate::OidcGuard::layer_with).
+/// An invalid policy is reported as [`BuildError::Policy`](crate::BuildError::Policy) when the guard is built, or as a
+/// [`PolicyError`] by [`OidcGuard::layer_with`](crate::OidcGuard::layer_with).
 #[derive(Clone)]
 #[must_use]
 pub struct Policy(pub(crate) Arc<Node>);
@@ -124,11 +126,11 @@ impl Policy {
         Self::allowing(Members::parse(None, members))
     }
 
-    /// Creates a policy that allows these members of one issuer, and no caller of another. Required if the guard trusts two issuers of
-    /// the members' platform.
+    /// Creates a policy that allows these members of one issuer, and no caller of another. Required if the guard trusts two
+    /// issuers of the members' platform.
     ///
-    /// `allAuthenticatedUsers` means everyone with a valid token of this issuer. `allUsers`, and a `principal:` of another issuer, do not
-    /// build.
+    /// `allAuthenticatedUsers` means everyone with a valid token of this issuer. `allUsers`, and a `principal:` of another
+    /// issuer, do not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -186,8 +188,8 @@ impl Policy {
         Self(Arc::new(Node::All(policies.into_iter().collect())))
     }
 
-    /// Denies these members, whatever else this policy, or a policy that it becomes part of, allows. If called several times, all of
-    /// the members are denied.
+    /// Denies these members, whatever else this policy, or a policy that it becomes part of, allows. If called several times,
+    /// all of the members are denied.
     ///
     /// A caller whose token does not show whether it is one of them is denied, too; see [Deny lists](Self#deny-lists).
     ///
@@ -203,12 +205,12 @@ impl Policy {
         }
     }
 
-    /// Also requires the token to have this claim with this value. Other callers get 403. If called several times, all of the claims are
-    /// required. An empty name or a null value does not build.
+    /// Also requires the token to have this claim with this value. Other callers get 403. If called several times, all of the
+    /// claims are required. An empty name or a null value does not build.
     ///
     /// Use this for claims that decide what a verified caller may do, and for rules that differ between routes. Use
-    /// [`Issuer::require_claim`](crate::Issuer::require_claim), which makes a token invalid (401), for claims that decide whether a token is
-    /// meant for this service at all. Values are compared as described there.
+    /// [`Issuer::require_claim`](crate::Issuer::require_claim), which makes a token invalid (401), for claims that decide
+    /// whether a token is meant for this service at all. Values are compared as described there.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -220,8 +222,8 @@ impl Policy {
         self.narrowed(|rule| rule.claims.push(name, value))
     }
 
-    /// Also requires the token to be for this audience. If called several times, a token for any one of the audiences is enough. An
-    /// audience that no trusted issuer has does not build.
+    /// Also requires the token to be for this audience. If called several times, a token for any one of the audiences is
+    /// enough. An audience that no trusted issuer has does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -262,8 +264,8 @@ impl Policy {
 
     /// Decides on a caller; `None` is a request without a token.
     ///
-    /// Every part is evaluated at least for its deny list, which counts wherever it is. The content of a policy file is read once per
-    /// decision, so that a decision never mixes two versions of it.
+    /// Every part is evaluated at least for its deny list, which counts wherever it is. The content of a policy file is read
+    /// once per decision, so that a decision never mixes two versions of it.
     fn decide<R: Reason>(&self, caller: Option<&Identity>) -> Outcome<R> {
         match &*self.0 {
             Node::Rule(rule) => rule.decide(caller),
@@ -327,8 +329,8 @@ impl Policy {
 
     /// Returns the decision on a caller if it denies the caller.
     ///
-    /// For parts of a policy whose other parts have decided whether the caller is allowed: composing the reason of a decision that does
-    /// not matter is avoided.
+    /// For parts of a policy whose other parts have decided whether the caller is allowed: composing the reason of a decision
+    /// that does not matter is avoided.
     fn decide_denied<R: Reason>(&self, caller: Option<&Identity>) -> Option<Outcome<R>> {
         self.denies(caller).then(|| self.decide(caller))
     }

@@ -38,7 +38,7 @@ pub(super) struct AdmissionController {
     pub(super) responses: RejectionResponses,
 }
 
-/// What is read from a request, what is admitted without a token, and what is left in the request.
+/// The settings for requests: which headers are read, what is admitted without a token, and what the service gets.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RequestSettings {
     pub(super) token_headers: TokenHeaders,

@@ -21,7 +21,7 @@ pub(super) struct TokenHeaders {
     pub(super) several: SeveralTokens,
 }
 
-/// What a request with a token in several headers is.
+/// The treatment of a request with a token in several headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SeveralTokens {
     /// The token in the first header is used.
@@ -182,8 +182,8 @@ fn after_scheme(text: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(SCHEME).then_some(rest)
 }
 
-/// Returns whether the text after `Bearer` continues the name of another scheme: letters or digits, and then a space. A token that
-/// follows `Bearer` without a space does not.
+/// Returns whether the text after `Bearer` continues the name of another scheme: letters or digits, and then a space. A token
+/// that follows `Bearer` without a space does not.
 fn is_longer_scheme(rest: &[u8]) -> bool {
     let end = rest.iter().position(|byte| !byte.is_ascii_alphanumeric());
     end.is_some_and(|end| end > 0 && rest.get(end) == Some(&b' '))
@@ -204,8 +204,8 @@ fn other_scheme<T>(text: &[u8]) -> Result<T, Rejection> {
     }
 }
 
-/// Returns whether the query has a parameter `access_token` (RFC 6750, section 2.3), also with percent-encoding, in any case, and
-/// after `;` instead of `&`.
+/// Returns whether the query has a parameter `access_token` (RFC 6750, section 2.3), also with percent-encoding, in any case,
+/// and after `;` instead of `&`.
 fn has_token_in_query(uri: &Uri) -> bool {
     let parameters = uri.query().unwrap_or_default().split(['&', ';']);
     let mut names = parameters.filter_map(|parameter| parameter.split('=').next());

@@ -33,8 +33,8 @@ use crate::rejection::Rejection;
 use crate::verifier::{CacheLimits, IssuerName, TokenVerifier, TrustedIssuer};
 
 const DEFAULT_REALM: &str = "protected";
-/// The range of `max_token_bytes`. A lower limit would reject tokens of Kubernetes; a higher one is of no use, because no server
-/// accepts such headers.
+/// The range of `max_token_bytes`. A lower limit would reject tokens of Kubernetes; a higher one is of no use, because no
+/// server accepts such headers.
 const MAX_TOKEN_BYTES: RangeInclusive<usize> = 1024..=1024 * 1024;
 
 /// Builds an [`OidcGuard`].
@@ -112,12 +112,12 @@ impl fmt::Debug for CustomResponseSetting {
     }
 }
 
-/// Settings for who is trusted and allowed.
+/// Settings for trusted issuers and allowed callers.
 impl OidcGuardBuilder {
     /// Creates a builder with the issuers and the policy of a YAML or JSON file.
     ///
-    /// The policy is reloaded when the file changes (see [`PolicyFile`]); the issuers are those at the start. Further issuers and other
-    /// settings can be added, but no other policy.
+    /// The policy is reloaded when the file changes (see [`PolicyFile`]); the issuers are those at the start. Further issuers
+    /// and other settings can be added, but no other policy.
     ///
     /// ```yaml
     /// issuers:
@@ -138,8 +138,8 @@ impl OidcGuardBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::PolicyFile`] if the file has no valid content within 5 s, and another [`BuildError`] if the settings of an issuer
-    /// are invalid.
+    /// [`BuildError::PolicyFile`] if the file has no valid content within 5 s, and another [`BuildError`] if the settings of an
+    /// issuer are invalid.
     ///
     /// ```
     /// # use tower_oidc_guard::{BuildError, OidcGuardBuilder};
@@ -157,7 +157,8 @@ impl OidcGuardBuilder {
 
     /// Trusts an issuer. Required; if called several times, all of the issuers are trusted.
     ///
-    /// The `iss` of a token selects the issuer, and only that issuer's keys are tried. Two issuers with the same `iss` do not build.
+    /// The `iss` of a token selects the issuer, and only that issuer's keys are tried. Two issuers with the same `iss` do not
+    /// build.
     ///
     /// ```
     /// # use tower_oidc_guard::{Issuer, OidcGuard};
@@ -171,8 +172,8 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Sets which callers are allowed. Either this or [`any_verified_caller`](Self::any_verified_caller) is required; both, or one
-    /// of them twice, does not build. Combine policies with [`Policy::any_of`] or [`Policy::all_of`].
+    /// Sets which callers are allowed. Either this or [`any_verified_caller`](Self::any_verified_caller) is required; both, or
+    /// one of them twice, does not build. Combine policies with [`Policy::any_of`] or [`Policy::all_of`].
     ///
     /// ```
     /// # use tower_oidc_guard::{OidcGuard, Policy};
@@ -214,11 +215,11 @@ impl OidcGuardBuilder {
 impl OidcGuardBuilder {
     /// Reads the token from the first of these headers that contains one. Default: `Authorization`.
     ///
-    /// In `Authorization` and `Proxy-Authorization` the token follows the scheme `Bearer` and one space. In headers that platforms
-    /// define for tokens (`X-Serverless-Authorization`, `X-Goog-IAP-JWT-Assertion`) the scheme is optional.
+    /// In `Authorization` and `Proxy-Authorization` the token follows the scheme `Bearer` and one space. In headers that
+    /// platforms define for tokens (`X-Serverless-Authorization`, `X-Goog-IAP-JWT-Assertion`) the scheme is optional.
     ///
-    /// The values of these headers are marked as [sensitive](http::HeaderValue::set_sensitive) in the request that the service gets,
-    /// so a handler that logs its headers does not log the token.
+    /// The values of these headers are marked as [sensitive](http::HeaderValue::set_sensitive) in the request that the service
+    /// gets, so a handler that logs its headers does not log the token.
     ///
     /// An empty list, a repeated header, or a second call of this or of
     /// [`token_from_exactly_one_of`](Self::token_from_exactly_one_of) does not build.
@@ -280,8 +281,8 @@ impl OidcGuardBuilder {
 
     /// Admits requests without a token, without an identity. By default they get 401.
     ///
-    /// The policy is not evaluated for them, so the service has to check whether there is an [`Identity`](crate::Identity). A request
-    /// with an invalid token, or a malformed header, is rejected as usual.
+    /// The policy is not evaluated for them, so the service has to check whether there is an [`Identity`](crate::Identity). A
+    /// request with an invalid token, or a malformed header, is rejected as usual.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -296,8 +297,8 @@ impl OidcGuardBuilder {
     /// Admits CORS preflights, which browsers send without a token: `OPTIONS` with `Origin` and
     /// `Access-Control-Request-Method`. By default they get 401.
     ///
-    /// A preflight with `Authorization`, or with another header that a token is read from, is malformed and gets 400. Not needed if a
-    /// CORS layer in front of the guard responds to preflights.
+    /// A preflight with `Authorization`, or with another header that a token is read from, is malformed and gets 400. Not
+    /// needed if a CORS layer in front of the guard responds to preflights.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -309,11 +310,11 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Stores the identity in [`Identities`](crate::Identities) under this name, instead of as [`Identity`](crate::Identity) in the
-    /// request's extensions. A second call does not build.
+    /// Stores the identity in [`Identities`](crate::Identities) under this name, instead of as [`Identity`](crate::Identity) in
+    /// the request's extensions. A second call does not build.
     ///
-    /// Use it for two guards, one behind the other, such as a gateway's and the service's. Each removes only the identity of its own
-    /// name from a request before it decides.
+    /// Use it for two guards, one behind the other, such as those of a gateway and a service. Each guard removes only the
+    /// identity under its name from a request before it decides.
     ///
     /// ```
     /// # use {http::HeaderName, tower_oidc_guard::OidcGuard};
@@ -333,9 +334,9 @@ impl OidcGuardBuilder {
     /// Sets the length of the longest accepted token, in bytes, without `Bearer`. Default: 16 KiB (16,384 bytes); from 1 KiB to
     /// 1 MiB. If called again, the last value is used.
     ///
-    /// A longer token is rejected with [`TokenError::TooLong`](crate::TokenError::TooLong) before any of it is parsed. This is the only
-    /// limit on a token: the number of members and audiences, the nesting and the escapes are bounded by it alone. The time and the
-    /// memory that a token takes before its signature is verified are proportional to its length.
+    /// A longer token is rejected with [`TokenError::TooLong`](crate::TokenError::TooLong) before any of it is parsed. This is
+    /// the only limit on a token: the number of members and audiences, the nesting and the escapes are bounded by it alone. The
+    /// time and the memory that a token takes before its signature is verified are proportional to its length.
     ///
     /// HTTP servers limit headers as well, and respond with 431: hyper accepts 16 KiB of headers over HTTP/2 unless
     /// `max_header_list_size` sets more.
@@ -355,8 +356,8 @@ impl OidcGuardBuilder {
 
 /// Settings for the responses to rejected requests.
 impl OidcGuardBuilder {
-    /// Sets the realm of challenges (RFC 9110, section 11.5), in printable ASCII. Default: `protected`. If called again, the last
-    /// realm is used.
+    /// Sets the realm of challenges (RFC 9110, section 11.5), in printable ASCII. Default: `protected`. If called again, the
+    /// last realm is used.
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
@@ -400,8 +401,8 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Sets a function that makes the response to a rejected request, from the rejection and the default response. A second call does
-    /// not build.
+    /// Sets a function that makes the response to a rejected request, from the rejection and the default response. A second
+    /// call does not build.
     ///
     /// It is not called for gRPC requests. A response without `Cache-Control` gets `no-store`, which the default response has.
     ///
@@ -463,12 +464,12 @@ impl OidcGuardBuilder {
         self
     }
 
-    /// Fetches discovery documents and keys with this client, for example for a proxy, another CA, retries or tracing. A second call
-    /// does not build.
+    /// Fetches discovery documents and keys with this client, for example for a proxy, another CA, retries or tracing. A second
+    /// call does not build.
     ///
-    /// The default client trusts the system's root certificates, follows redirects within one origin only, connects within 5 s, and
-    /// uses the proxy of the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
-    /// [`in_cluster`](Issuer::in_cluster) always uses a client of its own, without a proxy.
+    /// The default client trusts the system's root certificates, follows redirects within one origin only, connects within 5 s,
+    /// and uses the proxy of the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`). [`in_cluster`](Issuer::in_cluster)
+    /// always uses a separate client, without a proxy.
     ///
     /// Responses that this client gets from another origin through a redirect are not used.
     ///
@@ -521,8 +522,8 @@ impl OidcGuardBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] if there is no issuer or no policy, if a setting is invalid, if the policy does not fit the issuers, or if a
-    /// setting would replace another.
+    /// [`BuildError`] if there is no issuer or no policy, if a setting is invalid, if the policy does not fit the issuers, or
+    /// if a setting would replace another.
     pub fn build(self) -> Result<OidcGuard, BuildError> {
         if let Some(conflict) = self.conflict {
             return Err(conflict);

@@ -18,8 +18,8 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
 /// A service for readiness probes. Created by [`OidcGuard::readiness`](super::OidcGuard::readiness).
 ///
-/// It responds to any request with 200 while there are usable keys of every issuer, and with 503 otherwise. The body of a 503 lists
-/// the issuers without keys.
+/// It responds to any request with 200 while there are usable keys of every issuer, and with 503 otherwise. The body of a 503
+/// lists the issuers without keys.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     verifier: TokenVerifier,
@@ -88,8 +88,8 @@ impl ProtectedResource {
     }
 }
 
-/// A service that responds to any request with the metadata of the protected resource (RFC 9728): its URL and the trusted issuers.
-/// Created by [`OidcGuard::resource_metadata`](super::OidcGuard::resource_metadata).
+/// A service that responds to any request with the metadata of the protected resource (RFC 9728): its URL and the trusted
+/// issuers. Created by [`OidcGuard::resource_metadata`](super::OidcGuard::resource_metadata).
 #[derive(Debug, Clone)]
 pub struct ResourceMetadata {
     verifier: TokenVerifier,

@@ -57,7 +57,7 @@ struct Waiting<S, ReqBody> {
     step: Step,
 }
 
-/// What a request waits for.
+/// The event that a request waits for.
 enum Step {
     /// Its token is being verified.
     Verification {

@@ -62,8 +62,8 @@ impl Protocol {
 
 /// Returns a response that consists of trailers only (gRPC over HTTP/2, "Trailers-Only").
 ///
-/// The status is in the headers and there is no body, so it is sent as one HEADERS frame with END_STREAM. Clients other than tonic
-/// require that.
+/// The status is in the headers and there is no body, so it is sent as one HEADERS frame with END_STREAM. Clients other than
+/// tonic require that.
 pub(super) fn trailers_only(
     rejection: &Rejection,
     content_type: &'static str,

@@ -37,9 +37,8 @@ impl<S> Layer<S> for OidcGuardLayer {
 /// A service behind a guard. It is called for requests that the guard admits, with the caller's
 /// [`Identity`](crate::Identity) in the request's extensions. Created by [`OidcGuardLayer`].
 ///
-/// The inner service has to be [`Clone`]. A request that has to wait for keys releases what
-/// [`poll_ready`](Service::poll_ready) has reserved, such as a permit of a concurrency limit, and waits until a clone is ready once
-/// its token is verified.
+/// The inner service has to be [`Clone`]. A request that has to wait for keys releases what [`poll_ready`](Service::poll_ready)
+/// has reserved, such as a permit of a concurrency limit, and waits until a clone is ready once its token is verified.
 #[derive(Debug, Clone)]
 pub struct OidcGuardService<S> {
     admission: Arc<AdmissionController>,

@@ -6,8 +6,8 @@
 /// Additional audiences that distributions configure for their API servers.
 const DISTRIBUTION_AUDIENCES: [&str; 2] = ["k3s", "rke2"];
 
-/// Returns whether an audience is commonly an API server's own, or equals one of these issuers: by default, the only audience of
-/// an API server is its issuer.
+/// Returns whether an audience is commonly an API server's own, or equals one of these issuers: by default, the only audience
+/// of an API server is its issuer.
 pub(crate) fn is_api_server_audience<'i>(
     audience: &str,
     issuers: impl IntoIterator<Item = &'i str>,

@@ -19,15 +19,15 @@ const CA_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 impl Issuer {
     /// Creates the settings of the Kubernetes cluster that this process runs in. Only the audience has to be configured.
     ///
-    /// The keys are fetched from the API server, at `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, with the CA and the token
-    /// that are mounted into the pod. Both files are read again for each fetch, and the token is sent nowhere else. These fetches
-    /// follow no redirects and use no proxy, and never use the client set with
+    /// The keys are fetched from the API server, at `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, with the CA and
+    /// the token that are mounted into the pod. Both files are read again for each fetch, and the token is sent nowhere else.
+    /// These fetches follow no redirects and use no proxy, and never use the client set with
     /// [`http_client`](crate::OidcGuardBuilder::http_client).
     ///
-    /// Two values of `iss` are accepted: the `issuer` in the API server's discovery document and, unless it is a legacy token, the
-    /// `iss` of the pod's own token. Both are read again with the keys, so the cluster may change its issuer: tokens with the new value
-    /// are accepted as soon as the discovery document contains it, and tokens with the old value for as long as the pod's own token has
-    /// it. [`also_known_as`](Self::also_known_as) accepts the old value for longer.
+    /// Two values of `iss` are accepted: the `issuer` in the API server's discovery document and, unless it is a legacy token,
+    /// the `iss` of the pod's own token. Both are read again with the keys, so the cluster may change its issuer: tokens with
+    /// the new value are accepted as soon as the discovery document contains it, and tokens with the old value for as long as
+    /// the pod's own token has it. [`also_known_as`](Self::also_known_as) accepts the old value for longer.
     ///
     /// The guard does not build with an audience that is the API server's own, because every pod has a token for it; see
     /// [`dangerous_accept_api_server_audience`](Self::dangerous_accept_api_server_audience).
@@ -52,8 +52,8 @@ impl Issuer {
         }
     }
 
-    /// Creates the settings of [`in_cluster`](Self::in_cluster) with this address of the API server, for a process that is started
-    /// without the two environment variables, and for tests.
+    /// Creates the settings of [`in_cluster`](Self::in_cluster) with this address of the API server, for a process that is
+    /// started without the two environment variables, and for tests.
     ///
     /// `host` is a name, an IPv4 address, or an IPv6 address with or without brackets.
     ///

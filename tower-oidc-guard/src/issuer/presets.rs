@@ -14,8 +14,8 @@ impl Issuer {
     /// Both values of `iss` that Google uses are accepted: `https://accounts.google.com` and `accounts.google.com`.
     /// [`Identity::issuer`](crate::Identity::issuer) returns the first one for both.
     ///
-    /// Anyone can have Google sign a token for any audience, so a valid token proves who calls, not that they may: always restrict
-    /// the callers with a [`Policy`](crate::Policy).
+    /// Anyone can have Google sign a token for any audience, so a valid token proves who calls, not that they may: always
+    /// restrict the callers with a [`Policy`](crate::Policy).
     ///
     /// ```
     /// # fn main() -> Result<(), tower_oidc_guard::BuildError> {
@@ -56,8 +56,8 @@ impl Issuer {
 
     /// Creates the settings of a cluster of Amazon Elastic Kubernetes Service, whose keys are public.
     ///
-    /// `id` is the last part of the issuer URL that `aws eks describe-cluster --query cluster.identity.oidc.issuer` prints. Clusters
-    /// outside the partition `aws` (China, GovCloud) have issuer URLs of another form: pass those to
+    /// `id` is the last part of the issuer URL that `aws eks describe-cluster --query cluster.identity.oidc.issuer` prints.
+    /// Clusters outside the partition `aws` (China, GovCloud) have issuer URLs of another form: pass those to
     /// [`kubernetes`](Self::kubernetes).
     ///
     /// ```
@@ -89,8 +89,8 @@ impl Issuer {
 
     /// Creates the settings of GitHub Actions.
     ///
-    /// The issuer signs tokens for the workflows of every repository, so always restrict the callers by their claims. Names can be
-    /// reused after a repository or its owner is deleted; `repository_id` and `repository_owner_id` cannot.
+    /// The issuer signs tokens for the workflows of every repository, so always restrict the callers by their claims. Names can
+    /// be reused after a repository or its owner is deleted; `repository_id` and `repository_owner_id` cannot.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;

@@ -39,11 +39,12 @@ use crate::telemetry;
 /// | `claims` | claims that the token must have, with their values | no claim is required |
 /// | `issuers` | used by [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file), and ignored otherwise | no issuer |
 ///
-/// A field that is null or empty is an error, except for `allow: []`, because it would lift a restriction silently. Unknown and repeated
-/// fields are errors, too.
+/// A field that is null or empty is an error, except for `allow: []`, because it would lift a restriction silently. Unknown and
+/// repeated fields are errors, too.
 ///
-/// New content takes effect only if it is valid and fits every guard that uses the file. Otherwise the previous policy stays in effect, and
-/// the error, with line and column, is logged, returned by [`health`](Self::health) and, with the feature `metrics`, counted.
+/// New content takes effect only if it is valid and fits every guard that uses the file. Otherwise the previous policy stays in
+/// effect, and the error, with line and column, is logged, returned by [`health`](Self::health) and, with the feature
+/// `metrics`, counted.
 #[derive(Clone)]
 pub struct PolicyFile {
     /// Reads and parses the file. Its value is not used: the content in effect is in `state`.
@@ -80,8 +81,8 @@ pub struct PolicyHealth {
 }
 
 impl PolicyFile {
-    /// Reads a policy file and watches it, in a task on the current tokio runtime that ends with the last clone and the last policy of the
-    /// file.
+    /// Reads a policy file and watches it, in a task on the current tokio runtime that ends with the last clone and the last
+    /// policy of the file.
     ///
     /// # Errors
     ///

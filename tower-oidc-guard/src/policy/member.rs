@@ -1,7 +1,8 @@
 //! Parses one member of a policy, and suggests a correction if it is invalid.
 //!
-//! A member that its platform cannot have would match no caller, so in a deny list it would admit the caller that was meant. Members are
-//! therefore checked against the syntax of their platform: DNS-1123 names for Kubernetes, e-mail addresses for Google.
+//! A member that its platform cannot have would match no caller, so in a deny list it would admit the caller that was meant.
+//! Members are therefore checked against the syntax of their platform: DNS-1123 names for Kubernetes, e-mail addresses for
+//! Google.
 
 use super::PolicyError;
 use crate::text::{self, CodePoint, Escaped, is_invisible};
@@ -214,8 +215,8 @@ fn is_dns_label(label: &str) -> bool {
     label.len() <= 63 && is_dns_part(label, |byte| byte.is_ascii_lowercase())
 }
 
-/// Returns whether text is a DNS-1123 subdomain, which names are: labels separated by dots. As in Kubernetes, only the whole has a limit of
-/// length.
+/// Returns whether text is a DNS-1123 subdomain, which names are: labels separated by dots. As in Kubernetes, only the whole
+/// has a limit of length.
 fn is_dns_subdomain(name: &str) -> bool {
     name.len() <= 253
         && name
@@ -320,8 +321,8 @@ fn after_colons(text: &str, colons: usize) -> Option<&str> {
     Some(rest)
 }
 
-/// Returns the service accounts that a text may mean: with a wildcard, with one part too few or too many, with another separator, or in
-/// capitals.
+/// Returns the service accounts that a text may mean: with a wildcard, with one part too few or too many, with another
+/// separator, or in capitals.
 fn service_accounts(text: &str) -> Vec<String> {
     let lower = text.to_ascii_lowercase().replace('/', ":");
     let prefix = prefixes(&lower)

@@ -148,8 +148,8 @@ impl Members {
         self.anyone
     }
 
-    /// Returns whether everyone with a valid token of an issuer for which `is_meant` returns true is a member. `is_meant` gets `None` for
-    /// every issuer.
+    /// Returns whether everyone with a valid token of an issuer for which `is_meant` returns true is a member. `is_meant` gets
+    /// `None` for every issuer.
     pub(super) fn has_any_verified(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
         let mut named = self.of_issuers.iter().filter(|(_, of)| of.any_verified);
         (self.any_verified && is_meant(None))
@@ -217,8 +217,8 @@ impl Members {
             })
     }
 
-    /// Returns the members that the caller's issuer can vouch for. Members without an issuer belong to the only issuer of their platform,
-    /// which is checked when a guard is built.
+    /// Returns the members that the caller's issuer can vouch for. Members without an issuer belong to the only issuer of their
+    /// platform, which is checked when a guard is built.
     fn of_issuer<'m>(&'m self, caller: &Identity) -> impl Iterator<Item = &'m IssuerMembers> {
         let is_meant = |issuer: &Option<String>| {
             issuer

@@ -81,8 +81,8 @@ impl Decision {
         self.is_allowed
     }
 
-    /// Returns which rule and which member decided. It may contain text from the token, in which characters that are not printable are
-    /// escaped.
+    /// Returns which rule and which member decided. It may contain text from the token, in which characters that are not
+    /// printable are escaped.
     pub fn reason(&self) -> &str {
         &self.reason
     }

@@ -82,7 +82,8 @@ impl Rule {
         }
     }
 
-    /// Decides on a request without a token. It is allowed only if the rule requires nothing that a token would have to contain.
+    /// Decides on a request without a token. It is allowed only if the rule requires nothing that a token would have to
+    /// contain.
     fn decide_anonymous<R: Reason>(&self) -> Outcome<R> {
         let requires_nothing = self.requires_nothing() && self.audiences.is_empty();
         if self.allowed.has_anyone() && requires_nothing {
@@ -100,8 +101,8 @@ impl Rule {
         }
     }
 
-    /// Returns whether the rule allows everyone with a valid token of an issuer for which `is_meant` returns true. `is_meant` gets `None`
-    /// for every issuer.
+    /// Returns whether the rule allows everyone with a valid token of an issuer for which `is_meant` returns true. `is_meant`
+    /// gets `None` for every issuer.
     pub(super) fn allows_everyone_of(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
         self.requires_nothing() && self.allowed.has_any_verified(is_meant)
     }
