@@ -112,7 +112,7 @@ impl OidcGuard {
 
     /// Returns the guard's policy, for example to [explain](Policy::explain) its decisions.
     pub fn policy(&self) -> &Policy {
-        self.admission.policy.policy()
+        self.admission.policy()
     }
 
     /// Returns the status of the files that the guard's policy comes from.
@@ -135,7 +135,7 @@ impl OidcGuard {
     /// # }
     /// ```
     pub fn resource_metadata(&self) -> Option<ResourceMetadata> {
-        let resource = self.admission.responses.resource.clone()?;
+        let resource = self.admission.protected_resource()?.clone();
         Some(ResourceMetadata::new(self.verifier().clone(), resource))
     }
 
@@ -204,7 +204,7 @@ impl OidcGuard {
 
     /// Returns the guard's verifier, for tokens that do not arrive in an HTTP request. It evaluates no policy.
     pub fn verifier(&self) -> &TokenVerifier {
-        &self.admission.verifier
+        self.admission.verifier()
     }
 }
 

@@ -20,6 +20,7 @@ use http::{Method, Request, Response};
 use tracing::Span;
 
 use super::bearer::{Bearer, TokenHeaders};
+use super::endpoints::ProtectedResource;
 use super::grpc::Protocol;
 use super::identities::IdentityPlace;
 use super::response::RejectionResponses;
@@ -66,6 +67,18 @@ pub(super) enum TryAdmission {
 }
 
 impl AdmissionController {
+    pub(super) fn verifier(&self) -> &TokenVerifier {
+        &self.verifier
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        self.policy.as_policy()
+    }
+
+    pub(super) fn protected_resource(&self) -> Option<&ProtectedResource> {
+        self.responses.resource.as_ref()
+    }
+
     /// Returns the settings of the same guard with another policy.
     pub(super) fn with_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
         let policy = ResolvedPolicy::new(policy, &self.verifier.policy_issuers())?;

@@ -127,8 +127,8 @@ impl ResolvedPolicy {
         })))
     }
 
-    /// Returns the policy.
-    pub(crate) fn policy(&self) -> &Policy {
+    /// Returns the policy that was resolved.
+    pub(crate) fn as_policy(&self) -> &Policy {
         &self.0.policy
     }
 
