@@ -71,7 +71,7 @@ async fn invalid_file_keeps_the_old_policy_and_is_reported_with_its_line() {
     let token = token_spec(&cluster).mint();
     for (bad, message) in [
         ("allow: []\nallwo: []\n", "line 2"),
-        ("allow: [\"gke-sa\"]\n", "no known kind"),
+        ("allow: [\"gke-sa\"]\n", "no known form"),
         ("allow: [\"user:a@example.com\"]\n", "no trusted issuer"),
         ("allow: [\n", "line"),
     ] {
@@ -263,7 +263,7 @@ async fn null_or_empty_fields_are_errors_that_name_the_field() {
         ),
         (
             "allow: [{ issuer: \"\", members: [allAuthenticatedUsers] }]\n".to_owned(),
-            "empty",
+            "at least one character",
         ),
         (
             format!("{ALLOW}deny: [{{ issuer: \"{CLUSTER}\", members: [] }}]\n"),
@@ -447,7 +447,7 @@ async fn entries_with_an_issuer_match_only_that_issuer() {
     for member in ["allUsers", "principal:https://accounts.google.com#1"] {
         for list in ["allow: ", "allow: []\ndeny: "] {
             let text = open_error(&format!("{list}{}\n", entry(CLUSTER, member))).await;
-            assert!(text.contains("not one of the issuer"), "{text}");
+            assert!(text.contains("to which it does not belong"), "{text}");
         }
     }
 }
