@@ -124,7 +124,10 @@ fn unknown_and_incomplete_members_do_not_build() {
 fn groups_and_domains_are_rejected_with_an_explanation() {
     for member in ["group:a@example.com", "domain:example.com"] {
         let error = policy_error(Policy::members([member]));
-        assert!(error.to_string().contains("do not contain the groups"), "{error}");
+        assert!(
+            error.to_string().contains("do not contain the groups"),
+            "{error}"
+        );
     }
 }
 
