@@ -1,7 +1,6 @@
 //! Compares the responses of the fakes in `testing` with responses recorded from real API servers, header by header.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH};
 use http::{HeaderName, Method};
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 use tower_oidc_guard::testing::{FakeApiServer, MemoryIssuer, TestIssuer};
 
 use crate::support::AUDIENCE;
+use crate::support::recorded::{V1_36, recorded_path};
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const JWKS: &str = "/openid/v1/jwks";
@@ -33,8 +33,8 @@ struct ComparedResponse {
 
 impl ComparedResponse {
     fn recorded(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes");
-        let text = std::fs::read_to_string(folder.join(name).with_extension("http")).unwrap();
+        let path = recorded_path(name).with_extension("http");
+        let text = std::fs::read_to_string(path).unwrap();
         let text = text.replace("\r\n", "\n");
         let (head, body) = text.split_once("\n\n").unwrap();
         let mut lines = head.lines();
@@ -362,9 +362,8 @@ async fn fake_api_server_answers_token_reviews_like_a_real_one() {
     ] {
         let response = cluster.review(Caller::Account, token, audiences).await;
         assert_eq!(response.status, 201, "{recorded}");
-        let folder =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes/v1.36/rs256");
-        let text = std::fs::read(folder.join(recorded).with_extension("json")).unwrap();
+        let path = recorded_path(V1_36).join(recorded);
+        let text = std::fs::read(path.with_extension("json")).unwrap();
         let recorded_json: Value = serde_json::from_slice(&text).unwrap();
         let (ours, theirs) = (&response.json()["status"], &recorded_json["status"]);
         assert_eq!(shape(ours), shape(theirs), "{recorded}");

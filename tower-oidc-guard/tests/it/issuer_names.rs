@@ -257,9 +257,9 @@ async fn unknown_issuer_is_rejected_and_fetches_are_rate_limited() {
         let stranger = cluster
             .caller()
             .claim("iss", format!("https://{number}.example"));
-        let verdict = issuer_of(&guard, &stranger.mint()).await;
+        let result = issuer_of(&guard, &stranger.mint()).await;
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::UnknownIssuer))
         );
     }
@@ -276,9 +276,9 @@ async fn unknown_issuer_is_rejected_and_fetches_are_rate_limited() {
         .caller()
         .claim("iss", NEW)
         .claim("aud", "https://other.example");
-    let verdict = issuer_of(&guard, &other.mint()).await;
+    let result = issuer_of(&guard, &other.mint()).await;
     assert_eq!(
-        verdict,
+        result,
         Err(VerifyError::InvalidToken(TokenError::UnknownIssuer))
     );
     assert_eq!(cluster.key_fetches(), before);

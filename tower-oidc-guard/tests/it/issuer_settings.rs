@@ -40,7 +40,7 @@ fn with_keys(signer: &Signer) -> Issuer {
     issuer.keys_json(keys(signer).to_string())
 }
 
-async fn verdict(issuer: Issuer, token: &str) -> Result<(), VerifyError> {
+async fn verify(issuer: Issuer, token: &str) -> Result<(), VerifyError> {
     verifier(issuer, &[]).verify(token).await.map(drop)
 }
 
@@ -48,12 +48,12 @@ async fn verdict(issuer: Issuer, token: &str) -> Result<(), VerifyError> {
 async fn configured_keys_are_used_without_any_request() {
     let (signer, other) = (Signer::new(), Signer::new());
     assert_eq!(
-        verdict(with_keys(&signer), &signer.sign(HEADER, &claims(json!({})))).await,
+        verify(with_keys(&signer), &signer.sign(HEADER, &claims(json!({})))).await,
         Ok(())
     );
     let forged = other.sign(HEADER, &claims(json!({})));
     assert_eq!(
-        verdict(with_keys(&signer), &forged).await,
+        verify(with_keys(&signer), &forged).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
@@ -197,7 +197,7 @@ async fn required_token_type_must_be_present() {
             header["typ"] = typ.into();
         }
         let token = signer.sign(&header.to_string(), &claims(json!({})));
-        assert_eq!(verdict(issuer(), &token).await, expected, "{typ:?}");
+        assert_eq!(verify(issuer(), &token).await, expected, "{typ:?}");
     }
 }
 
@@ -217,7 +217,7 @@ async fn token_over_the_maximum_lifetime_is_rejected() {
         ),
     ] {
         let token = signer.sign(HEADER, &claims(changes.clone()));
-        assert_eq!(verdict(issuer(), &token).await, expected, "{changes}");
+        assert_eq!(verify(issuer(), &token).await, expected, "{changes}");
     }
 }
 
@@ -245,7 +245,7 @@ async fn required_claims_must_have_their_values() {
         ),
     ] {
         let token = signer.sign(HEADER, &claims(changes.clone()));
-        assert_eq!(verdict(issuer(), &token).await, expected, "{changes}");
+        assert_eq!(verify(issuer(), &token).await, expected, "{changes}");
     }
 }
 
@@ -270,11 +270,11 @@ async fn claims_function_sees_only_claims_of_verified_tokens() {
         ),
     ] {
         let token = signer.sign(HEADER, &claims(json!({ "event": event })));
-        assert_eq!(verdict(issuer(), &token).await, expected, "{event}");
+        assert_eq!(verify(issuer(), &token).await, expected, "{event}");
     }
     let forged = other.sign(HEADER, &claims(json!({ "event": "push", "forged": true })));
     assert_eq!(
-        verdict(issuer(), &forged).await,
+        verify(issuer(), &forged).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
@@ -632,9 +632,9 @@ async fn required_email_claim_rejects_other_google_accounts() {
     );
     let known = google().require_claim("email", "known@project.iam.gserviceaccount.com");
     let known = guard_with_client(known, unused_client());
-    let verdict = known.verifier().verify(token("stranger@gmail.com")).await;
+    let result = known.verifier().verify(token("stranger@gmail.com")).await;
     assert_eq!(
-        verdict.err(),
+        result.err(),
         Some(VerifyError::InvalidToken(TokenError::UnmetClaim))
     );
     assert!(

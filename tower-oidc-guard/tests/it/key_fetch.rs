@@ -271,12 +271,12 @@ async fn openidconnect_rs_226_trailing_slash_is_a_different_issuer_and_the_error
         error.cause()
     );
     let with_slash = claims(json!({ "iss": format!("{ISSUER_URL}/") }));
-    let verdict = guard_with_keys(&[signer.jwk()])
+    let result = guard_with_keys(&[signer.jwk()])
         .verifier()
         .verify(signer.sign(HEADER, &with_slash))
         .await;
     assert_eq!(
-        verdict.err(),
+        result.err(),
         Some(VerifyError::InvalidToken(TokenError::UnknownIssuer))
     );
 }

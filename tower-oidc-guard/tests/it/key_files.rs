@@ -45,7 +45,7 @@ fn guard(issuer: Issuer) -> OidcGuard {
     guard_with_client(issuer, unused_client())
 }
 
-async fn verdict(guard: &OidcGuard, token: String) -> Result<(), VerifyError> {
+async fn verify(guard: &OidcGuard, token: String) -> Result<(), VerifyError> {
     guard.verifier().verify(token).await.map(drop)
 }
 
@@ -58,9 +58,9 @@ async fn single_pem_key_is_used_for_any_kid() {
     let (signer, other) = (Signer::new(), Signer::new());
     let guard = guard(issuer().keys_pem(pem(&signer)));
     let signed = |by: &Signer| by.sign(HEADER, &claims(json!({})));
-    assert_eq!(verdict(&guard, signed(&signer)).await, Ok(()));
+    assert_eq!(verify(&guard, signed(&signer)).await, Ok(()));
     assert_eq!(
-        verdict(&guard, signed(&other)).await,
+        verify(&guard, signed(&other)).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
@@ -72,12 +72,12 @@ async fn multiple_pem_keys_have_the_kids_that_kubernetes_assigns() {
     for signer in [&one, &two] {
         let header = json!({ "alg": "ES256", "kid": kid(signer) }).to_string();
         let token = signer.sign(&header, &claims(json!({})));
-        assert_eq!(verdict(&guard, token).await, Ok(()));
+        assert_eq!(verify(&guard, token).await, Ok(()));
     }
     let misnamed = json!({ "alg": "ES256", "kid": kid(&one) }).to_string();
     let token = two.sign(&misnamed, &claims(json!({})));
     assert_eq!(
-        verdict(&guard, token).await,
+        verify(&guard, token).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
     assert_eq!(guard.health()[0].usable_keys, 3);
@@ -130,11 +130,11 @@ async fn certificate_key_is_used_like_a_public_key() {
         let header = json!({ "alg": "ES256", "kid": kid }).to_string();
         signer.sign(&header, &claims(json!({})))
     };
-    assert_eq!(verdict(&guard_one, token(&one, "any")).await, Ok(()));
+    assert_eq!(verify(&guard_one, token(&one, "any")).await, Ok(()));
     let both = format!("{}# the next one\n{}", certificate(&one), pem(&two));
     let guard = guard(issuer().keys_pem(both));
     for signer in [&one, &two] {
-        assert_eq!(verdict(&guard, token(signer, &kid(signer))).await, Ok(()));
+        assert_eq!(verify(&guard, token(signer, &kid(signer))).await, Ok(()));
     }
     assert_eq!(guard.health()[0].usable_keys, 2);
 }
@@ -148,7 +148,7 @@ async fn duplicate_pem_key_counts_once() {
     ] {
         let guard = guard(issuer().keys_pem(text));
         let token = signer.sign(HEADER, &claims(json!({})));
-        assert_eq!(verdict(&guard, token).await, Ok(()), "for any kid");
+        assert_eq!(verify(&guard, token).await, Ok(()), "for any kid");
         assert_eq!(guard.health()[0].usable_keys, 1);
     }
 }
@@ -199,20 +199,25 @@ fn pem_without_public_keys_is_rejected_and_the_error_names_its_content() {
 #[tokio::test]
 async fn unusable_pem_key_is_skipped() {
     // A secp256k1 key and an X25519 key (in the form of RFC 8410, section 10.2).
-    let odd = [
+    let unsupported = [
         "MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAEeb5mfvncu6xVoGKVzocLBwKb/NstzijZ\nWfKBWxb4F5hIOtp3JqPEZV2k+/wOEQio/Re0SKaFVBmcR9CP+xDUuA==",
         "MCowBQYDK2VuAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=",
     ];
-    let odd =
-        odd.map(|der| format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n"));
+    let unsupported = unsupported
+        .map(|der| format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n"));
     let signer = Signer::new();
     let parameters =
         "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
-    let text = format!("{parameters}{}{}{}", odd[0], odd[1], pem(&signer));
+    let text = format!(
+        "{parameters}{}{}{}",
+        unsupported[0],
+        unsupported[1],
+        pem(&signer)
+    );
     let guard = guard(issuer().keys_pem(text));
     let header = json!({ "alg": "ES256", "kid": kid(&signer) }).to_string();
     let token = signer.sign(&header, &claims(json!({})));
-    assert_eq!(verdict(&guard, token).await, Ok(()));
+    assert_eq!(verify(&guard, token).await, Ok(()));
     let health = guard.health().remove(0);
     assert_eq!(
         (health.usable_keys, health.skipped_keys.len()),
@@ -229,11 +234,11 @@ async fn key_file_is_reloaded_after_a_kubelet_update() {
     kubelet.write([("jwks.json", jwks(&old))]).unwrap();
     let guard = guard(issuer().keys_file(kubelet.path("jwks.json")));
     let signed = |by: &Signer| by.sign(HEADER, &claims(json!({})));
-    assert_eq!(verdict(&guard, signed(&old)).await, Ok(()));
+    assert_eq!(verify(&guard, signed(&old)).await, Ok(()));
     kubelet.rotate("jwks.json", pem(&new)).unwrap();
-    wait_until(async || verdict(&guard, signed(&new)).await.is_ok()).await;
+    wait_until(async || verify(&guard, signed(&new)).await.is_ok()).await;
     assert_eq!(
-        verdict(&guard, signed(&old)).await,
+        verify(&guard, signed(&old)).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
 }
@@ -245,11 +250,11 @@ async fn invalid_key_file_keeps_the_old_keys_and_is_reported() {
     std::fs::write(&path, jwks(&signer)).unwrap();
     let guard = guard(issuer().keys_file(&path));
     let token = || signer.sign(HEADER, &claims(json!({})));
-    assert_eq!(verdict(&guard, token()).await, Ok(()));
+    assert_eq!(verify(&guard, token()).await, Ok(()));
     std::fs::write(&path, r#"{"keys":null}"#).unwrap();
     wait_until(async || {
         advance_clock(Duration::from_secs(61)).await;
-        assert_eq!(verdict(&guard, token()).await, Ok(()));
+        assert_eq!(verify(&guard, token()).await, Ok(()));
         guard.health()[0].last_error.is_some()
     })
     .await;
@@ -270,7 +275,7 @@ async fn emptied_key_file_withdraws_all_keys() {
         std::fs::write(&path, jwks(&signer)).unwrap();
         let guard = guard(issuer().keys_file(&path).unknown_key_jitter(Duration::ZERO));
         let token = || signer.sign(HEADER, &claims(json!({})));
-        assert_eq!(verdict(&guard, token()).await, Ok(()));
+        assert_eq!(verify(&guard, token()).await, Ok(()));
         std::fs::write(&path, emptied).unwrap();
         wait_until(async || !guard.health()[0].is_ready).await;
         let health = guard.health().remove(0);
@@ -278,13 +283,13 @@ async fn emptied_key_file_withdraws_all_keys() {
         let error = health.last_error.unwrap();
         assert!(matches!(&*error, KeysError::NoUsableKey { .. }), "{error}");
         assert!(matches!(
-            verdict(&guard, token()).await,
+            verify(&guard, token()).await,
             Err(VerifyError::KeysUnavailable { .. })
         ));
         std::fs::write(&path, jwks(&signer)).unwrap();
         wait_until(async || guard.health()[0].is_ready).await;
         assert_eq!(
-            verdict(&guard, token()).await,
+            verify(&guard, token()).await,
             Ok(()),
             "after the keys are restored"
         );
@@ -298,13 +303,13 @@ async fn missing_key_file_causes_503_until_it_exists() {
     let guard = guard(issuer().keys_file(&path));
     let token = || signer.sign(HEADER, &claims(json!({})));
     assert!(matches!(
-        verdict(&guard, token()).await,
+        verify(&guard, token()).await,
         Err(VerifyError::KeysUnavailable { .. })
     ));
     std::fs::write(&path, jwks(&signer)).unwrap();
     wait_until(async || {
         advance_clock(Duration::from_secs(2)).await;
-        verdict(&guard, token()).await.is_ok()
+        verify(&guard, token()).await.is_ok()
     })
     .await;
 }

@@ -93,10 +93,10 @@ async fn known_keys_work_for_a_day_without_the_issuer_and_then_become_stale() {
     }
     assert!(guard.health()[0].is_ready);
     advance_clock(2 * HOUR).await;
-    let verdict = guard.verifier().verify(&known).await;
+    let result = guard.verifier().verify(&known).await;
     assert!(
-        matches!(verdict, Err(VerifyError::KeysUnavailable { .. })),
-        "{verdict:?}"
+        matches!(result, Err(VerifyError::KeysUnavailable { .. })),
+        "{result:?}"
     );
     assert!(!guard.health()[0].is_ready);
 }
@@ -151,8 +151,8 @@ async fn health_reports_keys_and_the_last_error() {
 #[tokio::test]
 async fn health_lists_skipped_keys() {
     let signer = Signer::new();
-    let odd = json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "pq", "pub": "AAAA" });
-    let guard = guard_with_keys(&[odd, signer.jwk()]);
+    let unsupported = json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "pq", "pub": "AAAA" });
+    let guard = guard_with_keys(&[unsupported, signer.jwk()]);
     guard.ready().await.unwrap();
     let health = guard.health().remove(0);
     assert_eq!((health.usable_keys, health.skipped_keys.len()), (1, 1));
@@ -260,9 +260,9 @@ async fn kubernetes_142012_failed_fetch_for_an_unknown_key_is_401_and_does_not_u
     advance_clock(Duration::from_secs(6)).await;
     let token = new.sign(HEADER, &claims(json!({})));
     fails.store(true, Ordering::Relaxed);
-    let verdict = guard.verifier().verify(&token).await;
+    let result = guard.verifier().verify(&token).await;
     assert_eq!(
-        verdict.err(),
+        result.err(),
         Some(VerifyError::InvalidToken(TokenError::UnknownKey))
     );
     let next = guard.health()[0].next_attempt.unwrap();

@@ -145,7 +145,7 @@ fn token(signer: &Signer, kid: Option<&str>) -> String {
     signer.sign(&header.to_string(), &claims(json!({})))
 }
 
-async fn verdict(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
+async fn verify(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
     guard.verifier().verify(token).await.map(drop)
 }
 
@@ -173,8 +173,8 @@ async fn advance_and_settle(duration: Duration) {
 /// Verifies a token and returns the result and how long it took.
 async fn timed(guard: &OidcGuard, token: &str) -> (Result<(), VerifyError>, Duration) {
     let began = Instant::now();
-    let verdict = verdict(guard, token).await;
-    (verdict, began.elapsed())
+    let result = verify(guard, token).await;
+    (result, began.elapsed())
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,7 +188,7 @@ async fn discovery_document_is_fetched_at_each_refresh() {
         assert_eq!(publisher.requests(NEW_KEYS).len(), refresh);
     }
     assert_eq!(publisher.fetches(), 1, "the old URL is not requested again");
-    assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
+    assert_eq!(verify(&guard, &token(&new, Some("new"))).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,12 +196,12 @@ async fn removed_algorithm_is_rejected_after_the_next_refresh() {
     let signer = Signer::new();
     let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     let guard = publisher.guard();
-    assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
+    assert_eq!(verify(&guard, &token(&signer, Some("k"))).await, Ok(()));
     publisher.change(|state| state.algorithms = json!(["RS256"]));
     advance_and_settle(REFRESH).await;
-    let verdict = verdict(&guard, &token(&signer, Some("k"))).await;
+    let result = verify(&guard, &token(&signer, Some("k"))).await;
     assert_eq!(
-        verdict,
+        result,
         Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed))
     );
 }
@@ -214,7 +214,7 @@ async fn added_algorithm_is_accepted_by_the_same_request() {
     let guard = publisher.guard();
     guard.ready().await.unwrap();
     publisher.change(|state| state.algorithms = json!(["RS256", "ES256"]));
-    assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
+    assert_eq!(verify(&guard, &token(&signer, Some("k"))).await, Ok(()));
     assert_eq!(publisher.fetches(), 2);
 }
 
@@ -226,17 +226,17 @@ async fn unlisted_algorithm_and_unknown_kid_share_one_fetch_limit() {
     let guard = publisher.guard();
     guard.ready().await.unwrap();
     for _ in 0..3 {
-        let (verdict, took) = timed(&guard, &token(&signer, Some("k"))).await;
+        let (result, took) = timed(&guard, &token(&signer, Some("k"))).await;
         assert_eq!(
-            (verdict, took),
+            (result, took),
             (
                 Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed)),
                 Duration::ZERO
             )
         );
-        let (verdict, _) = timed(&guard, &token(&signer, Some("unknown"))).await;
+        let (result, _) = timed(&guard, &token(&signer, Some("unknown"))).await;
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed))
         );
         advance(10 * SECOND).await;
@@ -254,9 +254,9 @@ async fn algorithm_that_discovery_cannot_add_is_rejected_without_a_fetch() {
         let publisher = Publisher::new(&[key(&signer, Some("k"))]);
         let guard = publisher.guard_with(settings);
         guard.ready().await.unwrap();
-        let verdict = verdict(&guard, &token(&signer, Some("k"))).await;
+        let result = verify(&guard, &token(&signer, Some("k"))).await;
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::AlgorithmNotAllowed))
         );
         assert_eq!(publisher.fetches(), 1);
@@ -286,7 +286,7 @@ async fn issuer_listing_only_unsupported_algorithms_does_not_default_to_rs256() 
         publisher.change(|state| state.algorithms = listed.clone());
         let guard = publisher.guard();
         let token = signer.sign(r#"{"alg":"RS256","kid":"k"}"#, &claims(json!({})));
-        assert_eq!(verdict(&guard, &token).await, Err(expected), "{listed}");
+        assert_eq!(verify(&guard, &token).await, Err(expected), "{listed}");
         let warns = !guard.health()[0].warnings.is_empty();
         assert_eq!(
             warns,
@@ -302,7 +302,7 @@ async fn moved_jwks_uri_with_a_new_key_admits_the_first_request_with_that_key() 
     let (publisher, guard) = publish_and_fetch(&[key(&old, Some("old"))]).await;
     publisher.change(|state| state.jwks_uri = NEW_KEYS);
     publisher.publish(&[key(&new, Some("new"))]);
-    assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
+    assert_eq!(verify(&guard, &token(&new, Some("new"))).await, Ok(()));
 }
 
 /// Covers each kind of replacement without a new `kid`.
@@ -356,9 +356,9 @@ async fn key_replaced_without_a_new_kid_admits_the_first_request_with_that_key()
     ] {
         let (publisher, guard) = publish_and_fetch(&before).await;
         publisher.publish(&after);
-        assert_eq!(verdict(&guard, &token(&new, kid)).await, Ok(()), "{what}");
+        assert_eq!(verify(&guard, &token(&new, kid)).await, Ok(()), "{what}");
         assert_eq!(publisher.fetches(), 2, "{what}");
-        let old = verdict(&guard, &token(&old, kid)).await;
+        let old = verify(&guard, &token(&old, kid)).await;
         assert!(
             matches!(
                 old,
@@ -381,21 +381,21 @@ async fn bad_signatures_cause_rate_limited_fetches_and_do_not_delay_valid_tokens
     }
     settle().await;
     for _ in 0..100 {
-        let (verdict, took) = timed(&guard, &token(&signer, Some("k"))).await;
-        assert_eq!((verdict, took), (Ok(()), Duration::ZERO));
+        let (result, took) = timed(&guard, &token(&signer, Some("k"))).await;
+        assert_eq!((result, took), (Ok(()), Duration::ZERO));
     }
-    for verdict in flood.join_all().await {
+    for result in flood.join_all().await {
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::BadSignature))
         );
     }
     assert_eq!(publisher.fetches(), 2, "one fetch for all of them");
     let began = Instant::now();
     for _ in 0..60 {
-        let (verdict, took) = timed(&guard, &token(&other, Some("k"))).await;
+        let (result, took) = timed(&guard, &token(&other, Some("k"))).await;
         assert_eq!(
-            (verdict, took),
+            (result, took),
             (
                 Err(VerifyError::InvalidToken(TokenError::BadSignature)),
                 Duration::ZERO
@@ -414,9 +414,9 @@ async fn unknown_kid_is_always_401_while_keys_are_usable() {
     let began = Instant::now();
     for number in 0..60 {
         let unknown = number.to_string();
-        let (verdict, took) = timed(&guard, &token(&other, Some(&unknown))).await;
+        let (result, took) = timed(&guard, &token(&other, Some(&unknown))).await;
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::UnknownKey))
         );
         assert!(took <= 5 * SECOND, "{took:?}");
@@ -432,8 +432,8 @@ async fn rotation_right_after_the_first_fetch_is_picked_up_by_the_same_request()
     for number in 1..4 {
         let (signer, kid) = (Signer::new(), number.to_string());
         publisher.publish(&[key(&signer, Some(&kid))]);
-        let (verdict, took) = timed(&guard, &token(&signer, Some(&kid))).await;
-        assert_eq!((verdict, took), (Ok(()), Duration::ZERO));
+        let (result, took) = timed(&guard, &token(&signer, Some(&kid))).await;
+        assert_eq!((result, took), (Ok(()), Duration::ZERO));
     }
     let (signer, kid) = (Signer::new(), "4");
     publisher.publish(&[key(&signer, Some(kid))]);
@@ -447,9 +447,9 @@ async fn rotation_right_after_the_first_fetch_is_picked_up_by_the_same_request()
         )
     );
     advance(SECOND).await;
-    let (verdict, took) = timed(&guard, &token(&signer, Some(kid))).await;
+    let (result, took) = timed(&guard, &token(&signer, Some(kid))).await;
     assert_eq!(
-        (verdict, took),
+        (result, took),
         (Ok(()), 4 * SECOND),
         "waits until the next fetch is permitted"
     );
@@ -466,9 +466,9 @@ async fn flood_of_unknown_kids_delays_a_rotation_by_at_most_one_interval() {
         flood.spawn(async move {
             loop {
                 // Requests beyond the maximum number of waiting ones are rejected at once.
-                let verdict = verifier.verify(&forged).await.map(drop);
+                let result = verifier.verify(&forged).await.map(drop);
                 assert_eq!(
-                    verdict,
+                    result,
                     Err(VerifyError::InvalidToken(TokenError::UnknownKey))
                 );
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -478,7 +478,7 @@ async fn flood_of_unknown_kids_delays_a_rotation_by_at_most_one_interval() {
     advance_and_settle(60 * SECOND).await;
     publisher.publish(&[key(&new, Some("new"))]);
     let began = Instant::now();
-    while verdict(&guard, &token(&new, Some("new"))).await.is_err() {
+    while verify(&guard, &token(&new, Some("new"))).await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(began.elapsed() <= 5 * SECOND, "{:?}", began.elapsed());
@@ -507,15 +507,15 @@ async fn total_wait_for_keys_stays_within_the_limit() {
         };
         let first = tokio::spawn(first);
         advance(SECOND).await;
-        let (verdict, took) = timed(&guard, &token(&other, Some("b"))).await;
+        let (result, took) = timed(&guard, &token(&other, Some("b"))).await;
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::UnknownKey))
         );
         assert!(took <= 5 * SECOND, "{took:?}");
-        let (verdict, took) = first.await.unwrap();
+        let (result, took) = first.await.unwrap();
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::UnknownKey))
         );
         assert!(took <= 5 * SECOND, "{took:?}");
@@ -547,22 +547,22 @@ async fn requests_get_503_only_without_usable_keys() {
     publisher.change(|state| state.status = 500);
     let guard = publisher.guard();
     for _ in 0..5 {
-        let (verdict, took) = timed(&guard, &token(&signer, Some("k"))).await;
+        let (result, took) = timed(&guard, &token(&signer, Some("k"))).await;
         assert!(
-            matches!(verdict, Err(VerifyError::KeysUnavailable { .. })),
-            "{verdict:?}"
+            matches!(result, Err(VerifyError::KeysUnavailable { .. })),
+            "{result:?}"
         );
         assert!(took < SECOND, "requests wait: {took:?}");
     }
     publisher.change(|state| state.status = 200);
     advance(10 * SECOND).await;
-    assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
+    assert_eq!(verify(&guard, &token(&signer, Some("k"))).await, Ok(()));
     // From here on there are usable keys, even though the issuer fails.
     publisher.change(|state| state.status = 500);
     for _ in 0..5 {
-        let verdict = verdict(&guard, &token(&signer, Some("new"))).await;
+        let result = verify(&guard, &token(&signer, Some("new"))).await;
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::UnknownKey))
         );
         advance(SECOND).await;
@@ -575,15 +575,15 @@ async fn request_during_issuer_failure_waits_for_the_next_attempt() {
     let (publisher, guard) = publish_and_fetch(&[key(&old, Some("old"))]).await;
     publisher.publish(&[key(&new, Some("new"))]);
     publisher.change(|state| state.status = 500);
-    let refused = verdict(&guard, &token(&new, Some("new"))).await;
+    let refused = verify(&guard, &token(&new, Some("new"))).await;
     assert_eq!(
         refused,
         Err(VerifyError::InvalidToken(TokenError::UnknownKey)),
         "the fetch failed"
     );
     publisher.change(|state| state.status = 200);
-    let (verdict, took) = timed(&guard, &token(&new, Some("new"))).await;
-    assert_eq!(verdict, Ok(()));
+    let (result, took) = timed(&guard, &token(&new, Some("new"))).await;
+    assert_eq!(result, Ok(()));
     assert!(took > Duration::ZERO && took <= SECOND, "{took:?}");
 }
 
@@ -598,15 +598,15 @@ async fn withdrawing_all_keys_takes_effect_at_the_next_fetch() {
         let publisher = Publisher::new(&[key(&signer, Some("k"))]);
         let guard = publisher.guard();
         let kept = token(&signer, Some("k"));
-        assert_eq!(verdict(&guard, &kept).await, Ok(()));
+        assert_eq!(verify(&guard, &kept).await, Ok(()));
         publisher.change(|state| state.keys = emptied.clone());
         advance_and_settle(REFRESH).await;
         // The cached token is dropped with its key.
         for token in [&kept, &token(&signer, Some("k"))] {
-            let verdict = verdict(&guard, token).await;
+            let result = verify(&guard, token).await;
             assert!(
-                matches!(verdict, Err(VerifyError::KeysUnavailable { .. })),
-                "{verdict:?}"
+                matches!(result, Err(VerifyError::KeysUnavailable { .. })),
+                "{result:?}"
             );
         }
         let health = guard.health().remove(0);
@@ -619,7 +619,7 @@ async fn withdrawing_all_keys_takes_effect_at_the_next_fetch() {
         publisher.publish(&[key(&signer, Some("k"))]);
         advance_and_settle(10 * SECOND).await;
         assert!(guard.health()[0].is_ready && guard.health()[0].last_error.is_none());
-        assert_eq!(verdict(&guard, &kept).await, Ok(()));
+        assert_eq!(verify(&guard, &kept).await, Ok(()));
     }
 }
 
@@ -649,7 +649,7 @@ async fn malformed_key_set_keeps_the_old_keys() {
             "{malformed}: {error}"
         );
         assert!(health.is_ready, "{malformed}");
-        assert_eq!(verdict(&guard, &token(&signer, Some("k"))).await, Ok(()));
+        assert_eq!(verify(&guard, &token(&signer, Some("k"))).await, Ok(()));
     }
 }
 
@@ -663,14 +663,14 @@ async fn duplicate_key_counts_once_and_different_keys_with_one_kid_are_all_used(
     let publisher = Publisher::new(&[same.clone(), other_members]);
     let guard = publisher.guard();
     for kid in [Some("k"), None] {
-        assert_eq!(verdict(&guard, &token(&one, kid)).await, Ok(()));
+        assert_eq!(verify(&guard, &token(&one, kid)).await, Ok(()));
     }
     let health = guard.health().remove(0);
     assert_eq!((health.usable_keys, health.warnings.len()), (1, 0));
 
     publisher.publish(&[same, key(&two, Some("k"))]);
     for signer in [&two, &one] {
-        assert_eq!(verdict(&guard, &token(signer, Some("k"))).await, Ok(()));
+        assert_eq!(verify(&guard, &token(signer, Some("k"))).await, Ok(()));
     }
     let health = guard.health().remove(0);
     assert_eq!((health.usable_keys, health.warnings.len()), (2, 1));
@@ -708,7 +708,7 @@ async fn etag_of_a_rejected_key_set_is_not_used() {
         publisher.change(|state| state.tag = Some("\"new\""));
         publisher.publish(&[key(&new, Some("new"))]);
         advance_and_settle(10 * SECOND).await;
-        assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
+        assert_eq!(verify(&guard, &token(&new, Some("new"))).await, Ok(()));
         assert!(guard.health()[0].last_error.is_none());
     }
 }
@@ -718,7 +718,7 @@ async fn fetch_for_an_unknown_key_bypasses_http_caches_and_a_refresh_does_not() 
     let (old, new) = (Signer::new(), Signer::new());
     let (publisher, guard) = publish_and_fetch(&[key(&old, Some("old"))]).await;
     publisher.publish(&[key(&new, Some("new"))]);
-    assert_eq!(verdict(&guard, &token(&new, Some("new"))).await, Ok(()));
+    assert_eq!(verify(&guard, &token(&new, Some("new"))).await, Ok(()));
     advance_and_settle(REFRESH).await;
     let document = format!("{ISSUER_URL}/.well-known/openid-configuration");
     for url in [OLD_KEYS, &document] {

@@ -27,8 +27,8 @@ async fn token_or_key_without_kid_works_if_exactly_one_key_matches() {
         ),
     ] {
         let token = signer.sign(header, &claims(json!({})));
-        let verdict = guard_with_keys(&keys).verifier().verify(token).await;
-        assert_eq!(verdict.is_ok(), is_accepted, "{keys:?} {header}");
+        let result = guard_with_keys(&keys).verifier().verify(token).await;
+        assert_eq!(result.is_ok(), is_accepted, "{keys:?} {header}");
     }
 }
 

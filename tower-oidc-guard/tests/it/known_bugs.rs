@@ -12,7 +12,7 @@ use crate::support::{
     trusted_issuer, valid_token,
 };
 
-async fn verdict(keys: &[Value], token: &str) -> Result<(), VerifyError> {
+async fn verify(keys: &[Value], token: &str) -> Result<(), VerifyError> {
     guard_with_keys(keys)
         .verifier()
         .verify(token)
@@ -30,7 +30,7 @@ async fn jsonwebtoken_crit_is_rejected() {
         let expected = Err(VerifyError::InvalidToken(TokenError::Malformed(
             "the header",
         )));
-        assert_eq!(verdict(&[signer.jwk()], &token).await, expected, "{crit}");
+        assert_eq!(verify(&[signer.jwk()], &token).await, expected, "{crit}");
     }
 }
 
@@ -47,7 +47,7 @@ async fn cve_2026_25537_times_of_wrong_type_are_rejected() {
             let token = signer.sign(HEADER, &claims(json!({ name: value })));
             let expected = Err(VerifyError::InvalidToken(TokenError::Malformed(reason)));
             assert_eq!(
-                verdict(&[signer.jwk()], &token).await,
+                verify(&[signer.jwk()], &token).await,
                 expected,
                 "{name} {value}"
             );
@@ -62,7 +62,7 @@ async fn array_of_issuers_is_rejected() {
     let iss = json!([ISSUER_URL, "https://evil.example"]);
     let token = signer.sign(HEADER, &claims(json!({ "iss": iss })));
     assert_eq!(
-        verdict(&[signer.jwk()], &token).await,
+        verify(&[signer.jwk()], &token).await,
         Err(VerifyError::InvalidToken(TokenError::Malformed(
             "the claim `iss` is not a string"
         )))
@@ -74,15 +74,15 @@ async fn array_of_issuers_is_rejected() {
 fn tower_oauth2_resource_server_key_marked_enc_is_not_used() {
     let signer = Signer::new();
     let jws = signer.sign(HEADER, "anything");
-    let marked = |name: &str, value: Value| {
+    let key_with = |name: &str, value: Value| {
         let mut key = signer.jwk();
         key[name] = value;
         jwk_set(&[key])
     };
     assert!(jwk_set(&[signer.jwk()]).verify_jws(&jws).is_ok());
-    assert!(marked("use", json!("sig")).verify_jws(&jws).is_ok());
+    assert!(key_with("use", json!("sig")).verify_jws(&jws).is_ok());
     assert!(
-        marked("key_ops", json!(["verify"]))
+        key_with("key_ops", json!(["verify"]))
             .verify_jws(&jws)
             .is_ok()
     );
@@ -91,7 +91,7 @@ fn tower_oauth2_resource_server_key_marked_enc_is_not_used() {
         ("key_ops", json!(["encrypt"])),
         ("use", json!(1)),
     ] {
-        assert!(marked(name, value).verify_jws(&jws).is_err(), "{name}");
+        assert!(key_with(name, value).verify_jws(&jws).is_err(), "{name}");
     }
 }
 
@@ -109,7 +109,7 @@ async fn go_jose_276_unsupported_keys_do_not_affect_the_others() {
     ];
     keys.push(signer.jwk());
     let token = signer.sign(HEADER, &claims(json!({})));
-    assert_eq!(verdict(&keys, &token).await, Ok(()));
+    assert_eq!(verify(&keys, &token).await, Ok(()));
     assert_eq!(jwk_set(&keys).skipped_keys().len(), keys.len() - 1);
 }
 
@@ -119,7 +119,7 @@ async fn openidconnect_nbf_is_checked() {
     let signer = Signer::new();
     let token = signer.sign(HEADER, &claims(json!({ "nbf": NOW + 60 })));
     assert_eq!(
-        verdict(&[signer.jwk()], &token).await,
+        verify(&[signer.jwk()], &token).await,
         Err(VerifyError::InvalidToken(TokenError::NotYetValid))
     );
 }
@@ -132,7 +132,7 @@ async fn openidconnect_unused_claims_may_have_any_type() {
         HEADER,
         &claims(json!({ "locale": 7, "email": [], "address": "x" })),
     );
-    assert_eq!(verdict(&[signer.jwk()], &token).await, Ok(()));
+    assert_eq!(verify(&[signer.jwk()], &token).await, Ok(()));
 }
 
 /// The built-in keys of openidconnect 4.1 accept RSA moduli of 512 bits.
@@ -150,7 +150,7 @@ async fn tokens_over_the_size_limit_are_not_decoded() {
     let signer = Signer::new();
     let token = signer.sign(HEADER, &claims(json!({ "pad": "x".repeat(20_000) })));
     assert_eq!(
-        verdict(&[signer.jwk()], &token).await,
+        verify(&[signer.jwk()], &token).await,
         Err(VerifyError::InvalidToken(TokenError::TooLong))
     );
 }
@@ -162,7 +162,7 @@ async fn duplicate_claims_are_rejected() {
     let twice = claims(json!({})).replacen('{', r#"{"sub":"somebody else","#, 1);
     let token = signer.sign(HEADER, &twice);
     assert_eq!(
-        verdict(&[signer.jwk()], &token).await,
+        verify(&[signer.jwk()], &token).await,
         Err(VerifyError::InvalidToken(TokenError::Malformed(
             "the claims"
         )))
@@ -230,9 +230,9 @@ async fn spring_security_19068_requests_with_known_keys_do_not_wait_for_a_fetch(
     drop(issuer);
     for _ in 0..20 {
         advance_clock(Duration::from_secs(3600)).await;
-        let mut verdict = std::pin::pin!(guard.verifier().verify(&known));
+        let mut result = std::pin::pin!(guard.verifier().verify(&known));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let at_once = verdict.as_mut().poll(&mut context);
+        let at_once = result.as_mut().poll(&mut context);
         assert!(
             matches!(at_once, std::task::Poll::Ready(Ok(_))),
             "verified without waiting"

@@ -11,7 +11,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::Path;
 use std::str::FromStr as _;
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tower_oidc_guard::{Algorithm, Identity, Issuer, OidcGuard};
 
+use crate::support::recorded::recorded_path;
 use crate::support::signer::{Signer, base64url};
 use crate::support::{AUDIENCE, HEADER, ISSUER_URL, NOW, claims, guard_with_keys, unix_time};
 
@@ -784,7 +784,7 @@ impl Cases {
 
     /// Adds the tokens recorded from real clusters, at a second when they are valid and when they have just expired.
     fn add_recorded(&mut self) {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubernetes");
+        let data = recorded_path("");
         let claim = |token: &str, name: &str| {
             let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
             serde_json::from_slice::<Value>(&payload).ok()?[name].as_u64()

@@ -162,14 +162,18 @@ async fn accounts_with_other_verified_emails_and_callers_of_other_issuers_are_no
         assert_eq!(setup.status(&policy, &posing).await, 200, "{policy:?}");
     }
     // A deny list without e-mail addresses does not require one.
-    let nameless = good.without_claim("email");
+    let without_email = good.without_claim("email");
     for policy in [
         any(),
         any().deny([GKE_SA]),
         any().deny(["system:serviceaccounts"]),
         any().deny([format!("principal:{GOOGLE}#9")]),
     ] {
-        assert_eq!(setup.status(&policy, &nameless).await, 200, "{policy:?}");
+        assert_eq!(
+            setup.status(&policy, &without_email).await,
+            200,
+            "{policy:?}"
+        );
     }
 }
 
@@ -198,7 +202,7 @@ async fn malformed_kubernetes_subject_is_denied_by_any_denied_namespace_or_accou
     let setup = Setup::new().await;
     let any = Policy::any_verified_caller;
     let of_subject = |subject: &str| token_spec(&setup.cluster).claim("sub", subject);
-    let odd = [
+    let malformed = [
         "system:node:n1",
         "system:serviceaccount:shop",
         "system:serviceaccount:shop:",
@@ -209,7 +213,7 @@ async fn malformed_kubernetes_subject_is_denied_by_any_denied_namespace_or_accou
         "web",
     ];
     let denied = |members: &[&str]| any().deny(members);
-    for subject in odd {
+    for subject in malformed {
         for policy in [
             denied(&["system:serviceaccounts:shop"]),
             denied(&["system:serviceaccount:shop:web"]),

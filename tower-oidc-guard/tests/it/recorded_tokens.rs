@@ -70,13 +70,13 @@ async fn verify_folder(folder: &str) -> usize {
         let token = recorded_token(folder, &format!("{stem}.jwt"));
         // The legacy token has no time.
         let issued = numeric_claim(&token, "iat").unwrap_or(1_795_462_876);
-        let verdict = verify(folder, &token, issued + 1).await;
+        let result = verify(folder, &token, issued + 1).await;
         assert_eq!(
-            verdict.as_ref().map(drop).map_err(|r| *r),
+            result.as_ref().map(drop).map_err(|r| *r),
             expected(stem),
             "{path:?}"
         );
-        let Ok(identity) = verdict else { continue };
+        let Ok(identity) = result else { continue };
         accepted += 1;
         assert_caller(&identity, stem, &token);
         let expiry = numeric_claim(&token, "exp").unwrap();
@@ -177,9 +177,9 @@ async fn tokens_of_the_old_key_verify_while_it_is_published() {
 async fn token_of_an_unpublished_key_is_rejected() {
     let new = recorded_token("v1.36/after-key-rotation", "gke-sa-600s.jwt");
     let issued = numeric_claim(&new, "iat").unwrap();
-    let verdict = verify("v1.36/rs256", &new, issued + 100).await;
+    let result = verify("v1.36/rs256", &new, issued + 100).await;
     assert_eq!(
-        verdict.err(),
+        result.err(),
         Some(VerifyError::InvalidToken(TokenError::UnknownKey))
     );
 }
@@ -230,12 +230,12 @@ async fn automounted_token_of_1_36_lasts_a_year_and_has_warnafter() {
 
 #[tokio::test]
 async fn legacy_automounted_token_of_1_20_without_audience_and_expiry_is_rejected() {
-    let verdict = verify_for_audience(V1_20, "automounted-legacy.jwt", AUDIENCE).await;
+    let result = verify_for_audience(V1_20, "automounted-legacy.jwt", AUDIENCE).await;
     assert!(
         matches!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::Malformed(_)))
         ),
-        "{verdict:?}"
+        "{result:?}"
     );
 }

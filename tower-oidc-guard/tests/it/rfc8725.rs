@@ -7,7 +7,7 @@ use crate::support::signer::{Signer, base64url};
 use crate::support::{AUDIENCE, HEADER, claims, guard_with_keys};
 
 /// Verifies a token with the signer's key.
-async fn verdict(signer: &Signer, token: &str) -> Result<(), VerifyError> {
+async fn verify(signer: &Signer, token: &str) -> Result<(), VerifyError> {
     guard_with_keys(&[signer.jwk()])
         .verifier()
         .verify(token)
@@ -19,7 +19,7 @@ async fn verdict(signer: &Signer, token: &str) -> Result<(), VerifyError> {
 async fn section_3_1_algorithm_must_be_allowed_and_match_the_key() {
     let signer = Signer::new();
     let good = signer.sign(HEADER, &claims(json!({})));
-    assert_eq!(verdict(&signer, &good).await, Ok(()));
+    assert_eq!(verify(&signer, &good).await, Ok(()));
     for (alg, expected) in [
         (
             "none",
@@ -37,7 +37,7 @@ async fn section_3_1_algorithm_must_be_allowed_and_match_the_key() {
     ] {
         let header = format!(r#"{{"alg":"{alg}","kid":"k"}}"#);
         let token = signer.sign(&header, &claims(json!({})));
-        assert_eq!(verdict(&signer, &token).await, Err(expected), "{alg}");
+        assert_eq!(verify(&signer, &token).await, Err(expected), "{alg}");
     }
 }
 
@@ -63,12 +63,12 @@ async fn section_3_3_invalid_signature_rejects_the_token() {
     let signer = Signer::new();
     let token = Signer::new().sign(HEADER, &claims(json!({})));
     assert_eq!(
-        verdict(&signer, &token).await,
+        verify(&signer, &token).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
     let nested = signer.sign(r#"{"alg":"ES256","kid":"k","cty":"JWT"}"#, &token);
     assert!(
-        verdict(&signer, &nested).await.is_err(),
+        verify(&signer, &nested).await.is_err(),
         "a nested token is not a claims set"
     );
 }
@@ -102,7 +102,7 @@ async fn section_3_6_compressed_and_encrypted_tokens_are_rejected() {
     let header = r#"{"alg":"RSA-OAEP","enc":"A256GCM","zip":"DEF","kid":"k"}"#;
     let jwe = format!("{}.AA.AA.AA.AA", base64url(header.as_bytes()));
     assert_eq!(
-        verdict(&signer, &jwe).await,
+        verify(&signer, &jwe).await,
         Err(VerifyError::InvalidToken(TokenError::Malformed(
             "not three parts"
         )))
@@ -114,7 +114,7 @@ async fn section_3_7_header_and_claims_must_be_utf_8() {
     let signer = Signer::new();
     let latin = claims(json!({})).replace("caller", "caf\u{e9}");
     assert_eq!(
-        verdict(&signer, &signer.sign(HEADER, &latin)).await,
+        verify(&signer, &signer.sign(HEADER, &latin)).await,
         Ok(()),
         "in UTF-8"
     );
@@ -126,7 +126,7 @@ async fn section_3_7_header_and_claims_must_be_utf_8() {
     bytes[at] = 0xe9;
     let token = signer.sign_bytes(HEADER.as_bytes(), &bytes);
     assert_eq!(
-        verdict(&signer, &token).await,
+        verify(&signer, &token).await,
         Err(VerifyError::InvalidToken(TokenError::Malformed(
             "the claims"
         )))
@@ -144,7 +144,7 @@ async fn section_3_8_issuer_must_be_trusted_and_own_the_key() {
     ] {
         let token = signer.sign(HEADER, &claims(json!({ "iss": iss })));
         assert_eq!(
-            verdict(&signer, &token).await,
+            verify(&signer, &token).await,
             Err(VerifyError::InvalidToken(TokenError::UnknownIssuer)),
             "{iss}"
         );
@@ -155,7 +155,7 @@ async fn section_3_8_issuer_must_be_trusted_and_own_the_key() {
     ] {
         let token = signer.sign(HEADER, &claims(json!({ name: Value::Null })));
         assert_eq!(
-            verdict(&signer, &token).await,
+            verify(&signer, &token).await,
             Err(VerifyError::InvalidToken(TokenError::Malformed(reason)))
         );
     }
@@ -172,14 +172,14 @@ async fn section_3_9_audience_must_be_accepted() {
     ] {
         let token = signer.sign(HEADER, &claims(json!({ "aud": aud })));
         assert_eq!(
-            verdict(&signer, &token).await,
+            verify(&signer, &token).await,
             Err(VerifyError::InvalidToken(TokenError::WrongAudience)),
             "{aud}"
         );
     }
     let several = claims(json!({ "aud": ["https://other.example", AUDIENCE] }));
     assert_eq!(
-        verdict(&signer, &signer.sign(HEADER, &several)).await,
+        verify(&signer, &signer.sign(HEADER, &several)).await,
         Ok(())
     );
 }
@@ -200,7 +200,7 @@ async fn section_3_10_key_locations_in_the_token_are_ignored() {
     };
     let token = attacker.sign(&header("k"), &claims(json!({})));
     assert_eq!(
-        verdict(&signer, &token).await,
+        verify(&signer, &token).await,
         Err(VerifyError::InvalidToken(TokenError::BadSignature))
     );
     for kid in [
@@ -211,11 +211,11 @@ async fn section_3_10_key_locations_in_the_token_are_ignored() {
         "",
     ] {
         let token = attacker.sign(&header(kid), &claims(json!({})));
-        assert!(verdict(&signer, &token).await.is_err(), "{kid:?}");
+        assert!(verify(&signer, &token).await.is_err(), "{kid:?}");
     }
     // The ignored members do not make a valid token invalid.
     assert_eq!(
-        verdict(&signer, &signer.sign(&header("k"), &claims(json!({})))).await,
+        verify(&signer, &signer.sign(&header("k"), &claims(json!({})))).await,
         Ok(())
     );
 }
@@ -241,7 +241,7 @@ async fn section_3_11_token_of_another_type_is_rejected() {
     ] {
         let header = json!({ "alg": "ES256", "kid": "k", "typ": typ }).to_string();
         let token = signer.sign(&header, &claims(json!({})));
-        assert_eq!(verdict(&signer, &token).await, expected, "{typ}");
+        assert_eq!(verify(&signer, &token).await, expected, "{typ}");
     }
 }
 
@@ -255,7 +255,7 @@ async fn section_3_12_token_for_another_use_is_rejected() {
     ];
     for claims in other_uses {
         assert!(
-            verdict(&signer, &signer.sign(HEADER, &claims))
+            verify(&signer, &signer.sign(HEADER, &claims))
                 .await
                 .is_err(),
             "{claims}"

@@ -89,10 +89,10 @@ async fn every_valid_token_up_to_the_size_limit_verifies() {
     let guard = guard_with_keys(&[signer.jwk()]);
     for members in long_members() {
         let token = padded_token(&signer, HEADER, &members, LIMIT);
-        let verdict = verify(&guard, &token).await;
+        let result = verify(&guard, &token).await;
         assert!(
-            verdict.is_ok(),
-            "{verdict:?} for {}",
+            result.is_ok(),
+            "{result:?} for {}",
             &members[..members.len().min(60)]
         );
         let again = verify(&guard, &token).await;
@@ -155,9 +155,9 @@ async fn header_may_be_as_long_as_the_size_limit_allows() {
     }
     let typ = json!({ "alg": "ES256", "kid": "k", "typ": "x".repeat(5000) });
     let token = signer.sign(&typ.to_string(), &claims(json!({})));
-    let verdict = verify(&guard_with_keys(&[signer.jwk()]), &token).await;
+    let result = verify(&guard_with_keys(&[signer.jwk()]), &token).await;
     assert_eq!(
-        verdict.err(),
+        result.err(),
         Some(VerifyError::InvalidToken(TokenError::WrongType))
     );
 }
@@ -201,9 +201,9 @@ async fn size_limit_is_configurable() {
         let (first, again) = (first.subject().as_ptr(), again.subject().as_ptr());
         assert_eq!(first, again, "returned from the cache");
         let longer = padded_token(&signer, HEADER, r#""x":1"#, limit + 4);
-        let verdict = verify(&guard, &longer).await;
+        let result = verify(&guard, &longer).await;
         assert_eq!(
-            verdict.err(),
+            result.err(),
             Some(VerifyError::InvalidToken(TokenError::TooLong)),
             "{limit}"
         );
@@ -262,11 +262,11 @@ async fn bytes_that_are_not_utf_8_are_rejected_anywhere() {
         assert!(verify(&guard, &sound).await.is_ok(), "{place}");
         for bytes in broken {
             let token = signer.sign_bytes(HEADER.as_bytes(), &fill(&payload, bytes));
-            let verdict = verify(&guard, &token).await;
+            let result = verify(&guard, &token).await;
             let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
                 "the claims",
             )));
-            assert_eq!(verdict.err(), expected, "{place} {bytes:?}");
+            assert_eq!(result.err(), expected, "{place} {bytes:?}");
         }
     }
     for place in &PLACES[..5] {
@@ -302,25 +302,25 @@ async fn lone_surrogates_are_rejected_anywhere() {
             r"\\\udead",
         ] {
             let payload = claims_at(&place.replace('@', lone));
-            let verdict = verify(&guard, &signer.sign(HEADER, &payload)).await;
+            let result = verify(&guard, &signer.sign(HEADER, &payload)).await;
             let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
                 "the claims",
             )));
-            assert_eq!(verdict.err(), expected, "{place} {lone}");
+            assert_eq!(result.err(), expected, "{place} {lone}");
             let header = format!(
                 r#"{{"alg":"ES256","kid":"k",{}}}"#,
                 place.replace('@', lone)
             );
-            let verdict = verify(&guard, &signer.sign(&header, &claims(json!({})))).await;
+            let result = verify(&guard, &signer.sign(&header, &claims(json!({})))).await;
             let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
                 "the header",
             )));
-            assert_eq!(verdict.err(), expected, "{place} {lone}");
+            assert_eq!(result.err(), expected, "{place} {lone}");
         }
         for sound in [r"\ud83d\ude00", r"\\ud800", r"\u00e9"] {
             let payload = claims_at(&place.replace('@', sound));
-            let verdict = verify(&guard, &signer.sign(HEADER, &payload)).await;
-            assert!(verdict.is_ok(), "{place} {sound}: {verdict:?}");
+            let result = verify(&guard, &signer.sign(HEADER, &payload)).await;
+            assert!(result.is_ok(), "{place} {sound}: {result:?}");
         }
     }
 }
@@ -341,11 +341,11 @@ async fn text_before_or_after_the_json_is_rejected() {
         ("", "\u{a0}", false),
     ] {
         let payload = format!("{before}{valid}{after}");
-        let verdict = verify(&guard, &signer.sign(HEADER, &payload)).await;
-        assert_eq!(verdict.is_ok(), is_valid, "{before:?} {after:?}");
+        let result = verify(&guard, &signer.sign(HEADER, &payload)).await;
+        assert_eq!(result.is_ok(), is_valid, "{before:?} {after:?}");
         let header = format!("{before}{HEADER}{after}");
-        let verdict = verify(&guard, &signer.sign(&header, &valid)).await;
-        assert_eq!(verdict.is_ok(), is_valid, "{before:?} {after:?}");
+        let result = verify(&guard, &signer.sign(&header, &valid)).await;
+        assert_eq!(result.is_ok(), is_valid, "{before:?} {after:?}");
     }
 }
 
@@ -449,9 +449,9 @@ async fn times_may_have_a_fraction_or_an_exponent() {
         assert!(verify(&guard, &exp_at(exp)).await.is_ok(), "{exp}");
     }
     for exp in ["1799999999.5", "1e3", "1.8e9", "0", "-0", "0.0", "0e5"] {
-        let verdict = verify(&guard, &exp_at(exp)).await;
+        let result = verify(&guard, &exp_at(exp)).await;
         assert_eq!(
-            verdict.err(),
+            result.err(),
             Some(VerifyError::InvalidToken(TokenError::Expired)),
             "{exp}"
         );
@@ -466,17 +466,17 @@ async fn times_may_have_a_fraction_or_an_exponent() {
         r#"{"$serde_json::private::Number":"1800000001.5"}"#,
         r#"{"$serde_json::private::RawValue":"1800000001.5"}"#,
     ] {
-        let verdict = verify(&guard, &exp_at(exp)).await;
+        let result = verify(&guard, &exp_at(exp)).await;
         let expected = Some(VerifyError::InvalidToken(TokenError::Malformed(
             "the claim `exp` is not a time in seconds",
         )));
-        assert_eq!(verdict.err(), expected, "{exp}");
+        assert_eq!(result.err(), expected, "{exp}");
     }
 }
 
 /// Returns whether a token with this text as its claim `x` is accepted if `x` is required to have this value: by
 /// `Issuer::require_claim`, by a function of the issuer, and by the policy.
-async fn verdicts(signer: &Signer, x: &str, value: &Value) -> [bool; 3] {
+async fn results(signer: &Signer, x: &str, value: &Value) -> [bool; 3] {
     let token = signer.sign(HEADER, &claims_with(&format!(r#""x":{x}"#)));
     let by = |issuer: Issuer| {
         let settings = guard_builder_with_keys(&[signer.jwk()], issuer).any_verified_caller();
@@ -540,8 +540,8 @@ async fn claims_are_compared_by_value() {
         ),
         (r#""\u0061dmin""#, json!("admin"), true),
     ] {
-        let verdicts = verdicts(&signer, x, &value).await;
-        assert_eq!(verdicts, [expected; 3], "{x} and {value}");
+        let results = results(&signer, x, &value).await;
+        assert_eq!(results, [expected; 3], "{x} and {value}");
     }
 }
 
@@ -684,9 +684,9 @@ async fn header_members_jku_x5u_jwk_and_x5c_are_ignored() {
             .append(member.clone().as_object_mut().unwrap());
         let token = thief.sign(&header.to_string(), &claims(json!({})));
         let guard = guard_with_keys(&[signer.jwk()]);
-        let verdict = guard.verifier().verify(token).await;
+        let result = guard.verifier().verify(token).await;
         assert_eq!(
-            verdict.err(),
+            result.err(),
             Some(VerifyError::InvalidToken(TokenError::BadSignature)),
             "{member}"
         );

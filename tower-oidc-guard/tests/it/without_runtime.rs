@@ -51,8 +51,8 @@ fn waiting_for_keys_outside_a_runtime_is_an_error() {
     let (ready, verifier) = (guard.clone(), guard.verifier().clone());
     let error = block_on(async move { ready.ready().await }).unwrap_err();
     assert!(matches!(error.cause(), KeysError::NoRuntime), "{error:?}");
-    let verdict = block_on(async move { verifier.verify(token).await.map(drop) });
-    assert!(matches!(verdict, Err(VerifyError::KeysUnavailable { .. })));
+    let result = block_on(async move { verifier.verify(token).await.map(drop) });
+    assert!(matches!(result, Err(VerifyError::KeysUnavailable { .. })));
 }
 
 #[test]
@@ -79,9 +79,9 @@ fn available_keys_are_used_outside_a_runtime() {
         );
         let (verifier, forged) = (guard.verifier().clone(), Signer::new());
         let forged = forged.sign(HEADER, &claims(json!({})));
-        let verdict = block_on(async move { verifier.verify(forged).await.map(drop) });
+        let result = block_on(async move { verifier.verify(forged).await.map(drop) });
         assert_eq!(
-            verdict,
+            result,
             Err(VerifyError::InvalidToken(TokenError::BadSignature))
         );
     }

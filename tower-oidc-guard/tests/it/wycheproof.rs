@@ -164,8 +164,8 @@ fn raw(data: &str, algorithm: &str, key: impl Fn(&Value) -> Value) -> Vec<(u64, 
         for test in tests(&group) {
             let (id, result) = id_and_result(test);
             let (message, signature) = (hex(&test["msg"]), hex(&test["sig"]));
-            let verdict = keys.verify_signature(None, algorithm, &message, &signature);
-            cases.push((id, result, verdict.is_ok()));
+            let verified = keys.verify_signature(None, algorithm, &message, &signature);
+            cases.push((id, result, verified.is_ok()));
         }
     }
     cases
