@@ -5,8 +5,8 @@
 //! work that these crates do for each request.
 
 #[allow(dead_code)]
-#[path = "../../../../../reqwest-wi-auth/benches/targets/others.rs"]
-mod others;
+#[path = "../../../../../reqwest-wi-auth/benches/targets/other_clients.rs"]
+mod other_clients;
 
 use async_trait::async_trait;
 use bench_peers::{AnyResult, arguments};
@@ -15,7 +15,7 @@ use reqwest::{Client, Request, Response};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use reqwest_wi_auth::{BearerAuth, ProjectedToken};
 
-use crate::others::{GoogleCloudAuth, KubeRs};
+use crate::other_clients::{GoogleCloudAuth, KubeRs};
 
 /// A middleware that changes the headers of each request.
 struct ChangeHeaders<F>(F);
@@ -66,13 +66,13 @@ async fn main() -> AnyResult {
         "kube-rs" => {
             let auth = KubeRs::new(&token);
             client.with(ChangeHeaders(move |headers: &mut HeaderMap| {
-                auth.put(headers)
+                auth.set_header(headers)
             }))
         }
         "google-cloud-auth" => {
             let auth = GoogleCloudAuth::new(&token);
             client.with(ChangeHeaders(move |headers: &mut HeaderMap| {
-                auth.put(headers)
+                auth.set_header(headers)
             }))
         }
         other => return Err(format!("unknown middleware {other:?}").into()),
