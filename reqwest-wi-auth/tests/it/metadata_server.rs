@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::log::Log;
+use crate::support::process::is_child_process;
 use crate::support::server::Server;
 use crate::support::{advance_clock, client, signed, wait_until};
 use http::StatusCode;
@@ -293,6 +294,11 @@ async fn an_older_cached_token_does_not_replace_the_current_one() {
 
 #[tokio::test]
 async fn repeated_errors_of_the_same_cause_are_logged_as_one_warning() {
+    if !is_child_process(
+        "metadata_server::repeated_errors_of_the_same_cause_are_logged_as_one_warning",
+    ) {
+        return;
+    }
     let log = Log::default();
     let _subscribed = log.subscribe(tracing::Level::WARN);
     let (fake, metadata) = servers().await;

@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use crate::support::log::Log;
+use crate::support::process::is_child_process;
 use crate::support::server::{Received, SERVERLESS, Server};
 use crate::support::sources::{FailingSource, Tokens};
 use crate::support::{bearer, client, token};
@@ -275,6 +276,9 @@ async fn each_retry_carries_the_current_token() {
 
 #[tokio::test]
 async fn a_request_without_a_token_is_logged_with_its_origin() {
+    if !is_child_process("middleware::a_request_without_a_token_is_logged_with_its_origin") {
+        return;
+    }
     let log = Log::default();
     let _subscribed = log.subscribe(tracing::Level::DEBUG);
     let (server, other) = (Server::start().await, Server::start().await);

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::support::log::Log;
+use crate::support::process::is_child_process;
 use crate::support::volume::token_volume;
 use crate::support::{
     bearer, current_header, current_thread_runtime, multi_thread_runtime, seconds, token,
@@ -207,6 +208,9 @@ fn opening_outside_a_runtime_is_an_error() {
 
 #[test]
 fn one_warning_is_logged_when_a_task_ends_before_its_handles() {
+    if !is_child_process("runtimes::one_warning_is_logged_when_a_task_ends_before_its_handles") {
+        return;
+    }
     let (_directory, kubelet) = token_volume();
     let log = Log::default();
     let _subscribed = log.subscribe(tracing::Level::WARN);

@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use crate::support::log::Log;
+use crate::support::process::is_child_process;
 use crate::support::server::Server;
 use crate::support::{client, token, wait_until};
 use reqwest_wi_auth::testing::Kubelet;
@@ -9,6 +10,9 @@ use reqwest_wi_auth::{BearerAuth, ProjectedToken, TokenSource as _};
 
 #[tokio::test]
 async fn tokens_appear_in_no_log_debug_output_or_error() {
+    if !is_child_process("token_secrecy::tokens_appear_in_no_log_debug_output_or_error") {
+        return;
+    }
     let log = Log::default();
     let _subscribed = log.subscribe(tracing::Level::TRACE);
 

@@ -1,7 +1,6 @@
 //! Code that several test modules share.
 
 pub mod log;
-#[cfg(target_os = "linux")]
 pub mod process;
 pub mod recorder;
 pub mod server;

@@ -5,9 +5,11 @@ use std::process::Command;
 /// The environment variable that is set in the child process.
 const CHILD: &str = "TEST_RUNS_IN_A_CHILD_PROCESS";
 
-/// Returns whether the test with this path (as `--exact` takes it) runs in a child process. If not, runs it in one.
+/// Returns whether the test with this path, in the format of `--exact`, runs in a child process. If not, runs it in one.
 ///
-/// For tests that measure the whole process, such as its file descriptors, or that change it, such as its environment:
+/// For tests that measure the whole process, such as its file descriptors, or that change it, such as its environment, and
+/// for tests of log events: `tracing` caches for the whole process whether an event is enabled, so concurrent tests can
+/// disable it.
 ///
 /// ```
 /// if !is_child_process("resource_leaks::dropped_sources_leave_no_descriptors") {
@@ -17,7 +19,7 @@ const CHILD: &str = "TEST_RUNS_IN_A_CHILD_PROCESS";
 ///
 /// # Panics
 ///
-/// If the test fails in the child process.
+/// Panics if the test fails in the child process.
 pub fn is_child_process(test: &str) -> bool {
     if std::env::var_os(CHILD).is_some() {
         return true;
@@ -28,6 +30,7 @@ pub fn is_child_process(test: &str) -> bool {
 
 /// Returns whether the test with this path runs in a user namespace that grants this number of inotify instances. If
 /// not, runs it in one, unless the system does not permit user namespaces: then the test is skipped.
+#[cfg(target_os = "linux")]
 pub fn has_inotify_instances(instances: usize, test: &str) -> bool {
     if std::env::var_os(CHILD).is_some() {
         return true;
