@@ -99,7 +99,7 @@ impl OidcGuard {
     /// #     .any_verified_caller()
     /// #     .build()?;
     /// let admins = guard.layer_with(Policy::members(["system:serviceaccount:ops:admin"]))?;
-    /// // No trusted issuer can vouch for a Google account.
+    /// // No trusted issuer issues tokens for a Google account.
     /// let error = guard.layer_with(Policy::members(["user:jane@example.com"])).unwrap_err();
     /// assert!(matches!(error, PolicyError::NoIssuerForPlatform { .. }));
     /// # Ok(())
@@ -115,7 +115,9 @@ impl OidcGuard {
         self.admission.policy()
     }
 
-    /// Returns the status of the files that the guard's policy comes from.
+    /// Returns the status of the files in the guard's own policy, or an empty list if it has none.
+    ///
+    /// For a policy that was passed to [`layer_with`](Self::layer_with), call [`PolicyFile::health`].
     #[cfg(feature = "policy-file")]
     pub fn policy_health(&self) -> Vec<PolicyHealth> {
         let files = self.policy().files().into_iter();
@@ -154,7 +156,7 @@ impl OidcGuard {
     /// let guard = OidcGuard::builder().issuer(trusted).any_verified_caller().build()?;
     /// assert!(!guard.health()[0].is_ready);
     /// guard.prefetch();
-    /// // The server starts here, and its first request finds the keys.
+    /// // Start the server here. A request that arrives before the keys waits for them.
     /// # guard.ready().await?;
     /// # }
     /// # Ok(())

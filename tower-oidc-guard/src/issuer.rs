@@ -1,5 +1,7 @@
 //! The settings of a trusted issuer: its `iss`, the audiences of its tokens, and where its keys come from.
 //!
+//! The constructors are in this file and in [`presets`], [`in_cluster`] and [`openidconnect`].
+//!
 //! Setters only record values. Everything that can be checked without a network is checked when the guard is built, by
 //! [`resolution`].
 
@@ -40,7 +42,7 @@ use crate::text::audience_fault;
 /// use tower_oidc_guard::{Issuer, OidcGuard};
 ///
 /// # fn main() -> Result<(), tower_oidc_guard::BuildError> {
-/// let issuer = Issuer::kubernetes("https://kubernetes.default.svc.cluster.local")
+/// let issuer = Issuer::kubernetes("https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE")
 ///     .audience("https://auth-server.example");
 /// let guard = OidcGuard::builder().issuer(issuer).any_verified_caller().build()?;
 /// # Ok(())
@@ -103,13 +105,13 @@ impl Issuer {
         )
     }
 
-    /// Creates the settings of a Kubernetes cluster whose discovery document can be fetched from below its issuer URL, which is
-    /// the API server's flag `--service-account-issuer`.
+    /// Creates the settings of a Kubernetes cluster whose discovery document can be fetched from below its issuer URL: the
+    /// value of the API server's flag `--service-account-issuer`.
     ///
     /// Use [`in_cluster`](Self::in_cluster) for the cluster that this process runs in, and [`gke`](Self::gke),
     /// [`eks`](Self::eks) or [`aks`](Self::aks) for a cluster of those clouds.
     ///
-    /// The guard does not build with an audience that is the API server's own, such as the issuer URL or
+    /// The guard does not build with an audience of the API server itself, such as the issuer URL or
     /// `https://kubernetes.default.svc`: every pod has a token for it. See
     /// [`dangerous_accept_api_server_audience`](Self::dangerous_accept_api_server_audience).
     ///
@@ -211,8 +213,8 @@ impl Issuer {
         self
     }
 
-    /// Accepts only these signature algorithms. Default: the asymmetric algorithms that the issuer's discovery document lists,
-    /// or RS256 if it lists none or is not fetched.
+    /// Accepts only these signature algorithms. Default: the supported algorithms that the discovery document or the provider
+    /// metadata lists, or RS256 if no document is fetched or it lists none.
     ///
     /// [`EdDSA`](Algorithm::EdDSA) and [`Ed25519`](Algorithm::Ed25519) are two names of one algorithm; each allows both. An
     /// empty list, or a second call, does not build.
@@ -299,12 +301,12 @@ impl Issuer {
     /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, all of the claims are required. An
     /// empty name or a null value does not build.
     ///
-    /// Use this for claims that decide whether a token is meant for this service at all, such as a tenant, independent of the
+    /// Use this for claims that decide whether this service may accept a token at all, such as a tenant, independent of the
     /// caller: the token is rejected before any policy is evaluated, and [`TokenVerifier`](crate::TokenVerifier) rejects it
     /// too. Use [`Policy::require_claim`](crate::Policy::require_claim), which responds with 403, for claims that decide what a
     /// verified caller may do, and for rules that differ between routes.
     ///
-    /// Objects are equal whatever the order of their members. Integers of up to 64 bits are compared exactly, other numbers as
+    /// Objects are equal whatever the order of their fields. Integers of up to 64 bits are compared exactly, other numbers as
     /// `f64`: `1.50` equals `1.5`, and `1.0` does not equal `1`. This does not depend on the features of `serde_json` that are
     /// enabled in a build.
     ///
@@ -361,7 +363,7 @@ impl Issuer {
         self
     }
 
-    /// Accepts an audience that is the Kubernetes API server's own.
+    /// Accepts an audience of the Kubernetes API server itself.
     ///
     /// Every pod has a token for the API server, so every pod of the cluster can then call, and this service can use its
     /// callers' tokens against the API server. Use it only while callers move to a token from a projected volume with this
@@ -387,11 +389,12 @@ impl Issuer {
 }
 
 /// Settings for where the keys come from. At most one of [`discovery_url`](Self::discovery_url), [`jwks_url`](Self::jwks_url),
-/// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file) can be set, once, and none
-/// for [`in_cluster`](Self::in_cluster); anything else does not build.
+/// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem), [`keys_file`](Self::keys_file) and [`keys`](Self::keys) can
+/// be set, once, and none for [`in_cluster`](Self::in_cluster) and
+/// [`from_provider_metadata`](Self::from_provider_metadata); anything else does not build.
 impl Issuer {
     /// Fetches the discovery document from this URL instead of from below the issuer's URL. The `issuer` in the document must
-    /// still equal the configured one.
+    /// still equal the configured one. A second source of keys does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -405,7 +408,7 @@ impl Issuer {
         self.set_key_location("discovery_url", KeyLocation::Discovery { url })
     }
 
-    /// Fetches the keys from this URL, without discovery.
+    /// Fetches the keys from this URL, without discovery. A second source of keys does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -420,7 +423,7 @@ impl Issuer {
 
     /// Uses the keys of this JSON Web Key Set (RFC 7517, section 5), which never change. Nothing is fetched.
     ///
-    /// Text that is not a key set, or that has no usable key, does not build.
+    /// Text that is not a key set, or that has no usable key, does not build. Neither does a second source of keys.
     ///
     /// ```
     /// use tower_oidc_guard::{Algorithm, Issuer, OidcGuard};
@@ -448,7 +451,8 @@ impl Issuer {
     /// keys of an API server's `--service-account-key-file` can be used. Of a certificate only the public key is used; its
     /// validity period and its issuer are not checked.
     ///
-    /// Text that is not PEM, that contains a private key, or that has no usable key does not build.
+    /// Text that is not PEM, that contains a private key, or that has no usable key does not build. Neither does a second
+    /// source of keys.
     ///
     /// ```
     /// use tower_oidc_guard::{Algorithm, Issuer, OidcGuard};
@@ -475,10 +479,12 @@ impl Issuer {
     /// or Secret.
     ///
     /// New content that is malformed is logged, and the previous keys stay in use. Well-formed content replaces the keys even
-    /// if none of its keys is usable, such as `{"keys":[]}`: all tokens of the issuer are then rejected.
+    /// if none of its keys is usable, such as `{"keys":[]}`: all tokens of the issuer are then rejected. The operating system
+    /// reports changes; the file is also read every 60 s. A second source of keys does not build.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
+    /// // Replacing the file replaces the keys, without a restart.
     /// let issuer = Issuer::oidc("https://id.example").keys_file("/etc/keys/jwks.json").audience("shop");
     /// ```
     pub fn keys_file(self, path: impl Into<PathBuf>) -> Self {
@@ -550,10 +556,10 @@ impl Issuer {
 /// setting that would have no effect, such as a timeout for keys that are not fetched, does not build.
 impl Issuer {
     /// Sets how long keys stay in use while they cannot be refreshed. After that, requests with the issuer's tokens get 503.
-    /// Default: 24 hours.
+    /// Default: 24 hours; zero does not build. If called again, the last value is used.
     ///
     /// Anyone who can cut the issuer off keeps keys that it has withdrawn in use for that long. Keys from
-    /// [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem) are never refreshed, so it does not build with those.
+    /// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys`](Self::keys) are never refreshed, so it does not build with those.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -569,11 +575,13 @@ impl Issuer {
     }
 
     /// Sets the longest random delay before a fetch that a request causes because the current keys do not verify its token.
-    /// Default: 2 s; from 0 to 3 s, since a request waits for at most 5 s.
+    /// Default: 2 s; from 0 to 3 s, since a request waits for at most 5 s. If called again, the
+    /// last value is used.
     ///
     /// The delay spreads the fetches of replicas that receive tokens with a new key at the same moment: the issuer gets about
     /// as many requests per second as there are replicas, divided by this number of seconds. A request with the new key waits
-    /// for the delay as well. It does not build with [`keys_json`](Self::keys_json) and [`keys_pem`](Self::keys_pem).
+    /// for the delay as well. It does not build with [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and
+    /// [`keys`](Self::keys).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -586,11 +594,11 @@ impl Issuer {
         self
     }
 
-    /// Sets how long the fetch of one document may take, from the first byte sent to the last byte received. Default: 10 s;
-    /// zero does not build.
+    /// Sets how long the fetch of one document may take, including the connection. Default: 10 s; zero does not build.
+    /// If called again, the last value is used.
     ///
-    /// It does not build with [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file),
-    /// which fetch nothing.
+    /// It does not build with [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem), [`keys`](Self::keys) and
+    /// [`keys_file`](Self::keys_file), which fetch nothing.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -605,10 +613,11 @@ impl Issuer {
         self
     }
 
-    /// Sets the largest accepted size of a fetched document, in bytes. Default: 512 KiB; zero does not build.
+    /// Sets the largest accepted size of a fetched document, in bytes. Default: 512 KiB; zero does not build. If called
+    /// again, the last value is used.
     ///
-    /// It does not build with [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file),
-    /// which fetch nothing.
+    /// It does not build with [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem), [`keys`](Self::keys) and
+    /// [`keys_file`](Self::keys_file), which fetch nothing.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -621,7 +630,7 @@ impl Issuer {
     }
 
     /// Sets the largest accepted number of keys in a key set. A set with more keys is rejected as a whole. Default: 200; zero
-    /// does not build.
+    /// does not build. If called again, the last value is used.
     ///
     /// ```
     /// use tower_oidc_guard::{Issuer, OidcGuard};
@@ -640,7 +649,7 @@ impl Issuer {
     /// machine's ports could then pose as the issuer.
     ///
     /// It does not build for an issuer from which nothing is fetched over http: with [`in_cluster`](Self::in_cluster),
-    /// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem) and [`keys_file`](Self::keys_file).
+    /// [`keys_json`](Self::keys_json), [`keys_pem`](Self::keys_pem), [`keys`](Self::keys) and [`keys_file`](Self::keys_file).
     ///
     /// ```
     /// use tower_oidc_guard::{Issuer, OidcGuard};

@@ -118,7 +118,7 @@ impl JwkSet {
     ///
     /// # Errors
     ///
-    /// Returns an error if the algorithm is not allowed, if no key matches, or if the signature does not verify.
+    /// [`SignatureError::AlgorithmNotAllowed`], [`SignatureError::UnknownKey`] or [`SignatureError::BadSignature`].
     pub fn verify_signature(
         &self,
         kid: Option<&str>,

@@ -66,12 +66,12 @@ use crate::identity::Identity;
 /// | `system:serviceaccounts:<namespace>` | all service accounts of a namespace | Kubernetes |
 /// | `system:serviceaccounts` | all service accounts of the cluster | Kubernetes |
 /// | `system:authenticated` | everyone with a token of the cluster | Kubernetes |
-/// | `serviceAccount:<email>`, `user:<email>` | the account with this e-mail address, if Google has verified it | Google |
+/// | `serviceAccount:<email>`, `user:<email>` | the account with this email address, if Google has verified it | Google |
 /// | `principal:<issuer>#<subject>` | a subject of an issuer | that issuer |
 /// | `allAuthenticatedUsers` | everyone with a valid token of any trusted issuer; with Google, anyone on the internet | any |
-/// | `allUsers` | everyone, with or without a token | none |
+/// | `allUsers` | everyone with a valid token, and requests without a token; an invalid token is still rejected | none |
 ///
-/// `serviceAccount:` and `user:` are equivalent: a token does not show which kind of account it is for. E-mail addresses are
+/// `serviceAccount:` and `user:` are equivalent: a token does not show which kind of account it is for. Email addresses are
 /// compared without regard to case. Google's groups (`group:`, `domain:`) are not in its tokens, so they cannot be members.
 ///
 /// Namespaces are DNS-1123 labels and names of service accounts are DNS-1123 subdomains, as in Kubernetes. There are no
@@ -85,7 +85,7 @@ use crate::identity::Identity;
 /// A caller that any part of a policy denies is rejected, whatever the other parts allow. So is a caller whose token does not
 /// show whether it is denied:
 ///
-/// - a caller of Google without a verified `email`, if the deny list contains e-mail addresses. Google adds that claim only on
+/// - a caller of Google without a verified `email`, if the deny list contains email addresses. Google adds that claim only on
 ///   request, so a caller could otherwise evade the deny list by leaving it out;
 /// - a caller of a Kubernetes issuer whose subject is not a service account, if the deny list contains service accounts or
 ///   namespaces;
@@ -210,7 +210,8 @@ impl Policy {
     ///
     /// Use this for claims that decide what a verified caller may do, and for rules that differ between routes. Use
     /// [`Issuer::require_claim`](crate::Issuer::require_claim), which makes a token invalid (401), for claims that decide
-    /// whether a token is meant for this service at all. Values are compared as described there.
+    /// whether this service may accept a token at all. Integers of up to 64 bits are compared exactly, other numbers as `f64`; the
+    /// order of fields in an object does not matter.
     ///
     /// ```
     /// # use tower_oidc_guard::Policy;
@@ -254,7 +255,7 @@ impl Policy {
     /// ```
     /// # use tower_oidc_guard::{Identity, OidcGuard};
     /// # fn example(guard: &OidcGuard, caller: &Identity) {
-    /// // "refused: system:serviceaccount:shop:legacy is denied"
+    /// // "rejected: system:serviceaccount:shop:legacy is denied"
     /// println!("{}", guard.policy().explain(caller));
     /// # }
     /// ```

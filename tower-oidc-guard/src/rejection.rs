@@ -1,4 +1,4 @@
-//! The reasons for which a guard refuses a request, and how each is answered.
+//! The reasons for which a guard rejects a request, and how each is answered.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use http::StatusCode;
 use crate::jose::TokenError;
 use crate::verifier::VerifyError;
 
-/// The reason for which a guard refused a request.
+/// The reason for which a guard rejected a request.
 ///
 /// The text of a rejection consists of fixed words and contains nothing from the request, so it can be logged and sent to
 /// the caller.

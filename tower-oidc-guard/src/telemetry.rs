@@ -41,12 +41,12 @@ pub(crate) fn record_anonymous() -> Span {
     tracing::debug_span!("oidc_guard", decision = "anonymous")
 }
 
-/// Records that a request is refused.
-pub(crate) fn record_refused(rejection: &Rejection, issuer: Option<&Arc<str>>) {
+/// Records that a request is rejected.
+pub(crate) fn record_rejected(rejection: &Rejection, issuer: Option<&Arc<str>>) {
     let reason = rejection.reason();
     count_decision(reason, issuer);
     let issuer = issuer.map_or(NO_ISSUER, |issuer| issuer);
-    tracing::debug!(decision = "refused", reason, issuer, "refused");
+    tracing::debug!(decision = "rejected", reason, issuer, "rejected");
 }
 
 fn count_decision(reason: &'static str, issuer: Option<&Arc<str>>) {

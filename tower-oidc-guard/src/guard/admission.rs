@@ -197,7 +197,7 @@ impl AdmissionController {
         rejection: Rejection,
         label: Option<&Arc<str>>,
     ) -> Admission {
-        telemetry::record_refused(&rejection, label);
+        telemetry::record_rejected(&rejection, label);
         let protocol = Protocol::detect(request);
         Admission::Rejected(self.responses.response(&rejection, protocol))
     }

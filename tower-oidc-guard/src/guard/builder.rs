@@ -116,8 +116,9 @@ impl fmt::Debug for CustomResponseSetting {
 impl OidcGuardBuilder {
     /// Creates a builder with the issuers and the policy of a YAML or JSON file.
     ///
-    /// The policy is reloaded when the file changes (see [`PolicyFile`]); the issuers are those at the start. Further issuers
-    /// and other settings can be added, but no other policy.
+    /// The policy is reloaded when the file changes; its fields `allow`, `deny`, `audiences` and `claims` are described at
+    /// [`PolicyFile`]. Later changes to `issuers` have no effect until a restart. Further issuers and other settings can be
+    /// added in code, but no other policy.
     ///
     /// ```yaml
     /// issuers:
@@ -138,8 +139,12 @@ impl OidcGuardBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::PolicyFile`] if the file has no valid content within 5 s, and another [`BuildError`] if the settings of an
-    /// issuer are invalid.
+    /// [`BuildError::PolicyFile`] if the file has no valid content within 5 s, or outside a tokio runtime, and another
+    /// [`BuildError`] if the settings of an issuer are invalid.
+    ///
+    /// # Panics
+    ///
+    /// Panics in a tokio runtime without timers (`enable_time`).
     ///
     /// ```
     /// # use tower_oidc_guard::{BuildError, OidcGuardBuilder};
@@ -240,6 +245,7 @@ impl OidcGuardBuilder {
     ///
     /// ```
     /// # use {http::header::{AUTHORIZATION, PROXY_AUTHORIZATION}, tower_oidc_guard::OidcGuard};
+    /// // A request with a token in both headers gets 400.
     /// let builder = OidcGuard::builder().token_from_exactly_one_of([PROXY_AUTHORIZATION, AUTHORIZATION]);
     /// ```
     pub fn token_from_exactly_one_of(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
@@ -271,7 +277,7 @@ impl OidcGuardBuilder {
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
-    /// // The service cannot forward its caller's token, by accident or on purpose.
+    /// // The service does not get the token, so it cannot forward it.
     /// let builder = OidcGuard::builder().strip_token();
     /// ```
     pub fn strip_token(mut self) -> Self {
@@ -456,7 +462,7 @@ impl OidcGuardBuilder {
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
-    /// // No token stays in memory after its request.
+    /// // No token is kept after its request. (Freed memory is not zeroed.)
     /// let builder = OidcGuard::builder().without_cache();
     /// ```
     pub fn without_cache(mut self) -> Self {
@@ -472,6 +478,8 @@ impl OidcGuardBuilder {
     /// always uses a separate client, without a proxy.
     ///
     /// Responses that this client gets from another origin through a redirect are not used.
+    /// [`fetch_timeout`](Issuer::fetch_timeout) and [`max_document_bytes`](Issuer::max_document_bytes) apply to it as well. It
+    /// has no effect for issuers from which nothing is fetched.
     ///
     /// ```
     /// use tower_oidc_guard::reqwest_middleware::{ClientBuilder, reqwest};

@@ -36,7 +36,8 @@ impl Issuer {
     /// The issuer is the `issuer` of the metadata, and its keys are fetched from the `jwks_uri`, without discovery. The
     /// allowed signature algorithms are the supported ones of `id_token_signing_alg_values_supported`, unless
     /// [`algorithms`](Self::algorithms) is set; if there are none, it does not build. The keys in the metadata are not used,
-    /// because they are not refreshed: to use them, pass them to [`keys`](Self::keys).
+    /// because they are not refreshed. To use them nevertheless, call
+    /// `Issuer::from_issuer_url(metadata.issuer()).keys(metadata.jwks())` and set [`algorithms`](Self::algorithms).
     ///
     /// A provider that later publishes its keys at another URL requires new metadata. Where that may happen, use
     /// [`from_issuer_url`](Self::from_issuer_url).
@@ -87,8 +88,8 @@ impl Issuer {
         issuer.set_key_location("from_provider_metadata", location)
     }
 
-    /// Uses the keys of openidconnect's `JsonWebKeySet`, and fetches nothing. They never change. Excludes the settings that
-    /// [`discovery_url`](Self::discovery_url) names.
+    /// Uses the keys of openidconnect's `JsonWebKeySet`, and fetches nothing. They never change. A second
+    /// source of keys does not build. Neither does a set without a usable key.
     ///
     /// Signatures are verified with aws-lc-rs, as for any other keys, and not with the verification that the key type `K`
     /// implements.

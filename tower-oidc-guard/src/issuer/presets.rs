@@ -14,8 +14,8 @@ impl Issuer {
     /// Both values of `iss` that Google uses are accepted: `https://accounts.google.com` and `accounts.google.com`.
     /// [`Identity::issuer`](crate::Identity::issuer) returns the first one for both.
     ///
-    /// Anyone can have Google sign a token for any audience, so a valid token proves who calls, not that they may: always
-    /// restrict the callers with a [`Policy`](crate::Policy).
+    /// Anyone can get a token from Google for any audience. A valid token identifies the caller but gives no permission, so
+    /// always restrict the callers with a [`Policy`](crate::Policy).
     ///
     /// ```
     /// # fn main() -> Result<(), tower_oidc_guard::BuildError> {

@@ -171,10 +171,14 @@ impl Issuer {
                 "fetch_timeout",
                 self.fetch_timeout.is_some_and(|limit| limit.is_zero()),
             ),
+            (
+                "stale_after",
+                self.stale_after.is_some_and(|age| age.is_zero()),
+            ),
         ];
         match limits.iter().find(|(_, is_zero)| *is_zero) {
             Some((setting, _)) => {
-                Err(self.invalid(format!("`{setting}` is zero, so no keys could be loaded")))
+                Err(self.invalid(format!("`{setting}` is zero, so no key could ever be used")))
             }
             None => Ok(()),
         }

@@ -59,7 +59,7 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// Returns a short, stable name of the error for logs and metric labels.
+    /// Returns a short, stable name of the error for logs and metric labels: the variant's name in snake case.
     ///
     /// ```
     /// # use tower_oidc_guard::TokenError;

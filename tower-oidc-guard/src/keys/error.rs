@@ -113,7 +113,7 @@ pub enum KeysError {
     /// The key set is well-formed, but none of its keys can verify a signature. It replaces the previous one nevertheless,
     /// because an issuer may withdraw all of its keys.
     #[error(
-        "the key set from {location} contains no usable key; all tokens of the issuer are refused until it contains one"
+        "the key set from {location} contains no usable key; all tokens of the issuer are rejected until it contains one"
     )]
     NoUsableKey {
         /// The URL, file or setting that the keys come from.

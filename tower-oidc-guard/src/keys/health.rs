@@ -28,9 +28,10 @@ pub struct IssuerHealth {
     /// Unusual properties of the key set, for an operator to read: different keys that share a `kid`, or an issuer that
     /// lists no supported algorithm. The keys are used nevertheless.
     pub warnings: Vec<String>,
-    /// A hash of the key set. It is equal for replicas that have the same keys.
+    /// The first 16 hexadecimal digits of a hash of the key set, or `None` before the first successful fetch. It is equal for
+    /// replicas that have the same keys.
     pub key_set_hash: Option<String>,
-    /// When the current keys were fetched.
+    /// When the current keys were fetched, or `None` before the first success.
     pub last_success: Option<SystemTime>,
     /// Why the last fetch failed, or why its keys cannot be used; `None` if it succeeded.
     pub last_error: Option<Arc<KeysError>>,
@@ -120,7 +121,7 @@ pub(super) fn warnings(keys: &KeySet) -> Vec<String> {
         )
     });
     let none_supported = keys.algorithms.is_empty().then(|| {
-        "none of the signature algorithms that the issuer lists is supported, so all its tokens are refused".to_owned()
+        "none of the signature algorithms that the issuer lists is supported, so all its tokens are rejected".to_owned()
     });
     none_supported.into_iter().chain(shared).collect()
 }

@@ -39,7 +39,7 @@ pub(crate) enum KeySource {
 pub(crate) struct KeyRules {
     /// The algorithms that the user allows, or `None` to allow those that the issuer lists.
     pub(crate) algorithms: Option<Algorithms>,
-    /// The largest number of keys that is accepted. A larger key set is refused as a whole.
+    /// The largest number of keys that is accepted. A larger key set is rejected as a whole.
     pub(crate) max_keys: usize,
 }
 

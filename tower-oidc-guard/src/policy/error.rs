@@ -69,7 +69,7 @@ pub enum PolicyError {
         /// The issuer in whose list it is.
         issuer: String,
     },
-    /// No trusted issuer can vouch for a member.
+    /// No trusted issuer issues tokens for a member.
     #[error(
         "the policy has members of {platform}, and no trusted issuer is of that platform; add such an issuer to the guard, or remove the members"
     )]
@@ -77,7 +77,7 @@ pub enum PolicyError {
         /// The platform.
         platform: &'static str,
     },
-    /// Several trusted issuers can vouch for a member.
+    /// Several trusted issuers issue tokens for a member.
     #[error(
         "the policy has members of {platform}, and several trusted issuers are of that platform; state which one is meant with `Policy::members_of` or `principal:<issuer>#<subject>`"
     )]

@@ -19,7 +19,8 @@ use crate::telemetry;
 
 /// A policy in a YAML or JSON file, which is reloaded when the file changes.
 ///
-/// The file may be part of a mounted ConfigMap, and may be replaced by renaming another file or in place.
+/// The file may be part of a mounted ConfigMap, and may be replaced by renaming another file or in place. The operating system
+/// reports changes; the file is also read every 60 s, or every 5 s where changes are not reported.
 ///
 /// ```yaml
 /// allow:
@@ -28,7 +29,7 @@ use crate::telemetry;
 ///     members: ["system:serviceaccounts:shop"]
 /// deny: ["system:serviceaccount:shop:legacy"]
 /// audiences: ["https://auth-server.example"]
-/// claims: { hd: example.com }
+/// # claims: { hd: example.com }   # for users of Google Workspace; Kubernetes tokens have no such claim
 /// ```
 ///
 /// | field | meaning | if absent |
@@ -87,6 +88,10 @@ impl PolicyFile {
     /// # Errors
     ///
     /// [`FileError`] if the file has no valid content within 5 s; [`FileError::NoRuntime`] outside a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Panics in a tokio runtime without timers (`enable_time`).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -1,7 +1,7 @@
 //! Parses one member of a policy, and suggests a correction if it is invalid.
 //!
 //! A member that its platform cannot have would match no caller, so in a deny list it would admit the caller that was meant.
-//! Members are therefore checked against the syntax of their platform: DNS-1123 names for Kubernetes, e-mail addresses for
+//! Members are therefore checked against the syntax of their platform: DNS-1123 names for Kubernetes, email addresses for
 //! Google.
 
 use super::PolicyError;
@@ -194,7 +194,7 @@ fn check_account_name(name: &str) -> Result<(), Fault> {
 fn check_email(email: &str) -> Result<(), Fault> {
     if !is_email(email) {
         return Err(Fault::Invalid(format!(
-            "{} is not an e-mail address (RFC 5321 without quotes: `name@domain`, the domain with a dot)",
+            "{} is not an email address (RFC 5321 without quotes: `name@domain`, the domain with a dot)",
             Escaped(email)
         )));
     }
@@ -233,7 +233,7 @@ fn is_dns_part(part: &str, is_letter: fn(&u8) -> bool) -> bool {
         && bytes.last() != Some(&b'-')
 }
 
-/// Returns whether text is an e-mail address: a dot-atom, `@`, and a domain name of two labels or more (RFC 5321, section
+/// Returns whether text is an email address: a dot-atom, `@`, and a domain name of two labels or more (RFC 5321, section
 /// 4.1.2, without quoted strings and address literals).
 pub(super) fn is_email(email: &str) -> bool {
     let Some((local, domain)) = email.rsplit_once('@') else {

@@ -36,7 +36,7 @@ struct IssuerMembers {
     namespaces: HashSet<String>,
     /// Subjects of service accounts.
     subjects: HashSet<String>,
-    /// E-mail addresses in lower case.
+    /// Email addresses in lower case.
     emails: HashSet<String>,
 }
 
@@ -196,7 +196,7 @@ impl Members {
                 _ => "its subject is not that of a service account".to_owned(),
             };
             let key = match caller.platform() {
-                Platform::Google => "e-mail address",
+                Platform::Google => "email address",
                 _ => "service account or namespace",
             };
             format!(
@@ -217,7 +217,7 @@ impl Members {
             })
     }
 
-    /// Returns the members that the caller's issuer can vouch for. Members without an issuer belong to the only issuer of their
+    /// Returns the members that the caller's issuer issues tokens for. Members without an issuer belong to the only issuer of their
     /// platform, which is checked when a guard is built.
     fn of_issuer<'m>(&'m self, caller: &Identity) -> impl Iterator<Item = &'m IssuerMembers> {
         let is_meant = |issuer: &Option<String>| {
@@ -230,7 +230,7 @@ impl Members {
             .map(|(_, of)| of)
     }
 
-    /// Checks that exactly one trusted issuer can vouch for each member.
+    /// Checks that exactly one trusted issuer issues tokens for each member.
     pub(super) fn check_issuers(&self, trusted: &PolicyIssuers) -> Result<(), PolicyError> {
         for (issuer, subjects) in &self.principals {
             let platform = trusted.platform(issuer)?;
@@ -243,7 +243,7 @@ impl Members {
                 };
                 return Err(PolicyError::InvalidMember {
                     member: format!("principal:{issuer}#{address}"),
-                    reason: "subjects of Google are numbers, not e-mail addresses".to_owned(),
+                    reason: "subjects of Google are numbers, not email addresses".to_owned(),
                     suggestion: Some(format!("{kind}:{address}")),
                 });
             }
@@ -322,7 +322,7 @@ impl IssuerMembers {
     }
 }
 
-/// Returns the e-mail address that Google has verified, in lower case.
+/// Returns the email address that Google has verified, in lower case.
 fn verified_email(caller: &Identity) -> Option<Cow<'_, str>> {
     let google = caller.google()?;
     let email = google.email().filter(|_| google.email_verified())?;
@@ -335,14 +335,14 @@ fn verified_email(caller: &Identity) -> Option<Cow<'_, str>> {
     })
 }
 
-/// Returns why a caller of Google has no verified e-mail address, as text.
+/// Returns why a caller of Google has no verified email address, as text.
 fn unverified_email(caller: &Identity) -> String {
     match caller.google().and_then(|google| google.email()) {
         None => "its token has no claim `email` that can be read".to_owned(),
         Some(email) if is_email(email) => {
             format!("its address {email} is not marked as verified (`email_verified`)")
         }
-        Some(_) => "the claim `email` of its token is not an e-mail address".to_owned(),
+        Some(_) => "the claim `email` of its token is not an email address".to_owned(),
     }
 }
 

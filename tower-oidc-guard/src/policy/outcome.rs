@@ -57,7 +57,7 @@ impl<R: Reason> Outcome<R> {
 
 /// A decision of a policy on a caller, with its reason, for operators. Returned by [`Policy::explain`](crate::Policy::explain).
 ///
-/// Its `Display` form is `allowed: ` or `refused: ` and the reason.
+/// Its `Display` form is `allowed: ` or `rejected: ` and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     is_allowed: bool,
@@ -93,7 +93,7 @@ impl fmt::Display for Decision {
         let word = if self.is_allowed {
             "allowed"
         } else {
-            "refused"
+            "rejected"
         };
         write!(f, "{word}: {}", self.reason)
     }

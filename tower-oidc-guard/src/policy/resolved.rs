@@ -50,7 +50,7 @@ impl PolicyIssuers {
         all.find(|own| normalized(own) == normalized(iss)).cloned()
     }
 
-    /// Checks that exactly one issuer can vouch for members of a platform: the one with this `iss`, or the only one of the
+    /// Checks that exactly one issuer issues tokens for members of a platform: the one with this `iss`, or the only one of the
     /// platform. `name` is the name of the platform.
     pub(super) fn check_platform(
         &self,

@@ -23,10 +23,11 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// Returns whether the same token may be accepted later, because the issuer's keys are not available now.
+    /// Returns whether the token was not verified only because the issuer's keys are not available now.
     ///
-    /// A queue worker keeps the message and tries again after [`retry_after`](Self::KeysUnavailable::retry_after). A token
-    /// that failed verification fails again.
+    /// A queue worker keeps the message and tries again after [`retry_after`](Self::KeysUnavailable::retry_after). For all
+    /// other errors this returns `false`, although a few of them, such as [`TokenError::NotYetValid`] and
+    /// [`TokenError::UnknownKey`], can disappear later.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -67,7 +68,7 @@ impl From<TokenError> for FailedVerification {
 
 /// No usable keys of an issuer could be fetched.
 ///
-/// The guard continues to fetch them, with pauses that grow to 10 s. The text contains the cause and its causes, so `source`
+/// The guard continues to fetch them, with random pauses of at most 10 s. The text contains the cause and its causes, so `source`
 /// returns `None`; see [`cause`](Self::cause).
 #[derive(Debug, thiserror::Error)]
 #[error("no usable keys for issuer {issuer:?}: {}", with_causes(&**cause))]
@@ -77,7 +78,7 @@ pub struct NotReady {
 }
 
 impl NotReady {
-    /// Returns the label of the issuer: its configured URL or name.
+    /// Returns the issuer's label: its configured URL, or `kubernetes (in cluster)`.
     pub fn issuer(&self) -> &str {
         &self.issuer
     }

@@ -276,7 +276,7 @@ async fn decisions_are_explained() {
     );
     assert_eq!(
         explain("bad").await,
-        "refused: system:serviceaccount:id-namespace:bad is denied"
+        "rejected: system:serviceaccount:id-namespace:bad is denied"
     );
     let stranger = token_spec(&cluster).service_account("other", "x");
     let decision = guard

@@ -44,7 +44,7 @@ impl Setup {
     }
 }
 
-/// Returns policies that allow other Google accounts and deny [`EVIL`] by its e-mail address.
+/// Returns policies that allow other Google accounts and deny [`EVIL`] by its email address.
 fn email_policies() -> Vec<Policy> {
     let any = Policy::any_verified_caller;
     let evil = [format!("serviceAccount:{EVIL}")];
@@ -133,7 +133,7 @@ async fn account_denied_by_email_is_rejected_even_if_its_token_omits_or_mistypes
                 "{policy:?} {token:?}"
             );
             let why = setup.explain(&policy, token).await;
-            assert!(why.starts_with("refused: "), "{why}");
+            assert!(why.starts_with("rejected: "), "{why}");
         }
     }
 }
@@ -154,14 +154,14 @@ async fn accounts_with_other_verified_emails_and_callers_of_other_issuers_are_no
         Policy::any_of([any(), any().deny([&evil])]),
     ] {
         assert_eq!(setup.status(&policy, &of_cluster).await, 200, "{policy:?}");
-        // A cluster can sign any claim, but only Google vouches for e-mail addresses.
+        // A cluster can sign any claim, but only Google vouches for email addresses.
         let posing = of_cluster
             .clone()
             .claim("email", EVIL)
             .claim("email_verified", true);
         assert_eq!(setup.status(&policy, &posing).await, 200, "{policy:?}");
     }
-    // A deny list without e-mail addresses does not require one.
+    // A deny list without email addresses does not require one.
     let without_email = good.without_claim("email");
     for policy in [
         any(),
@@ -186,7 +186,7 @@ async fn explanation_names_the_claim_that_the_deny_list_requires() {
         (evil(), "account evil@p.iam.gserviceaccount.com is denied"),
         (evil().without_claim("email"), "no claim `email`"),
         (evil().claim("email", json!([EVIL])), "no claim `email`"),
-        (evil().claim("email", "evil"), "not an e-mail address"),
+        (evil().claim("email", "evil"), "not an email address"),
         (
             evil().claim("email_verified", false),
             "not marked as verified",

@@ -45,7 +45,7 @@ async fn google_account_matches_by_verified_email_only() {
         (google.account("other@p.iam.gserviceaccount.com"), 403),
         (google.account(email).claim("email_verified", false), 403),
         (google.account(email).without_claim("email_verified"), 403),
-        // A cluster can sign any claim, but only Google vouches for e-mail addresses.
+        // A cluster can sign any claim, but only Google vouches for email addresses.
         (
             token_spec(&cluster)
                 .claim("email", email)
@@ -357,7 +357,7 @@ fn impossible_members_do_not_build() {
         "principal:https://cluster.example#system:serviceaccount:shop",
         "principal:https://cluster.example#system:serviceaccount:Shop:web",
         "principal:https://cluster.example#System:ServiceAccount:shop:web",
-        // Invalid e-mail addresses.
+        // Invalid email addresses.
         "user:jane@example",
         "user:jane@@example.com",
         "user:jane@doe@example.com",

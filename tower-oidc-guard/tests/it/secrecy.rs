@@ -49,7 +49,7 @@ async fn tokens_appear_neither_in_logs_nor_in_debug_output_nor_in_responses() {
     }
     let logged = logs.text();
     assert!(
-        logged.contains("keys fetched") && logged.contains("refused"),
+        logged.contains("keys fetched") && logged.contains("rejected"),
         "{logged}"
     );
     for token in [&good, &bad, &other] {

@@ -92,7 +92,7 @@ impl GoogleIssuer {
             .unwrap()
     }
 
-    /// Returns the specification of a token of the account with this e-mail address.
+    /// Returns the specification of a token of the account with this email address.
     pub fn account(&self, email: &str) -> TokenSpec {
         let spec = self.0.token().audience(AUDIENCE);
         spec.google_account("1234", email)
