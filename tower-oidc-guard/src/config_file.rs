@@ -14,7 +14,7 @@ use serde::de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::error::BuildError;
+use crate::build_error::BuildError;
 use crate::issuer::Issuer;
 use crate::jose::algorithm::Algorithm;
 use crate::jose::required_claims::invalid_requirement;

@@ -8,7 +8,7 @@ mod endpoints;
 mod future;
 mod grpc;
 mod identities;
-mod response;
+mod rejection_response;
 mod service;
 
 use std::fmt;

@@ -56,6 +56,9 @@ impl JwkSet {
     ///
     /// Signatures are verified with aws-lc-rs, and not with the verification that the key type `K` implements.
     ///
+    /// `CoreJsonWebKeySet` drops keys that it cannot read, and the parameter `key_ops`: to apply `key_ops`, pass the JSON to
+    /// [`from_json`](Self::from_json).
+    ///
     /// # Errors
     ///
     /// Returns [`KeysError::InvalidKeySet`] if the key set cannot be serialized.

@@ -37,6 +37,8 @@
 )]
 //! [`OidcGuard::prefetch`]: crate::OidcGuard::prefetch
 //! [`OidcGuard::readiness`]: crate::OidcGuard::readiness
+//! [`OidcGuard::resource_metadata`]: crate::OidcGuard::resource_metadata
+//! [`OidcGuardBuilder::protected_resource`]: crate::OidcGuardBuilder::protected_resource
 //! [`OidcGuard::ready`]: crate::OidcGuard::ready
 //! [`OidcGuardBuilder`]: crate::OidcGuardBuilder
 #![cfg_attr(
@@ -65,10 +67,10 @@
 //!
 #![doc = include_str!("../README.md")]
 
+mod build_error;
 mod clock;
 #[cfg(feature = "policy-file")]
 mod config_file;
-mod error;
 mod guard;
 mod identity;
 mod issuer;
@@ -83,7 +85,7 @@ pub mod testing;
 mod text;
 mod verifier;
 
-pub use error::BuildError;
+pub use build_error::BuildError;
 pub use guard::{
     Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer, OidcGuardService, Readiness,
     ResourceMetadata, ResponseBody, ResponseFuture,

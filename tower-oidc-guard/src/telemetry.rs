@@ -1,14 +1,6 @@
 //! Spans, events and, with the feature `metrics`, metrics through the `metrics` facade.
 //!
-//! | metric | kind | labels |
-//! | --- | --- | --- |
-//! | `oidc_guard_decisions_total` | counter | `reason`: `allowed`, `anonymous`, or a value of [`Rejection::reason`]; `issuer`: its label, or `none` |
-//! | `oidc_guard_key_fetches_total` | counter | `issuer`; `outcome`: `ok` or `failed` |
-//! | `oidc_guard_keys_age_seconds` | gauge | `issuer` |
-//! | `oidc_guard_key_set_hash` | gauge | `issuer`; the value is the first 32 bits of the hash |
-//! | `oidc_guard_cache_hits_total` | counter | none |
-//! | `oidc_guard_verification_seconds` | histogram | none; tokens that were not in the cache |
-//! | `oidc_guard_policy_reads_total` | counter | `outcome`: `ok` or `failed` |
+//! The README lists the metrics with their kinds and labels.
 //!
 //! No label contains anything that a caller sends.
 

@@ -23,7 +23,7 @@ use super::bearer::{Bearer, TokenHeaders};
 use super::endpoints::ProtectedResource;
 use super::grpc::Protocol;
 use super::identities::IdentityPlace;
-use super::response::RejectionResponses;
+use super::rejection_response::RejectionResponses;
 use crate::identity::Identity;
 use crate::policy::{Policy, PolicyError, ResolvedPolicy};
 use crate::rejection::Rejection;

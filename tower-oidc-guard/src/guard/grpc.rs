@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
-use super::response::{Description, NO_STORE};
+use super::rejection_response::{Description, NO_STORE};
 use crate::rejection::Rejection;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::Issuer;
-use crate::error::BuildError;
+use crate::build_error::BuildError;
 use crate::identity::Platform;
 use crate::keys::location::KeyLocation;
 use crate::keys::sources::ApiServer;

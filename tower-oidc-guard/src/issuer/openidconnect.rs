@@ -16,6 +16,9 @@ impl Issuer {
     /// Creates the settings of an issuer from openidconnect's `IssuerUrl`. Its keys are found by discovery, as for
     /// [`oidc`](Self::oidc).
     ///
+    /// It is an issuer of no particular platform. For a Kubernetes cluster use [`kubernetes`](Self::kubernetes), which rejects
+    /// audiences of the API server itself, and for Google use [`google`](Self::google).
+    ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use tower_oidc_guard::Issuer;
@@ -32,6 +35,9 @@ impl Issuer {
 
     /// Creates the settings of an issuer from openidconnect's provider metadata, for a service that uses the same provider
     /// for logins.
+    ///
+    /// The metadata must be from a trusted source: `discover_async`, which compares its issuer with the requested one, or a file
+    /// of the operator's choice. As for [`from_issuer_url`](Self::from_issuer_url), it is an issuer of no particular platform.
     ///
     /// The issuer is the `issuer` of the metadata, and its keys are fetched from the `jwks_uri`, without discovery. The
     /// allowed signature algorithms are the supported ones of `id_token_signing_alg_values_supported`, unless
@@ -92,7 +98,8 @@ impl Issuer {
     /// source of keys does not build. Neither does a set without a usable key.
     ///
     /// Signatures are verified with aws-lc-rs, as for any other keys, and not with the verification that the key type `K`
-    /// implements.
+    /// implements. `CoreJsonWebKeySet` drops keys that it cannot read, and the parameter `key_ops`: to apply
+    /// `key_ops`, pass the JSON to [`keys_json`](Self::keys_json).
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -11,7 +11,7 @@ use reqwest_middleware::ClientWithMiddleware;
 use url::Url;
 
 use super::{Issuer, is_api_server_audience};
-use crate::error::BuildError;
+use crate::build_error::BuildError;
 use crate::identity::Platform;
 use crate::jose::claim_rules::ClaimRules;
 use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};

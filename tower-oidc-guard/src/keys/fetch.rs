@@ -267,8 +267,12 @@ impl Fetcher {
             .map_err(|source| request_error(url, source))?;
         // An HTTP client that the user configures may follow redirects to any origin. The default client stops there and
         // returns the redirect itself.
-        let origin = redirect_target(&response).unwrap_or_else(|| response.url().origin());
-        if origin != url.origin() {
+        let origins = [Some(response.url().origin()), redirect_target(&response)];
+        let other = origins
+            .into_iter()
+            .flatten()
+            .find(|origin| *origin != url.origin());
+        if let Some(origin) = other {
             return Err(KeysError::CrossOriginRedirect {
                 url: url.to_string(),
                 origin: excerpt(&origin.ascii_serialization()),

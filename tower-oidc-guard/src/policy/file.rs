@@ -1,4 +1,6 @@
 //! A policy in a file, which is reloaded when it changes.
+//!
+//! The fields of the file are defined in [`config_file`](crate::config_file).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,8 @@ use super::members::Members;
 use super::resolved::{PolicyIssuers, Registration};
 use super::rule::Rule;
 use super::{Node, Policy, PolicyError};
+use crate::build_error::BuildError;
 use crate::config_file::{ConfigFile, MemberEntry};
-use crate::error::BuildError;
 use crate::issuer::Issuer;
 use crate::telemetry;
 

@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use serde_json::{Value, json};
 use tower_oidc_guard::openidconnect::IssuerUrl;
@@ -149,5 +151,53 @@ async fn keys_of_a_core_json_web_key_set_verify_tokens_of_every_key_type() {
             Err(TokenError::BadSignature),
             "{algorithm}"
         );
+    }
+}
+
+/// Returns why an issuer does not build.
+fn build_error(issuer: Issuer) -> String {
+    let builder = OidcGuard::builder().issuer(issuer.audience(AUDIENCE));
+    let error = builder.any_verified_caller().build();
+    error.expect_err("does not build").to_string()
+}
+
+#[test]
+fn urls_of_openidconnect_values_must_be_https_and_have_no_user() {
+    for (jwks_uri, reason) in [
+        ("http://login.example/keys", "https"),
+        ("http://127.0.0.1:1/keys", "https"),
+        ("https://user:password@login.example/keys", "user"),
+    ] {
+        let mut document = serde_json::to_value(metadata(json!(["RS256"]))).unwrap();
+        document["jwks_uri"] = json!(jwks_uri);
+        let metadata: CoreProviderMetadata = serde_json::from_value(document).unwrap();
+        let text = build_error(Issuer::from_provider_metadata(&metadata));
+        assert!(text.contains(reason), "{jwks_uri}: {text}");
+    }
+    for (url, reason) in [
+        ("http://login.example", "https"),
+        ("http://127.0.0.1:1", "https"),
+        ("https://user@login.example", "user"),
+        ("https://login.example?tenant=1", "query"),
+    ] {
+        let url = IssuerUrl::new(url.to_owned()).unwrap();
+        let text = build_error(Issuer::from_issuer_url(&url));
+        assert!(text.contains(reason), "{url:?}: {text}");
+    }
+}
+
+#[test]
+fn keys_of_openidconnect_that_must_not_verify_signatures_are_not_usable() {
+    let modulus = |bytes: usize| URL_SAFE_NO_PAD.encode(vec![0xff; bytes]);
+    for key in [
+        json!({ "kty": "oct", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U", "alg": "HS256" }),
+        json!({ "kty": "RSA", "n": modulus(128), "e": "AQAB" }),
+        json!({ "kty": "RSA", "n": modulus(256), "e": "Aw", "use": "enc" }),
+        json!({ "kty": "OKP", "crv": "X25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" }),
+    ] {
+        let keys = json!({ "keys": [key] });
+        let keys: CoreJsonWebKeySet = serde_json::from_value(keys).unwrap();
+        let text = build_error(Issuer::oidc(URL).keys(&keys));
+        assert!(text.contains("usable key"), "{key}: {text}");
     }
 }
