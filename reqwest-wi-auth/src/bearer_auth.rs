@@ -13,7 +13,8 @@ use crate::source::TokenSource;
 use crate::telemetry;
 use crate::token::Token;
 
-/// Attaches the current token to requests to the origins it was issued for, and to no others.
+/// A middleware that adds the current token to requests to the configured origins, and to no others. The origins are not
+/// derived from the token's audience.
 ///
 /// It is a [`reqwest_middleware::Middleware`], and a tower [`Layer`](tower_layer::Layer) for clients of
 /// [`http::Request`]s. For other clients, [`token_for`](Self::token_for) returns the token.
@@ -31,7 +32,8 @@ use crate::token::Token;
 /// # Order of middleware
 ///
 /// Add `BearerAuth` last, so that it is closest to the client: tracing first, then retry, then `BearerAuth`. Each
-/// retry then carries the token that is current at that time. Middleware added after it can read the token, and one that
+/// retry then carries the token that is current at that time. Middleware below it (added after it) can read the token, and
+/// one that
 /// changes the URL sends the token to another server. reqwest follows redirects below all middleware, and removes
 /// `Authorization` when a redirect leads to another origin.
 ///
@@ -71,7 +73,8 @@ pub(crate) enum Resend {
     Never,
 }
 
-/// A request extension: the request carries no token.
+/// A request extension that prevents [`BearerAuth`] from adding a token. With tower, insert it with
+/// [`http::Request::extensions_mut`].
 ///
 /// # Examples
 ///
@@ -85,7 +88,7 @@ pub(crate) enum Resend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SkipToken;
 
-/// A request extension: the request carries the token of another source.
+/// A request extension that replaces the source of the request's token.
 ///
 /// It has no effect on requests to origins that no tokens are sent to.
 ///
@@ -186,7 +189,7 @@ impl BearerAuth {
         }
     }
 
-    /// Adds an origin that the tokens of another source are sent to. An origin that is added twice has the last source.
+    /// Adds an origin that the tokens of another source are sent to. If an origin is added twice, the last source is used.
     ///
     /// Use one source per audience, since a token is issued for one audience.
     ///
@@ -214,8 +217,8 @@ impl BearerAuth {
         Ok(self)
     }
 
-    /// Adds an origin that the tokens of another source are sent to, even over plain http. An origin that is added twice
-    /// has the last source.
+    /// Adds an origin that the tokens of another source are sent to, even over plain http. If an origin is added twice, the
+    /// last source is used.
     ///
     /// Use it only on networks that are encrypted by other means, as explained for
     /// [`insecure_http`](Self::insecure_http).
@@ -266,7 +269,9 @@ impl BearerAuth {
     /// Returns the token that a request to this URL carries, or `None` if no tokens are sent to its origin. For clients
     /// without middleware, such as `reqwest::blocking`, ureq, or a tonic interceptor.
     ///
-    /// Performs no I/O, except that [`ProjectedToken`](crate::ProjectedToken#runtimes) and
+    /// Does not wait for a token: a source that has none yet, such as a [`CommandToken`](crate::CommandToken) before its
+    /// first [`refresh`](TokenSource::refresh), returns an error. Performs no I/O, except that
+    /// [`ProjectedToken`](crate::ProjectedToken#runtimes) and
     /// [`IdentityToken`](crate::IdentityToken#runtimes) replace an expired token if this is called outside a tokio runtime.
     ///
     /// # Errors
@@ -343,7 +348,7 @@ impl BearerAuth {
         }
         // A CONNECT request is read by a proxy.
         if *method == Method::CONNECT || !origin.matches_host_headers(headers) {
-            telemetry::not_attached(Some(origin));
+            telemetry::not_attached_to_request(origin);
             return None;
         }
         if extensions.is_empty() {

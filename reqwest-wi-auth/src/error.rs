@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::token::TokenFormatError;
 use crate::watched_file::FileError;
 
-/// Why there is no token to send, or why a source or client could not be created.
+/// An error of a token source, an origin or a client.
 ///
 /// No error contains a token.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -63,7 +63,7 @@ pub enum Error {
     Client(#[source] Arc<reqwest::Error>),
 }
 
-/// Why the metadata server did not return a token.
+/// An error of a request to the metadata server.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetadataError {
@@ -204,7 +204,8 @@ impl Error {
         })
     }
 
-    /// Returns whether a later attempt can succeed without a change of configuration or code.
+    /// Returns whether a later attempt may succeed without a change of configuration or code. Also true for an expired
+    /// [`FixedToken`](crate::FixedToken), and for a command that cannot be started.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Metadata(error) => !matches!(

@@ -57,7 +57,9 @@ impl BearerAuth {
     /// URIs without an authority.
     ///
     /// A request carries a token if its URI has no authority, or exactly this origin. A request to another scheme, host or
-    /// port, such as after a redirect, carries none. The other [rules](BearerAuth#rules) apply as well.
+    /// port, such as after a redirect, carries none. The other [rules](BearerAuth#rules) apply as well. The layer does not
+    /// know the address to which the client connects: create the channel for the same origin, with TLS if its scheme is
+    /// https. Otherwise the token is sent to another server, or unencrypted.
     ///
     /// # Errors
     ///
@@ -93,7 +95,7 @@ impl BearerAuth {
 /// An origin, and the source of its tokens.
 type OriginEntry = (Origin, Arc<dyn TokenSource>);
 
-/// Attaches tokens to the requests of a client that sends all requests to one origin. Created by
+/// A layer that adds tokens to the requests of a client that sends all requests to one origin. Created by
 /// [`BearerAuth::layer_for_origin`].
 #[derive(Clone)]
 pub struct BearerAuthLayer {
@@ -136,13 +138,14 @@ pub struct BearerAuthService<S> {
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a request got no response. Returned by [`BearerAuthService`].
+/// The error of [`BearerAuthService`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError {
     /// There was no token to send, so the request was not sent.
     Token(Error),
-    /// The inner service returned an error.
+    /// The inner service returned an error, has panicked, or was called while another request was still waiting for a
+    /// token.
     Client(BoxError),
 }
 
@@ -242,7 +245,7 @@ where
 
     /// # Panics
     ///
-    /// May panic if `poll_ready` has not returned `Ready`, if the inner service does.
+    /// Panics if `poll_ready` has not returned `Ready` and the inner service panics in that case.
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let source = self.source_for(&request);
         let InnerService::Available(service) = &mut self.inner else {

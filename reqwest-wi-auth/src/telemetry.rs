@@ -66,6 +66,12 @@ pub(crate) fn not_attached(origin: Option<OriginRef<'_>>) {
     }
 }
 
+/// Records that a request to an origin that tokens are sent to carries none, because a proxy reads it (`CONNECT`) or because
+/// its `Host` header names another server.
+pub(crate) fn not_attached_to_request(origin: OriginRef<'_>) {
+    tracing::debug!(%origin, "no token attached: the method is CONNECT, or the Host header does not match the URL");
+}
+
 /// Records that a request is sent again after a 401.
 pub(crate) fn resent(url: &Url) {
     tracing::debug!(origin = %url.origin().ascii_serialization(), "received 401; sending the request again with a newer token");

@@ -49,7 +49,8 @@ impl Token {
     /// Creates a token from a JWT in compact form (RFC 7519). White space around it is removed.
     ///
     /// The token has three parts in canonical base64url. The header and the payload are JSON objects, and the signature
-    /// has the length that the header's `alg` implies (for RSA: 256 to 1024 bytes). The signature is not verified: that
+    /// has the length that the header's `alg` implies (for RSA: 256 to 1024 bytes; any length if `alg` is missing or
+    /// unknown). The signature is not verified: that
     /// is up to the recipient.
     ///
     /// # Errors
@@ -77,7 +78,8 @@ impl Token {
         Ok((Self::build(token, claims.times)?, claims.audiences))
     }
 
-    /// Creates a token of any format (RFC 6750, section 2.1). White space around it is removed.
+    /// Creates a token of any format: visible ASCII characters other than quotes, which includes the tokens of RFC 6750,
+    /// section 2.1. White space around it is removed.
     ///
     /// If it is a JWT, the times in its claims are available; otherwise it has none.
     ///
@@ -172,7 +174,7 @@ impl Token {
     }
 }
 
-/// Compares the tokens themselves.
+/// Compares the text of the tokens.
 impl PartialEq for Token {
     fn eq(&self, other: &Self) -> bool {
         self.header == other.header

@@ -44,8 +44,10 @@ use crate::background::{Background, Events};
 /// A task on the tokio runtime in which the file was opened keeps the value up to date. It ends when the last handle is
 /// dropped, or with [`shutdown`](Self::shutdown).
 ///
-/// If the runtime ends before that, or is not driven, a warning is logged and [`FileHealth::running`] is false. The next
-/// call of [`current`](Self::current), [`with`](Self::with), [`reread`](Self::reread), [`subscribe`](Self::subscribe) or
+/// If the runtime ends before that, a warning is logged and [`FileHealth::running`] is false. If the runtime still exists
+/// but does not run its tasks, `running` is false once the task is 10 s late, and only [`reread`](Self::reread) replaces
+/// it. After the runtime has ended, the next call of [`current`](Self::current), [`with`](Self::with),
+/// [`reread`](Self::reread), [`subscribe`](Self::subscribe) or
 /// [`Changes::next`] within another runtime starts the task there. Therefore a file can be kept in a `static` while
 /// runtimes come and go, such as those of tests.
 ///
@@ -183,7 +185,7 @@ impl<T> WatchedFile<T> {
 
     /// Calls a function with the value of the newest valid content, and returns its result. Performs no I/O.
     ///
-    /// Cheaper than [`current`](Self::current), since it does not count a reference.
+    /// Cheaper than [`current`](Self::current), since it does not clone the [`Arc`].
     pub fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
         self.handle.ensure_task();
         self.peek(f)
@@ -224,7 +226,8 @@ impl<T> WatchedFile<T> {
         }
     }
 
-    /// Reads the file now, and returns the value. Concurrent calls share one read. Works outside a runtime too.
+    /// Reads the file now, and returns the value. Concurrent calls share one read. Outside a tokio runtime, it blocks the
+    /// thread for up to the `read_limit`.
     ///
     /// Cancel safe: if the future is dropped, the read continues.
     ///
@@ -285,7 +288,7 @@ impl<T> fmt::Debug for WatchedFile<T> {
 
 /// A receiver of the changes of a [`WatchedFile`]'s value. Created by [`WatchedFile::subscribe`].
 ///
-/// It does not keep the file watched: that takes a [`WatchedFile`].
+/// The file is watched only while a [`WatchedFile`] handle exists, so keep one.
 pub struct Changes<T> {
     shared: Arc<Shared<T>>,
     handle: Weak<Handle>,

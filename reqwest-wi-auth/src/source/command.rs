@@ -29,8 +29,9 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 
 /// A token source: a command that prints a token, which is kept until it expires. For workstations.
 ///
-/// The command runs when a token is first needed, when the current token has expired, and when a server has rejected it,
-/// for the latter at most every 5 s. Concurrent requests share one run. If the command fails, all of them get its error,
+/// The command runs when a token is first needed, when the current token has expired, and when a server has rejected the
+/// current token; in that last case at most every 5 s. Concurrent requests share one run. If the command fails, all of them
+/// get its error,
 /// and it is not run again for 1 s, doubling up to 60 s with each further failure.
 ///
 /// # Output
@@ -44,8 +45,9 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 ///
 /// # Process
 ///
-/// The command runs without a shell. It inherits the environment and standard error of this process; its standard input
-/// is empty. On Unix it runs in a separate process group, which is killed if the command takes longer than the
+/// The command runs without a shell. It inherits the environment and standard error of this process; `KUBERNETES_EXEC_INFO`
+/// is not set. Its standard input is empty. On Unix it runs in a separate process group, which is killed (on other systems,
+/// only the process) if the command takes longer than the
 /// [`timeout`](Self::timeout), prints too much, or the tokio runtime that started it ends.
 ///
 /// # Examples

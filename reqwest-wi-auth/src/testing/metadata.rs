@@ -42,7 +42,7 @@ pub enum Fault {
 /// Its tokens have the claims of real ones, and a signature that has the length of a valid one but is not valid, unless
 /// [`set_token_fn`](Self::set_token_fn) is called.
 ///
-/// # Differences from the real server
+/// # Behavior and its sources
 ///
 /// As documented by Google ([query VM metadata], [verify VM identity]):
 ///
@@ -67,8 +67,11 @@ pub enum Fault {
 /// 400 and `non-empty audience parameter required`.
 ///
 /// Not known: the bodies of 404, 405 and of an unknown `format` (400 here), the response to `HEAD` and to methods other
-/// than `GET` (405 with `Allow` here), and which check comes first. The fake is stricter than the real server in that it
-/// does not accept the older header `X-Google-Metadata-Request`. It lacks most entries, `wait_for_change` and guest
+/// than `GET` (405 with `Allow` here), and which check comes first.
+///
+/// # Differences from the real server
+///
+/// The fake does not accept the older header `X-Google-Metadata-Request`. It lacks most entries, `wait_for_change` and guest
 /// attributes.
 ///
 /// [query VM metadata]: https://cloud.google.com/compute/docs/metadata/querying-metadata
@@ -101,7 +104,7 @@ impl FakeMetadataServer {
     ///
     /// # Panics
     ///
-    /// Panics if the I/O of the runtime is not enabled.
+    /// Panics outside a tokio runtime, or if the I/O of the runtime is not enabled.
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let host = listener.local_addr()?.to_string();

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// Why bytes are not a valid token.
+/// An error in the format of a token.
 ///
 /// Its message contains at most one character of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -24,7 +24,7 @@ const MIN_READ_LIMIT: Duration = Duration::from_millis(50);
 
 /// The settings of a [`WatchedFile`]. Created by [`WatchedFile::builder`].
 ///
-/// A setting that is set twice has the last value.
+/// If a setting is set twice, the last value is used.
 #[must_use = "a builder does nothing until `open` is called"]
 pub struct WatchedFileBuilder<T> {
     path: PathBuf,

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Why a file's content is not valid, as returned by the parser of a [`WatchedFile`](super::WatchedFile).
 pub type ParseError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a [`WatchedFile`](super::WatchedFile) could not be opened or read.
+/// An error of opening or reading a [`WatchedFile`](super::WatchedFile).
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {

@@ -15,7 +15,7 @@ use crate::watched_file::{
 
 /// The settings of a [`ProjectedToken`]. Created by [`ProjectedToken::builder`].
 ///
-/// A setting that is set twice has the last value.
+/// If a setting is set twice, the last value is used.
 #[must_use = "a builder does nothing until `open` is called"]
 pub struct ProjectedTokenBuilder {
     path: PathBuf,
