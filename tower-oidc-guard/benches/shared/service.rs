@@ -59,10 +59,15 @@ where
     }
 }
 
-/// Creates a guard for a case that caches up to this number of tokens.
+/// Creates a guard for a case that caches up to this number of tokens, or none if it is 0.
 pub(crate) fn guard(case: &Case, policy: Policy, tokens: usize) -> OidcGuard {
     let builder = case.settings(1, 1).policy(policy);
-    builder.cache(tokens, 64 << 20).build().unwrap()
+    let builder = if tokens == 0 {
+        builder.without_cache()
+    } else {
+        builder.cache(tokens, 64 << 20)
+    };
+    builder.build().unwrap()
 }
 
 /// Returns an `Authorization` header with this token.
