@@ -43,11 +43,11 @@ pub enum Error {
     /// The newest token has expired, so it is not sent.
     #[error("the token from {location} expired {} s ago and was not replaced: {state}", seconds_since(.since))]
     Expired {
-        /// Where the token came from: a path, a host or a command.
+        /// Where the token came from: a path, a host and audience, a command, or `a fixed value`.
         location: String,
         /// When the token expired (its `exp` claim).
         since: SystemTime,
-        /// The result of the last attempt to get a newer token.
+        /// Why there is no newer token: for a file, the result of the last read; for other sources, a fixed explanation.
         state: String,
     },
     /// Tokens cannot be sent to the origin of the URL.

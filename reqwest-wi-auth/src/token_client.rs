@@ -16,8 +16,9 @@ const MAX_REDIRECTS: usize = 10;
 
 /// Builds clients that send tokens in any header, such as `X-Serverless-Authorization`, or in several headers at once.
 ///
-/// At a redirect to another origin, reqwest removes `Authorization` from a request, but no other header, and a middleware
-/// does not see redirects. Therefore the clients of this builder follow up to 10 redirects within an origin, and return
+/// At a redirect to another origin, reqwest removes `Authorization` and a few other standard headers from a request, but
+/// not headers such as `X-Serverless-Authorization`, and a middleware does not see redirects. Therefore the clients of this
+/// builder follow up to 10 redirects within an origin, and return
 /// a redirect to another origin as the response.
 ///
 /// # Examples

@@ -281,7 +281,7 @@ impl Issuer {
     /// ```
     /// # use std::time::Duration;
     /// # use tower_oidc_guard::Issuer;
-    /// // Rejects the automounted token of Kubernetes 1.21 and later, which is issued for a year.
+    /// // A token that was issued for more than an hour gets 401.
     /// let issuer = Issuer::kubernetes("https://cluster.example")
     ///     .audience("shop")
     ///     .max_lifetime(Duration::from_secs(3600));
@@ -365,8 +365,9 @@ impl Issuer {
 
     /// Accepts an audience of the Kubernetes API server itself.
     ///
-    /// Every pod has a token for the API server, so every pod of the cluster can then call, and this service can use its
-    /// callers' tokens against the API server. Use it only while callers move to a token from a projected volume with this
+    /// Every pod has a token for the API server, so the mounted token of every pod is then valid here: only the policy
+    /// keeps a pod out, and this service can use its callers' tokens against the API server. Use it only while callers move
+    /// to a token from a projected volume with this
     /// service's `audience`. For an issuer that is not a Kubernetes cluster it does not build.
     ///
     /// ```

@@ -29,7 +29,8 @@ impl<S: Sync> FromRequestParts<S> for Identity {
 impl<S: Sync> OptionalFromRequestParts<S> for Identity {
     type Rejection = std::convert::Infallible;
 
-    /// Extracts the identity that the guard added to the request, or `None` if the guard admitted it without a token.
+    /// Extracts the identity that the guard added to the request, or `None` if the request has no identity: its guard
+    /// admitted it without a token, or the route has no guard.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
         Ok(parts.extensions.get::<Self>().cloned())
     }
