@@ -58,11 +58,11 @@ struct Inner {
 impl TokenVerifier {
     pub(crate) fn new(
         issuers: Vec<TrustedIssuer>,
-        cache: CacheLimits,
+        cache: Option<CacheLimits>,
         max_token_bytes: usize,
         clock: Clock,
     ) -> Self {
-        let cache = TokenCache::new(cache, issuers.len());
+        let cache = cache.map(|limits| TokenCache::new(limits, issuers.len()));
         let (mut by_issuer, mut announced_with_keys) = (HashMap::new(), Vec::new());
         for (index, issuer) in issuers.iter().enumerate() {
             match &issuer.issuer {

@@ -88,17 +88,14 @@ impl Default for CacheSetting {
 }
 
 impl CacheSetting {
-    /// Returns the limits of the cache, which hold nothing if it is off.
-    fn limits(self) -> Result<CacheLimits, BuildError> {
+    /// Returns the limits of the cache, or `None` if it is off.
+    fn limits(self) -> Result<Option<CacheLimits>, BuildError> {
         match self {
-            Self::Off => Ok(CacheLimits {
-                tokens: 0,
-                bytes: 0,
-            }),
+            Self::Off => Ok(None),
             Self::Limited(CacheLimits { tokens, bytes }) if tokens == 0 || bytes == 0 => {
                 Err(BuildError::Cache { tokens, bytes })
             }
-            Self::Limited(limits) => Ok(limits),
+            Self::Limited(limits) => Ok(Some(limits)),
         }
     }
 }

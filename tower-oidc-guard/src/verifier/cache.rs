@@ -109,18 +109,15 @@ impl Weighter<CachedToken, CacheEntry> for EntryWeight {
 }
 
 impl TokenCache {
-    /// Creates a cache, or returns `None` if a limit is zero.
-    pub(crate) fn new(limits: CacheLimits, issuers: usize) -> Option<Self> {
-        if limits.tokens == 0 || limits.bytes == 0 {
-            return None;
-        }
+    /// Creates a cache with these limits, which are not zero.
+    pub(crate) fn new(limits: CacheLimits, issuers: usize) -> Self {
         let weight = EntryWeight {
             min: limits.bytes / limits.tokens as u64,
         };
-        Some(Self {
+        Self {
             entries: Cache::with_weighter(limits.tokens, limits.bytes, weight),
             generations: (0..issuers).map(|_| AtomicU64::new(0)).collect(),
-        })
+        }
     }
 
     /// Returns the entry of a token. Its times and its generation must be checked before it is used.
