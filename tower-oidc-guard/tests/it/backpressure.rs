@@ -39,12 +39,14 @@ fn token_with_unknown_kid(cluster: &MemoryIssuer, number: usize) -> String {
 ///
 /// Sends 64 requests that wait for keys, then one with a known key, which must not wait, and finally one with a new key,
 /// which waits and is admitted.
-async fn assert_known_keys_do_not_wait<S>(cluster: MemoryIssuer, guard: OidcGuard, inner: S)
+async fn assert_known_keys_do_not_wait<S>(inner: S)
 where
     S: Service<Request<Body>, Response = Response<String>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Debug + Send,
 {
+    let cluster = cluster();
+    let guard = guard(&cluster).await;
     let service = guard.layer().layer(inner);
     let known = token_spec(&cluster).mint();
     let mut waiting = JoinSet::new();
@@ -81,36 +83,28 @@ where
 
 #[tokio::test(start_paused = true)]
 async fn requests_waiting_for_keys_hold_no_concurrency_limit_permit() {
-    let cluster = cluster();
-    let guard = guard(&cluster).await;
     let inner = ConcurrencyLimit::new(service_fn(echo_subject), 1);
-    assert_known_keys_do_not_wait(cluster, guard, inner).await;
+    assert_known_keys_do_not_wait(inner).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_waiting_for_keys_hold_no_buffer_slot() {
-    let cluster = cluster();
-    let guard = guard(&cluster).await;
     let inner = Buffer::new(service_fn(echo_subject), 1);
-    assert_known_keys_do_not_wait(cluster, guard, inner).await;
+    assert_known_keys_do_not_wait(inner).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_waiting_for_keys_cause_no_load_shedding() {
-    let cluster = cluster();
-    let guard = guard(&cluster).await;
     let inner = LoadShed::new(ConcurrencyLimit::new(service_fn(echo_subject), 1));
-    assert_known_keys_do_not_wait(cluster, guard, inner).await;
+    assert_known_keys_do_not_wait(inner).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn rejected_requests_that_waited_for_keys_do_not_count_against_a_rate_limit() {
-    let cluster = cluster();
-    let guard = guard(&cluster).await;
     // Two requests in an hour: the one with the known key and the one with the new key.
     let rate = tower::limit::rate::Rate::new(2, 3600 * SECOND);
     let inner = Buffer::new(RateLimit::new(service_fn(echo_subject), rate), 8);
-    assert_known_keys_do_not_wait(cluster, guard, inner).await;
+    assert_known_keys_do_not_wait(inner).await;
 }
 
 /// A service that is ready only while `open` is true, and panics if it is called when it is not ready.
