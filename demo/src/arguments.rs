@@ -5,6 +5,9 @@
 //! 1. An environment variable that is empty or blank is treated as not set.
 //! 2. Lists are separated by commas. White space around an item is removed, and an empty item is an error.
 //! 3. An error about a missing flag names its environment variable, too.
+//!
+//! A program may have subcommands. A subcommand is the first argument, and its flags follow it. The flags of the program itself do
+//! not apply to it, and their environment variables are not read.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
 const EMPTY_ITEM: &str = "an item of the list is empty; remove the extra comma";
 /// The accepted intervals between two polls, in seconds: from one millisecond to one day.
@@ -22,17 +25,25 @@ const INTERVAL_SECONDS: std::ops::RangeInclusive<f64> = 0.001..=86_400.0;
 ///
 /// Prints the error, the help or the version and exits the process if there is one to print.
 pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
-    let mut command = T::command().mut_args(|arg| match arg.get_env() {
+    let first = std::env::args_os().nth(1);
+    let declared = T::command();
+    let subcommand = first.and_then(|first| declared.find_subcommand(first));
+    let reset_blank = |arg: Arg| match arg.get_env() {
         Some(name) if is_blank(name) => arg.env(Resettable::Reset),
         _ => arg,
-    });
+    };
+    let command = T::command().mut_subcommands(|subcommand| subcommand.mut_args(reset_blank));
+    let mut command = match subcommand {
+        Some(_) => command.mut_args(|arg| arg.env(Resettable::Reset)),
+        None => command.mut_args(reset_blank),
+    };
     let matches = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = matches.and_then(|matches| {
         T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     });
     match parsed {
         Ok(parsed) => parsed,
-        Err(error) => name_variables(error, &T::command()).exit(),
+        Err(error) => name_variables(error, subcommand.unwrap_or(&declared)).exit(),
     }
 }
 
@@ -56,7 +67,7 @@ fn name_variables(mut error: clap::Error, command: &Command) -> clap::Error {
             arg.get_long()
                 .is_some_and(|long| flag.strip_prefix("--") == Some(long))
         });
-        match arg.and_then(clap::Arg::get_env) {
+        match arg.and_then(Arg::get_env) {
             Some(variable) => format!(
                 "{usage} (or the environment variable {})",
                 variable.display()

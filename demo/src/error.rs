@@ -74,6 +74,15 @@ pub enum Error {
         "no projected token is configured; set the path of its file with --token-path (TOKEN_PATH)"
     )]
     NoTokenPath,
+    /// The token of `auth-server explain` cannot be read.
+    #[error("cannot read the token from {input}")]
+    TokenInput {
+        /// The file, or `standard input`.
+        input: String,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
     /// The metrics recorder cannot be installed.
     #[error("cannot collect metrics: {0}")]
     Metrics(String),

@@ -1,5 +1,7 @@
 //! The server: an open path and guarded ones, behind a platform gate if one is configured.
 
+pub mod command_line;
+mod explain;
 mod gate;
 mod guard;
 mod listener;
@@ -16,6 +18,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+pub use self::explain::{Admission, explain};
 pub use self::gate::Gate;
 pub(crate) use self::guard::google_issuer;
 pub use self::listener::{Limits, listen};

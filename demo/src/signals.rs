@@ -12,6 +12,7 @@
 use std::future::Future;
 use std::io;
 use std::process;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -32,13 +33,15 @@ const SIGTERM: i32 = 15;
 pub struct Shutdown {
     requested: watch::Receiver<bool>,
     time_limit: Arc<Mutex<Option<Duration>>>,
+    startup_exit_code: Arc<AtomicU8>,
 }
 
 impl Shutdown {
     /// Installs the signal handlers and starts the thread that runs them.
     ///
     /// `startup_exit_code` is the exit code of a process that receives a signal before
-    /// [`set_time_limit`](Self::set_time_limit) is called.
+    /// [`set_time_limit`](Self::set_time_limit) is called, unless
+    /// [`set_startup_exit_code`](Self::set_startup_exit_code) sets another.
     ///
     /// # Errors
     ///
@@ -48,15 +51,24 @@ impl Shutdown {
         let time_limit = Arc::new(Mutex::new(None));
         let (installed_sender, installed) = sync_channel(1);
         let limit = time_limit.clone();
+        let startup_exit_code = Arc::new(AtomicU8::new(startup_exit_code));
+        let code = startup_exit_code.clone();
         thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || handle_signals(startup_exit_code, &sender, &limit, &installed_sender))?;
+            .spawn(move || handle_signals(&code, &sender, &limit, &installed_sender))?;
         let thread_ended = |_| io::Error::other("the signal thread has ended");
         installed.recv().map_err(thread_ended)??;
         Ok(Self {
             requested,
             time_limit,
+            startup_exit_code,
         })
+    }
+
+    /// Sets the exit code of a process that receives a signal before [`set_time_limit`](Self::set_time_limit) is called. For
+    /// a program whose arguments determine what its exit code means.
+    pub fn set_startup_exit_code(&self, code: u8) {
+        self.startup_exit_code.store(code, Ordering::Relaxed);
     }
 
     /// Sets how long the program may take to end after the first signal, up to one hour.
@@ -105,7 +117,7 @@ pub fn block_on<T>(program: impl Future<Output = T>) -> Result<T, Error> {
 /// Handles signals until the process ends. Runs on the signal thread, on a separate runtime, so that blocked workers of
 /// the program's runtime cannot delay it.
 fn handle_signals(
-    startup_exit_code: u8,
+    startup_exit_code: &AtomicU8,
     requested: &watch::Sender<bool>,
     time_limit: &Mutex<Option<Duration>>,
     installed: &SyncSender<io::Result<()>>,
@@ -129,7 +141,7 @@ fn handle_signals(
         signals.next().await;
         let limit = *time_limit.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(limit) = limit else {
-            process::exit(startup_exit_code.into());
+            process::exit(startup_exit_code.load(Ordering::Relaxed).into());
         };
         requested.send_replace(true);
         tokio::select! {

@@ -3,25 +3,51 @@
 
 use std::process::ExitCode;
 
+use demo::server::command_line::{ExplainSettings, ServerCommand, ServerCommandLine};
 use demo::server::settings::ServerSettings;
-use demo::server::{self, Metrics};
+use demo::server::{self, Admission, Metrics};
 use demo::signals::{self, Shutdown};
 use demo::{Error, arguments, error_chain, output};
 
+/// The exit code of a subcommand that cannot do what it is for, as for invalid arguments.
+const EXIT_UNUSABLE: u8 = 2;
+
 fn main() -> ExitCode {
-    match serve() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("auth-server: {}", error_chain(&error));
-            ExitCode::FAILURE
-        }
-    }
+    let shutdown = match Shutdown::install(0) {
+        Ok(shutdown) => shutdown,
+        Err(error) => return failed(&Error::io("cannot install signal handlers")(error), 1),
+    };
+    let ServerCommandLine { settings, command } = arguments::parse();
+    let Some(command) = command else {
+        return match serve(settings, &shutdown) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, 1),
+        };
+    };
+    shutdown.set_startup_exit_code(EXIT_UNUSABLE);
+    let result = match command {
+        ServerCommand::Explain(settings) => explain(settings),
+    };
+    result.unwrap_or_else(|error| failed(&error, EXIT_UNUSABLE))
 }
 
-fn serve() -> Result<(), Error> {
-    let shutdown = Shutdown::install(0).map_err(Error::io("cannot install signal handlers"))?;
-    let settings: ServerSettings = arguments::parse();
+/// Prints an error, and returns the exit code.
+fn failed(error: &Error, code: u8) -> ExitCode {
+    eprintln!("auth-server: {}", error_chain(error));
+    code.into()
+}
+
+fn serve(settings: ServerSettings, shutdown: &Shutdown) -> Result<(), Error> {
     output::init_logging("info");
     let metrics = Metrics::install()?;
-    signals::block_on(server::run(settings, metrics, &shutdown))?
+    signals::block_on(server::run(settings, metrics, shutdown))?
+}
+
+fn explain(settings: ExplainSettings) -> Result<ExitCode, Error> {
+    // The table contains what the log would.
+    output::init_logging("off");
+    Ok(match signals::block_on(server::explain(settings))?? {
+        Admission::Admitted => ExitCode::SUCCESS,
+        Admission::Rejected => ExitCode::FAILURE,
+    })
 }

@@ -5,17 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
-use clap::{ArgAction, Args, Parser};
+use clap::{ArgAction, Args};
 use tower_oidc_guard::Algorithm;
 
 use super::Limits;
 use crate::arguments::{parse_item, parse_typed_item, parse_web_url};
 
-/// Serves / to any caller, and /private and /whoami to callers with a valid token from a trusted issuer.
-///
-/// Lists are separated by commas. An environment variable that is empty is treated as not set.
-#[derive(Debug, Parser)]
-#[command(name = "auth-server", version)]
+/// The settings of the server.
+#[derive(Debug, Args)]
 pub struct ServerSettings {
     /// The address to listen on. Default: all addresses, IPv6 and IPv4, or IPv4 only if the system has no IPv6.
     #[arg(long, env = "ADDRESS")]

@@ -5,6 +5,8 @@
 #[cfg(unix)]
 mod connections;
 #[cfg(unix)]
+mod explain;
+#[cfg(unix)]
 mod identities;
 #[cfg(unix)]
 #[path = "../support/process.rs"]
