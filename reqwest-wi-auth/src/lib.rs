@@ -4,22 +4,30 @@
 // links to items instead, and reports those that do not exist.
 #![allow(rustdoc::redundant_explicit_links)]
 //! [`BearerAuth`]: crate::BearerAuth
+//! [`BearerAuth::and_insecure_http`]: crate::BearerAuth::and_insecure_http
+//! [`BearerAuth::and_origin`]: crate::BearerAuth::and_origin
+//! [`BearerAuth::any_origin`]: crate::BearerAuth::any_origin
+//! [`BearerAuth::for_origin`]: crate::BearerAuth::for_origin
+//! [`BearerAuth::insecure_http`]: crate::BearerAuth::insecure_http
 //! [`BearerAuth::layer_for_origin`]: crate::BearerAuth::layer_for_origin
 //! [`BearerAuth::token_for`]: crate::BearerAuth::token_for
+//! [`BearerAuth::without_resend`]: crate::BearerAuth::without_resend
 //! [`BearerAuthService`]: crate::BearerAuthService
 //! [`CommandToken`]: crate::CommandToken
+//! [`CommandToken::allow_opaque`]: crate::CommandToken::allow_opaque
 //! [`CommandToken::args`]: crate::CommandToken::args
+//! [`CommandToken::timeout`]: crate::CommandToken::timeout
 //! [`Error`]: crate::Error
 //! [`Error::Client`]: crate::Error::Client
 //! [`Error::Command`]: crate::Error::Command
 //! [`Error::Expired`]: crate::Error::Expired
 //! [`Error::File`]: crate::Error::File
+//! [`Error::find`]: crate::Error::find
 //! [`Error::InvalidOrigin`]: crate::Error::InvalidOrigin
 //! [`Error::InvalidToken`]: crate::Error::InvalidToken
+//! [`Error::is_transient`]: crate::Error::is_transient
 //! [`Error::Metadata`]: crate::Error::Metadata
 //! [`Error::NotFetched`]: crate::Error::NotFetched
-//! [`Error::find`]: crate::Error::find
-//! [`Error::is_transient`]: crate::Error::is_transient
 //! [`FileError`]: crate::FileError
 //! [`FileHealth`]: crate::FileHealth
 //! [`FixedToken`]: crate::FixedToken
@@ -27,11 +35,26 @@
 //! [`MetadataError`]: crate::MetadataError
 //! [`MetadataServer`]: crate::MetadataServer
 //! [`MetadataServer::open`]: crate::MetadataServer::open
+//! [`MetadataServer::with_host`]: crate::MetadataServer::with_host
 //! [`ProjectedToken`]: crate::ProjectedToken
 //! [`ProjectedTokenBuilder`]: crate::ProjectedTokenBuilder
+//! [`ProjectedTokenBuilder::allow_opaque`]: crate::ProjectedTokenBuilder::allow_opaque
+//! [`ProjectedTokenBuilder::audience`]: crate::ProjectedTokenBuilder::audience
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`ProjectedTokenBuilder::clock`]: crate::ProjectedTokenBuilder::clock"
+)]
+//! [`ProjectedTokenBuilder::read_limit`]: crate::ProjectedTokenBuilder::read_limit
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`ProjectedTokenBuilder::reader`]: crate::ProjectedTokenBuilder::reader"
+)]
+//! [`ProjectedTokenBuilder::send_expired`]: crate::ProjectedTokenBuilder::send_expired
+//! [`ProjectedTokenBuilder::startup_limit`]: crate::ProjectedTokenBuilder::startup_limit
 //! [`ResponseFuture`]: crate::ResponseFuture
 //! [`SendError::Token`]: crate::SendError::Token
 //! [`SkipToken`]: crate::SkipToken
+//! [`std::time::Duration`]: std::time::Duration
 //! [`Token`]: crate::Token
 //! [`TokenClientBuilder`]: crate::TokenClientBuilder
 //! [`TokenFormatError`]: crate::TokenFormatError
@@ -40,7 +63,19 @@
 //! [`UseSource`]: crate::UseSource
 //! [`WatchedFile`]: crate::WatchedFile
 //! [`WatchedFileBuilder`]: crate::WatchedFileBuilder
-//! [`std::time::Duration`]: std::time::Duration
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`WatchedFileBuilder::clock`]: crate::WatchedFileBuilder::clock"
+)]
+//! [`WatchedFileBuilder::fallback_poll_interval`]: crate::WatchedFileBuilder::fallback_poll_interval
+//! [`WatchedFileBuilder::poll_interval`]: crate::WatchedFileBuilder::poll_interval
+//! [`WatchedFileBuilder::read_limit`]: crate::WatchedFileBuilder::read_limit
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`WatchedFileBuilder::reader`]: crate::WatchedFileBuilder::reader"
+)]
+//! [`WatchedFileBuilder::reread_at`]: crate::WatchedFileBuilder::reread_at
+//! [`WatchedFileBuilder::startup_limit`]: crate::WatchedFileBuilder::startup_limit
 //! [`without_resend`]: crate::BearerAuth::without_resend
 //!
 #![doc = include_str!("../README.md")]

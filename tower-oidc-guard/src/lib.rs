@@ -12,16 +12,38 @@
 //! [`Identity::id_token_claims`]: crate::Identity::id_token_claims
 //! [`Issuer`]: crate::Issuer
 //! [`Issuer::aks`]: crate::Issuer::aks
+//! [`Issuer::algorithms`]: crate::Issuer::algorithms
+//! [`Issuer::also_known_as`]: crate::Issuer::also_known_as
+//! [`Issuer::api_ca_file`]: crate::Issuer::api_ca_file
+//! [`Issuer::api_token_file`]: crate::Issuer::api_token_file
+//! [`Issuer::audience`]: crate::Issuer::audience
+//! [`Issuer::dangerous_accept_api_server_audience`]: crate::Issuer::dangerous_accept_api_server_audience
+//! [`Issuer::discovery_url`]: crate::Issuer::discovery_url
 //! [`Issuer::eks`]: crate::Issuer::eks
+//! [`Issuer::fetch_timeout`]: crate::Issuer::fetch_timeout
 //! [`Issuer::from_issuer_url`]: crate::Issuer::from_issuer_url
 //! [`Issuer::from_provider_metadata`]: crate::Issuer::from_provider_metadata
 //! [`Issuer::github_actions`]: crate::Issuer::github_actions
 //! [`Issuer::gke`]: crate::Issuer::gke
 //! [`Issuer::google`]: crate::Issuer::google
 //! [`Issuer::in_cluster`]: crate::Issuer::in_cluster
+//! [`Issuer::insecure_loopback_http`]: crate::Issuer::insecure_loopback_http
+//! [`Issuer::jwks_url`]: crate::Issuer::jwks_url
 //! [`Issuer::keys`]: crate::Issuer::keys
+//! [`Issuer::keys_file`]: crate::Issuer::keys_file
+//! [`Issuer::keys_json`]: crate::Issuer::keys_json
+//! [`Issuer::keys_pem`]: crate::Issuer::keys_pem
 //! [`Issuer::kubernetes`]: crate::Issuer::kubernetes
+//! [`Issuer::leeway`]: crate::Issuer::leeway
+//! [`Issuer::max_document_bytes`]: crate::Issuer::max_document_bytes
+//! [`Issuer::max_keys`]: crate::Issuer::max_keys
+//! [`Issuer::max_lifetime`]: crate::Issuer::max_lifetime
 //! [`Issuer::oidc`]: crate::Issuer::oidc
+//! [`Issuer::require`]: crate::Issuer::require
+//! [`Issuer::require_claim`]: crate::Issuer::require_claim
+//! [`Issuer::stale_after`]: crate::Issuer::stale_after
+//! [`Issuer::token_types`]: crate::Issuer::token_types
+//! [`Issuer::unknown_key_jitter`]: crate::Issuer::unknown_key_jitter
 //! [`IssuerHealth::skipped_keys`]: crate::IssuerHealth::skipped_keys
 //! [`JwkSet`]: crate::JwkSet
 //! [`JwkSet::from_openidconnect`]: crate::JwkSet::from_openidconnect
@@ -37,16 +59,30 @@
 )]
 //! [`OidcGuard::prefetch`]: crate::OidcGuard::prefetch
 //! [`OidcGuard::readiness`]: crate::OidcGuard::readiness
-//! [`OidcGuard::resource_metadata`]: crate::OidcGuard::resource_metadata
-//! [`OidcGuardBuilder::protected_resource`]: crate::OidcGuardBuilder::protected_resource
 //! [`OidcGuard::ready`]: crate::OidcGuard::ready
+//! [`OidcGuard::resource_metadata`]: crate::OidcGuard::resource_metadata
 //! [`OidcGuardBuilder`]: crate::OidcGuardBuilder
+//! [`OidcGuardBuilder::allow_cors_preflight`]: crate::OidcGuardBuilder::allow_cors_preflight
+//! [`OidcGuardBuilder::allow_missing_token`]: crate::OidcGuardBuilder::allow_missing_token
+//! [`OidcGuardBuilder::any_verified_caller`]: crate::OidcGuardBuilder::any_verified_caller
+//! [`OidcGuardBuilder::cache`]: crate::OidcGuardBuilder::cache
 #![cfg_attr(
     feature = "policy-file",
     doc = "[`OidcGuardBuilder::from_file`]: crate::OidcGuardBuilder::from_file"
 )]
+//! [`OidcGuardBuilder::http_client`]: crate::OidcGuardBuilder::http_client
+//! [`OidcGuardBuilder::identity_name`]: crate::OidcGuardBuilder::identity_name
+//! [`OidcGuardBuilder::issuer`]: crate::OidcGuardBuilder::issuer
+//! [`OidcGuardBuilder::max_token_bytes`]: crate::OidcGuardBuilder::max_token_bytes
+//! [`OidcGuardBuilder::policy`]: crate::OidcGuardBuilder::policy
+//! [`OidcGuardBuilder::protected_resource`]: crate::OidcGuardBuilder::protected_resource
+//! [`OidcGuardBuilder::realm`]: crate::OidcGuardBuilder::realm
 //! [`OidcGuardBuilder::rejection_response`]: crate::OidcGuardBuilder::rejection_response
+//! [`OidcGuardBuilder::strip_token`]: crate::OidcGuardBuilder::strip_token
+//! [`OidcGuardBuilder::token_from`]: crate::OidcGuardBuilder::token_from
+//! [`OidcGuardBuilder::token_from_exactly_one_of`]: crate::OidcGuardBuilder::token_from_exactly_one_of
 //! [`OidcGuardBuilder::without_cache`]: crate::OidcGuardBuilder::without_cache
+//! [`OidcGuardBuilder::without_error_description`]: crate::OidcGuardBuilder::without_error_description
 //! [`Policy`]: crate::Policy
 //! [`Policy::all_of`]: crate::Policy::all_of
 //! [`Policy::any_of`]: crate::Policy::any_of
@@ -60,10 +96,10 @@
 #![cfg_attr(feature = "policy-file", doc = "[`PolicyFile`]: crate::PolicyFile")]
 //! [`Rejection`]: crate::Rejection
 //! [`ResponseFuture`]: crate::ResponseFuture
+#![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
 //! [`TokenVerifier`]: crate::TokenVerifier
 //! [`TokenVerifier::verify`]: crate::TokenVerifier::verify
 //! [`VerifyError`]: crate::VerifyError
-#![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
 //!
 #![doc = include_str!("../README.md")]
 
