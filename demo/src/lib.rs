@@ -12,6 +12,8 @@
 
 pub mod arguments;
 pub mod client;
+#[cfg(test)]
+mod documentation;
 mod error;
 mod escape;
 pub mod output;

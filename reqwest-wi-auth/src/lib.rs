@@ -55,6 +55,7 @@
 //! [`SendError::Token`]: crate::SendError::Token
 //! [`SkipToken`]: crate::SkipToken
 //! [`std::time::Duration`]: std::time::Duration
+#![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
 //! [`Token`]: crate::Token
 //! [`TokenClientBuilder`]: crate::TokenClientBuilder
 //! [`TokenFormatError`]: crate::TokenFormatError
@@ -86,6 +87,8 @@ mod bearer_auth;
 mod error;
 mod layer;
 mod middleware;
+#[cfg(not(feature = "testing"))]
+mod missing_feature;
 mod origins;
 mod source;
 mod telemetry;

@@ -113,6 +113,8 @@ mod issuer;
 mod jose;
 mod jwk_set;
 mod keys;
+#[cfg(not(all(feature = "policy-file", feature = "testing")))]
+mod missing_feature;
 mod policy;
 mod rejection;
 mod telemetry;
