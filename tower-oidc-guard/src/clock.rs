@@ -15,10 +15,15 @@ impl Clock {
         Self(Some(Arc::new(now)))
     }
 
+    /// Returns the time.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.0.as_ref().map_or_else(SystemTime::now, |now| now())
+    }
+
     /// Returns the time since the Unix epoch, or zero if the clock is set to an earlier time, so that every token is one from
     /// the future.
     pub(crate) fn since_epoch(&self) -> Duration {
-        let now = self.0.as_ref().map_or_else(SystemTime::now, |now| now());
+        let now = self.now();
         now.duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
     }

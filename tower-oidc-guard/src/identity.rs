@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 pub use self::google::{ComputeEngine, GoogleIdentity};
 pub use self::kubernetes::{KubernetesIdentity, ObjectRef};
 use crate::jose::VerifiedToken;
-use crate::jose::claims::Times;
+use crate::jose::claims::{Claims, Times};
 
 /// The platform of an issuer, which determines the format of its subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,7 +33,7 @@ pub enum Platform {
 
 /// The verified identity of a caller.
 ///
-/// It is created only by verifying a token. The guard adds it to the extensions of each request that it admits with a token;
+/// It is created only by verifying a token, or in a test from claims (`testing::TestIdentity`). The guard adds it to the extensions of each request that it admits with a token;
 /// with the feature `axum` it is also an extractor. Cloning it copies a pointer.
 ///
 /// # Examples
@@ -86,14 +86,37 @@ impl Identity {
         platform: Platform,
         verified: &VerifiedToken<'_>,
     ) -> Self {
-        let claims = verified.claims();
+        Self::from_claims(issuer, platform, verified.claims(), verified.payload())
+    }
+
+    /// Creates an identity from claims that nobody has verified, for [`TestIdentity`](crate::testing::TestIdentity).
+    #[cfg(feature = "testing")]
+    pub(crate) fn from_test_claims(
+        issuer: &str,
+        platform: Platform,
+        payload: &[u8],
+    ) -> Result<Self, crate::jose::TokenError> {
+        let claims = Claims::parse(payload)?;
+        let issuer: Arc<str> = Arc::from(issuer);
+        let names = IssuerNames {
+            accepted: Arc::from([issuer.to_string()]),
+            label: issuer.clone(),
+            issuer,
+        };
+        Ok(Self::from_claims(names, platform, &claims, payload))
+    }
+
+    fn from_claims(
+        issuer: IssuerNames,
+        platform: Platform,
+        claims: &Claims<'_>,
+        payload: &[u8],
+    ) -> Self {
         let platform_claims = match platform {
             Platform::Kubernetes => {
                 PlatformClaims::Kubernetes(KubernetesIdentity::from_claims(claims))
             }
-            Platform::Google => {
-                PlatformClaims::Google(GoogleIdentity::from_payload(verified.payload()))
-            }
+            Platform::Google => PlatformClaims::Google(GoogleIdentity::from_payload(payload)),
             Platform::Other => PlatformClaims::Other,
         };
         let owned = |text: &Cow<'_, str>| text.clone().into_owned();
@@ -105,7 +128,7 @@ impl Identity {
             times: claims.times,
             token_id: claims.token_id.as_ref().map(owned),
             platform_claims,
-            payload: verified.payload().into(),
+            payload: payload.into(),
         }))
     }
 

@@ -100,6 +100,26 @@
 //! [`TokenVerifier`]: crate::TokenVerifier
 //! [`TokenVerifier::verify`]: crate::TokenVerifier::verify
 //! [`VerifyError`]: crate::VerifyError
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`testing::FakeApiServer`]: crate::testing::FakeApiServer"
+)]
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`testing::MemoryIssuer`]: crate::testing::MemoryIssuer"
+)]
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`testing::TestIdentity`]: crate::testing::TestIdentity"
+)]
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`testing::TestIssuer`]: crate::testing::TestIssuer"
+)]
+#![cfg_attr(
+    feature = "testing",
+    doc = "[`testing::tokio_clock`]: crate::testing::tokio_clock"
+)]
 //!
 #![doc = include_str!("../README.md")]
 

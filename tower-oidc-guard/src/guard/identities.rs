@@ -62,7 +62,7 @@ impl Identities {
         found.next().map(|(_, identity)| identity)
     }
 
-    fn insert(&mut self, name: &'static str, identity: Identity) {
+    pub(crate) fn insert(&mut self, name: &'static str, identity: Identity) {
         self.remove(name);
         self.0.push((name, identity));
     }

@@ -7,7 +7,9 @@ mod tls;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -21,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use self::accounts::Accounts;
 use self::authentication::User;
 use self::tls::Certified;
+use super::claims::{KUBERNETES, TestClaims};
 use super::issuer_state::IssuerState;
 use super::kubernetes_http::{
     AcceptHeader, DISCOVERY_PATH, JWKS_PATH, document, document_type, forbidden, healthy,
@@ -28,9 +31,11 @@ use super::kubernetes_http::{
 };
 use super::server::serve;
 use super::token::TokenSpec;
+use crate::build_error::BuildError;
+use crate::clock::Clock;
+use crate::issuer::Issuer;
 use crate::jose::algorithm::Algorithm;
 
-const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const HEALTH_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String> + Send + Sync;
@@ -46,8 +51,8 @@ type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String>
 /// | `POST /apis/rbac.authorization.k8s.io/v1/clusterrolebindings` | grants `system:auth-delegator` to service accounts, for the administrator |
 /// | `GET /healthz`, `/livez`, `/readyz` | `ok` |
 ///
-/// A caller is authenticated by its bearer token, whose signature, issuer, audience and times are verified and whose service
-/// account must exist. A request without a token gets 403, and one with an invalid token 401. A service account may only
+/// A caller is authenticated by its bearer token, whose signature, issuer, audience and times are verified, whose service
+/// account must exist, and whose pod must not have been [deleted](Self::delete_pod). A request without a token gets 403, and one with an invalid token 401. A service account may only
 /// `GET` the two documents (`HEAD` gets 403). A real server may repeat a positive TokenReview for 10 s after the service
 /// account was deleted; this one applies a deletion immediately.
 ///
@@ -60,20 +65,14 @@ type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String>
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use tower_oidc_guard::{Issuer, OidcGuard, testing::FakeApiServer};
+/// use tower_oidc_guard::{OidcGuard, testing::FakeApiServer};
 ///
 /// let server = FakeApiServer::start().await?;
 /// let volume = tempfile::tempdir()?;
-/// std::fs::write(volume.path().join("ca.crt"), server.ca_pem())?;
-/// std::fs::write(volume.path().join("token"), server.pod_token("shop", "orders"))?;
+/// server.write_pod_volume(&volume, "shop", "orders")?;
 ///
 /// let guard = OidcGuard::builder()
-///     .issuer(
-///         Issuer::in_cluster_at(&server.host(), &server.port())?
-///             .api_ca_file(volume.path().join("ca.crt"))
-///             .api_token_file(volume.path().join("token"))
-///             .audience("https://orders.example"),
-///     )
+///     .issuer(server.issuer(&volume)?.audience("https://orders.example"))
 ///     .any_verified_caller()
 ///     .build()?;
 /// let caller = server.token("shop", "web").audience("https://orders.example").mint();
@@ -99,6 +98,8 @@ struct Inner {
     admin_token: String,
     requests: Vec<ApiServerRequest>,
     map_response: Option<Arc<MapResponse>>,
+    /// The clock that the times of tokens are compared with.
+    clock: Clock,
 }
 
 /// A request that a [`FakeApiServer`] has responded to.
@@ -143,14 +144,15 @@ impl FakeApiServer {
         let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            keys: IssuerState::new(DEFAULT_ISSUER.to_owned())?,
+            keys: IssuerState::kubernetes(KUBERNETES.to_owned())?,
             certified: ArcSwap::from_pointee(Certified::new()?),
             inner: Mutex::new(Inner {
-                issuers: vec![DEFAULT_ISSUER.to_owned()],
+                issuers: vec![KUBERNETES.to_owned()],
                 accounts: Accounts::default(),
-                admin_token: super::token::uid(&format!("administrator {address}")),
+                admin_token: super::claims::uid(&format!("administrator {address}")),
                 requests: Vec::new(),
                 map_response: None,
+                clock: Clock::default(),
             }),
         });
         let server = spawn(listener, &shared);
@@ -205,14 +207,18 @@ impl FakeApiServer {
     }
 
     /// Returns a token to be minted for a service account, which is created if it does not exist. The token is signed with the
-    /// current key and has the first issuer and no audience.
+    /// current key and has the first issuer and no audience. It is bound to a pod with the name of the service account, which
+    /// is created if it does not exist.
     pub fn token(&self, namespace: &str, name: &str) -> TokenSpec {
         let mut inner = self.shared.inner();
         let uid = inner.accounts.ensure(namespace, name);
+        let pod = inner.accounts.ensure_pod(namespace, name);
         let issuer = inner.issuers.first().cloned().unwrap_or_default();
-        TokenSpec::new(self.shared.keys.current(), &issuer)
-            .service_account(namespace, name)
-            .service_account_uid(&uid)
+        let claims = TestClaims::kubernetes(&issuer, namespace, name);
+        TokenSpec::new(self.shared.keys.current(), claims)
+            .object_uid("serviceaccount", &uid)
+            .object_uid("pod", &pod)
+            .issued_at(inner.clock.now())
     }
 
     /// Mints a token of a service account with the API server's own audience, like the one in a pod's `kube-api-access`
@@ -220,6 +226,64 @@ impl FakeApiServer {
     pub fn pod_token(&self, namespace: &str, name: &str) -> String {
         let audience = self.issuers().into_iter().next().unwrap_or_default();
         self.token(namespace, name).audience(audience).mint()
+    }
+
+    /// Writes the files of a pod's `kube-api-access` volume into a folder: `token`, `ca.crt` and `namespace`. Each file is
+    /// replaced, so calling this again rotates the token.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written.
+    pub fn write_pod_volume(
+        &self,
+        folder: impl AsRef<Path>,
+        namespace: &str,
+        name: &str,
+    ) -> io::Result<()> {
+        let token = self.pod_token(namespace, name);
+        for (file, content) in [
+            ("ca.crt", self.ca_pem()),
+            ("namespace", namespace.to_owned()),
+            ("token", token),
+        ] {
+            let path = folder.as_ref().join(file);
+            let written = path.with_extension("new");
+            std::fs::write(&written, content)?;
+            std::fs::rename(&written, &path)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the settings of [`Issuer::in_cluster`] for this server, with the files that
+    /// [`write_pod_volume`](Self::write_pod_volume) has written into a folder. Add an audience.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Issuer::in_cluster_at`], which do not occur with this server's address.
+    pub fn issuer(&self, volume: impl AsRef<Path>) -> Result<Issuer, BuildError> {
+        let volume = volume.as_ref();
+        let issuer = Issuer::in_cluster_at(&self.host(), &self.port())?;
+        Ok(issuer
+            .api_ca_file(volume.join("ca.crt"))
+            .api_token_file(volume.join("token")))
+    }
+
+    /// Reads the time of day from this function instead of from the system. If called again, the last function is used.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::{Duration, SystemTime};
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// // Recorded tokens are valid again.
+    /// let server = FakeApiServer::start().await?;
+    /// server.set_clock(|| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_463_114));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_clock(&self, now: impl Fn() -> SystemTime + Send + Sync + 'static) {
+        self.shared.inner().clock = Clock::new(now);
     }
 
     /// Returns the administrator's bearer token, which has every permission.
@@ -290,6 +354,26 @@ impl FakeApiServer {
     /// Deletes a service account. Its tokens are no longer valid.
     pub fn delete_service_account(&self, namespace: &str, name: &str) {
         self.shared.inner().accounts.delete(namespace, name);
+    }
+
+    /// Deletes a pod. The tokens that are bound to it are no longer valid; only the API server knows that, since their
+    /// signatures still are.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// let token = server.token("shop", "web").audience("orders").mint();
+    /// // A TokenReview of `token` now contains `authenticated: true`.
+    /// server.delete_pod("shop", "web");
+    /// // And now an error: "service account token has been invalidated".
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn delete_pod(&self, namespace: &str, name: &str) {
+        self.shared.inner().accounts.delete_pod(namespace, name);
     }
 
     /// Grants the role `system:auth-delegator` to a service account, which may then create TokenReviews.
@@ -562,13 +646,12 @@ impl Shared {
             audiences.clone_from(&inner.issuers);
         }
         let issuer = inner.issuers.first().cloned().unwrap_or_default();
-        let spec = TokenSpec::new(self.keys.current(), &issuer)
-            .service_account(namespace, name)
-            .lifetime(std::time::Duration::from_secs(seconds))
-            .claim(
-                "kubernetes.io",
-                json!({ "namespace": namespace, "serviceaccount": { "name": name, "uid": uid } }),
-            );
+        let claims = TestClaims::kubernetes(&issuer, namespace, name);
+        let spec = TokenSpec::new(self.keys.current(), claims)
+            .without_pod()
+            .object_uid("serviceaccount", &uid)
+            .issued_at(inner.clock.now())
+            .lifetime(std::time::Duration::from_secs(seconds));
         let spec = audiences.iter().fold(spec, TokenSpec::audience);
         object(
             StatusCode::CREATED,

@@ -9,10 +9,11 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::issuer_state::IssuerState;
+use super::issuer_state::{IssuerKind, IssuerState};
 use super::kubernetes_http::AcceptHeader;
 use super::server::{Respond, serve};
 use super::token::TokenSpec;
+use crate::issuer::Issuer;
 use crate::jose::algorithm::Algorithm;
 
 /// An issuer on loopback, over plain http.
@@ -48,17 +49,77 @@ pub struct TestIssuer {
 }
 
 impl TestIssuer {
-    /// Starts an issuer on 127.0.0.1, on a port chosen by the system, with one RS256 key. Spawns a task on the current tokio
-    /// runtime.
+    /// Starts an issuer on 127.0.0.1, on a port chosen by the system, with one RS256 key. Its documents, responses and tokens
+    /// are like those of a Kubernetes cluster. Spawns a task on the current tokio runtime.
     ///
     /// # Errors
     ///
     /// If no port is available, or no key can be generated.
     pub async fn start() -> io::Result<Self> {
+        Self::start_with(IssuerState::kubernetes).await
+    }
+
+    /// Starts the issuer of a Kubernetes cluster on 127.0.0.1, on a port chosen by the system, with one RS256 key. Its URL on
+    /// loopback is the `iss` of its tokens, which have the same claims as recorded ones of Kubernetes 1.36. Spawns a task on the
+    /// current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If no port is available, or no key can be generated.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{OidcGuard, Policy, testing::TestIssuer};
+    ///
+    /// let cluster = TestIssuer::kubernetes().await?;
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(cluster.issuer().audience("me"))
+    ///     .policy(Policy::members(["system:serviceaccount:shop:web"]))
+    ///     .build()?;
+    /// let token = cluster.token().audience("me").service_account("shop", "web").pod("web-7d9c").mint();
+    /// let caller = guard.verifier().verify(token).await?;
+    /// assert_eq!(caller.kubernetes().map(|workload| workload.namespace()), Some("shop"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn kubernetes() -> io::Result<Self> {
+        Self::start_with(IssuerState::kubernetes).await
+    }
+
+    /// Starts the issuer of Google's tokens on 127.0.0.1, on a port chosen by the system, with one RS256 key. The `iss` of its
+    /// tokens is `https://accounts.google.com`, and its documents and tokens are like Google's. Spawns a task on the current
+    /// tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If no port is available, or no key can be generated.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{OidcGuard, Policy, testing::TestIssuer};
+    ///
+    /// let google = TestIssuer::google().await?;
+    /// let guard = OidcGuard::builder()
+    ///     // `Issuer::google()` with the discovery document of this issuer.
+    ///     .issuer(google.issuer().audience("me"))
+    ///     .policy(Policy::members(["serviceAccount:orders@project.iam.gserviceaccount.com"]))
+    ///     .build()?;
+    /// let token = google.token().audience("me").google_service_account("orders@project.iam.gserviceaccount.com");
+    /// let caller = guard.verifier().verify(token.mint()).await?;
+    /// assert_eq!(caller.issuer(), "https://accounts.google.com");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn google() -> io::Result<Self> {
+        Self::start_with(IssuerState::google).await
+    }
+
+    async fn start_with(state: fn(String) -> io::Result<IssuerState>) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let url = format!("http://{address}");
-        let state = Arc::new(IssuerState::new(url)?);
+        let state = Arc::new(state(format!("http://{address}"))?);
         let server = tokio::spawn(serve(listener, || None, responder(&state)));
         Ok(Self {
             state,
@@ -99,15 +160,46 @@ impl TestIssuer {
         Ok(())
     }
 
-    /// Returns the URL of the issuer, which is the `iss` of its tokens.
+    /// Returns the `iss` of its tokens: `https://accounts.google.com` for [`google`](Self::google), and the URL on loopback for
+    /// any other.
     pub fn url(&self) -> &str {
         &self.state.url
     }
 
+    /// Returns the URL of the discovery document, on loopback.
+    pub fn discovery_url(&self) -> String {
+        self.state.discovery_url()
+    }
+
+    /// Returns the settings of a guard that trusts this issuer: [`Issuer::google`] for [`google`](Self::google), and
+    /// [`Issuer::kubernetes`] for any other, with this issuer's URL on loopback. Add an audience.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{OidcGuard, testing::TestIssuer};
+    ///
+    /// let (cluster, google) = (TestIssuer::kubernetes().await?, TestIssuer::google().await?);
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(cluster.issuer().audience("me"))
+    ///     .issuer(google.issuer().audience("me"))
+    ///     .any_verified_caller()
+    ///     .build()?;
+    /// assert!(guard.verifier().verify(google.token().audience("me").mint()).await.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn issuer(&self) -> Issuer {
+        let issuer = match self.state.kind {
+            IssuerKind::Kubernetes => Issuer::kubernetes(self.url()),
+            IssuerKind::Google => Issuer::google().discovery_url(self.discovery_url()),
+        };
+        issuer.insecure_loopback_http()
+    }
+
     /// Returns a token to be minted with the current key.
     pub fn token(&self) -> TokenSpec {
-        let key = self.state.current();
-        TokenSpec::new(key, &self.state.url)
+        self.state.token()
     }
 
     /// Publishes a new key of the current key's algorithm and signs with it from now on. The old keys stay published.

@@ -7,18 +7,40 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
+use url::Url;
+
+use super::claims::{GOOGLE, TestClaims};
 use super::kubernetes_http::{
-    AcceptHeader, DISCOVERY_PATH, JWKS_PATH, document, document_type, negotiate, status,
-    unauthorized,
+    AcceptHeader, DISCOVERY_PATH, JWKS_PATH, document, negotiate, status, unauthorized,
 };
 use super::signing_key::SigningKey;
+use super::token::TokenSpec;
+use super::{google_http, kubernetes_http};
 use crate::jose::algorithm::Algorithm;
 
 /// The keys and documents of a fake issuer, shared by its handle and its server.
 #[derive(Debug)]
 pub(super) struct IssuerState {
+    /// The `iss` of its tokens.
     pub(super) url: String,
+    pub(super) kind: IssuerKind,
+    /// The URL below which the documents are published.
+    location: String,
     inner: Mutex<Inner>,
+}
+
+/// The kind of issuer, which determines its documents, its responses and the claims of its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IssuerKind {
+    Kubernetes,
+    Google,
+}
+
+/// A document that an issuer publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Document {
+    Discovery,
+    KeySet,
 }
 
 #[derive(Debug)]
@@ -36,7 +58,17 @@ struct Inner {
 }
 
 impl IssuerState {
-    pub(super) fn new(url: String) -> io::Result<Self> {
+    /// Creates an issuer that publishes its documents below its own URL, as Kubernetes does.
+    pub(super) fn kubernetes(url: String) -> io::Result<Self> {
+        Self::new(url.clone(), IssuerKind::Kubernetes, url)
+    }
+
+    /// Creates the issuer of Google's tokens, which publishes its documents below this URL.
+    pub(super) fn google(location: String) -> io::Result<Self> {
+        Self::new(GOOGLE.to_owned(), IssuerKind::Google, location)
+    }
+
+    fn new(url: String, kind: IssuerKind, location: String) -> io::Result<Self> {
         let inner = Mutex::new(Inner {
             current: Arc::new(SigningKey::generate(Algorithm::RS256)?),
             old: Vec::new(),
@@ -45,7 +77,69 @@ impl IssuerState {
             discovery_members: Map::new(),
             key_fetches: 0,
         });
-        Ok(Self { url, inner })
+        Ok(Self {
+            url,
+            kind,
+            location,
+            inner,
+        })
+    }
+
+    /// Returns a token to be minted with the current key.
+    pub(super) fn token(&self) -> TokenSpec {
+        let claims = match self.kind {
+            IssuerKind::Kubernetes => TestClaims::kubernetes(&self.url, "default", "default"),
+            IssuerKind::Google => TestClaims::google(&self.url),
+        };
+        TokenSpec::new(self.current(), claims)
+    }
+
+    /// Returns the URL of the discovery document.
+    pub(super) fn discovery_url(&self) -> String {
+        format!("{}{DISCOVERY_PATH}", self.location.trim_end_matches('/'))
+    }
+
+    /// Returns the URL of the key set.
+    fn jwks_uri(&self) -> String {
+        match self.kind {
+            IssuerKind::Google if self.location == GOOGLE => google_http::JWKS_URI.to_owned(),
+            IssuerKind::Google => format!("{}{}", self.location, google_http::JWKS_PATH),
+            IssuerKind::Kubernetes => {
+                format!("{}{JWKS_PATH}", self.location.trim_end_matches('/'))
+            }
+        }
+    }
+
+    /// Returns whether a document of this issuer is published at this URL, or would be if it existed, and how specific the
+    /// URL of the issuer is.
+    pub(super) fn owns(&self, url: &Url) -> Option<usize> {
+        let own = Url::parse(&self.location).ok()?;
+        let path = own.path().trim_end_matches('/');
+        let is_below = own.origin() == url.origin()
+            && url
+                .path()
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        (is_below || url.as_str() == self.jwks_uri()).then_some(path.len())
+    }
+
+    /// Returns the document at a path, or `None` if there is none. The path may contain the path of the
+    /// issuer's URL or not.
+    fn document_at(&self, path: &str) -> Option<Document> {
+        let own = Url::parse(&self.location).ok();
+        let own = own
+            .as_ref()
+            .map_or("", |own| own.path().trim_end_matches('/'));
+        let path = path.strip_prefix(own).unwrap_or(path);
+        let key_set = match self.kind {
+            IssuerKind::Kubernetes => kubernetes_http::JWKS_PATH,
+            IssuerKind::Google => google_http::JWKS_PATH,
+        };
+        match path {
+            DISCOVERY_PATH => Some(Document::Discovery),
+            path if path == key_set => Some(Document::KeySet),
+            _ => None,
+        }
     }
 
     /// Returns the key that signs.
@@ -102,6 +196,7 @@ impl IssuerState {
         let mut algorithms: Vec<_> = inner.keys().map(|key| key.algorithm().name()).collect();
         algorithms.sort_unstable();
         algorithms.dedup();
+        drop(inner);
         let mut document = json!({
             "issuer": issuer,
             "jwks_uri": jwks_uri,
@@ -109,46 +204,86 @@ impl IssuerState {
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": algorithms,
         });
-        for (name, value) in &inner.discovery_members {
-            document[name.as_str()] = value.clone();
-        }
+        self.add_discovery_members(&mut document);
         document
     }
 
-    /// Returns the response of a Kubernetes API server that publishes its documents to everyone.
-    ///
-    /// Such a server authenticates a token that is sent to it nevertheless, and this one accepts none.
+    /// Returns the response to a request.
     pub(super) fn respond(
         &self,
         method: &Method,
         path: &str,
         headers: &HeaderMap,
     ) -> Response<String> {
-        if path == JWKS_PATH {
+        let document = self.document_at(path);
+        if document == Some(Document::KeySet) {
             self.inner().key_fetches += 1;
         }
-        let (failure, accept_header) = {
-            let inner = self.inner();
-            (inner.failure, inner.accept_header)
-        };
+        let failure = self.inner().failure;
         if let Some(code) = failure {
             return status(code, "Failure", "set to fail by the test", None);
         }
+        match self.kind {
+            IssuerKind::Kubernetes => self.respond_like_kubernetes(method, document, headers),
+            IssuerKind::Google => self.respond_like_google(method, document),
+        }
+    }
+
+    /// Returns the response of a Kubernetes API server that publishes its documents to everyone.
+    ///
+    /// Such a server authenticates a token that is sent to it nevertheless, and this one accepts none.
+    fn respond_like_kubernetes(
+        &self,
+        method: &Method,
+        requested: Option<Document>,
+        headers: &HeaderMap,
+    ) -> Response<String> {
         if headers.contains_key(AUTHORIZATION) {
             return unauthorized();
         }
-        let Some(media_type) = document_type(path) else {
-            let message = "the server could not find the requested resource";
-            return status(StatusCode::NOT_FOUND, "NotFound", message, Some(json!({})));
+        let (media_type, published) = match requested {
+            None => {
+                let message = "the server could not find the requested resource";
+                return status(StatusCode::NOT_FOUND, "NotFound", message, Some(json!({})));
+            }
+            Some(Document::Discovery) => (
+                kubernetes_http::DISCOVERY_TYPE,
+                self.discovery(&self.url, &self.jwks_uri()),
+            ),
+            Some(Document::KeySet) => (kubernetes_http::KEY_SET_TYPE, self.key_set()),
         };
+        let accept_header = self.inner().accept_header;
         if let Err(refused) = negotiate(method, headers, media_type, accept_header) {
             return *refused;
         }
-        let published = match path {
-            DISCOVERY_PATH => self.discovery(&self.url, &format!("{}{JWKS_PATH}", self.url)),
-            _ => self.key_set(),
-        };
         document(media_type, &published)
+    }
+
+    /// Returns the response of Google, which ignores `Accept` and `Authorization`.
+    fn respond_like_google(
+        &self,
+        method: &Method,
+        requested: Option<Document>,
+    ) -> Response<String> {
+        match requested {
+            None => google_http::not_found(),
+            Some(_) if method != Method::GET && method != Method::HEAD => {
+                google_http::method_not_allowed()
+            }
+            Some(Document::Discovery) => {
+                let mut document = self.discovery(&self.url, &self.jwks_uri());
+                google_http::add_members(&mut document);
+                self.add_discovery_members(&mut document);
+                google_http::document(&document)
+            }
+            Some(Document::KeySet) => google_http::key_set(&self.key_set()),
+        }
+    }
+
+    fn add_discovery_members(&self, document: &mut Value) {
+        for (name, value) in &self.inner().discovery_members {
+            document[name.as_str()] = value.clone();
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 pub(super) use crate::keys::discovery::DISCOVERY_PATH;
 pub(super) use crate::keys::sources::JWKS_PATH;
 
-const DISCOVERY_TYPE: &str = "application/json";
-const KEY_SET_TYPE: &str = "application/jwk-set+json";
+pub(super) const DISCOVERY_TYPE: &str = "application/json";
+pub(super) const KEY_SET_TYPE: &str = "application/jwk-set+json";
 
 /// The headers that name the flow-control rules of a request. Only responses to unauthenticated callers lack them.
 const FLOW_CONTROL: [(HeaderName, HeaderValue); 2] = [

@@ -1,19 +1,21 @@
 //! The specification of a token to be minted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest::{SHA256, digest};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::claims::TestClaims;
 use super::signing_key::SigningKey;
 
 /// A token to be minted by a fake issuer.
 ///
-/// By default it has the claims of a Kubernetes 1.36 token that is bound to a pod, for the service account `default` of the
-/// namespace `default`; it is issued now, expires after an hour, and has no audience. Every claim and every member of the
-/// header can be replaced.
+/// A token of an issuer for [Google](super::MemoryIssuer::google) has by default the claims of an identity token of a service
+/// account of Google Cloud. Any other token has the claims of a Kubernetes 1.36 token that is bound to a pod, for the service
+/// account `default` of the namespace `default`. Both are issued now, expire after an hour, and have no audience. Every claim
+/// and every member of the header can be replaced.
+///
+/// This crate's tests compare tokens of service accounts with recorded ones of Kubernetes 1.20 and 1.36.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,97 +41,135 @@ pub struct TokenSpec {
     key: Arc<SigningKey>,
     header: Map<String, Value>,
     bad_signature: bool,
-    claims: Map<String, Value>,
-    issued_at: SystemTime,
-    lifetime: Duration,
+    claims: TestClaims,
 }
 
 impl TokenSpec {
-    pub(super) fn new(key: Arc<SigningKey>, issuer: &str) -> Self {
-        let claims = Map::from_iter([
-            ("aud".to_owned(), json!([])),
-            ("iss".to_owned(), issuer.into()),
-            ("jti".to_owned(), token_id(issuer).into()),
-        ]);
-        let (issued_at, lifetime) = (SystemTime::now(), Duration::from_secs(3600));
+    pub(super) fn new(key: Arc<SigningKey>, claims: TestClaims) -> Self {
         Self {
             key,
             header: Map::new(),
             bad_signature: false,
             claims,
-            issued_at,
-            lifetime,
         }
-        .service_account("default", "default")
     }
 
-    /// Adds an audience to `aud`, which is always an array, as in Kubernetes.
-    pub fn audience(mut self, audience: impl Into<String>) -> Self {
-        let audience = Value::String(audience.into());
-        match self.claims.get_mut("aud") {
-            Some(Value::Array(audiences)) => audiences.push(audience),
-            _ => drop(self.claims.insert("aud".to_owned(), json!([audience]))),
-        }
+    fn map(mut self, map: impl FnOnce(TestClaims) -> TestClaims) -> Self {
+        self.claims = map(self.claims);
         self
+    }
+
+    /// Adds an audience to `aud`, which is an array, as in Kubernetes. A single audience of a Google token is a string, as in
+    /// Google's tokens.
+    pub fn audience(self, audience: impl Into<String>) -> Self {
+        self.map(|claims| claims.audience(audience.into()))
     }
 
     /// Sets `sub` and the Kubernetes claims to those of a service account, in a pod with the same name.
-    pub fn service_account(mut self, namespace: &str, name: &str) -> Self {
-        let kubernetes = json!({
-            "namespace": namespace,
-            "node": { "name": "node", "uid": uid("node") },
-            "pod": { "name": name, "uid": uid(&format!("pod {namespace} {name}")) },
-            "serviceaccount": { "name": name, "uid": uid(&format!("sa {namespace} {name}")) },
-        });
-        self.claims.insert("kubernetes.io".to_owned(), kubernetes);
-        self.claims.insert(
-            "sub".to_owned(),
-            format!("system:serviceaccount:{namespace}:{name}").into(),
-        );
-        self
+    pub fn service_account(self, namespace: &str, name: &str) -> Self {
+        self.map(|claims| claims.service_account(namespace, name))
     }
 
-    /// Sets the uid of the service account in the Kubernetes claims.
-    pub(super) fn service_account_uid(mut self, uid: &str) -> Self {
-        if let Some(kubernetes) = self.claims.get_mut("kubernetes.io") {
-            kubernetes["serviceaccount"]["uid"] = uid.into();
-        }
-        self
+    /// Sets the name of the pod in the Kubernetes claims. Call it after [`service_account`](Self::service_account).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{OidcGuard, testing::MemoryIssuer};
+    ///
+    /// let cluster = MemoryIssuer::kubernetes()?;
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(cluster.issuer().audience("me"))
+    ///     .http_client(cluster.client())
+    ///     .any_verified_caller()
+    ///     .build()?;
+    /// let token = cluster.token().audience("me").service_account("shop", "web").pod("web-7d9c").node("node-1");
+    /// let caller = guard.verifier().verify(token.mint()).await?;
+    /// let workload = caller.kubernetes().expect("a token of a service account");
+    /// assert_eq!(workload.pod().map(|pod| pod.name()), Some("web-7d9c"));
+    /// assert_eq!(workload.node().map(|node| node.name()), Some("node-1"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pod(self, name: &str) -> Self {
+        self.map(|claims| claims.pod(name))
+    }
+
+    /// Sets the name of the node in the Kubernetes claims. For an example see [`pod`](Self::pod).
+    pub fn node(self, name: &str) -> Self {
+        self.map(|claims| claims.node(name))
+    }
+
+    /// Removes the pod and the node from the Kubernetes claims, as in a token from TokenRequest that is bound to no object.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::MemoryIssuer;
+    ///
+    /// let token = MemoryIssuer::kubernetes()?.token().service_account("shop", "web").without_pod().mint();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn without_pod(self) -> Self {
+        self.map(TestClaims::without_pod)
+    }
+
+    /// Sets the time at which the token should have been replaced (`kubernetes.io.warnafter`). Tokens that Kubernetes mounts
+    /// without being asked have it: they are valid for a year.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::{Duration, SystemTime};
+    /// use tower_oidc_guard::testing::MemoryIssuer;
+    ///
+    /// let automounted = MemoryIssuer::kubernetes()?
+    ///     .token()
+    ///     .lifetime(Duration::from_secs(365 * 24 * 3600))
+    ///     .warn_after(SystemTime::now() + Duration::from_secs(3607))
+    ///     .mint();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn warn_after(self, time: SystemTime) -> Self {
+        self.map(|claims| claims.warn_after(time))
+    }
+
+    /// Sets the uid of the service account or the pod in the Kubernetes claims.
+    pub(super) fn object_uid(self, object: &str, uid: &str) -> Self {
+        self.map(|claims| claims.object_uid(object, uid))
     }
 
     /// Returns the expiry in the format of Kubernetes (RFC 3339).
     pub(super) fn expiration_timestamp(&self) -> String {
-        timestamp(self.issued_at + self.lifetime)
+        timestamp(self.claims.issued_at + self.claims.lifetime)
     }
 
     /// Sets the time from issue to expiry, rounded down to seconds. Default: one hour.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
-        self.lifetime = lifetime;
+        self.claims.lifetime = lifetime;
         self
     }
 
-    /// Sets the time of issue, rounded down to seconds. Default: now.
+    /// Sets the time of issue, rounded down to seconds. Default: now, by the system's clock.
     pub fn issued_at(mut self, time: SystemTime) -> Self {
-        self.issued_at = time;
+        self.claims.issued_at = time;
         self
     }
 
-    /// Sets the token id (`jti`). Default: a unique id.
+    /// Sets the token id (`jti`). Default: a unique id, or none for a Google token. Clones have the same id.
     pub fn token_id(self, id: impl Into<String>) -> Self {
         self.claim("jti", id.into())
     }
 
     /// Sets a claim to any value. This includes `exp`, `iat` and `nbf`, which otherwise follow from the time of issue and the
     /// lifetime.
-    pub fn claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.claims.insert(name.into(), value.into());
-        self
+    pub fn claim(self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.map(|claims| claims.claim(name, value.into()))
     }
 
-    /// Removes a claim. `exp`, `iat` and `nbf` cannot be removed, because [`mint`](Self::mint) adds them if they are missing.
-    pub fn without_claim(mut self, name: &str) -> Self {
-        self.claims.remove(name);
-        self
+    /// Removes a claim.
+    pub fn without_claim(self, name: &str) -> Self {
+        self.map(|claims| claims.without_claim(name))
     }
 
     /// Sets a member of the header to any value. This includes `alg` and `kid`, which otherwise are those of the key.
@@ -138,13 +178,77 @@ impl TokenSpec {
         self
     }
 
-    /// Replaces the Kubernetes claims by those of an ID token of a Google account with a verified email address.
+    /// Makes the token an identity token of a Google account with a verified email address: the Kubernetes claims, `nbf` and
+    /// `jti` are removed, and a single audience is a string.
+    ///
+    /// `iss` stays that of the issuer, which is Google's for [`MemoryIssuer::google`](super::MemoryIssuer::google).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::MemoryIssuer;
+    ///
+    /// let google = MemoryIssuer::google()?;
+    /// let token = google.token().audience("me").google_account("108204268033311374519", "ann@example.com").mint();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn google_account(self, subject: &str, email: &str) -> Self {
-        self.without_claim("kubernetes.io")
-            .claim("sub", subject)
-            .claim("azp", subject)
-            .claim("email", email)
-            .claim("email_verified", true)
+        self.map(|claims| claims.google_account(subject, email))
+    }
+
+    /// Makes the token an identity token of a Google service account, with a subject that follows from the email address.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{Issuer, OidcGuard, Policy, testing::MemoryIssuer};
+    ///
+    /// let google = MemoryIssuer::google()?;
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(Issuer::google().audience("me"))
+    ///     .policy(Policy::members(["serviceAccount:orders@project.iam.gserviceaccount.com"]))
+    ///     .http_client(google.client())
+    ///     .build()?;
+    /// let token = google.token().audience("me").google_service_account("orders@project.iam.gserviceaccount.com");
+    /// let caller = guard.verifier().verify(token.mint()).await?;
+    /// assert!(guard.policy().explain(&caller).is_allowed());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn google_service_account(self, email: &str) -> Self {
+        self.map(|claims| claims.google_service_account(email))
+    }
+
+    /// Sets the Google Workspace domain of a user (`hd`).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::MemoryIssuer;
+    ///
+    /// let google = MemoryIssuer::google()?;
+    /// let user = google.token().google_account("108204268033311374519", "ann@example.com");
+    /// let token = user.hosted_domain("example.com").audience("me").mint();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hosted_domain(self, domain: &str) -> Self {
+        self.claim("hd", domain)
+    }
+
+    /// Adds the claim `google.compute_engine`, which tokens from a metadata server have if they are requested with
+    /// `format=full`.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::MemoryIssuer;
+    ///
+    /// let google = MemoryIssuer::google()?;
+    /// let token = google.token().audience("me").compute_engine("shop", "europe-west1-b", "orders-1").mint();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn compute_engine(self, project_id: &str, zone: &str, instance_name: &str) -> Self {
+        self.map(|claims| claims.compute_engine(project_id, zone, instance_name))
     }
 
     /// Makes the signature invalid.
@@ -156,22 +260,9 @@ impl TokenSpec {
     /// Signs the token with the key that was current when [`token`](super::TestIssuer::token) was called, and returns it in
     /// compact serialization.
     pub fn mint(&self) -> String {
-        let issued_at = self
-            .issued_at
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
-        let mut claims = self.claims.clone();
-        let times = [
-            ("exp", issued_at + self.lifetime.as_secs()),
-            ("iat", issued_at),
-            ("nbf", issued_at),
-        ];
-        for (name, time) in times {
-            claims.entry(name).or_insert_with(|| time.into());
-        }
-        let claims = Value::Object(claims);
-        let mut token = self.key.sign(&self.header, &claims);
+        let mut header = self.claims.header();
+        header.extend(self.header.clone());
+        let mut token = self.key.sign(&header, &self.claims.to_json());
         if self.bad_signature {
             let start = token.rfind('.').map_or(0, |dot| dot + 1);
             let other = if token[start..].starts_with('A') {
@@ -183,30 +274,6 @@ impl TokenSpec {
         }
         token
     }
-}
-
-/// Returns a uid in the format of Kubernetes. It is the same for the same text.
-pub(super) fn uid(object: &str) -> String {
-    let hash = digest(&SHA256, object.as_bytes());
-    let hex: String = hash.as_ref()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let (a, b, c, d, e) = (
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    );
-    format!("{a}-{b}-{c}-{d}-{e}")
-}
-
-/// Returns a uid that no other token of this issuer has.
-fn token_id(issuer: &str) -> String {
-    static MINTED: AtomicU64 = AtomicU64::new(0);
-    let count = MINTED.fetch_add(1, Ordering::Relaxed);
-    uid(&format!("token {count} of {issuer} {}", std::process::id()))
 }
 
 /// Formats a time as RFC 3339, in seconds of UTC.

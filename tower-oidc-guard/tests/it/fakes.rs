@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tower_oidc_guard::testing::{FakeApiServer, MemoryIssuer, TestIssuer};
 
 use crate::support::AUDIENCE;
-use crate::support::recorded::{V1_36, recorded_path};
+use crate::support::recorded::{V1_36, recorded_path, recorded_token};
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const JWKS: &str = "/openid/v1/jwks";
@@ -331,7 +331,7 @@ async fn fake_api_server_answers_token_requests_like_a_real_one() {
 #[tokio::test]
 async fn fake_api_server_answers_token_reviews_like_a_real_one() {
     let cluster = Cluster::start().await;
-    let spec = cluster.server.token("id-namespace", "gke-sa");
+    let spec = cluster.server.token("id-namespace", "gke-sa").without_pod();
     let token = spec.clone().audience(AUDIENCE).mint();
     let two = spec.audience(AUDIENCE).audience("https://other.example");
     let bad = cluster.server.token("id-namespace", "gke-sa");
@@ -384,6 +384,71 @@ async fn fake_api_server_answers_token_reviews_like_a_real_one() {
         .create_service_account("id-namespace", "gke-sa");
     let recreated = cluster.review(Caller::Account, &token, &[AUDIENCE]).await;
     assert_eq!(recreated.json()["status"]["authenticated"], Value::Null);
+}
+
+#[tokio::test]
+async fn fake_api_server_reviews_tokens_of_pods_like_a_real_one() {
+    let path = recorded_path(V1_36).join("bound-to-a-deleted-pod.review.txt");
+    let recorded = std::fs::read_to_string(path).unwrap();
+    let mut recorded = recorded.lines().map(|line| {
+        let (_, status) = line.split_once(": ").unwrap();
+        serde_json::from_str::<Value>(status).unwrap()
+    });
+    let (before, after) = (recorded.next().unwrap(), recorded.next().unwrap());
+
+    let cluster = Cluster::start().await;
+    let mint = || {
+        let spec = cluster.server.token("id-namespace", "gke-sa");
+        spec.audience(AUDIENCE).mint()
+    };
+    let token = mint();
+    let review = async |token: &str| {
+        let response = cluster.review(Caller::Admin, token, &[AUDIENCE]).await;
+        assert_eq!(response.status, 201);
+        response.json()["status"].clone()
+    };
+    let ours = review(&token).await;
+    assert_eq!(shape(&ours), shape(&before));
+    assert_eq!(ours["user"]["groups"], before["user"]["groups"]);
+    assert_eq!(
+        ours["user"]["extra"]["authentication.kubernetes.io/pod-name"],
+        json!(["gke-sa"])
+    );
+
+    cluster.server.delete_pod("id-namespace", "gke-sa");
+    assert_eq!(review(&token).await, after);
+    // The service account's next pod has another uid, and its tokens are valid.
+    assert_eq!(review(&mint()).await["authenticated"], true);
+    assert_eq!(review(&token).await, after);
+}
+
+#[tokio::test]
+async fn fake_api_server_reviews_recorded_tokens_by_its_clock_and_their_audiences() {
+    let cluster = Cluster::start().await;
+    let token = recorded_token(V1_36, "gke-sa-600s.jwt");
+    let review = async |audience| {
+        let response = cluster.review(Caller::Admin, &token, &[audience]).await;
+        response.json()["status"].clone()
+    };
+    assert_eq!(review(AUDIENCE).await["authenticated"], Value::Null);
+    let server = &cluster.server;
+    server.accept_token(token.as_str(), "id-namespace", "gke-sa");
+    assert_eq!(review(AUDIENCE).await["authenticated"], true);
+    let refused = review("https://wrong.example").await;
+    let expected = "token audiences [\"https://auth-server.example\"] is invalid";
+    assert!(refused["error"].as_str().unwrap().contains(expected));
+
+    let minted = server.token("id-namespace", "gke-sa").audience(AUDIENCE);
+    let minted = minted.mint();
+    server.set_clock(|| std::time::SystemTime::now() + std::time::Duration::from_secs(7200));
+    let expired = cluster.review(Caller::Admin, &minted, &[AUDIENCE]).await;
+    let expected = "[invalid bearer token, service account token has expired]";
+    assert_eq!(expired.json()["status"]["error"], expected);
+    let renewed = server.token("id-namespace", "gke-sa").audience(AUDIENCE);
+    let renewed = cluster
+        .review(Caller::Admin, &renewed.mint(), &[AUDIENCE])
+        .await;
+    assert_eq!(renewed.json()["status"]["authenticated"], true);
 }
 
 #[tokio::test]

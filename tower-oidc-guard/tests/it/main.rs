@@ -34,6 +34,7 @@ mod rfc8725;
 mod secrecy;
 mod support;
 mod telemetry;
+mod testing_support;
 mod token_extraction;
 mod tokens;
 mod without_runtime;

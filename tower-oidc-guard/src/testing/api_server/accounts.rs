@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::authentication::User;
-use crate::testing::token::uid;
+use crate::testing::claims::uid;
 
 /// The namespace and the name of a service account.
 type Key = (String, String);
@@ -14,6 +14,11 @@ pub(super) struct Accounts {
     uids: HashMap<Key, String>,
     /// The number of accounts that were created. It makes the uid of an account that is created again differ.
     created: u64,
+    /// The current pods, by namespace and name. Pods that the tests do not mention do not exist here, but their tokens are
+    /// accepted.
+    pods: HashMap<Key, String>,
+    /// The uids of deleted pods.
+    deleted_pods: HashSet<String>,
     reviewers: HashSet<Key>,
     accepted: HashMap<String, Key>,
 }
@@ -43,6 +48,28 @@ impl Accounts {
     /// Deletes an account. Returns its uid, or `None` if it did not exist.
     pub(super) fn delete(&mut self, namespace: &str, name: &str) -> Option<String> {
         self.uids.remove(&key(namespace, name))
+    }
+
+    /// Creates a pod unless it exists, and returns its uid.
+    pub(super) fn ensure_pod(&mut self, namespace: &str, name: &str) -> String {
+        let deleted = self.deleted_pods.len();
+        let new = || uid(&format!("pod {namespace} {name} {deleted}"));
+        self.pods
+            .entry(key(namespace, name))
+            .or_insert_with(new)
+            .clone()
+    }
+
+    /// Deletes a pod. A pod of the same name that is created later has another uid.
+    pub(super) fn delete_pod(&mut self, namespace: &str, name: &str) {
+        let uid = self.ensure_pod(namespace, name);
+        self.pods.remove(&key(namespace, name));
+        self.deleted_pods.insert(uid);
+    }
+
+    /// Returns whether a pod with that uid was deleted.
+    pub(super) fn is_pod_deleted(&self, uid: &str) -> bool {
+        self.deleted_pods.contains(uid)
     }
 
     /// Accepts `token` as a token of that account, whatever its claims are.

@@ -1,10 +1,8 @@
 //! Authentication of requests and tokens by the fake API server.
 
-use std::time::{Duration, SystemTime};
-
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Inner;
 use crate::jose::algorithm::{Algorithm, Algorithms};
@@ -74,14 +72,23 @@ impl Inner {
         token: &str,
         audiences: &[String],
     ) -> Result<Value, String> {
-        let claims = self.verified_claims(keys, token)?;
-        let user = self.check(&claims, audiences)?;
+        let (claims, user) = match self.accounts.accepted(token) {
+            Some(user) => {
+                let claims = unverified_claims(token).unwrap_or_default();
+                check_audience(&claims, audiences)?;
+                (claims, user)
+            }
+            None => {
+                let claims = self.verified_claims(keys, token)?;
+                let user = self.check(&claims, audiences)?;
+                (claims, user)
+            }
+        };
         let User::ServiceAccount { namespace, uid, .. } = &user else {
             return Err("invalid bearer token".to_owned());
         };
         let held = token_audiences(&claims);
         let both: Vec<_> = held.iter().filter(|one| audiences.contains(one)).collect();
-        let token_id = claims["jti"].as_str().unwrap_or_default();
         Ok(json!({
             "authenticated": true,
             "user": {
@@ -92,9 +99,7 @@ impl Inner {
                     format!("system:serviceaccounts:{namespace}"),
                     "system:authenticated",
                 ],
-                "extra": {
-                    "authentication.kubernetes.io/credential-id": [format!("JTI={token_id}")],
-                },
+                "extra": extra(&claims),
             },
             "audiences": both,
         }))
@@ -118,19 +123,11 @@ impl Inner {
     }
 
     fn check(&self, claims: &Value, audiences: &[String]) -> Result<User, String> {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO)
-            .as_secs();
+        let now = self.clock.since_epoch().as_secs();
         if claims["exp"].as_u64().is_none_or(|expiry| expiry <= now) {
             return Err("[invalid bearer token, service account token has expired]".to_owned());
         }
-        let held = token_audiences(claims);
-        if !held.iter().any(|one| audiences.contains(one)) {
-            return Err(format!(
-                "[invalid bearer token, token audiences {held:?} is invalid for the target audiences {audiences:?}]"
-            ));
-        }
+        check_audience(claims, audiences)?;
         let account = &claims["kubernetes.io"];
         let namespace = account["namespace"].as_str().unwrap_or_default();
         let name = account["serviceaccount"]["name"]
@@ -141,7 +138,9 @@ impl Inner {
                 "[invalid bearer token, serviceaccounts {name:?} not found]"
             ));
         };
-        if account["serviceaccount"]["uid"] != *uid {
+        let pod = account["pod"]["uid"].as_str();
+        let is_pod_deleted = pod.is_some_and(|uid| self.accounts.is_pod_deleted(uid));
+        if account["serviceaccount"]["uid"] != *uid || is_pod_deleted {
             return Err(
                 "[invalid bearer token, service account token has been invalidated]".to_owned(),
             );
@@ -152,6 +151,38 @@ impl Inner {
             uid,
         })
     }
+}
+
+fn check_audience(claims: &Value, audiences: &[String]) -> Result<(), String> {
+    let held = token_audiences(claims);
+    if held.iter().any(|one| audiences.contains(one)) {
+        return Ok(());
+    }
+    Err(format!(
+        "[invalid bearer token, token audiences {held:?} is invalid for the target audiences {audiences:?}]"
+    ))
+}
+
+/// Returns what a TokenReview tells beside the service account: the ID of the token, and the pod and node that it is bound to.
+fn extra(claims: &Value) -> Value {
+    let mut extra = Map::new();
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            extra.insert(
+                format!("authentication.kubernetes.io/{name}"),
+                json!([value]),
+            );
+        }
+    };
+    let token_id = claims["jti"].as_str();
+    add("credential-id", token_id.map(|id| format!("JTI={id}")));
+    for object in ["node", "pod"] {
+        for member in ["name", "uid"] {
+            let value = claims["kubernetes.io"][object][member].as_str();
+            add(&format!("{object}-{member}"), value.map(str::to_owned));
+        }
+    }
+    Value::Object(extra)
 }
 
 fn unverified_claims(token: &str) -> Option<Value> {
