@@ -41,6 +41,14 @@ impl<B> ResponseBody<B> {
     }
 }
 
+/// The default body of the inner service, as layers create it that respond in place of the service, such as tower-http's
+/// `TimeoutLayer`.
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::service(B::default())
+    }
+}
+
 impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
@@ -84,6 +92,15 @@ mod tests {
         assert!(body.is_end_stream());
         assert_eq!(body.size_hint().exact(), Some(0));
         assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_default_body_is_that_of_the_inner_service() {
+        let mut body = ResponseBody::<Empty<Bytes>>::default();
+        assert!(body.is_end_stream());
+        assert!(body.frame().await.is_none());
+        let text = ResponseBody::<String>::default();
+        assert_eq!(text.size_hint().exact(), Some(0));
     }
 
     #[tokio::test]
