@@ -81,8 +81,8 @@ fn frames(received: &[u8]) -> Vec<(u8, u8, usize)> {
     frames
 }
 
-/// Sends one request and returns the head of the response and its frames.
-async fn exchange(address: &str, request: Request<()>) -> (Response<()>, Vec<(u8, u8, usize)>) {
+/// Sends one request and returns the head of the response, and its frames: type, flags and length.
+pub async fn exchange(address: &str, request: Request<()>) -> (Response<()>, Vec<(u8, u8, usize)>) {
     let received = Arc::default();
     let connection = Recorded {
         stream: TcpStream::connect(address).await.unwrap(),
@@ -107,7 +107,7 @@ async fn exchange(address: &str, request: Request<()>) -> (Response<()>, Vec<(u8
     (Response::from_parts(head, ()), frames)
 }
 
-fn request(method: Method, content_type: &str, authorization: Option<&str>) -> Request<()> {
+pub fn request(method: Method, content_type: &str, authorization: Option<&str>) -> Request<()> {
     let mut request = Request::builder()
         .method(method)
         .uri("http://service.example/grpc.health.v1.Health/Check")
@@ -117,6 +117,16 @@ fn request(method: Method, content_type: &str, authorization: Option<&str>) -> R
         request = request.header("authorization", authorization);
     }
     request.body(()).unwrap()
+}
+
+/// Asserts that these frames are one HEADERS frame that ends the stream.
+///
+/// # Panics
+///
+/// Panics if there are others.
+pub fn assert_trailers_only(frames: &[(u8, u8, usize)]) {
+    let is_one = matches!(frames, [(HEADERS, flags, _)] if flags & END_STREAM != 0);
+    assert!(is_one, "{frames:?}");
 }
 
 /// Starts an HTTP/2 server with hyper and returns its address.

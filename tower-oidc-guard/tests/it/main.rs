@@ -3,12 +3,15 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod allocations;
+mod axum_layers;
+mod axum_routes;
 mod backpressure;
 mod cache;
 mod ed25519;
 mod fakes;
 mod grpc_frames;
 mod guard_settings;
+mod hyper_layers;
 mod identity;
 mod in_cluster;
 mod issuer_names;
@@ -37,5 +40,6 @@ mod telemetry;
 mod testing_support;
 mod token_extraction;
 mod tokens;
+mod tonic_layers;
 mod without_runtime;
 mod wycheproof;

@@ -37,6 +37,27 @@ pub fn unused_client() -> ClientWithMiddleware {
     mock_client(|request| panic!("unexpected request: {request:?}"))
 }
 
+/// Creates an HTTP client that never gets a response.
+pub fn pending_client() -> ClientWithMiddleware {
+    ClientBuilder::new(reqwest::Client::new())
+        .with(Pending)
+        .build()
+}
+
+struct Pending;
+
+#[async_trait]
+impl Middleware for Pending {
+    async fn handle(
+        &self,
+        _: reqwest::Request,
+        _: &mut http::Extensions,
+        _: Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        std::future::pending().await
+    }
+}
+
 struct Mock<F>(F);
 
 #[async_trait]
