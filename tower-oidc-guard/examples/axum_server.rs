@@ -1,4 +1,4 @@
-//! An axum server with an open route, a guarded route, and a route with a stricter policy.
+//! An axum server with open routes, a guarded route, and a route with a stricter policy.
 //!
 //! Run it with `cargo run -p tower-oidc-guard --example axum_server --features testing,axum`. The issuer is a
 //! [`TestIssuer`] on loopback. A server in a Kubernetes cluster uses `Issuer::in_cluster()?` instead.
@@ -24,16 +24,21 @@ fn app(issuer: Issuer) -> Result<Router, Box<dyn Error>> {
     // The same issuers, with another policy.
     let admins = guard.layer_with(Policy::members(["system:serviceaccount:ops:admin"]))?;
 
-    // `route_layer` guards the routes that were added before it, and only requests that match one of them: a request for
-    // an unknown path gets 404 without a token.
+    // axum applies a layer to the routes that a router has at this moment, so the order matters:
+    // - `route_layer` guards the routes that were added before it. A request for an unknown path gets 404 without a token.
+    // - `layer` guards them too, and the fallback: a request for an unknown path gets 401.
+    // - A route that is added after either call is not guarded, and neither are the routes of merged routers.
     let admin_routes = Router::new()
         .route("/admin", get(subject))
         .route_layer(admins);
     Ok(Router::new()
         .route("/orders", get(subject))
         .route_layer(guard.layer())
+        // Everything below is open, or has its own guard.
         .merge(admin_routes)
         .route("/", get(|| async { "open to all" }))
+        // Returns 200 as long as the server runs, for a liveness probe.
+        .route("/healthz", get(|| async { "ok" }))
         // Returns 200 once the keys of all issuers are available, for a readiness probe.
         .route_service("/readyz", guard.readiness()))
 }
@@ -59,8 +64,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let client = reqwest::Client::builder().no_proxy().build()?;
     for (path, token, expected) in [
-        // The open route needs no token.
+        // The open routes need no token.
         ("/", None, 200),
+        ("/healthz", None, 200),
+        // There is no such route, and the fallback is not guarded.
+        ("/unknown", None, 404),
         // 401: there is no token, or an invalid one.
         ("/orders", None, 401),
         ("/orders", Some(token("shop", "web").bad_signature()), 401),

@@ -75,9 +75,74 @@ impl OidcGuard {
 
     /// Returns a layer that guards a service with the guard's policy. Creating or applying it starts no task and no fetch.
     ///
-    /// With axum, prefer `Router::route_layer` to `Router::layer`: a `route_layer` guards the routes that are already added and
-    /// leaves unknown paths to the fallback, which responds with 404, while a `layer` also guards the fallback, so unknown
-    /// paths get 401.
+    /// # Which requests are guarded in axum
+    ///
+    /// axum applies a layer to the routes that a router has at the time of the call, so the order of the calls decides:
+    ///
+    /// | Call | Guards |
+    /// | --- | --- |
+    /// | `route_layer` | the routes that were added before, for all of their methods; unknown paths go to the fallback without a token |
+    /// | `layer` | the routes that were added before, and the fallback: unknown paths get 401 |
+    /// | `route` or `fallback` after either call | nothing: a route or fallback that is added later **is not guarded** |
+    /// | `merge` or `nest` before either call | the merged or nested routes as well; the fallback of a nested router only by `layer` |
+    /// | `merge` or `nest` after either call | nothing: those routes keep the layers of their own router |
+    ///
+    /// `route_layer` on a router without routes panics. The last call of `layer` or `route_layer` is the first to see a request; in
+    /// a `ServiceBuilder` it is the first one.
+    ///
+    /// A handler that takes an [`Identity`](crate::Identity) responds with 500 if there is no guard in front of it, so let the
+    /// handlers of guarded routes take it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use http::Request;
+    /// # use tower::ServiceExt as _;
+    /// # use tower_oidc_guard::{Identity, Issuer, OidcGuard};
+    /// # let guard = OidcGuard::builder()
+    /// #     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
+    /// #     .any_verified_caller()
+    /// #     .build()?;
+    /// use axum::{Router, routing::get};
+    ///
+    /// let app: Router = Router::new()
+    ///     .route("/orders", get(|caller: Identity| async move { caller.subject().to_owned() }))
+    ///     .route_layer(guard.layer())
+    ///     // Added after `route_layer`, so open to everyone.
+    ///     .route("/healthz", get(|| async { "ok" }));
+    ///
+    /// for (path, expected) in [("/orders", 401), ("/healthz", 200), ("/unknown", 404)] {
+    ///     let request = Request::get(path).body(axum::body::Body::empty())?;
+    ///     assert_eq!(app.clone().oneshot(request).await?.status(), expected);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "axum"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # In tonic
+    ///
+    /// A layer of the server, `Server::builder().layer(guard.layer())`, guards all services, including health and reflection. To
+    /// guard one service and leave the others open, wrap it with tonic's `LayerExt::named_layer`:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower_oidc_guard::{Issuer, OidcGuard};
+    /// # let guard = OidcGuard::builder()
+    /// #     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
+    /// #     .any_verified_caller()
+    /// #     .build()?;
+    /// # let (_, orders) = tonic_health::server::health_reporter();
+    /// use tonic::service::{LayerExt as _, Routes};
+    ///
+    /// let (_, health) = tonic_health::server::health_reporter();
+    /// let routes = Routes::new(health).add_service(guard.layer().named_layer(orders));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn layer(&self) -> OidcGuardLayer {
         OidcGuardLayer::new(self.admission.clone())
     }
