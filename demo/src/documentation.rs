@@ -210,22 +210,40 @@ fn each_link_to_an_item_is_defined_for_github_and_for_rustdoc() {
     }
 }
 
+/// Returns the anchors of a README's headings of one level, as GitHub and rustdoc make them.
+fn anchors(readme: &str, level: &str) -> BTreeSet<String> {
+    let anchor = |heading: &str| -> String {
+        let kept = heading
+            .chars()
+            .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    let lines = prose(readme);
+    let headings = lines.iter().filter_map(|line| line.strip_prefix(level));
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn the_links_of_the_root_readme_lead_to_sections() {
+    let mut links = 0;
+    for library in &LIBRARIES {
+        let anchors = &anchors(library.readme, "## ") | &anchors(library.readme, "### ");
+        let target = format!("]({}/README.md#", library.name);
+        for rest in README.split(&target).skip(1) {
+            let anchor = rest.split(')').next().unwrap();
+            assert!(anchors.contains(anchor), "{}: #{anchor}", library.name);
+            links += 1;
+        }
+    }
+    assert!(links >= 8, "{links} links");
+}
+
 #[test]
 fn the_contents_of_a_readme_lead_to_its_sections() {
     for library in &LIBRARIES {
         let lines = prose(library.readme);
-        // As GitHub and rustdoc do it.
-        let anchor = |heading: &str| -> String {
-            let kept = heading
-                .chars()
-                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-            kept.collect::<String>().to_lowercase().replace(' ', "-")
-        };
-        let headings = |level: &str| -> BTreeSet<String> {
-            let headings = lines.iter().filter_map(|line| line.strip_prefix(level));
-            headings.map(anchor).collect()
-        };
-        let (sections, parts) = (headings("## "), headings("### "));
+        let sections = anchors(library.readme, "## ");
+        let parts = anchors(library.readme, "### ");
         let text = lines.join("\n");
         let links = |text: &str| -> BTreeSet<String> {
             let targets = text.split("](#").skip(1);
