@@ -5,10 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
+use crate::text::with_causes;
 use crate::token::TokenFormatError;
 use crate::watched_file::FileError;
 
 /// An error of a token source, an origin or a client.
+///
+/// The text of an error is one line that contains the texts of all its causes, and what to do if that is known. `source` returns
+/// the causes as well, so a reporter that prints the whole chain of sources prints some of them twice.
 ///
 /// No error contains a token.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,7 +63,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// The HTTP client could not be created.
-    #[error("the HTTP client could not be created")]
+    #[error("the HTTP client could not be created: {}", with_causes(.0.as_ref()))]
     Client(#[source] Arc<reqwest::Error>),
 }
 
@@ -75,8 +79,13 @@ pub enum MetadataError {
         /// The host, as configured.
         host: String,
     },
-    /// No connection could be established: the name does not resolve, or no server listens at the address.
-    #[error("cannot connect to the metadata server at {host}: {}; this process may not run on Google Cloud, or a network policy may block the connection", root_cause(source.as_ref()))]
+    /// No connection could be established: the name does not resolve, no server listens at the address, or the connection was
+    /// not established in time.
+    #[error(
+        "cannot connect to the metadata server at {host}: {}; {}this process may not run on Google Cloud, or a network policy may block the connection",
+        with_causes(source.as_ref()),
+        name_advice(source.as_ref())
+    )]
     Unreachable {
         /// The host of the metadata server.
         host: String,
@@ -86,13 +95,17 @@ pub enum MetadataError {
     },
     /// There was no complete response within the time limit, or the connection was closed.
     #[error(
-        "the metadata server at {host} did not respond within {limit:?}, or closed the connection"
+        "no complete response from the metadata server at {host} within {limit:?}: {}",
+        with_causes(source.as_ref())
     )]
     NoResponse {
         /// The host of the metadata server.
         host: String,
         /// The time limit of a request.
         limit: Duration,
+        /// The error of the HTTP client.
+        #[source]
+        source: Arc<reqwest::Error>,
     },
     /// The metadata server returned an error. It does so while it is starting, and if no service account is bound to the
     /// workload.
@@ -148,6 +161,10 @@ impl MetadataError {
     pub(crate) fn has_same_cause(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Status { status, .. }, Self::Status { status: other, .. }) => status == other,
+            (Self::Unreachable { .. }, Self::Unreachable { .. })
+            | (Self::NoResponse { .. }, Self::NoResponse { .. }) => {
+                self.to_string() == other.to_string()
+            }
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
@@ -255,11 +272,12 @@ fn seconds_since(time: &SystemTime) -> u64 {
     time.elapsed().unwrap_or_default().as_secs()
 }
 
-/// Returns the text of the innermost source of an error.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut root = error;
-    while let Some(source) = root.source() {
-        root = source;
+/// Returns advice if an error is that a host name does not resolve. The HTTP client has no public type for it.
+fn name_advice(error: &reqwest::Error) -> &'static str {
+    let text = with_causes(error);
+    if text.contains("dns error") || text.contains("failed to lookup address") {
+        "check the host name (`MetadataServer::with_host` or GCE_METADATA_HOST) and that this process can reach a DNS server; "
+    } else {
+        ""
     }
-    root.to_string()
 }

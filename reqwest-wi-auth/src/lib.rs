@@ -94,6 +94,7 @@ mod source;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod text;
 mod token;
 mod token_client;
 mod watched_file;

@@ -1,13 +1,14 @@
 //! Log events, and metrics with the feature `metrics`.
 //!
-//! The events and metrics are listed in the README of the crate.
+//! The events and metrics are listed in the README of the crate. A field `error` is a string with the error and all its causes.
 
 use std::path::Path;
 
 use reqwest::Url;
 
-use crate::error::MetadataError;
+use crate::error::{Error, MetadataError};
 use crate::origins::OriginRef;
+use crate::text::log_line;
 use crate::watched_file::FileError;
 
 macro_rules! count {
@@ -26,14 +27,14 @@ pub(crate) fn file_changed(path: &Path) {
 /// Records the first failed read of a file after a successful one.
 pub(crate) fn file_failed(path: &Path, error: &FileError) {
     let path = path.display();
-    tracing::warn!(%path, %error, "file could not be loaded; keeping the previous content");
+    tracing::warn!(%path, error = log_line(error), "file could not be loaded; keeping the previous content");
     count!("reqwest_wi_auth_file_failures_total");
 }
 
 /// Records a further failed read of a file.
 pub(crate) fn file_still_failed(path: &Path, error: &FileError) {
     let path = path.display();
-    tracing::debug!(%path, %error, "file still could not be loaded");
+    tracing::debug!(%path, error = log_line(error), "file still could not be loaded");
     count!("reqwest_wi_auth_file_failures_total");
 }
 
@@ -45,14 +46,40 @@ pub(crate) fn metadata_fetched(audience: &str) {
 
 /// Records a failed request to the metadata server that follows a successful one, or one that failed differently.
 pub(crate) fn metadata_failed(audience: &str, error: &MetadataError) {
-    tracing::warn!(audience, %error, "identity token could not be fetched; retrying");
+    tracing::warn!(
+        audience,
+        error = log_line(error),
+        "identity token could not be fetched; retrying"
+    );
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
 }
 
 /// Records a further failed request to the metadata server.
 pub(crate) fn metadata_still_failed(audience: &str, error: &MetadataError) {
-    tracing::debug!(audience, %error, "identity token still could not be fetched; retrying");
+    tracing::debug!(
+        audience,
+        error = log_line(error),
+        "identity token still could not be fetched; retrying"
+    );
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
+}
+
+/// Records a failed run of a command that follows a successful one, or one that failed differently.
+pub(crate) fn command_failed(program: &str, error: &Error) {
+    tracing::warn!(
+        program,
+        error = log_line(error),
+        "command returned no token"
+    );
+}
+
+/// Records a further failed run of a command.
+pub(crate) fn command_still_failed(program: &str, error: &Error) {
+    tracing::debug!(
+        program,
+        error = log_line(error),
+        "command still returned no token"
+    );
 }
 
 /// Records that a request is sent without a token, since no tokens are sent to its origin. `None` if its URL has none.

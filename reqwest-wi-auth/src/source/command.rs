@@ -17,6 +17,7 @@ use self::process::Invocation;
 use super::{TokenSource, unexpired};
 use crate::backoff::Backoff;
 use crate::error::Error;
+use crate::telemetry;
 use crate::token::{Token, TokenFormat};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,7 +33,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 /// The command runs when a token is first needed, when the current token has expired, and when a server has rejected the
 /// current token; in that last case at most every 5 s. Concurrent requests share one run. If the command fails, all of them
 /// get its error,
-/// and it is not run again for 1 s, doubling up to 60 s with each further failure.
+/// and it is not run again for 1 s, doubling up to 60 s with each further failure. A failure is logged as a warning, and at
+/// debug level while the error stays the same.
 ///
 /// # Output
 ///
@@ -235,11 +237,11 @@ impl Run {
             token.map_err(|reason| self.invocation.error(reason))
         });
         let mut state = lock(&self.state);
+        let before = state.failed.take().map(|(before, _)| before);
         match &token {
             Ok(token) => {
                 self.cached.store(Some(Arc::new(token.clone())));
                 state.failures = 0;
-                state.failed = None;
             }
             Err(error) => {
                 state.failures = state.failures.saturating_add(1);
@@ -248,6 +250,14 @@ impl Run {
             }
         }
         drop(state);
+        if let Err(error) = &token {
+            let program = self.invocation.name();
+            if before.is_some_and(|before| before.to_string() == error.to_string()) {
+                telemetry::command_still_failed(&program, error);
+            } else {
+                telemetry::command_failed(&program, error);
+            }
+        }
         self.result.send_replace(Some(token));
     }
 }

@@ -5,16 +5,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::text::with_causes;
+
 /// Why a file's content is not valid, as returned by the parser of a [`WatchedFile`](super::WatchedFile).
 pub type ParseError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An error of opening or reading a [`WatchedFile`](super::WatchedFile).
+///
+/// The text of an error contains the path and the texts of all its causes.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
     /// The file cannot be read: it is missing, is not a regular file, this process lacks the permission, or reading took
     /// too long.
-    #[error("reading {} failed: {source}", path.display())]
+    #[error("reading {} failed: {}", path.display(), with_causes(source.as_ref()))]
     Read {
         /// The path of the file.
         path: PathBuf,
@@ -22,7 +26,7 @@ pub enum FileError {
         source: Arc<io::Error>,
     },
     /// The file was read, but its content is not valid: it is empty, truncated, or something else.
-    #[error("the content of {} is not valid: {source}", path.display())]
+    #[error("the content of {} is not valid: {}", path.display(), with_causes(source.as_ref()))]
     InvalidContent {
         /// The path of the file.
         path: PathBuf,

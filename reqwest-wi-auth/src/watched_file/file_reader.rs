@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::directories::{Directory, directories_on_path};
 use super::watcher::{ChangeSignal, DirectoryWatch, DirectoryWatcher};
 use super::{FileError, ParseError};
+use crate::text::log_line;
 
 /// The size limit of a file. Tokens, certificate bundles and policies are far smaller.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -124,7 +125,7 @@ impl<T> FileReader<T> {
         let is_first_failure = before == Notifications::Active || !self.has_set_watches;
         // Logged only once, since the file is read at short intervals from now on.
         if self.notifications == Notifications::Unavailable && is_first_failure {
-            let reason = result.error.map(|error| error.to_string());
+            let reason = result.error.map(|error| log_line(&error));
             let reason = reason.unwrap_or_else(|| "no directory on its path exists".to_owned());
             tracing::debug!(path = %self.path.display(), reason, "changes to the file are not reported by the system; polling it instead");
         }

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod blocking_reads;
+mod causes;
 mod command_token;
 mod fake_kubelet;
 mod fake_metadata;

@@ -1,6 +1,7 @@
 //! Runs a command in a separate process group.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
+use crate::text::with_causes;
 
 /// The size limit of the output.
 const MAX_BYTES: usize = 64 * 1024;
@@ -63,12 +65,22 @@ impl Invocation {
         #[cfg(unix)]
         command.process_group(0);
         let spawned = command.spawn();
-        spawned.map_err(|error| self.error(format!("it could not be started: {error}")))
+        spawned.map_err(|error| {
+            let advice = match error.kind() {
+                ErrorKind::NotFound => "; check that it is installed and in PATH",
+                ErrorKind::PermissionDenied => "; check that it is executable for this user",
+                _ => "",
+            };
+            let error = with_causes(&error);
+            self.error(format!("it could not be started: {error}{advice}"))
+        })
     }
 
     async fn wait(&self, child: &mut Child) -> Result<(Zeroizing<Vec<u8>>, ExitStatus), Error> {
-        let read_error =
-            |error: std::io::Error| self.error(format!("its output could not be read: {error}"));
+        let read_error = |error: std::io::Error| {
+            let error = with_causes(&error);
+            self.error(format!("its output could not be read: {error}"))
+        };
         // Allocated in its full size, so that no copy of a token stays in memory that was freed.
         let mut output = Zeroizing::new(Vec::with_capacity(MAX_BYTES + 1));
         if let Some(stdout) = child.stdout.take() {

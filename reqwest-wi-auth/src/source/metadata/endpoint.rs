@@ -134,16 +134,16 @@ impl Endpoint {
 
     fn request_error(&self, error: reqwest::Error) -> MetadataError {
         let host = self.host();
-        if error.is_connect() {
-            // The URL is removed from the message, since the host is sufficient.
-            return MetadataError::Unreachable {
-                host,
-                source: Arc::new(error.without_url()),
-            };
+        let is_connect = error.is_connect();
+        // The URL is removed from the message, since the host is sufficient.
+        let source = Arc::new(error.without_url());
+        if is_connect {
+            return MetadataError::Unreachable { host, source };
         }
         MetadataError::NoResponse {
             host,
             limit: TOTAL_TIMEOUT,
+            source,
         }
     }
 }

@@ -3,6 +3,9 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
 /// The log events that were collected.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
@@ -17,6 +20,18 @@ impl Log {
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::set_default(subscriber)
+    }
+
+    /// Collects the log events of this thread as JSON, and the same events as text, until the guard is dropped.
+    pub fn subscribe_both(json: &Self, plain: &Self) -> tracing::subscriber::DefaultGuard {
+        let (json, plain) = (json.clone(), plain.clone());
+        let json_layer = tracing_subscriber::fmt::layer().json();
+        let plain_layer = tracing_subscriber::fmt::layer().with_ansi(false);
+        tracing_subscriber::registry()
+            .with(json_layer.with_writer(move || json.clone()))
+            .with(plain_layer.with_writer(move || plain.clone()))
+            .with(tracing_subscriber::filter::LevelFilter::WARN)
+            .set_default()
     }
 
     /// Returns the log events as text.
