@@ -86,6 +86,12 @@ pub enum BuildError {
     #[cfg(feature = "policy-file")]
     #[error("the policy file cannot be used: {0}")]
     PolicyFile(reqwest_wi_auth::FileError),
+    /// The issuers of [`ready_when`](crate::OidcGuardBuilder::ready_when) are not trusted ones, or there are none.
+    #[error("`ready_when` cannot be satisfied: {reason}")]
+    ReadyWhen {
+        /// Which issuer is not trusted, and what is expected.
+        reason: String,
+    },
     /// The protected resource is not an https URL without a fragment (RFC 9728, section 1.2).
     #[error("`protected_resource` is {resource:?}; expected an https URL without a fragment")]
     Resource {

@@ -5,6 +5,8 @@ mod bearer;
 mod body;
 mod builder;
 mod endpoints;
+#[cfg(feature = "axum")]
+mod extractors;
 mod future;
 mod grpc;
 mod identities;
@@ -18,6 +20,8 @@ use self::admission::AdmissionController;
 pub use self::body::ResponseBody;
 pub use self::builder::OidcGuardBuilder;
 pub use self::endpoints::{Readiness, ResourceMetadata};
+#[cfg(feature = "axum")]
+pub use self::extractors::IdentityRejection;
 pub use self::future::ResponseFuture;
 pub use self::identities::Identities;
 pub use self::service::{OidcGuardLayer, OidcGuardService};
@@ -231,14 +235,15 @@ impl OidcGuard {
         self.verifier().prefetch();
     }
 
-    /// Waits until there are usable keys of every issuer.
+    /// Waits until there are usable keys of every issuer, or of those that [`ready_when`](OidcGuardBuilder::ready_when) requires.
     ///
     /// Not required: without it, the first request waits. Use it to delay the start of a server until it can verify tokens.
     ///
     /// # Errors
     ///
-    /// [`NotReady`] if an issuer's keys cannot be fetched, or none of them is usable. The guard keeps trying in the background;
-    /// call `ready` again to wait for the next attempt. Outside a tokio runtime, unless all keys are available already, the
+    /// [`NotReady`] if the keys of a required issuer cannot be fetched, or none of them is usable; its text contains the whole
+    /// chain of causes for each such issuer. The guard keeps trying in the background; call `ready` again to wait for the next
+    /// attempt. Outside a tokio runtime, unless all keys are available already, the
     /// cause is [`KeysError::NoRuntime`](crate::KeysError::NoRuntime).
     ///
     /// # Panics
@@ -248,6 +253,25 @@ impl OidcGuard {
         self.verifier().ready().await
     }
 
+    /// Returns whether there are usable keys of every issuer now, or of those that
+    /// [`ready_when`](OidcGuardBuilder::ready_when) requires.
+    ///
+    /// Starts no fetch: call [`prefetch`](Self::prefetch) or [`ready`](Self::ready) for that.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{BuildError, Issuer, OidcGuard};
+    /// # fn main() -> Result<(), BuildError> {
+    /// let google = Issuer::google().audience("https://auth-server.example");
+    /// let guard = OidcGuard::builder().issuer(google).any_verified_caller().build()?;
+    /// assert!(!guard.is_ready(), "nothing was fetched yet");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_ready(&self) -> bool {
+        let verifier = self.verifier();
+        verifier.is_ready(&verifier.health())
+    }
+
     /// Returns the key status of each issuer.
     ///
     /// Starts no fetch: call [`prefetch`](Self::prefetch) or [`ready`](Self::ready) for that.
@@ -255,8 +279,10 @@ impl OidcGuard {
         self.verifier().health()
     }
 
-    /// Returns a service for readiness probes, which responds with 200 while there are usable keys of every issuer, and with
-    /// 503 otherwise.
+    /// Returns a service for readiness probes, which responds with 200 while there are usable keys of every issuer, or of those
+    /// that [`ready_when`](OidcGuardBuilder::ready_when) requires, and with 503 otherwise.
+    ///
+    /// The body lists each issuer without keys, with the cause.
     ///
     /// A probe starts the fetches that are due, because a server that is not ready gets no other requests that could.
     ///

@@ -1,7 +1,5 @@
 //! The identity of a caller: the claims of a verified token.
 
-#[cfg(feature = "axum")]
-mod axum;
 mod google;
 mod kubernetes;
 

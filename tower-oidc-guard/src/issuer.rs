@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 pub(crate) use self::api_server_audience::is_api_server_audience;
-pub(crate) use self::resolution::ResolvedIssuer;
+pub(crate) use self::resolution::{IN_CLUSTER_LABEL, ResolvedIssuer};
 use crate::identity::Platform;
 use crate::jose::algorithm::Algorithm;
 use crate::jose::required_claims::{ClaimPredicates, RequiredClaims, invalid_requirement};

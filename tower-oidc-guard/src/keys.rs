@@ -5,8 +5,10 @@
 //! - [`schedule`] decides when to fetch;
 //! - [`location`] is where keys come from, as configured, and [`sources`] loads them from there;
 //! - [`fetch`] requests documents over HTTP with the clients of [`http_client`], and [`discovery`] reads the first of them;
+//! - [`connection_fault`] states what an operator can do about a failed request;
 //! - [`store`] holds the current keys, [`driver`] performs the fetches that are due, and [`health`] reports the status.
 
+mod connection_fault;
 pub(crate) mod discovery;
 mod driver;
 pub(crate) mod error;

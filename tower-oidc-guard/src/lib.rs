@@ -45,6 +45,8 @@
 //! [`Issuer::token_types`]: crate::Issuer::token_types
 //! [`Issuer::unknown_key_jitter`]: crate::Issuer::unknown_key_jitter
 //! [`IssuerHealth::skipped_keys`]: crate::IssuerHealth::skipped_keys
+//! [`IssuerHealth`]: crate::IssuerHealth
+//! [`KeysError`]: crate::KeysError
 //! [`JwkSet`]: crate::JwkSet
 //! [`JwkSet::from_openidconnect`]: crate::JwkSet::from_openidconnect
 //! [`KubernetesIdentity`]: crate::KubernetesIdentity
@@ -77,6 +79,7 @@
 //! [`OidcGuardBuilder::policy`]: crate::OidcGuardBuilder::policy
 //! [`OidcGuardBuilder::protected_resource`]: crate::OidcGuardBuilder::protected_resource
 //! [`OidcGuardBuilder::realm`]: crate::OidcGuardBuilder::realm
+//! [`OidcGuardBuilder::ready_when`]: crate::OidcGuardBuilder::ready_when
 //! [`OidcGuardBuilder::rejection_response`]: crate::OidcGuardBuilder::rejection_response
 //! [`OidcGuardBuilder::strip_token`]: crate::OidcGuardBuilder::strip_token
 //! [`OidcGuardBuilder::token_from`]: crate::OidcGuardBuilder::token_from
@@ -144,6 +147,8 @@ mod text;
 mod verifier;
 
 pub use build_error::BuildError;
+#[cfg(feature = "axum")]
+pub use guard::IdentityRejection;
 pub use guard::{
     Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer, OidcGuardService, Readiness,
     ResourceMetadata, ResponseBody, ResponseFuture,
@@ -161,7 +166,7 @@ pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};
 pub use rejection::Rejection;
-pub use verifier::{NotReady, TokenVerifier, VerifyError};
+pub use verifier::{NotReady, ReadyWhen, TokenVerifier, VerifyError};
 
 // The crates whose types are part of this crate's API, so that users can name the same versions.
 #[cfg(feature = "policy-file")]

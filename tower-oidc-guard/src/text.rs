@@ -1,10 +1,19 @@
 //! Text from settings, tokens and issuers: validation, and safe display in errors and logs.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt::{self, Write as _};
+
+use url::{Position, Url};
 
 /// The most characters of an issuer's text that an error or a log event quotes.
 const MAX_EXCERPT: usize = 100;
+
+/// The longest text of an error with its causes that is logged, in bytes.
+const MAX_LOG_BYTES: usize = 1000;
+
+/// The most causes of an error that are followed, in case an error is its own cause.
+const MAX_CAUSES: usize = 64;
 
 /// Returns whether a character is white space, a control character, or displayed as nothing at all.
 pub(crate) fn is_invisible(character: char) -> bool {
@@ -73,16 +82,62 @@ pub(crate) fn excerpt(text: &str) -> String {
     short
 }
 
-/// Returns the text of an error and its causes, in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+/// Returns the text of an error and of all its causes: `a: b: c`. A cause whose text is already contained in it is left out.
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+    for cause in causes(error).skip(1) {
+        let cause = cause.to_string();
+        if !contains_phrase(&text, &cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
     }
     text
+}
+
+/// Returns an error and all its causes, from the outermost to the innermost.
+pub(crate) fn causes<'e>(
+    error: &'e (dyn Error + 'static),
+) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&cause: &&'e (dyn Error + 'static)| {
+        cause.source()
+    })
+    .take(MAX_CAUSES)
+}
+
+/// Returns an error with all its causes as the value of a field of a log event: one line without control characters, of at
+/// most about 1,000 bytes.
+pub(crate) fn log_line(error: &(dyn Error + 'static)) -> String {
+    let text = with_causes(error);
+    shorten_middle(&printable(&text), MAX_LOG_BYTES)
+}
+
+/// Shortens a text to about this number of bytes, by replacing its middle with `…`. In an error, the beginning states what
+/// was attempted, and the end the innermost cause and the remedy.
+pub(crate) fn shorten_middle(text: &str, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let mut end = bytes / 2;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut start = text.len() - (bytes - bytes / 2);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    format!("{}…{}", &text[..end], &text[start..])
+}
+
+/// Returns whether a text contains another one, not as a part of a longer word or number. The empty text is contained in
+/// every text.
+fn contains_phrase(text: &str, phrase: &str) -> bool {
+    let is_separate = |(start, _): (usize, &str)| {
+        let before = text[..start].chars().next_back();
+        let after = text[start + phrase.len()..].chars().next();
+        !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
+    };
+    phrase.is_empty() || text.match_indices(phrase).any(is_separate)
 }
 
 /// Escapes the characters of a text that are not printable: line breaks, terminal escape sequences, and characters that
@@ -101,6 +156,16 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(printable)
+}
+
+/// Returns a URL for errors and logs: without user information, and with `?…` in place of a query, which may contain a secret.
+pub(crate) fn url_without_secrets(url: &Url) -> String {
+    let mut text = url[..Position::BeforeUsername].to_owned();
+    text.push_str(&url[Position::BeforeHost..Position::AfterPath]);
+    if url.query().is_some() {
+        text.push_str("?…");
+    }
+    text
 }
 
 /// Displays text in quotes, with everything but printable ASCII escaped, so that invisible characters and letters of other
@@ -133,6 +198,67 @@ impl fmt::Display for CodePoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An error with a chain of causes, from the outermost to the innermost.
+    #[derive(Debug)]
+    struct Chain(&'static [&'static str]);
+
+    impl fmt::Display for Chain {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0[0])
+        }
+    }
+
+    impl Error for Chain {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            let rest: &'static [&'static str] = &self.0[1..];
+            (!rest.is_empty()).then(|| Box::leak(Box::new(Chain(rest))) as _)
+        }
+    }
+
+    #[test]
+    fn an_error_is_followed_by_those_causes_that_its_text_does_not_contain() {
+        for (chain, expected) in [
+            (&["a"][..], "a"),
+            (&["a", "b", "c"], "a: b: c"),
+            (&["failed: b: c", "b: c", "c"], "failed: b: c"),
+            (&["failed: b", "b", "c"], "failed: b: c"),
+            (&["os error 111", "os error 1"], "os error 111: os error 1"),
+            (&["unbound", "bound", ""], "unbound: bound"),
+        ] {
+            assert_eq!(with_causes(&Chain(chain)), expected);
+        }
+    }
+
+    #[test]
+    fn a_logged_error_is_one_short_line_with_the_outermost_and_the_innermost_cause() {
+        let long: &'static str = Box::leak("é".repeat(500_000).into_boxed_str());
+        let chain = Box::leak(Box::new(["outermost\n", long, "innermost\u{1b}"]));
+        let line = log_line(&Chain(chain));
+        assert!(line.starts_with("outermost\\n: éé"), "{line}");
+        assert!(line.ends_with("éé: innermost\\u{1b}"), "{line}");
+        assert!(
+            line.len() <= MAX_LOG_BYTES + '…'.len_utf8(),
+            "{}",
+            line.len()
+        );
+    }
+
+    #[test]
+    fn a_url_is_shown_without_user_information_and_query() {
+        for (url, expected) in [
+            ("https://i.example/keys", "https://i.example/keys"),
+            ("https://i.example:8443", "https://i.example:8443/"),
+            (
+                "https://me:hunter2@i.example/keys?key=hunter2#hunter2",
+                "https://i.example/keys?…",
+            ),
+            ("http://[::1]:80/a", "http://[::1]/a"),
+        ] {
+            let url = Url::parse(url).unwrap();
+            assert_eq!(url_without_secrets(&url), expected);
+        }
+    }
 
     #[test]
     fn claim_values_with_invisible_characters_are_refused() {

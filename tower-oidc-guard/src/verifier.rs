@@ -11,6 +11,7 @@
 
 mod cache;
 mod error;
+mod readiness;
 mod trusted;
 
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ pub(crate) use self::cache::CacheLimits;
 use self::cache::{CacheEntry, TokenCache};
 pub(crate) use self::error::FailedVerification;
 pub use self::error::{NotReady, VerifyError};
+pub use self::readiness::ReadyWhen;
+pub(crate) use self::readiness::RequiredIssuers;
 pub(crate) use self::trusted::{IssuerName, PendingToken, TokenStatus, TrustedIssuer};
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -49,6 +52,8 @@ struct Inner {
     by_issuer: HashMap<String, usize>,
     /// The indices of the issuers that announce their `iss` with their keys.
     announced_with_keys: Vec<usize>,
+    /// The issuers that must have usable keys for the guard to be ready.
+    required: RequiredIssuers,
     cache: Option<TokenCache>,
     /// The limit on the length of a token.
     max_token_bytes: usize,
@@ -58,6 +63,7 @@ struct Inner {
 impl TokenVerifier {
     pub(crate) fn new(
         issuers: Vec<TrustedIssuer>,
+        required: RequiredIssuers,
         cache: Option<CacheLimits>,
         max_token_bytes: usize,
         clock: Clock,
@@ -76,6 +82,7 @@ impl TokenVerifier {
             issuers,
             by_issuer,
             announced_with_keys,
+            required,
             cache,
             max_token_bytes,
             clock,
@@ -258,29 +265,29 @@ impl TokenVerifier {
 
     /// Returns the key status of each issuer. Starts no fetch.
     pub(crate) fn health(&self) -> Vec<IssuerHealth> {
-        self.0
-            .issuers
-            .iter()
-            .map(|issuer| issuer.keys.health())
-            .collect()
+        let issuers = self.0.issuers.iter().enumerate();
+        let health = |(index, issuer): (usize, &TrustedIssuer)| IssuerHealth {
+            is_required: self.0.required.contains(index),
+            ..issuer.keys.health()
+        };
+        issuers.map(health).collect()
     }
 
-    /// Waits until every issuer has usable keys.
+    /// Returns whether the issuers with this status have the keys that the settings require.
+    pub(crate) fn is_ready(&self, health: &[IssuerHealth]) -> bool {
+        let is_ready = |index: usize| health.get(index).is_some_and(|issuer| issuer.is_ready);
+        self.0.required.are_ready(health.len(), is_ready)
+    }
+
+    /// Waits until the issuers that the settings require have usable keys.
     ///
     /// # Errors
     ///
-    /// Returns an error if the next fetch for an issuer fails.
+    /// Returns an error if the next fetch for such an issuer fails.
     pub(crate) async fn ready(&self) -> Result<(), NotReady> {
         // The fetches of all issuers run concurrently.
         self.prefetch();
-        for issuer in &self.0.issuers {
-            let failed = |cause| NotReady {
-                issuer: issuer.label.to_string(),
-                cause,
-            };
-            issuer.keys.ready().await.map_err(failed)?;
-        }
-        Ok(())
+        self.0.required.wait(&self.0.issuers).await
     }
 }
 

@@ -177,6 +177,10 @@ impl AdmissionController {
 
     fn admit_without_identity<B>(&self, request: &mut Request<B>) -> Admission {
         self.prepare(request);
+        #[cfg(feature = "axum")]
+        self.requests
+            .identity_place
+            .mark_without_token(request.extensions_mut());
         Admission::Admitted(telemetry::record_anonymous())
     }
 

@@ -30,7 +30,9 @@ use crate::keys::sources::KeySource;
 use crate::policy::PolicyFile;
 use crate::policy::{Policy, ResolvedPolicy};
 use crate::rejection::Rejection;
-use crate::verifier::{CacheLimits, IssuerName, TokenVerifier, TrustedIssuer};
+use crate::verifier::{
+    CacheLimits, IssuerName, ReadyWhen, RequiredIssuers, TokenVerifier, TrustedIssuer,
+};
 
 const DEFAULT_REALM: &str = "protected";
 /// The range of `max_token_bytes`. A lower limit would reject tokens of Kubernetes; a higher one is of no use, because no
@@ -57,6 +59,7 @@ pub struct OidcGuardBuilder {
     /// The policy, with the setting that it comes from.
     policy: Option<(&'static str, Policy)>,
     http_client: Option<ClientWithMiddleware>,
+    ready_when: ReadyWhen,
     clock: Clock,
     cache: CacheSetting,
     max_token_bytes: Option<usize>,
@@ -498,6 +501,36 @@ impl OidcGuardBuilder {
         self
     }
 
+    /// Sets which issuers must have usable keys for the guard to be ready. Default: all of them. If called again, the last
+    /// choice is used.
+    ///
+    /// It applies to [`OidcGuard::ready`], [`OidcGuard::is_ready`] and [`OidcGuard::readiness`]. With more than one issuer, a
+    /// service that is not to be taken out of rotation because one of them cannot be reached requires only some of them.
+    /// Requests with a token of an issuer without keys are answered with 503 whatever is set here.
+    ///
+    /// An empty list, or a name that is neither the configured `iss` nor the label of a trusted issuer, does not build.
+    ///
+    /// ```
+    /// use tower_oidc_guard::{BuildError, Issuer, OidcGuard, ReadyWhen};
+    ///
+    /// let builder = || {
+    ///     OidcGuard::builder()
+    ///         .issuer(Issuer::kubernetes("https://cluster.example").audience("shop"))
+    ///         .issuer(Issuer::google().audience("shop"))
+    ///         .any_verified_caller()
+    /// };
+    /// // Ready without Google's keys.
+    /// assert!(builder().ready_when(ReadyWhen::issuers(["https://cluster.example"])).build().is_ok());
+    /// assert!(builder().ready_when(ReadyWhen::AnyIssuer).build().is_ok());
+    ///
+    /// let unknown = builder().ready_when(ReadyWhen::issuers(["https://cluster.example/"])).build();
+    /// assert!(matches!(unknown, Err(BuildError::ReadyWhen { .. })));
+    /// ```
+    pub fn ready_when(mut self, ready_when: ReadyWhen) -> Self {
+        self.ready_when = ready_when;
+        self
+    }
+
     /// Reads the time of day from this function instead of from the system, for tests. If called again, the last function is
     /// used.
     ///
@@ -577,7 +610,8 @@ impl OidcGuardBuilder {
         };
         let cache = self.cache.limits()?;
         let issuers = trusted_issuers(self.issuers, self.http_client, &self.clock)?;
-        let verifier = TokenVerifier::new(issuers, cache, max_token_bytes, self.clock);
+        let required = RequiredIssuers::resolve(&self.ready_when, &issuers)?;
+        let verifier = TokenVerifier::new(issuers, required, cache, max_token_bytes, self.clock);
         let policy = ResolvedPolicy::new(policy, &verifier.policy_issuers())?;
         let admission = AdmissionController {
             verifier,

@@ -18,8 +18,12 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
 /// A service for readiness probes. Created by [`OidcGuard::readiness`](super::OidcGuard::readiness).
 ///
-/// It responds to any request with 200 while there are usable keys of every issuer, and with 503 otherwise. The body of a 503
-/// lists the issuers without keys.
+/// It responds to any request with 200 while there are usable keys of every issuer, or of those that
+/// [`ready_when`](super::OidcGuardBuilder::ready_when) requires, and with 503 otherwise.
+///
+/// The body is plain text. It is `ready`, or one line for each issuer without keys: `no keys of`, the issuer's label, and the
+/// whole chain of causes, as the `Display` form of [`IssuerHealth`](crate::IssuerHealth). While the guard is ready, these lines
+/// follow the line `ready`. They contain the URL or path that failed, and no part of a token.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     verifier: TokenVerifier,
@@ -43,21 +47,22 @@ impl<B> Service<Request<B>> for Readiness {
     fn call(&mut self, _: Request<B>) -> Self::Future {
         // A server that is not ready may get no other request that would start the fetch.
         self.verifier.prefetch();
-        let missing: Vec<_> = self
-            .verifier
-            .health()
+        let health = self.verifier.health();
+        let is_ready = self.verifier.is_ready(&health);
+        let missing = health.iter().filter(|issuer| !issuer.is_ready);
+        let ready_line = is_ready.then(|| "ready".to_owned());
+        let lines = ready_line
             .into_iter()
-            .filter(|issuer| !issuer.is_ready)
-            .map(|issuer| issuer.issuer)
-            .collect();
-        let (status, text) = if missing.is_empty() {
-            (StatusCode::OK, "ready".to_owned())
-        } else {
-            let text = format!("no keys of {}", missing.join(", "));
-            (StatusCode::SERVICE_UNAVAILABLE, text)
-        };
+            .chain(missing.map(ToString::to_string));
+        let text = lines.collect::<Vec<_>>().join("\n");
         let mut response = Response::new(Full::from(text));
-        *response.status_mut() = status;
+        if !is_ready {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        let headers = response.headers_mut();
+        let plain_text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, plain_text);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         ready(Ok(response))
     }
 }

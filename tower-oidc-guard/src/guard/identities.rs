@@ -27,6 +27,15 @@ impl IdentityPlace {
         }
     }
 
+    /// Records that the request was admitted without a token, for the messages of extractors.
+    #[cfg(feature = "axum")]
+    pub(super) fn mark_without_token(self, extensions: &mut Extensions) {
+        match self {
+            Self::Extension => drop(extensions.insert(AdmittedWithoutToken)),
+            Self::Named(name) => drop(extensions.insert(NamedAdmittedWithoutToken(name))),
+        }
+    }
+
     /// Stores the identity of an admitted caller.
     pub(super) fn insert(self, extensions: &mut Extensions, identity: Identity) {
         match self {
@@ -38,8 +47,20 @@ impl IdentityPlace {
     }
 }
 
+/// In the extensions of a request that a guard without an identity name has admitted without a token.
+#[cfg(feature = "axum")]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AdmittedWithoutToken;
+
+/// In the extensions of a request that a guard with this identity name has admitted without a token.
+#[cfg(feature = "axum")]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NamedAdmittedWithoutToken(pub(super) &'static str);
+
 /// The identities in a request's extensions that guards with an
 /// [`identity_name`](crate::OidcGuardBuilder::identity_name) have stored there.
+///
+/// With the feature `axum` it is also an extractor.
 ///
 /// ```
 /// use tower_oidc_guard::Identities;
@@ -60,6 +81,12 @@ impl Identities {
     pub fn get(&self, name: &str) -> Option<&Identity> {
         let mut found = self.0.iter().filter(|(own, _)| *own == name);
         found.next().map(|(_, identity)| identity)
+    }
+
+    /// Returns the name of the identity that was stored last.
+    #[cfg(feature = "axum")]
+    pub(super) fn last_name(&self) -> Option<&'static str> {
+        self.0.last().map(|(name, _)| *name)
     }
 
     pub(crate) fn insert(&mut self, name: &'static str, identity: Identity) {

@@ -31,7 +31,7 @@ const MAX_LEEWAY: Duration = Duration::from_secs(300);
 const MAX_UNKNOWN_KEY_JITTER: Duration = Duration::from_secs(3);
 const DEFAULT_MAX_KEYS: usize = 200;
 /// The label of the cluster that this process runs in, unless the pod's own token contains the issuer.
-const IN_CLUSTER_LABEL: &str = "kubernetes (in cluster)";
+pub(crate) const IN_CLUSTER_LABEL: &str = "kubernetes (in cluster)";
 
 /// An issuer whose settings have been checked.
 pub(crate) struct ResolvedIssuer {
@@ -63,6 +63,17 @@ impl ResolvedIssuer {
 }
 
 impl Issuer {
+    /// Returns the name of this issuer for settings such as [`ReadyWhen::Issuers`](crate::ReadyWhen::Issuers): the configured
+    /// `iss`, or `kubernetes (in cluster)` for [`in_cluster`](Self::in_cluster).
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// assert_eq!(Issuer::google().label(), "https://accounts.google.com");
+    /// ```
+    pub fn label(&self) -> &str {
+        self.issuer.as_deref().unwrap_or(IN_CLUSTER_LABEL)
+    }
+
     /// Returns the URLs that documents may be fetched from.
     pub(crate) fn allowed_urls(&self) -> AllowedUrls {
         self.allowed_urls
@@ -119,7 +130,7 @@ impl Issuer {
     fn check_audiences(&self) -> Result<(), BuildError> {
         if self.audiences.is_empty() {
             return Err(BuildError::NoAudience {
-                issuer: self.configured_label().to_owned(),
+                issuer: self.label().to_owned(),
             });
         }
         for (index, audience) in self.audiences.iter().enumerate() {
@@ -368,14 +379,9 @@ impl Issuer {
         })
     }
 
-    /// Returns the label of this issuer before it is resolved.
-    fn configured_label(&self) -> &str {
-        self.issuer.as_deref().unwrap_or(IN_CLUSTER_LABEL)
-    }
-
     fn invalid(&self, reason: impl Into<String>) -> BuildError {
         BuildError::Issuer {
-            issuer: self.configured_label().to_owned(),
+            issuer: self.label().to_owned(),
             reason: reason.into(),
         }
     }

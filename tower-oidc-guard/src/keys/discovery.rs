@@ -9,7 +9,7 @@ use url::Url;
 
 use super::error::KeysError;
 use crate::jose::algorithm::{Algorithm, Algorithms};
-use crate::text::excerpt;
+use crate::text::{excerpt, url_without_secrets};
 
 /// The path of the discovery document below an issuer's URL.
 pub(crate) const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
@@ -38,9 +38,9 @@ struct Members {
 impl DiscoveryDocument {
     /// Parses the document that was fetched from `url`.
     pub(crate) fn parse(json: &[u8], url: &Url) -> Result<Self, KeysError> {
-        let invalid = |source| KeysError::InvalidDiscovery {
-            url: url.to_string(),
-            source,
+        let invalid = |cause| KeysError::InvalidDiscovery {
+            url: url_without_secrets(url),
+            cause,
         };
         // A derived `Deserialize` would accept an array that contains the members in order.
         if json.trim_ascii_start().first() != Some(&b'{') {
@@ -57,7 +57,7 @@ impl DiscoveryDocument {
         let jwks_uri = Some(members.jwks_uri).filter(|uri| uri.len() <= MAX_URL_BYTES);
         let jwks_uri = jwks_uri.and_then(|uri| JsonWebKeySetUrl::new(uri).ok());
         let jwks_uri = jwks_uri.ok_or_else(|| KeysError::InvalidJwksUri {
-            url: url.to_string(),
+            url: url_without_secrets(url),
         })?;
         let listed = members.id_token_signing_alg_values_supported;
         let listed = listed.filter(|listed| !listed.is_empty());
@@ -86,7 +86,7 @@ impl DiscoveryDocument {
         }
         let only_slash_differs = self.issuer.trim_end_matches('/') == issuer.trim_end_matches('/');
         Err(KeysError::IssuerMismatch {
-            url: url.to_string(),
+            url: url_without_secrets(url),
             found: excerpt(&self.issuer),
             expected: issuer.to_owned(),
             hint: only_slash_differs.then_some("they differ in the slash at the end"),
@@ -158,7 +158,7 @@ mod tests {
                 "id_token_signing_alg_values_supported":"{long}"}}"#
             ),
         ] {
-            let text = discover(&json).unwrap_err().log_text();
+            let text = discover(&json).unwrap_err().to_string();
             assert!(text.len() < 500 && !text.contains(&long[..200]), "{text}");
         }
     }

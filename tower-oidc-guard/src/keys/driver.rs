@@ -17,7 +17,7 @@ use super::schedule::Fetch;
 use super::sources::LoadedKeys;
 use super::store::{FetchOutcome, KeyStore};
 use crate::telemetry;
-use crate::text::printable;
+use crate::text::log_line;
 
 /// Controls the background task, which ends when this is dropped.
 #[derive(Default)]
@@ -138,14 +138,8 @@ impl KeyStore {
 
     fn record_failure(&self, error: &KeysError) {
         telemetry::record_key_fetch(&self.label, None);
-        // The text may quote the issuer's response.
-        let text = error.log_text();
-        let text = printable(&text);
-        tracing::warn!(
-            issuer = &*self.label,
-            error = &*text,
-            "keys could not be fetched"
-        );
+        let issuer = &*self.label;
+        tracing::warn!(issuer, error = log_line(error), "keys could not be fetched");
         self.with_schedule(|schedule| schedule.failed(Instant::now(), jitter()));
     }
 
@@ -180,7 +174,8 @@ impl KeyStore {
         self.with_schedule(|schedule| schedule.succeeded_without_usable_key(now, jitter()));
         let error = KeysError::NoUsableKey { location };
         if is_new {
-            tracing::warn!(issuer, %error, "the issuer has no usable key");
+            let error = log_line(&error);
+            tracing::warn!(issuer, error, "the issuer has no usable key");
         }
         Some(error)
     }

@@ -7,10 +7,10 @@ use http::StatusCode;
 
 use crate::text::with_causes;
 
-/// The longest text of an error with its causes that is logged, in bytes.
-const MAX_LOG_BYTES: usize = 1000;
-
 /// The reason why the keys of an issuer are not available.
+///
+/// The text of an error contains the texts of all its causes, and what to do if that is known. `source` therefore returns
+/// `None`: a reporter that prints the chain of sources prints nothing twice. To handle a cause, match on the variant.
 ///
 /// The texts name the URL or path, so that an operator can try it as well. What they quote from an issuer's response is
 /// shortened to 100 characters.
@@ -19,16 +19,17 @@ const MAX_LOG_BYTES: usize = 1000;
 pub enum KeysError {
     /// The request could not be sent, or no response was received: the name does not resolve, the connection was refused,
     /// the certificate is not trusted.
-    #[error("GET {url} failed")]
+    #[error("GET {url} failed: {}{}", with_causes(cause), advice(hint))]
     Request {
         /// The URL of the request.
         url: String,
         /// The error of the HTTP client.
-        #[source]
-        source: reqwest_middleware::Error,
+        cause: reqwest_middleware::Error,
+        /// A remedy for this cause, if one is known.
+        hint: Option<&'static str>,
     },
     /// The status of the response was not 200.
-    #[error("GET {url} returned {status} (sent Accept: {accept}){}", hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
+    #[error("GET {url} returned {status} (sent Accept: {accept}){}", advice(hint))]
     Status {
         /// The URL of the request.
         url: String,
@@ -43,7 +44,7 @@ pub enum KeysError {
     /// HTTP client that the user configured follows it, the response is not used.
     #[error(
         "GET {url} was redirected to another origin, {origin}, which is not accepted{}",
-        hint.map(|hint| format!("; {hint}")).unwrap_or_default()
+        advice(hint)
     )]
     CrossOriginRedirect {
         /// The URL of the request.
@@ -62,7 +63,9 @@ pub enum KeysError {
         limit: usize,
     },
     /// The response was not complete within the time limit.
-    #[error("GET {url} did not complete within {limit:?} (`fetch_timeout`)")]
+    #[error(
+        "GET {url} timed out: it did not complete within {limit:?} (`fetch_timeout`); check that the server responds, and that no firewall or network policy drops the packets"
+    )]
     Timeout {
         /// The URL of the request.
         url: String,
@@ -70,13 +73,15 @@ pub enum KeysError {
         limit: Duration,
     },
     /// The response is not a discovery document.
-    #[error("the response to GET {url} is not a discovery document")]
+    #[error(
+        "the response to GET {url} is not a discovery document: {}",
+        with_causes(cause)
+    )]
     InvalidDiscovery {
         /// The URL of the request.
         url: String,
         /// The error of parsing the response.
-        #[source]
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// The discovery document is about another issuer (OpenID Connect Discovery 1.0, section 4.3).
     #[error(
@@ -156,36 +161,33 @@ pub enum KeysError {
     NoRuntime,
 }
 
-impl KeysError {
-    /// Returns the error and its causes in one line, shortened to 1,000 bytes.
-    pub(crate) fn log_text(&self) -> String {
-        let mut text = with_causes(self);
-        if text.len() > MAX_LOG_BYTES {
-            let mut end = MAX_LOG_BYTES;
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            text.truncate(end);
-            text.push('…');
-        }
-        text
-    }
+/// Returns a remedy as the end of a sentence.
+fn advice(hint: &Option<&'static str>) -> String {
+    hint.map(|hint| format!("; {hint}")).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     #[test]
-    fn the_log_text_includes_the_causes_and_is_short() {
-        let source = serde::de::Error::custom("é".repeat(500_000));
-        let url = "https://i.example/.well-known/openid-configuration".to_owned();
-        let text = KeysError::InvalidDiscovery { url, source }.log_text();
-        assert!(text.starts_with("the response to GET https://i.example/") && text.contains('é'));
-        assert!(
-            text.len() <= MAX_LOG_BYTES + '…'.len_utf8(),
-            "{}",
-            text.len()
+    fn the_text_contains_the_cause_and_the_remedy_and_there_is_no_source() {
+        let cause = anyhow_error("the proxy is closed");
+        let error = KeysError::Request {
+            url: "https://i.example/keys".to_owned(),
+            cause,
+            hint: Some("open it"),
+        };
+        assert_eq!(
+            error.to_string(),
+            "GET https://i.example/keys failed: the proxy is closed; open it"
         );
+        assert!(error.source().is_none());
+    }
+
+    fn anyhow_error(text: &'static str) -> reqwest_middleware::Error {
+        reqwest_middleware::Error::middleware(std::io::Error::other(text))
     }
 }

@@ -26,9 +26,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest_middleware::ClientWithMiddleware;
 use url::{Origin, Url};
 
+use super::connection_fault::ConnectionFault;
 use super::error::KeysError;
 use super::http_client::AllowedUrls;
-use crate::text::excerpt;
+use crate::text::{excerpt, url_without_secrets};
 
 /// The limits of one request.
 #[derive(Debug, Clone, Copy)]
@@ -197,7 +198,7 @@ impl Fetcher {
     ) -> Result<Fetched<T>, KeysError> {
         let limit = self.limits.time;
         let timeout = |_| KeysError::Timeout {
-            url: url.to_string(),
+            url: url_without_secrets(url),
             limit,
         };
         let response = tokio::time::timeout(limit, self.get(url, kind, cache_policy));
@@ -230,7 +231,7 @@ impl Fetcher {
         }
         if response.status() != StatusCode::OK {
             return Err(KeysError::Status {
-                url: url.to_string(),
+                url: url_without_secrets(url),
                 status: response.status(),
                 accept: kind.accept(),
                 hint: self.server.status_hint(response.status()),
@@ -264,7 +265,7 @@ impl Fetcher {
         let response = request
             .send()
             .await
-            .map_err(|source| request_error(url, source))?;
+            .map_err(|cause| self.request_error(url, cause))?;
         // An HTTP client that the user configures may follow redirects to any origin. The default client stops there and
         // returns the redirect itself.
         let origins = [Some(response.url().origin()), redirect_target(&response)];
@@ -274,7 +275,7 @@ impl Fetcher {
             .find(|origin| *origin != url.origin());
         if let Some(origin) = other {
             return Err(KeysError::CrossOriginRedirect {
-                url: url.to_string(),
+                url: url_without_secrets(url),
                 origin: excerpt(&origin.ascii_serialization()),
                 hint: self.server.redirect_hint(),
             });
@@ -292,17 +293,27 @@ impl Fetcher {
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| request_error(url, error.into()))?
+            .map_err(|cause| self.request_error(url, cause.into()))?
         {
             if body.len() + chunk.len() > limit {
                 return Err(KeysError::TooLarge {
-                    url: url.to_string(),
+                    url: url_without_secrets(url),
                     limit,
                 });
             }
             body.extend_from_slice(&chunk);
         }
         Ok(body)
+    }
+
+    fn request_error(&self, url: &Url, cause: reqwest_middleware::Error) -> KeysError {
+        // The error contains the URL already, and the URL in `cause` may be the target of a redirect, which the issuer chose.
+        let cause = cause.without_url();
+        KeysError::Request {
+            url: url_without_secrets(url),
+            hint: ConnectionFault::find(&cause).map(|fault| fault.hint(&self.server)),
+            cause,
+        }
     }
 
     fn cached(&self, url: &Url) -> Option<CachedResponse> {
@@ -337,18 +348,6 @@ fn redirect_target(response: &reqwest::Response) -> Option<Origin> {
     let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
     let target = response.url().join(location.to_str().ok()?).ok()?;
     Some(target.origin())
-}
-
-fn request_error(url: &Url, source: reqwest_middleware::Error) -> KeysError {
-    // The error contains the URL already, and the URL in `source` may be the target of a redirect, which the issuer chose.
-    let source = match source {
-        reqwest_middleware::Error::Reqwest(error) => error.without_url().into(),
-        other => other,
-    };
-    KeysError::Request {
-        url: url.to_string(),
-        source,
-    }
 }
 
 /// Returns `max-age` from `Cache-Control` (RFC 9111, section 5.2.2.1), or zero if the response must not be cached.

@@ -10,9 +10,16 @@ use super::error::KeysError;
 use super::store::KeyStore;
 use crate::jose::key_set::{KeySet, MAX_CANDIDATES};
 use crate::telemetry;
-use crate::text::excerpt;
+use crate::text::{excerpt, printable, shorten_middle};
+
+/// The longest text of an error in the `Display` form of an [`IssuerHealth`], in bytes.
+const MAX_ERROR_BYTES: usize = 500;
 
 /// The key status of an issuer, as returned by [`OidcGuard::health`](crate::OidcGuard::health).
+///
+/// Its `Display` form is one line with the number of keys and, if the last fetch failed, the whole chain of causes, such as
+/// `no keys of https://id.example: GET https://id.example/.well-known/openid-configuration failed: …: Connection refused (os
+/// error 111); check host and port, …`. Control characters are escaped, and a longer cause is shortened to about 500 bytes.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct IssuerHealth {
@@ -21,6 +28,9 @@ pub struct IssuerHealth {
     pub issuer: String,
     /// Whether the issuer's tokens can be verified now: at least one key is usable, and the keys are not stale.
     pub is_ready: bool,
+    /// Whether the guard is ready only while this issuer [is](Self::is_ready), whatever other issuers are; see
+    /// [`ready_when`](crate::OidcGuardBuilder::ready_when).
+    pub is_required: bool,
     /// The number of different keys that can verify signatures.
     pub usable_keys: usize,
     /// The keys of the set that cannot be used.
@@ -33,7 +43,8 @@ pub struct IssuerHealth {
     pub key_set_hash: Option<String>,
     /// When the current keys were fetched, or `None` before the first success.
     pub last_success: Option<SystemTime>,
-    /// Why the last fetch failed, or why its keys cannot be used; `None` if it succeeded.
+    /// Why the last fetch failed, or why its keys cannot be used; `None` if it succeeded. Its text contains the whole chain of
+    /// causes.
     pub last_error: Option<Arc<KeysError>>,
     /// The time until the next fetch, or `None` while one is in flight and for keys that never change.
     pub next_attempt: Option<Duration>,
@@ -82,6 +93,37 @@ impl fmt::Display for SkippedKey {
     }
 }
 
+impl fmt::Display for IssuerHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let issuer = printable(&self.issuer);
+        let error = self.last_error.as_ref().map(|error| {
+            let error = error.to_string();
+            shorten_middle(&printable(&error), MAX_ERROR_BYTES)
+        });
+        match (self.is_ready, error) {
+            (true, None) => write!(f, "keys of {issuer}: {} usable", self.usable_keys),
+            (true, Some(error)) => write!(
+                f,
+                "keys of {issuer}: {} usable, but the last fetch failed: {error}",
+                self.usable_keys
+            ),
+            (false, None) if self.last_success.is_none() => {
+                write!(f, "no keys of {issuer}: they have not been fetched yet")
+            }
+            (false, Some(error)) if self.usable_keys == 0 => {
+                write!(f, "no keys of {issuer}: {error}")
+            }
+            (false, error) => {
+                write!(
+                    f,
+                    "no keys of {issuer}: those fetched last are too old to be used (`stale_after`)"
+                )?;
+                error.map_or(Ok(()), |error| write!(f, ": {error}"))
+            }
+        }
+    }
+}
+
 impl KeyStore {
     /// Returns the status of the keys. Starts no fetch.
     pub(super) fn health(&self) -> IssuerHealth {
@@ -101,6 +143,8 @@ impl KeyStore {
         IssuerHealth {
             issuer: self.label.to_string(),
             is_ready: is_fresh && usable_keys > 0,
+            // Set by the verifier, which knows the settings.
+            is_required: false,
             usable_keys,
             skipped_keys: keys.map_or(Vec::new(), SkippedKey::list),
             warnings: keys.map_or(Vec::new(), warnings),

@@ -5,6 +5,8 @@ use std::time::Duration;
 use reqwest_middleware::ClientWithMiddleware;
 use url::Url;
 
+use crate::text::with_causes;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REDIRECTS: usize = 3;
 
@@ -57,18 +59,26 @@ pub(crate) fn default_client(urls: AllowedUrls) -> Result<ClientWithMiddleware, 
 }
 
 /// Creates the client for an API server. It uses no proxy, follows no redirects, and trusts only the CA certificates in
-/// `ca`, which is PEM. Returns `None` if there are none.
-pub(crate) fn api_server_client(ca: &[u8]) -> Option<ClientWithMiddleware> {
-    let certificates = reqwest::Certificate::from_pem_bundle(ca).ok()?;
+/// `ca`, which is PEM.
+///
+/// # Errors
+///
+/// Returns what is wrong with `ca`.
+pub(crate) fn api_server_client(ca: &[u8]) -> Result<ClientWithMiddleware, String> {
+    let fault = |error: reqwest::Error| {
+        let causes = with_causes(&error);
+        format!("does not contain a certificate in PEM that can be used as a CA: {causes}")
+    };
+    let certificates = reqwest::Certificate::from_pem_bundle(ca).map_err(fault)?;
     if certificates.is_empty() {
-        return None;
+        return Err("does not contain a certificate in PEM".to_owned());
     }
     let client = builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .tls_certs_only(certificates)
         .build();
-    Some(client.ok()?.into())
+    Ok(client.map_err(fault)?.into())
 }
 
 fn builder() -> reqwest::ClientBuilder {

@@ -1,11 +1,11 @@
 //! Errors of [`TokenVerifier`](super::TokenVerifier).
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::jose::TokenError;
 use crate::keys::error::KeysError;
-use crate::text::with_causes;
 
 /// The reason for which [`TokenVerifier::verify`](crate::TokenVerifier::verify) returned no identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,25 +66,67 @@ impl From<TokenError> for FailedVerification {
     }
 }
 
-/// No usable keys of an issuer could be fetched.
+/// The issuers that [`ready_when`](crate::OidcGuardBuilder::ready_when) requires to have usable keys have none.
 ///
-/// The guard continues to fetch them, with random pauses of at most 10 s. The text contains the cause and its causes, so `source`
-/// returns `None`; see [`cause`](Self::cause).
-#[derive(Debug, thiserror::Error)]
-#[error("no usable keys for issuer {issuer:?}: {}", with_causes(&**cause))]
+/// The guard continues to fetch them, with random pauses of at most 10 s. The text contains the cause for each of these issuers
+/// and its causes, so `source` returns `None`; see [`cause`](Self::cause).
+#[derive(Debug)]
 pub struct NotReady {
+    /// The issuer whose keys are missing.
+    pub(super) first: MissingKeys,
+    /// Further such issuers.
+    pub(super) others: Vec<MissingKeys>,
+}
+
+/// An issuer without usable keys, and why they are missing.
+#[derive(Debug)]
+pub(super) struct MissingKeys {
+    /// The issuer's label.
     pub(super) issuer: String,
     pub(super) cause: Arc<KeysError>,
 }
 
 impl NotReady {
-    /// Returns the issuer's label: its configured URL, or `kubernetes (in cluster)`.
+    /// Returns the issuer's label: its configured URL, or `kubernetes (in cluster)`. If keys of several issuers are missing,
+    /// it is that of the first.
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        &self.first.issuer
     }
 
-    /// Returns why the last fetch of its keys failed.
+    /// Returns why the last fetch of the keys of [`issuer`](Self::issuer) failed.
     pub fn cause(&self) -> &KeysError {
-        &self.cause
+        &self.first.cause
+    }
+
+    /// Returns the label of each issuer whose keys are missing, and why the last fetch of them failed.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// # async fn example(guard: OidcGuard) {
+    /// if let Err(error) = guard.ready().await {
+    ///     for (issuer, cause) in error.causes() {
+    ///         eprintln!("{issuer}: {cause}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn causes(&self) -> impl Iterator<Item = (&str, &KeysError)> {
+        let missing = std::iter::once(&self.first).chain(&self.others);
+        missing.map(|missing| (&*missing.issuer, &*missing.cause))
     }
 }
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (issuer, cause)) in self.causes().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(
+                f,
+                "{separator}no usable keys for issuer {issuer:?}: {cause}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NotReady {}

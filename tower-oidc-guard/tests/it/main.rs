@@ -7,7 +7,10 @@ mod axum_layers;
 mod axum_routes;
 mod backpressure;
 mod cache;
+mod causes;
 mod ed25519;
+#[cfg(feature = "axum")]
+mod extractors;
 mod fakes;
 mod grpc_frames;
 mod guard_settings;
@@ -31,6 +34,7 @@ mod policy_deny;
 mod policy_file;
 mod policy_members;
 mod properties;
+mod readiness;
 mod recorded_tokens;
 mod responses;
 mod rfc8725;

@@ -129,9 +129,8 @@ impl ApiServerKeys {
         {
             return Ok(client.clone());
         }
-        let client = api_server_client(&ca).ok_or_else(|| {
-            file_error(&self.api.ca_file, "does not contain a certificate in PEM")
-        })?;
+        let client =
+            api_server_client(&ca).map_err(|fault| file_error(&self.api.ca_file, &fault))?;
         *cached = Some((ca, client.clone()));
         Ok(client)
     }

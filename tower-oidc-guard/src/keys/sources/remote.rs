@@ -9,6 +9,7 @@ use crate::keys::discovery::DiscoveryDocument;
 use crate::keys::error::KeysError;
 use crate::keys::fetch::{CachePolicy, DocumentKind, FetchLimits, Fetcher};
 use crate::keys::location::KeyLocation;
+use crate::text::url_without_secrets;
 
 /// Keys that are fetched from the web.
 pub(crate) struct RemoteKeys {
@@ -86,7 +87,7 @@ impl RemoteKeys {
             document.check_issuer(issuer, also_known_as, url)?;
             if !self.fetcher.may_fetch(document.jwks_uri.url()) {
                 return Err(KeysError::InvalidJwksUri {
-                    url: url.to_string(),
+                    url: url_without_secrets(url),
                 });
             }
             Ok(document)
@@ -116,7 +117,7 @@ pub(super) async fn fetch_key_set(
     cache_policy: CachePolicy,
 ) -> Result<LoadedKeys, KeysError> {
     let parse = |body: &[u8]| {
-        let location = KeyLocation::JwksUrl(url.to_string());
+        let location = KeyLocation::JwksUrl(url_without_secrets(url));
         rules.parse_json(location, body, listed)
     };
     let fetched = fetcher
