@@ -123,7 +123,7 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Methods as the libraries' errors name them, and the flags that call them.
-const FLAGS: [(&str, &str); 9] = [
+const FLAGS: [(&str, &str); 10] = [
     ("`Issuer::in_cluster()`", "--issuer kubernetes"),
     (
         "`Issuer::kubernetes(url)`",
@@ -136,6 +136,7 @@ const FLAGS: [(&str, &str); 9] = [
     ("`policy`", "--policy-file (POLICY_FILE)"),
     ("`algorithms`", "--algorithms (ALGORITHMS)"),
     ("`token_types`", "--token-types (TOKEN_TYPES)"),
+    ("`ready_when`", "--ready-issuers (READY_ISSUERS)"),
 ];
 /// Methods that no flag calls. The libraries' errors name them as the last alternative: "use https, or …".
 const METHODS_WITHOUT_FLAG: [&str; 3] = [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_oidc_guard::{Issuer, OidcGuard, PolicyFile};
+use tower_oidc_guard::{Issuer, OidcGuard, PolicyFile, ReadyWhen};
 
 use super::settings::ServerSettings;
 use crate::Error;
@@ -11,9 +11,13 @@ use crate::arguments::parse_web_url;
 /// Builds the guard. Reads the policy file, if one is configured, but fetches no keys.
 pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error> {
     let mut builder = OidcGuard::builder();
+    let mut labels = Vec::new();
     for value in &settings.issuer {
-        builder = builder.issuer(issuer(value, settings)?);
+        let issuer = issuer(value, settings)?;
+        labels.push((value.as_str(), issuer.label().to_owned()));
+        builder = builder.issuer(issuer);
     }
+    builder = builder.ready_when(ready_when(&settings.ready_issuers, &labels));
     builder = match &settings.policy_file {
         Some(path) => builder.policy(PolicyFile::open(path).await?.policy()),
         None => builder.any_verified_caller(),
@@ -27,6 +31,19 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
         builder.cache(settings.cache_tokens, settings.cache_bytes)
     };
     Ok(builder.build()?)
+}
+
+/// Returns which issuers `--ready-issuers` requires. `labels` are the values of `--issuer` with the labels of these issuers. An
+/// item that is none of these values is passed on as a label, so that the guard does not build if there is none.
+fn ready_when(items: &[String], labels: &[(&str, String)]) -> ReadyWhen {
+    match items {
+        [item] if item == "all" => ReadyWhen::AllIssuers,
+        [item] if item == "any" => ReadyWhen::AnyIssuer,
+        items => ReadyWhen::issuers(items.iter().map(|item| {
+            let label = labels.iter().find(|(value, _)| value == item);
+            label.map_or(item, |(_, label)| label).as_str()
+        })),
+    }
 }
 
 /// Returns the issuer that a value of `--issuer` describes.

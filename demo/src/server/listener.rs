@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::Error;
+use crate::{Error, error_chain};
 
 /// The length of the system's backlog of connections that have not been accepted.
 const BACKLOG: i32 = 1024;
@@ -118,7 +118,10 @@ fn fall_back_to_ipv4<T>(
                 io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
             ) =>
         {
-            tracing::info!(error = %source, "IPv6 is not available; using IPv4 only");
+            tracing::info!(
+                error = error_chain(&source),
+                "IPv6 is not available; using IPv4 only"
+            );
             ipv4()
         }
         result => result,
@@ -200,7 +203,11 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
                         | io::ErrorKind::ConnectionReset
                 ) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; retrying in {ACCEPT_RETRY_PAUSE:?}");
+                let error = error_chain(&error);
+                tracing::warn!(
+                    error,
+                    "cannot accept a connection; retrying in {ACCEPT_RETRY_PAUSE:?}"
+                );
                 sleep(ACCEPT_RETRY_PAUSE).await;
             }
         }
@@ -228,7 +235,9 @@ impl Connection {
         let peer = self.peer;
         match timeout(self.limits.handshake_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.serve_http(stream).await,
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "the TLS handshake failed"),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, error = error_chain(&error), "the TLS handshake failed");
+            }
             Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
         }
     }
@@ -264,7 +273,7 @@ impl Connection {
             tokio::select! {
                 served = &mut connection => {
                     if let Err(error) = served {
-                        tracing::debug!(%peer, error = %crate::error_chain(&*error), "the connection failed");
+                        tracing::debug!(%peer, error = error_chain(&*error), "the connection failed");
                     }
                     return;
                 }

@@ -52,7 +52,7 @@ where
 
 /// Returns the routes for probes and scrapers, which need no token: `/healthz`, `/readyz` and `/metrics`.
 ///
-/// `/readyz` responds with 200 once the guard has keys of each issuer.
+/// `/readyz` responds with 200 once the guard has the keys of each issuer that its settings require.
 pub fn admin_routes(
     guard: &OidcGuard,
     render_metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
@@ -114,7 +114,7 @@ fn log_failure(failure: ServerErrorsFailureClass, latency: Duration, _: &Span) {
             tracing::error!(status = status.as_u16(), milliseconds, "request failed");
         }
         ServerErrorsFailureClass::Error(error) => {
-            tracing::error!(%error, milliseconds, "request failed");
+            tracing::error!(error, milliseconds, "request failed");
         }
     }
 }

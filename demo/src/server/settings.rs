@@ -43,6 +43,18 @@ pub struct ServerSettings {
     )]
     pub issuer: Vec<String>,
 
+    /// The issuers without whose keys /readyz returns 503: `all`, `any` for at least one of them, or a list of values of
+    /// --issuer.
+    #[arg(
+        long,
+        env = "READY_ISSUERS",
+        value_name = "ISSUER",
+        value_delimiter = ',',
+        default_value = "all",
+        value_parser = parse_item
+    )]
+    pub ready_issuers: Vec<String>,
+
     /// An accepted audience: a value that a token's claim `aud` must contain.
     #[arg(
         long,

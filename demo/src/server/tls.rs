@@ -14,7 +14,7 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-use crate::Error;
+use crate::{Error, error_chain};
 
 /// The protocols that are offered to clients by ALPN: HTTP/2 first.
 const ALPN_PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -96,7 +96,11 @@ impl FileCertResolver {
                 Arc::new(pair)
             }
             Err(error) => {
-                tracing::warn!(%error, "the new certificate and key cannot be used; keeping the previous ones");
+                let error = error_chain(&error);
+                tracing::warn!(
+                    error,
+                    "the new certificate and key cannot be used; keeping the previous ones"
+                );
                 current.pair.clone()
             }
         };

@@ -539,6 +539,55 @@ async fn probes_and_requests_are_not_logged_as_errors_while_keys_are_missing() {
     }
 }
 
+/// Returns the status and the body of the response to `/readyz`.
+async fn readiness(server: &Server) -> (u16, String) {
+    let response = http_client().get(server.url("/readyz")).send();
+    let response = response.await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_requires_the_keys_of_the_issuers_in_ready_issuers() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let unreachable = format!("oidc:http://{}", unused_address());
+    let issuers = format!("{},{unreachable}", issuer.url());
+    let no_keys = format!(
+        "no keys of {}: GET ",
+        unreachable.trim_start_matches("oidc:")
+    );
+    for (ready_issuers, status) in [
+        ("", 503),
+        ("all", 503),
+        (unreachable.as_str(), 503),
+        ("any", 200),
+        (issuer.url(), 200),
+    ] {
+        let arguments = [&ON_LOOPBACK[..], &trusting(&issuers, &[])].concat();
+        let variables = [("READY_ISSUERS", ready_issuers)];
+        let server = Server::start_with(&arguments, &variables).await;
+        server
+            .process
+            .wait_for_line("keys could not be fetched")
+            .await;
+        server.process.wait_for_line("keys fetched").await;
+        let expected = if status == 200 { "ready\n" } else { "" };
+        let (found, body) = readiness(&server).await;
+        assert_eq!(found, status, "{ready_issuers}: {body}");
+        assert!(body.starts_with(&format!("{expected}{no_keys}")), "{body}");
+        assert!(body.contains("Connection refused"), "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_required_issuer_that_is_not_trusted_is_an_error() {
+    for issuers in ["oidc:https://id.example", "all,google", "google,"] {
+        let flags = ["--ready-issuers", issuers];
+        let arguments = [&trusting("google", &flags)[..], &ON_LOOPBACK].concat();
+        let (_, printed) = run_invalid(SERVER, &arguments, &[]).await;
+        assert!(printed.contains("--ready-issuers"), "{issuers}: {printed}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_in_a_query_is_not_logged() {
     let issuer = TestIssuer::start().await.unwrap();
