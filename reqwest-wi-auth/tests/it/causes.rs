@@ -17,7 +17,7 @@ const METADATA: &str = "identity token could not be fetched; retrying";
 const COMMAND: &str = "command returned no token";
 const FILE: &str = "file could not be loaded; keeping the previous content";
 
-/// The same log events as JSON and as text.
+/// The log events of a thread, in the JSON format and in the plain one.
 #[derive(Clone, Default)]
 struct BothFormats {
     json: Log,

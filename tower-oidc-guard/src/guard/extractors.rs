@@ -214,7 +214,7 @@ impl IntoResponse for IdentityRejection {
 /// The rejections of this process.
 static LOGGED: LoggedRoutes = LoggedRoutes(Mutex::new(BTreeMap::new()));
 
-/// What was extracted, why it was missing, and the pattern of the route.
+/// The type that was extracted, why it was missing, and the pattern of the route.
 type RouteKey = (&'static str, Missing, Option<String>);
 
 /// When each route was last logged about, so that a flood of requests is not a flood of log events.

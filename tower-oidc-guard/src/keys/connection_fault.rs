@@ -1,4 +1,4 @@
-//! What an operator can do if a document cannot be fetched.
+//! Remedies for documents that cannot be fetched.
 
 use std::io;
 

@@ -107,12 +107,6 @@ impl BothFormats {
     pub fn plain_text(&self) -> String {
         self.plain.text()
     }
-
-    /// Discards what was logged so far.
-    pub fn clear(&self) {
-        self.json.clear();
-        self.plain.clear();
-    }
 }
 
 /// Asserts that no part of this token is in the text.
