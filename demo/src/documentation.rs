@@ -25,7 +25,13 @@ const LIBRARIES: [Library; 2] = [
     },
 ];
 /// Texts of other libraries and of the operating system that the sections on troubleshooting quote.
-const OTHER_TEXTS: [&str; 3] = ["Connection refused", "dns error", "error sending request"];
+const OTHER_TEXTS: [&str; 5] = [
+    "Connection refused",
+    "dns error",
+    "error sending request",
+    "invalid peer certificate: UnknownIssuer",
+    "tunnel error",
+];
 const README: &str = include_str!("../../README.md");
 const WORKSPACE: &str = include_str!("../../Cargo.toml");
 
