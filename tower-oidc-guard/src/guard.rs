@@ -89,7 +89,7 @@ impl OidcGuard {
     /// | `layer` | the routes that were added before, and the fallback: unknown paths get 401 |
     /// | `route` or `fallback` after either call | nothing: a route or fallback that is added later **is not guarded** |
     /// | `merge` or `nest` before either call | the merged or nested routes as well; the fallback of a nested router only by `layer` |
-    /// | `merge` or `nest` after either call | nothing: those routes keep the layers of their own router |
+    /// | `merge` or `nest` after either call | nothing: those routes have only their own router's layers |
     ///
     /// `route_layer` on a router without routes panics. The last call of `layer` or `route_layer` is the first to see a request; in
     /// a `ServiceBuilder` it is the first one.
