@@ -125,6 +125,14 @@ pub enum BuildError {
         /// The number of bytes, as configured.
         bytes: u64,
     },
+    /// The interval of the summary of refused requests is out of range.
+    #[error(
+        "`refusal_summary_interval` is {interval:?}; expected 1 s to 1 h, or call `without_refusal_summary` to turn the summary off"
+    )]
+    RefusalSummaryInterval {
+        /// The interval, as configured.
+        interval: std::time::Duration,
+    },
     /// The HTTP client for discovery documents and keys could not be created.
     #[error("the HTTP client for discovery documents and keys could not be created: {}", with_causes(.0))]
     HttpClient(reqwest::Error),

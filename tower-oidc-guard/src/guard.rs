@@ -5,11 +5,13 @@ mod bearer;
 mod body;
 mod builder;
 mod endpoints;
+mod expected;
 #[cfg(feature = "axum")]
 mod extractors;
 mod future;
 mod grpc;
 mod identities;
+mod refusal_summary;
 mod rejection_response;
 mod service;
 

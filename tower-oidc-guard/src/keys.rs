@@ -34,6 +34,7 @@ use self::sources::KeySource;
 use self::store::{CurrentKeys, KeyStore, WaitSlot};
 use crate::clock::Clock;
 use crate::jose::SignatureError;
+use crate::jose::algorithm::Algorithm;
 
 /// How often [`Keys::ready`] checks whether the fetch that it waits for has to be started again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -123,6 +124,15 @@ impl Keys {
                 self.driver.spawn_fetch(&self.store, now);
             }
         }
+    }
+
+    /// Returns the names of the algorithms that are allowed for the current keys, or `None` if there are no keys yet.
+    pub(crate) fn algorithms(&self) -> Option<Vec<&'static str>> {
+        let current = self.store.load();
+        let allowed = current.as_ref()?.keys.algorithms;
+        let all = Algorithm::ALL.into_iter();
+        let allowed = all.filter(|algorithm| allowed.contains(*algorithm));
+        Some(allowed.map(Algorithm::name).collect())
     }
 
     /// Returns whether `iss` came with the keys, or `None` if there are no keys yet.

@@ -80,12 +80,14 @@
 //! [`OidcGuardBuilder::protected_resource`]: crate::OidcGuardBuilder::protected_resource
 //! [`OidcGuardBuilder::realm`]: crate::OidcGuardBuilder::realm
 //! [`OidcGuardBuilder::ready_when`]: crate::OidcGuardBuilder::ready_when
+//! [`OidcGuardBuilder::refusal_summary_interval`]: crate::OidcGuardBuilder::refusal_summary_interval
 //! [`OidcGuardBuilder::rejection_response`]: crate::OidcGuardBuilder::rejection_response
 //! [`OidcGuardBuilder::strip_token`]: crate::OidcGuardBuilder::strip_token
 //! [`OidcGuardBuilder::token_from`]: crate::OidcGuardBuilder::token_from
 //! [`OidcGuardBuilder::token_from_exactly_one_of`]: crate::OidcGuardBuilder::token_from_exactly_one_of
 //! [`OidcGuardBuilder::without_cache`]: crate::OidcGuardBuilder::without_cache
 //! [`OidcGuardBuilder::without_error_description`]: crate::OidcGuardBuilder::without_error_description
+//! [`OidcGuardBuilder::without_refusal_summary`]: crate::OidcGuardBuilder::without_refusal_summary
 //! [`Policy`]: crate::Policy
 //! [`Policy::all_of`]: crate::Policy::all_of
 //! [`Policy::any_of`]: crate::Policy::any_of
@@ -165,7 +167,7 @@ pub use keys::health::{IssuerHealth, SkippedKey};
 pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};
-pub use rejection::Rejection;
+pub use rejection::{OtherScheme, Rejection};
 pub use verifier::{NotReady, ReadyWhen, TokenVerifier, VerifyError};
 
 // The crates whose types are part of this crate's API, so that users can name the same versions.

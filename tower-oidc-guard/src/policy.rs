@@ -362,6 +362,20 @@ impl Policy {
         }
     }
 
+    /// Returns the number of members on the allow lists of the policy.
+    pub(crate) fn allowed_members(&self) -> usize {
+        match &*self.0 {
+            Node::Rule(rule) => rule.allowed.len(),
+            Node::Any(policies) | Node::All(policies) => {
+                policies.iter().map(Self::allowed_members).sum()
+            }
+            Node::Narrowed(policy, _) => policy.allowed_members(),
+            Node::Invalid(_) => 0,
+            #[cfg(feature = "policy-file")]
+            Node::File(file) => file.with(|rule| rule.allowed.len()),
+        }
+    }
+
     /// Returns the files that the policy comes from.
     #[cfg(feature = "policy-file")]
     pub(crate) fn files(&self) -> Vec<&PolicyFile> {

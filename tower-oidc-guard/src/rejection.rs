@@ -1,5 +1,6 @@
 //! The reasons for which a guard rejects a request, and how each is answered.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -15,6 +16,7 @@ use crate::verifier::VerifyError;
 /// | variant | HTTP status | RFC 6750 `error` | gRPC status |
 /// | --- | --- | --- | --- |
 /// | [`MissingToken`](Self::MissingToken) | 401 | none | `UNAUTHENTICATED` |
+/// | [`UnsupportedScheme`](Self::UnsupportedScheme) | 401 | none | `UNAUTHENTICATED` |
 /// | [`MalformedRequest`](Self::MalformedRequest) | 400 | `invalid_request` | `UNAUTHENTICATED` |
 /// | [`InvalidToken`](Self::InvalidToken) | 401 | `invalid_token` | `UNAUTHENTICATED` |
 /// | [`NotAllowed`](Self::NotAllowed) | 403 | `insufficient_scope` | `PERMISSION_DENIED` |
@@ -22,9 +24,14 @@ use crate::verifier::VerifyError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// The request has no bearer token.
+    /// The request has no credentials in the headers that a token is read from.
     #[error("no bearer token")]
     MissingToken,
+    /// The request has credentials, but of another scheme than `Bearer`, so it has no bearer token.
+    ///
+    /// A guard that admits requests without a token admits these too.
+    #[error("no bearer token, but {0}")]
+    UnsupportedScheme(OtherScheme),
     /// The request is malformed as defined in RFC 6750, section 3.1: for example, it has more than one token.
     #[error("malformed request: {0}")]
     MalformedRequest(&'static str),
@@ -62,7 +69,9 @@ impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MalformedRequest(_) => StatusCode::BAD_REQUEST,
-            Self::MissingToken | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
+            Self::MissingToken | Self::UnsupportedScheme(_) | Self::InvalidToken(_) => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::KeysUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -71,7 +80,7 @@ impl Rejection {
     /// Returns the `error` code of RFC 6750, section 3.1, or `None` if the challenge has none.
     pub fn error_code(&self) -> Option<&'static str> {
         match self {
-            Self::MissingToken | Self::KeysUnavailable { .. } => None,
+            Self::MissingToken | Self::UnsupportedScheme(_) | Self::KeysUnavailable { .. } => None,
             Self::MalformedRequest(_) => Some("invalid_request"),
             Self::InvalidToken(_) => Some("invalid_token"),
             Self::NotAllowed => Some("insufficient_scope"),
@@ -81,7 +90,10 @@ impl Rejection {
     /// Returns the number of the gRPC status: 16 (`UNAUTHENTICATED`), 7 (`PERMISSION_DENIED`) or 14 (`UNAVAILABLE`).
     pub fn grpc_status(&self) -> u8 {
         match self {
-            Self::MissingToken | Self::MalformedRequest(_) | Self::InvalidToken(_) => 16,
+            Self::MissingToken
+            | Self::UnsupportedScheme(_)
+            | Self::MalformedRequest(_)
+            | Self::InvalidToken(_) => 16,
             Self::NotAllowed => 7,
             Self::KeysUnavailable { .. } => 14,
         }
@@ -89,7 +101,7 @@ impl Rejection {
 
     /// Returns a short, stable name of the reason for logs and metric labels.
     ///
-    /// It is `missing_token`, `malformed_request`, `not_allowed`, `keys_unavailable`, or the
+    /// It is `missing_token`, `unsupported_scheme`, `malformed_request`, `not_allowed`, `keys_unavailable`, or the
     /// [reason](TokenError::reason) of the token error.
     ///
     /// ```
@@ -100,10 +112,76 @@ impl Rejection {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MissingToken => "missing_token",
+            Self::UnsupportedScheme(_) => "unsupported_scheme",
             Self::MalformedRequest(_) => "malformed_request",
             Self::InvalidToken(error) => error.reason(),
             Self::NotAllowed => "not_allowed",
             Self::KeysUnavailable { .. } => "keys_unavailable",
+        }
+    }
+}
+
+/// The kind of credentials that a request has instead of a bearer token. Its text never contains anything from the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OtherScheme {
+    /// A scheme of which this is the name, spelled as registered with IANA, or one that is in common use.
+    Known(&'static str),
+    /// A scheme with another name.
+    Unknown,
+    /// One word that is no known scheme: probably a token without `Bearer` in front of it.
+    NoScheme,
+}
+
+/// The names of schemes that a rejection may name: those that IANA lists in its registry of HTTP authentication schemes, and
+/// some in common use.
+const KNOWN_SCHEMES: [&str; 22] = [
+    "Basic",
+    "Concealed",
+    "Digest",
+    "DPoP",
+    "GNAP",
+    "HOBA",
+    "Mutual",
+    "Negotiate",
+    "OAuth",
+    "PrivateToken",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-256",
+    "vapid",
+    // Not registered.
+    "ApiKey",
+    "AWS4-HMAC-SHA256",
+    "GoogleLogin",
+    "Hawk",
+    "JWT",
+    "NTLM",
+    "SharedAccessSignature",
+    "SharedKey",
+    "Token",
+];
+
+impl OtherScheme {
+    /// Returns the kind of these credentials, which are not those of `Bearer`.
+    pub(crate) fn of_credentials(credentials: &[u8]) -> Self {
+        let is_end = |byte: &u8| matches!(byte, b' ' | b'\t' | b',');
+        let mut words = credentials.splitn(2, is_end);
+        let scheme = words.next().unwrap_or_default();
+        let mut known = KNOWN_SCHEMES.into_iter();
+        match known.find(|name| name.as_bytes().eq_ignore_ascii_case(scheme)) {
+            Some(name) => Self::Known(name),
+            None if words.next().is_none() => Self::NoScheme,
+            None => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for OtherScheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(name) => write!(f, "credentials of the scheme {name}"),
+            Self::Unknown => f.write_str("credentials of an unknown scheme"),
+            Self::NoScheme => f.write_str("a value without a scheme"),
         }
     }
 }

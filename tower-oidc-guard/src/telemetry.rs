@@ -13,7 +13,8 @@ use crate::identity::Identity;
 use crate::rejection::Rejection;
 use crate::text::printable;
 
-const NO_ISSUER: &str = "none";
+/// The label for requests without a token of a trusted issuer.
+pub(crate) const NO_ISSUER: &str = "none";
 
 /// Records that a caller is allowed. Returns the span in which the service handles the request.
 pub(crate) fn record_allowed(identity: &Identity) -> Span {
@@ -33,12 +34,9 @@ pub(crate) fn record_anonymous() -> Span {
     tracing::debug_span!("oidc_guard", decision = "anonymous")
 }
 
-/// Records that a request is rejected.
-pub(crate) fn record_rejected(rejection: &Rejection, issuer: Option<&Arc<str>>) {
-    let reason = rejection.reason();
-    count_decision(reason, issuer);
-    let issuer = issuer.map_or(NO_ISSUER, |issuer| issuer);
-    tracing::debug!(decision = "rejected", reason, issuer, "rejected");
+/// Counts a rejected request.
+pub(crate) fn count_rejected(rejection: &Rejection, issuer: Option<&Arc<str>>) {
+    count_decision(rejection.reason(), issuer);
 }
 
 fn count_decision(reason: &'static str, issuer: Option<&Arc<str>>) {

@@ -11,6 +11,7 @@
 
 mod cache;
 mod error;
+mod expected;
 mod readiness;
 mod trusted;
 
@@ -25,6 +26,7 @@ pub(crate) use self::cache::CacheLimits;
 use self::cache::{CacheEntry, TokenCache};
 pub(crate) use self::error::FailedVerification;
 pub use self::error::{NotReady, VerifyError};
+pub(crate) use self::expected::alternatives;
 pub use self::readiness::ReadyWhen;
 pub(crate) use self::readiness::RequiredIssuers;
 pub(crate) use self::trusted::{IssuerName, PendingToken, TokenStatus, TrustedIssuer};
@@ -171,7 +173,7 @@ impl TokenVerifier {
 
     /// Verifies a token with the cache and the available keys, without waiting.
     pub(crate) fn try_verify(&self, token: &[u8]) -> Result<TokenStatus, FailedVerification> {
-        let now = self.0.clock.since_epoch();
+        let now = self.now();
         if let Some(cached) = self.verify_cached(token, now) {
             return cached.map(TokenStatus::Verified);
         }
@@ -182,8 +184,7 @@ impl TokenVerifier {
         let index = index.ok_or(TokenError::UnknownIssuer)?;
         let issuer = self.0.issuers.get(index);
         let issuer = issuer.ok_or(TokenError::UnknownIssuer)?;
-        let verified = issuer.verify(index, unverified, now);
-        let (status, generation) = verified.map_err(|error| issuer.failed(error.into()))?;
+        let (status, generation) = issuer.verify(index, unverified, now)?;
         if let (TokenStatus::Verified(identity), Some(cache)) = (&status, &self.0.cache) {
             let entry = CacheEntry {
                 identity: identity.clone(),
@@ -193,6 +194,11 @@ impl TokenVerifier {
             cache.insert(token, entry);
         }
         Ok(status)
+    }
+
+    /// Returns the time since the Unix epoch by the clock that tokens are verified with.
+    pub(crate) fn now(&self) -> Duration {
+        self.0.clock.since_epoch()
     }
 
     /// Verifies a token with the cache. Returns `None` if it has no current entry for the token.
@@ -214,7 +220,10 @@ impl TokenVerifier {
         let times = entry.identity.times();
         if let Err(error) = issuer.claim_rules.validate_times(times, now) {
             cache.remove(token);
-            return Some(Err(issuer.failed(error.into())));
+            return Some(Err(FailedVerification {
+                caller: Some(entry.identity.clone()),
+                ..issuer.failed_at(error, times, now)
+            }));
         }
         telemetry::record_cache_hit();
         Some(Ok(entry.identity))

@@ -43,7 +43,10 @@ impl Gate {
             .identity_name(GATE_IDENTITY)
             .realm("gate")
             .rejection_response(|rejection, mut response| {
-                if *rejection == Rejection::MissingToken {
+                if matches!(
+                    rejection,
+                    Rejection::MissingToken | Rejection::UnsupportedScheme(_)
+                ) {
                     *response.status_mut() = StatusCode::FORBIDDEN;
                     return response.map(|_| "403 - Forbidden".into());
                 }

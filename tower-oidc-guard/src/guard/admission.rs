@@ -13,22 +13,26 @@
 //! A token that needs newer keys makes the request wait; see [`ResponseFuture`](super::ResponseFuture).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{Method, Request, Response};
-use tracing::Span;
+use tracing::{Level, Span};
 
 use super::bearer::{Bearer, TokenHeaders};
 use super::endpoints::ProtectedResource;
+use super::expected::expected;
 use super::grpc::Protocol;
 use super::identities::IdentityPlace;
+use super::refusal_summary::RefusalSummary;
 use super::rejection_response::RejectionResponses;
 use crate::identity::Identity;
-use crate::policy::{Policy, PolicyError, ResolvedPolicy};
+use crate::policy::{Decision, Policy, PolicyError, ResolvedPolicy};
 use crate::rejection::Rejection;
+use crate::telemetry;
+use crate::text::printable;
 use crate::verifier::{FailedVerification, PendingToken, TokenStatus, TokenVerifier};
-use crate::{telemetry, text};
 
 /// Decides on requests: the settings of a guard with the policy of one layer.
 #[derive(Debug, Clone)]
@@ -37,6 +41,8 @@ pub(super) struct AdmissionController {
     pub(super) policy: ResolvedPolicy,
     pub(super) requests: RequestSettings,
     pub(super) responses: RejectionResponses,
+    /// Logs a summary of refused requests; `None` if that is turned off. Shared by all layers of the guard.
+    pub(super) refusals: Option<Arc<RefusalSummary>>,
 }
 
 /// The settings for requests: which headers are read, what is admitted without a token, and what the service gets.
@@ -57,6 +63,43 @@ pub(super) enum Admission {
     Admitted(Span),
     /// The request is answered with this response instead.
     Rejected(Response<Bytes>),
+}
+
+/// A request that is rejected, with what is known about its token.
+struct RejectedRequest<'r> {
+    rejection: Rejection,
+    /// The label of the token's issuer, if that is a trusted one.
+    issuer: Option<&'r Arc<str>>,
+    /// The identity in the token, if its signature was verified.
+    caller: Option<&'r Identity>,
+    /// Which rule of the policy decided.
+    rule: Option<&'r str>,
+    /// How far the guard's clock is from the time in the token that the rejection is about.
+    clock_difference: Option<Duration>,
+}
+
+impl From<Rejection> for RejectedRequest<'_> {
+    fn from(rejection: Rejection) -> Self {
+        Self {
+            rejection,
+            issuer: None,
+            caller: None,
+            rule: None,
+            clock_difference: None,
+        }
+    }
+}
+
+impl<'r> From<&'r FailedVerification> for RejectedRequest<'r> {
+    fn from(failed: &'r FailedVerification) -> Self {
+        Self {
+            rejection: failed.error.into(),
+            issuer: failed.issuer_label.as_ref(),
+            caller: failed.caller.as_ref(),
+            rule: None,
+            clock_difference: failed.clock_difference,
+        }
+    }
 }
 
 /// The result of [`AdmissionController::try_admit`].
@@ -97,7 +140,7 @@ impl AdmissionController {
             // A browser never sends credentials with a preflight.
             let admission = if headers.has_credentials(request.headers(), request.uri()) {
                 let malformed = Rejection::MalformedRequest("a CORS preflight with credentials");
-                self.reject(request, malformed, None)
+                self.reject(request, malformed.into())
             } else {
                 self.admit_without_identity(request)
             };
@@ -108,11 +151,13 @@ impl AdmissionController {
             .find(request.headers(), request.uri())
         {
             Ok(bearer) => bearer,
-            Err(Rejection::MissingToken) if self.allows_missing_token() => {
+            Err(Rejection::MissingToken | Rejection::UnsupportedScheme(_))
+                if self.allows_missing_token() =>
+            {
                 return TryAdmission::Decided(self.admit_without_identity(request));
             }
             Err(rejection) => {
-                return TryAdmission::Decided(self.reject(request, rejection, None));
+                return TryAdmission::Decided(self.reject(request, rejection.into()));
             }
         };
         let admission = match self.verifier.try_verify(bearer.token()) {
@@ -124,7 +169,7 @@ impl AdmissionController {
                 let malformed = Rejection::MalformedRequest(
                     "more than one token, or a broken one, in a header",
                 );
-                self.reject(request, malformed, None)
+                self.reject(request, malformed.into())
             }
             Err(failed) => self.decide(request, Err(failed)),
         };
@@ -156,18 +201,18 @@ impl AdmissionController {
                 Admission::Admitted(span)
             }
             Ok(identity) => {
-                if tracing::enabled!(tracing::Level::DEBUG) {
-                    let why = self.policy.explain(&identity).to_string();
-                    let subject = text::printable(identity.subject());
-                    tracing::debug!(subject = &*subject, why, "not allowed");
-                }
-                let label = identity.issuer_label();
-                self.reject(request, Rejection::NotAllowed, Some(label))
+                let rule = tracing::enabled!(Level::DEBUG).then(|| self.policy.explain(&identity));
+                // The content of a policy file may have been replaced since the decision.
+                let rule = rule.as_ref().filter(|decision| !decision.is_allowed());
+                let rejected = RejectedRequest {
+                    issuer: Some(identity.issuer_label()),
+                    caller: Some(&identity),
+                    rule: rule.map(Decision::reason),
+                    ..Rejection::NotAllowed.into()
+                };
+                self.reject(request, rejected)
             }
-            Err(failed) => {
-                let label = failed.issuer_label.as_ref();
-                self.reject(request, failed.error.into(), label)
-            }
+            Err(failed) => self.reject(request, (&failed).into()),
         }
     }
 
@@ -194,16 +239,42 @@ impl AdmissionController {
         }
     }
 
-    /// Rejects a request. `label` is that of the token's issuer, if that is a trusted one.
-    fn reject<B>(
-        &self,
-        request: &Request<B>,
-        rejection: Rejection,
-        label: Option<&Arc<str>>,
-    ) -> Admission {
-        telemetry::record_rejected(&rejection, label);
+    /// Rejects a request.
+    fn reject<B>(&self, request: &Request<B>, rejected: RejectedRequest<'_>) -> Admission {
+        let RejectedRequest {
+            rejection, issuer, ..
+        } = rejected;
+        telemetry::count_rejected(&rejection, issuer);
+        if let Some(refusals) = &self.refusals {
+            refusals.record(rejection, issuer, &self.policy);
+        }
+        if tracing::enabled!(Level::DEBUG) {
+            self.log_rejected(&rejected);
+        }
         let protocol = Protocol::detect(request);
         Admission::Rejected(self.responses.response(&rejection, protocol))
+    }
+
+    /// Logs all that is known about a rejected request, except for what the caller sent without proof.
+    fn log_rejected(&self, rejected: &RejectedRequest<'_>) {
+        let rejection = &rejected.rejection;
+        let issuer = rejected.issuer.map(|issuer| &**issuer);
+        let headers = &self.requests.token_headers.names;
+        let expected = expected(rejection, issuer, &self.verifier, headers);
+        let expected = expected.as_deref();
+        let subject = rejected.caller.map(|caller| printable(caller.subject()));
+        tracing::debug!(
+            decision = "rejected",
+            reason = rejection.reason(),
+            issuer = issuer.unwrap_or(telemetry::NO_ISSUER),
+            status = rejection.status().as_u16(),
+            error = %rejection,
+            subject = subject.as_deref(),
+            rule = rejected.rule,
+            expected = expected.map(|text| text.strip_prefix("expected ").unwrap_or(text)),
+            clock_difference_seconds = rejected.clock_difference.map(|time| time.as_secs()),
+            "request refused"
+        );
     }
 }
 

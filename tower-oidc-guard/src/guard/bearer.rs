@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use url::form_urlencoded;
 
 use crate::jose::TokenError;
-use crate::rejection::Rejection;
+use crate::rejection::{OtherScheme, Rejection};
 
 const SCHEME: &[u8] = b"bearer";
 
@@ -78,7 +78,8 @@ impl TokenHeaders {
     ///
     /// # Errors
     ///
-    /// [`Rejection::MissingToken`] if there is no such header, or one with credentials of another scheme.
+    /// [`Rejection::MissingToken`] if there is no such header, and [`Rejection::UnsupportedScheme`] if there is one with
+    /// credentials of another scheme.
     /// [`Rejection::MalformedRequest`] if there is a token in the query (section 2.3), if a header is repeated, if `Bearer`
     /// is followed by anything but one space, or if it follows the credentials of another scheme.
     pub(super) fn find<'r>(
@@ -89,10 +90,11 @@ impl TokenHeaders {
         if has_token_in_query(uri) {
             return Err(Rejection::MalformedRequest("a token in the query"));
         }
-        let mut found = None;
+        let (mut found, mut none) = (None, Rejection::MissingToken);
         for name in &self.names {
             match read(name, headers) {
                 Err(Rejection::MissingToken) => {}
+                Err(other @ Rejection::UnsupportedScheme(_)) => none = other,
                 Ok(_) if found.is_some() => {
                     return Err(Rejection::MalformedRequest(
                         "a token in more than one header",
@@ -105,7 +107,7 @@ impl TokenHeaders {
                 }
             }
         }
-        found.ok_or(Rejection::MissingToken)
+        found.ok_or(none)
     }
 
     /// Returns whether a request has any credentials: in one of these headers, in `Authorization`, or in the query.
@@ -190,7 +192,7 @@ fn is_longer_scheme(rest: &[u8]) -> bool {
 }
 
 /// Returns the rejection for credentials of another scheme: the request has no bearer token, or is malformed if `Bearer` occurs
-/// later in the text as a word.
+/// later in the text as a word. An empty header counts as none.
 fn other_scheme<T>(text: &[u8]) -> Result<T, Rejection> {
     let is_separator =
         |byte: &u8| !byte.is_ascii_graphic() || matches!(byte, b',' | b';' | b'"' | b'\'');
@@ -199,8 +201,12 @@ fn other_scheme<T>(text: &[u8]) -> Result<T, Rejection> {
         Err(Rejection::MalformedRequest(
             "`Bearer` behind credentials of another scheme",
         ))
-    } else {
+    } else if text.is_empty() {
         Err(Rejection::MissingToken)
+    } else {
+        Err(Rejection::UnsupportedScheme(OtherScheme::of_credentials(
+            text,
+        )))
     }
 }
 
@@ -255,11 +261,43 @@ mod tests {
     }
 
     #[test]
-    fn no_header_or_another_scheme_is_no_token() {
-        for values in [&[][..], &["Basic YTpi"], &["Bear"], &["Bearerx a.b.c"]] {
+    fn no_header_or_an_empty_one_is_no_token() {
+        for values in [&[][..], &[""], &["  "]] {
             let read = read(values, "/");
             assert_eq!(read, Err(Rejection::MissingToken), "{values:?}");
         }
+    }
+
+    #[test]
+    fn another_scheme_is_reported_without_anything_from_the_header() {
+        for (value, expected) in [
+            ("Basic YTpi", OtherScheme::Known("Basic")),
+            ("bASIC YTpi", OtherScheme::Known("Basic")),
+            ("Negotiate", OtherScheme::Known("Negotiate")),
+            ("Digest username=\"a\"", OtherScheme::Known("Digest")),
+            ("DPoP a.b.c", OtherScheme::Known("DPoP")),
+            ("Token a.b.c", OtherScheme::Known("Token")),
+            ("Bearerx a.b.c", OtherScheme::Unknown),
+            ("secret1 secret2", OtherScheme::Unknown),
+            ("Bear", OtherScheme::NoScheme),
+            ("a.b.c", OtherScheme::NoScheme),
+            ("\"a.b.c\"", OtherScheme::NoScheme),
+        ] {
+            let rejection = read(&[value], "/").expect_err("no bearer token");
+            assert_eq!(rejection, Rejection::UnsupportedScheme(expected), "{value}");
+            for secret in ["YTpi", "a.b.c", "secret", "bASIC", "Bearerx"] {
+                assert!(!rejection.to_string().contains(secret), "{rejection}");
+            }
+        }
+        let (basic, token) = ("Basic YTpi", "Bearer a.b.c");
+        let wanted = TokenHeaders {
+            names: vec![SERVERLESS, AUTHORIZATION],
+            several: SeveralTokens::Malformed,
+        };
+        let other = Rejection::UnsupportedScheme(OtherScheme::Known("Basic"));
+        assert_eq!(find(&wanted, &[(AUTHORIZATION, basic)], "/"), Err(other));
+        let both = [(AUTHORIZATION, basic), (SERVERLESS, token)];
+        assert_eq!(find(&wanted, &both, "/"), Ok(b"a.b.c".to_vec()));
     }
 
     #[test]
@@ -326,9 +364,10 @@ mod tests {
             "Basic YmVhcmVyOmJlYXJlcg==",
             "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host;x-bearer-token, Signature=c",
             "Digest username=\"bearers\", realm=\"forbearer\"",
-            "",
         ] {
-            assert_eq!(read(&[value], "/"), Err(Rejection::MissingToken), "{value}");
+            let read = read(&[value], "/");
+            let is_other = matches!(read, Err(Rejection::UnsupportedScheme(_)));
+            assert!(is_other, "{value}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 #[cfg(feature = "policy-file")]
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 #[cfg(feature = "testing")]
 use std::time::SystemTime;
 
@@ -18,6 +19,7 @@ use super::admission::{AdmissionController, RequestSettings};
 use super::bearer::{SeveralTokens, TokenHeaders};
 use super::endpoints::ProtectedResource;
 use super::identities::IdentityPlace;
+use super::refusal_summary::RefusalSummary;
 use super::rejection_response::{CustomResponse, Description, RejectionResponses};
 use crate::build_error::BuildError;
 use crate::clock::Clock;
@@ -35,6 +37,10 @@ use crate::verifier::{
 };
 
 const DEFAULT_REALM: &str = "protected";
+const DEFAULT_REFUSAL_SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
+/// The range of `refusal_summary_interval`.
+const REFUSAL_SUMMARY_INTERVAL: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
 /// The range of `max_token_bytes`. A lower limit would reject tokens of Kubernetes; a higher one is of no use, because no
 /// server accepts such headers.
 const MAX_TOKEN_BYTES: RangeInclusive<usize> = 1024..=1024 * 1024;
@@ -73,6 +79,7 @@ pub struct OidcGuardBuilder {
     description: Description,
     protected_resource: Option<String>,
     custom_response: Option<CustomResponseSetting>,
+    refusal_summary: RefusalSummarySetting,
     /// The first setting that would have replaced an earlier one; reported by `build`.
     conflict: Option<BuildError>,
 }
@@ -99,6 +106,32 @@ impl CacheSetting {
                 Err(BuildError::Cache { tokens, bytes })
             }
             Self::Limited(limits) => Ok(Some(limits)),
+        }
+    }
+}
+
+/// Whether a summary of refused requests is logged, and how often.
+#[derive(Debug, Clone, Copy)]
+enum RefusalSummarySetting {
+    Off,
+    Every(Duration),
+}
+
+impl Default for RefusalSummarySetting {
+    fn default() -> Self {
+        Self::Every(DEFAULT_REFUSAL_SUMMARY_INTERVAL)
+    }
+}
+
+impl RefusalSummarySetting {
+    /// Returns the interval of the summary, or `None` if it is off.
+    fn interval(self) -> Result<Option<Duration>, BuildError> {
+        match self {
+            Self::Off => Ok(None),
+            Self::Every(interval) if REFUSAL_SUMMARY_INTERVAL.contains(&interval) => {
+                Ok(Some(interval))
+            }
+            Self::Every(interval) => Err(BuildError::RefusalSummaryInterval { interval }),
         }
     }
 }
@@ -531,6 +564,45 @@ impl OidcGuardBuilder {
         self
     }
 
+    /// Sets how often a summary of refused requests is logged: 1 s to 1 h, by default 10 s. If called again, or after
+    /// [`without_refusal_summary`](Self::without_refusal_summary), the last call is used.
+    ///
+    /// The first refusal after a quiet time is logged immediately. Those that follow are counted, and logged as one event per
+    /// interval, which also has what is configured, such as the accepted audiences. Nothing that a caller sent is logged. The
+    /// level is WARN, or INFO if all of the requests had no token. One summary includes the requests of all layers of the guard:
+    ///
+    /// ```text
+    /// WARN 1 request refused: 1 wrong_audience, expected https://a.example or https://b.example
+    /// WARN 37 requests refused in the last 10 s: 30 wrong_audience, expected https://a.example or https://b.example; 7 expired, …
+    /// ```
+    ///
+    /// Its fields are `count`, `seconds` (the time in which they were counted; absent for a request that is logged immediately)
+    /// and `reasons`, such as `wrong_audience=30 expired=7`. Outside a tokio runtime, and in one without timers
+    /// (`enable_time`), the summary of an interval is logged with the first refusal after it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_oidc_guard::OidcGuard;
+    /// // At most one event per minute, for a service that scanners on the internet find.
+    /// let builder = OidcGuard::builder().refusal_summary_interval(Duration::from_secs(60));
+    /// ```
+    pub fn refusal_summary_interval(mut self, interval: Duration) -> Self {
+        self.refusal_summary = RefusalSummarySetting::Every(interval);
+        self
+    }
+
+    /// Logs no summary of refused requests. By default there is one every 10 s while requests are refused; see
+    /// [`refusal_summary_interval`](Self::refusal_summary_interval). Each refusal is still an event at the level DEBUG.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().without_refusal_summary();
+    /// ```
+    pub fn without_refusal_summary(mut self) -> Self {
+        self.refusal_summary = RefusalSummarySetting::Off;
+        self
+    }
+
     /// Reads the time of day from this function instead of from the system, for tests. If called again, the last function is
     /// used.
     ///
@@ -609,15 +681,20 @@ impl OidcGuardBuilder {
                 .map_or(IdentityPlace::Extension, IdentityPlace::Named),
         };
         let cache = self.cache.limits()?;
+        let interval = self.refusal_summary.interval()?;
         let issuers = trusted_issuers(self.issuers, self.http_client, &self.clock)?;
         let required = RequiredIssuers::resolve(&self.ready_when, &issuers)?;
         let verifier = TokenVerifier::new(issuers, required, cache, max_token_bytes, self.clock);
         let policy = ResolvedPolicy::new(policy, &verifier.policy_issuers())?;
+        let headers = &requests.token_headers.names;
+        let refusals = interval
+            .map(|interval| RefusalSummary::new(interval, verifier.clone(), headers.clone()));
         let admission = AdmissionController {
             verifier,
             policy,
             requests,
             responses,
+            refusals: refusals.map(Arc::new),
         };
         Ok(OidcGuard {
             admission: Arc::new(admission),

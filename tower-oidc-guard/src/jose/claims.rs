@@ -22,6 +22,19 @@ pub(crate) struct Times {
     pub(crate) issued_at: Option<Duration>,
 }
 
+impl Times {
+    /// Returns how far `now` is from the time that this error is about: the time since `exp`, or the time until `nbf` or `iat`.
+    /// Returns `None` for an error that is about none of them.
+    pub(crate) fn distance(&self, error: TokenError, now: Duration) -> Option<Duration> {
+        match error {
+            TokenError::Expired => Some(now.saturating_sub(self.expires_at)),
+            TokenError::NotYetValid => Some(self.not_before?.saturating_sub(now)),
+            TokenError::IssuedInFuture => Some(self.issued_at?.saturating_sub(now)),
+            _ => None,
+        }
+    }
+}
+
 /// The registered claims of a token.
 #[derive(Debug)]
 pub(crate) struct Claims<'p> {

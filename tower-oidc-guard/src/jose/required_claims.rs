@@ -23,6 +23,11 @@ impl RequiredClaims {
         self.0.is_empty()
     }
 
+    /// Returns the names of the required claims.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
     /// Returns the first claim that cannot be required with its value, and why.
     pub(crate) fn first_invalid(&self) -> Option<(&str, &'static str)> {
         self.0.iter().find_map(|(name, value)| {
@@ -85,6 +90,11 @@ type Predicate = Arc<dyn Fn(&Map<String, Value>) -> bool + Send + Sync>;
 pub(crate) struct ClaimPredicates(Vec<Predicate>);
 
 impl ClaimPredicates {
+    /// Returns whether there are no functions.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Requires a function to return true for the claims.
     pub(crate) fn push(
         &mut self,

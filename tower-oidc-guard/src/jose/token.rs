@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::claim_rules::ClaimRules;
-use super::claims::Claims;
+use super::claims::{Claims, Times};
 use super::error::{SignatureError, TokenError};
 use super::jws::{UnverifiedJws, VerifiedPayload};
 use super::key_set::KeySet;
@@ -34,6 +34,11 @@ impl<'t> UnverifiedToken<'t> {
     /// Returns the `iss` claim, which determines the rules and keys to verify the token with.
     pub(crate) fn issuer(&self) -> &str {
         &self.claims.issuer
+    }
+
+    /// Returns the times in the token.
+    pub(crate) fn times(&self) -> Times {
+        self.claims.times
     }
 
     /// Validates what can be validated without keys: the type, the audience and the times.

@@ -138,6 +138,11 @@ impl Members {
         }
     }
 
+    /// Returns the number of members.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
     /// Returns whether the set has no member.
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0

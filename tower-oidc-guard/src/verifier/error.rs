@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::identity::Identity;
 use crate::jose::TokenError;
 use crate::keys::error::KeysError;
 
@@ -50,11 +51,16 @@ impl VerifyError {
     }
 }
 
-/// A failed verification together with the label of the token's issuer, for logs and metrics.
+/// A failed verification together with what is known about the token, for logs and metrics.
 pub(crate) struct FailedVerification {
     pub(crate) error: VerifyError,
     /// The label of the issuer, or `None` if the token is not from a trusted issuer.
     pub(crate) issuer_label: Option<Arc<str>>,
+    /// The identity in the token, if its signature was verified nevertheless.
+    pub(crate) caller: Option<Identity>,
+    /// How far the guard's clock is from the time that the error is about: the time since `exp`, or the time until `nbf` or
+    /// `iat`.
+    pub(crate) clock_difference: Option<Duration>,
 }
 
 impl From<TokenError> for FailedVerification {
@@ -62,6 +68,8 @@ impl From<TokenError> for FailedVerification {
         Self {
             error: error.into(),
             issuer_label: None,
+            caller: None,
+            clock_difference: None,
         }
     }
 }

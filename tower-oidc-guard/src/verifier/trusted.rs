@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::error::{FailedVerification, VerifyError};
 use crate::identity::{Identity, IssuerNames, Platform};
 use crate::jose::claim_rules::ClaimRules;
+use crate::jose::claims::Times;
 use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
 use crate::jose::{TokenError, UnverifiedToken};
 use crate::keys::store::CurrentKeys;
@@ -73,13 +74,14 @@ impl TrustedIssuer {
         index: usize,
         token: UnverifiedToken<'_>,
         now: Duration,
-    ) -> Result<(TokenStatus, u64), TokenError> {
+    ) -> Result<(TokenStatus, u64), FailedVerification> {
         let is_accepted = self.accepts_issuer(token.issuer());
+        let times = token.times();
         let validated = token.validate_claims(&self.claim_rules, now);
         if validated.is_err() && !is_accepted {
-            return Err(TokenError::UnknownIssuer);
+            return Err(TokenError::UnknownIssuer.into());
         }
-        let token = validated?;
+        let token = validated.map_err(|error| self.failed_at(error, &times, now))?;
         let seen = self.keys.snapshot();
         let pending = |seen, error| {
             TokenStatus::NeedsNewerKeys(PendingToken {
@@ -101,13 +103,20 @@ impl TrustedIssuer {
             Err(error) if self.keys.may_fix(error) => {
                 return Ok((pending(seen, error.into()), generation));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.failed(TokenError::from(error).into())),
         };
-        self.required_claims.validate(verified.payload())?;
-        self.claim_predicates.validate(verified.payload())?;
+        let payload = verified.payload();
+        let required = self.required_claims.validate(payload);
+        let required = required.and_then(|()| self.claim_predicates.validate(payload));
         let names = self.identity_names(&verified.claims().issuer, current);
         let identity = Identity::new(names, self.platform, &verified);
-        Ok((TokenStatus::Verified(identity), generation))
+        match required {
+            Ok(()) => Ok((TokenStatus::Verified(identity), generation)),
+            Err(error) => Err(FailedVerification {
+                caller: Some(identity),
+                ..self.failed(error.into())
+            }),
+        }
     }
 
     /// Returns the issuer names for the identity of a token with this `iss`.
@@ -145,6 +154,21 @@ impl TrustedIssuer {
         FailedVerification {
             error,
             issuer_label: is_own.then(|| self.label.clone()),
+            caller: None,
+            clock_difference: None,
+        }
+    }
+
+    /// Returns the failure of a token of this issuer with these times. `now` is the time since the Unix epoch.
+    pub(super) fn failed_at(
+        &self,
+        error: TokenError,
+        times: &Times,
+        now: Duration,
+    ) -> FailedVerification {
+        FailedVerification {
+            clock_difference: times.distance(error, now),
+            ..self.failed(error.into())
         }
     }
 

@@ -128,7 +128,12 @@ fn subject_with_control_characters_cannot_forge_log_lines_or_explanations() {
         .iter()
         .filter(|line| line.starts_with("tower_oidc_guard"))
         .collect();
-    for field in ["decision=allowed", "subject=", "why=", "reason=not_allowed"] {
+    for field in [
+        "decision=allowed",
+        "subject=",
+        "rule=",
+        "reason=not_allowed",
+    ] {
         assert!(
             own.iter().any(|line| line.contains(field)),
             "{field} in {own:?}"

@@ -36,6 +36,7 @@ mod policy_members;
 mod properties;
 mod readiness;
 mod recorded_tokens;
+mod refused_requests;
 mod responses;
 mod rfc8725;
 mod secrecy;

@@ -30,6 +30,24 @@ async fn missing_token_is_challenged_with_bearer_and_realm_only() {
 }
 
 #[tokio::test]
+async fn another_scheme_is_challenged_with_bearer_and_realm_only() {
+    for authorization in ["Basic YTpi", "Negotiate", "a.b.c"] {
+        let response = send_request(guard().layer(), request(&[authorization])).await;
+        assert_eq!(
+            (response.status().as_u16(), challenge(&response)),
+            (401, "Bearer realm=\"protected\"")
+        );
+        let mut grpc = request(&[authorization]);
+        *grpc.method_mut() = Method::POST;
+        let content_type = http::HeaderValue::from_static("application/grpc");
+        grpc.headers_mut().insert("content-type", content_type);
+        let response = send_request(guard().layer(), grpc).await;
+        assert_eq!(response.headers()["grpc-status"], "16");
+        assert!(!format!("{response:?}").contains("YTpi"), "{response:?}");
+    }
+}
+
+#[tokio::test]
 async fn malformed_request_returns_400_invalid_request() {
     for authorization in [&["Bearer a", "Bearer b"][..], &["Basic a", "Bearer b"]] {
         let response = send_request(guard().layer(), request(authorization)).await;

@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value, json};
 use tower_oidc_guard::{
-    BuildError, Identity, Issuer, OidcGuard, Policy, Rejection, TokenError, VerifyError,
+    BuildError, Identity, Issuer, OidcGuard, OtherScheme, Policy, Rejection, TokenError,
+    VerifyError,
 };
 
 use crate::support::mock_client::document_client;
@@ -614,6 +615,13 @@ fn every_rejection_keeps_its_status_codes_and_reason() {
     let retry_after = std::time::Duration::from_secs(1);
     for (rejection, status, error_code, grpc_status, reason) in [
         (Rejection::MissingToken, 401, None, 16, "missing_token"),
+        (
+            Rejection::UnsupportedScheme(OtherScheme::Known("Basic")),
+            401,
+            None,
+            16,
+            "unsupported_scheme",
+        ),
         (
             Rejection::MalformedRequest("x"),
             400,

@@ -1,5 +1,6 @@
 //! Guards, issuers, requests and tokens that several tests use.
 
+pub mod events;
 pub mod grpc;
 pub mod in_memory;
 #[cfg(unix)]
