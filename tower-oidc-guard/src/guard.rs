@@ -1,6 +1,7 @@
 //! The guard: verifies the token of each request, and calls the service for callers that the policy allows.
 
 mod admission;
+mod audit;
 mod bearer;
 mod body;
 mod builder;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::admission::AdmissionController;
+pub use self::audit::{AuditDecision, AuditEvent, AuditPath};
 pub use self::body::ResponseBody;
 pub use self::builder::OidcGuardBuilder;
 pub use self::endpoints::{Readiness, ResourceMetadata};

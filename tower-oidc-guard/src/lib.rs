@@ -152,8 +152,8 @@ pub use build_error::BuildError;
 #[cfg(feature = "axum")]
 pub use guard::IdentityRejection;
 pub use guard::{
-    Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer, OidcGuardService, Readiness,
-    ResourceMetadata, ResponseBody, ResponseFuture,
+    AuditDecision, AuditEvent, AuditPath, Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer,
+    OidcGuardService, Readiness, ResourceMetadata, ResponseBody, ResponseFuture,
 };
 pub use identity::{
     ComputeEngine, GoogleIdentity, Identity, KubernetesIdentity, ObjectRef, Platform,

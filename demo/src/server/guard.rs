@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_oidc_guard::{Issuer, OidcGuard, PolicyFile, ReadyWhen};
+use tower_oidc_guard::{AuditPath, Issuer, OidcGuard, PolicyFile, ReadyWhen};
 
 use super::settings::ServerSettings;
 use crate::Error;
@@ -24,6 +24,9 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
     };
     if settings.optional {
         builder = builder.allow_missing_token();
+    }
+    if settings.audit {
+        builder = builder.audit_events().audit_path(AuditPath::Matched);
     }
     builder = if settings.cache_tokens == 0 || settings.cache_bytes == 0 {
         builder.without_cache()

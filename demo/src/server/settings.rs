@@ -74,6 +74,11 @@ pub struct ServerSettings {
     #[arg(long, env = "OPTIONAL", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub optional: bool,
 
+    /// Logs each decision on a request as an event of the target `oidc_guard::audit`: admitted, anonymous or rejected, with
+    /// the rule, the issuer, the caller, the ID of the token, the method and the route, but never a token.
+    #[arg(long, env = "AUDIT", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub audit: bool,
+
     /// An accepted token type (header `typ`), such as at+jwt. Default: JWT, or no type. If this is set, tokens without a
     /// type are rejected, and Kubernetes' tokens have none.
     #[arg(

@@ -13,6 +13,8 @@ mod identities;
 mod process;
 #[cfg(unix)]
 mod programs;
+#[cfg(unix)]
+mod refusals;
 mod scenario;
 #[cfg(unix)]
 mod settings;

@@ -20,6 +20,7 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{Method, Request, Response};
 use tracing::{Level, Span};
 
+use super::audit::{Audit, AuditDecision, AuditedDecision};
 use super::bearer::{Bearer, TokenHeaders};
 use super::endpoints::ProtectedResource;
 use super::expected::expected;
@@ -43,6 +44,8 @@ pub(super) struct AdmissionController {
     pub(super) responses: RejectionResponses,
     /// Logs a summary of refused requests; `None` if that is turned off. Shared by all layers of the guard.
     pub(super) refusals: Option<Arc<RefusalSummary>>,
+    /// Receives each decision; `None` if that is turned off.
+    pub(super) audit: Option<Audit>,
 }
 
 /// The settings for requests: which headers are read, what is admitted without a token, and what the service gets.
@@ -63,6 +66,13 @@ pub(super) enum Admission {
     Admitted(Span),
     /// The request is answered with this response instead.
     Rejected(Response<Bytes>),
+}
+
+/// Why a request is admitted without an identity.
+enum AnonymousRule {
+    CorsPreflight,
+    /// It has no token, and the guard or its policy allows that.
+    MissingToken,
 }
 
 /// A request that is rejected, with what is known about its token.
@@ -142,7 +152,7 @@ impl AdmissionController {
                 let malformed = Rejection::MalformedRequest("a CORS preflight with credentials");
                 self.reject(request, malformed.into())
             } else {
-                self.admit_without_identity(request)
+                self.admit_without_identity(request, AnonymousRule::CorsPreflight)
             };
             return TryAdmission::Decided(admission);
         }
@@ -154,7 +164,8 @@ impl AdmissionController {
             Err(Rejection::MissingToken | Rejection::UnsupportedScheme(_))
                 if self.allows_missing_token() =>
             {
-                return TryAdmission::Decided(self.admit_without_identity(request));
+                let rule = AnonymousRule::MissingToken;
+                return TryAdmission::Decided(self.admit_without_identity(request, rule));
             }
             Err(rejection) => {
                 return TryAdmission::Decided(self.reject(request, rejection.into()));
@@ -193,34 +204,88 @@ impl AdmissionController {
         verified: Result<Identity, FailedVerification>,
     ) -> Admission {
         match verified {
-            Ok(identity) if self.policy.allows(&identity) => {
-                let span = telemetry::record_allowed(&identity);
-                self.prepare(request);
-                let place = self.requests.identity_place;
-                place.insert(request.extensions_mut(), identity);
-                Admission::Admitted(span)
-            }
-            Ok(identity) => {
-                let rule = tracing::enabled!(Level::DEBUG).then(|| self.policy.explain(&identity));
-                // The content of a policy file may have been replaced since the decision.
-                let rule = rule.as_ref().filter(|decision| !decision.is_allowed());
-                let rejected = RejectedRequest {
-                    issuer: Some(identity.issuer_label()),
-                    caller: Some(&identity),
-                    rule: rule.map(Decision::reason),
-                    ..Rejection::NotAllowed.into()
-                };
-                self.reject(request, rejected)
-            }
+            Ok(identity) => self.decide_on_caller(request, identity),
             Err(failed) => self.reject(request, (&failed).into()),
         }
+    }
+
+    /// Decides on a request with a valid token.
+    fn decide_on_caller<B>(&self, request: &mut Request<B>, caller: Identity) -> Admission {
+        if let Some(audit) = self.active_audit() {
+            // One evaluation, so that the audit has the rule that decided.
+            let decision = self.policy.explain(&caller);
+            if !decision.is_allowed() {
+                return self.reject_caller(request, &caller, Some(&decision));
+            }
+            let allowed = AuditedDecision {
+                decision: AuditDecision::Allowed,
+                reason: AuditDecision::Allowed.as_str(),
+                rule: Some(decision.reason()),
+                issuer: Some(caller.issuer_label()),
+                caller: Some(&caller),
+            };
+            audit.record(request, self.verifier.now(), &allowed);
+        } else if !self.policy.allows(&caller) {
+            let decision = tracing::enabled!(Level::DEBUG).then(|| self.policy.explain(&caller));
+            // The content of a policy file may have been replaced since the decision.
+            let decision = decision.filter(|decision| !decision.is_allowed());
+            return self.reject_caller(request, &caller, decision.as_ref());
+        }
+        let span = telemetry::record_allowed(&caller);
+        self.prepare(request);
+        let place = self.requests.identity_place;
+        place.insert(request.extensions_mut(), caller);
+        Admission::Admitted(span)
+    }
+
+    /// Rejects a request whose caller the policy does not allow.
+    fn reject_caller<B>(
+        &self,
+        request: &Request<B>,
+        caller: &Identity,
+        decision: Option<&Decision>,
+    ) -> Admission {
+        let rejected = RejectedRequest {
+            issuer: Some(caller.issuer_label()),
+            caller: Some(caller),
+            rule: decision.map(Decision::reason),
+            ..Rejection::NotAllowed.into()
+        };
+        self.reject(request, rejected)
+    }
+
+    /// Returns the audit if it is turned on and anything receives it.
+    fn active_audit(&self) -> Option<&Audit> {
+        self.audit.as_ref().filter(|audit| audit.is_active())
     }
 
     fn allows_missing_token(&self) -> bool {
         self.requests.allow_missing_token || self.policy.allows_anonymous()
     }
 
-    fn admit_without_identity<B>(&self, request: &mut Request<B>) -> Admission {
+    fn admit_without_identity<B>(
+        &self,
+        request: &mut Request<B>,
+        rule: AnonymousRule,
+    ) -> Admission {
+        if let Some(audit) = self.active_audit() {
+            let policy = || self.policy.explain_anonymous();
+            let rule = match rule {
+                AnonymousRule::CorsPreflight => "the setting `allow_cors_preflight`".to_owned(),
+                AnonymousRule::MissingToken if self.requests.allow_missing_token => {
+                    "the setting `allow_missing_token`".to_owned()
+                }
+                AnonymousRule::MissingToken => policy().reason().to_owned(),
+            };
+            let anonymous = AuditedDecision {
+                decision: AuditDecision::Anonymous,
+                reason: AuditDecision::Anonymous.as_str(),
+                rule: Some(&rule),
+                issuer: None,
+                caller: None,
+            };
+            audit.record(request, self.verifier.now(), &anonymous);
+        }
         self.prepare(request);
         #[cfg(feature = "axum")]
         self.requests
@@ -251,6 +316,16 @@ impl AdmissionController {
         if tracing::enabled!(Level::DEBUG) {
             self.log_rejected(&rejected);
         }
+        if let Some(audit) = self.active_audit() {
+            let audited = AuditedDecision {
+                decision: AuditDecision::Rejected,
+                reason: rejection.reason(),
+                rule: rejected.rule,
+                issuer: issuer.map(|issuer| &**issuer),
+                caller: rejected.caller,
+            };
+            audit.record(request, self.verifier.now(), &audited);
+        }
         let protocol = Protocol::detect(request);
         Admission::Rejected(self.responses.response(&rejection, protocol))
     }
@@ -273,7 +348,7 @@ impl AdmissionController {
             rule = rejected.rule,
             expected = expected.map(|text| text.strip_prefix("expected ").unwrap_or(text)),
             clock_difference_seconds = rejected.clock_difference.map(|time| time.as_secs()),
-            "request refused"
+            "request rejected"
         );
     }
 }

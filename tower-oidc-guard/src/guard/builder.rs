@@ -16,6 +16,7 @@ use reqwest_middleware::ClientWithMiddleware;
 
 use super::OidcGuard;
 use super::admission::{AdmissionController, RequestSettings};
+use super::audit::{Audit, AuditEvent, AuditPath, DecisionCallback};
 use super::bearer::{SeveralTokens, TokenHeaders};
 use super::endpoints::ProtectedResource;
 use super::identities::IdentityPlace;
@@ -80,6 +81,9 @@ pub struct OidcGuardBuilder {
     protected_resource: Option<String>,
     custom_response: Option<CustomResponseSetting>,
     refusal_summary: RefusalSummarySetting,
+    logs_decisions: bool,
+    decision_callback: Option<DecisionCallbackSetting>,
+    audit_path: AuditPath,
     /// The first setting that would have replaced an earlier one; reported by `build`.
     conflict: Option<BuildError>,
 }
@@ -142,6 +146,15 @@ struct CustomResponseSetting(CustomResponse);
 impl fmt::Debug for CustomResponseSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CustomResponse")
+    }
+}
+
+/// A [`DecisionCallback`] with a `Debug` implementation.
+struct DecisionCallbackSetting(DecisionCallback);
+
+impl fmt::Debug for DecisionCallbackSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DecisionCallback")
     }
 }
 
@@ -603,6 +616,74 @@ impl OidcGuardBuilder {
         self
     }
 
+    /// Logs each decision, for an audit log: allowed, anonymous and rejected requests. By default none is logged.
+    ///
+    /// The events have the target `oidc_guard::audit` and the level INFO, and the fields that [`AuditEvent`] lists. A
+    /// subscriber can write them to a separate file. They are logged in the span of the request, if it has one.
+    ///
+    /// ```text
+    /// INFO oidc_guard::audit: decision time_unix_ms=1795463114123 decision="allowed" reason="allowed"
+    ///   rule="system:serviceaccount:shop:web is an allowed member" issuer="https://cluster.example"
+    ///   subject="system:serviceaccount:shop:web" credential_id="d60d535c-5a57-40ed-840d-3ddf76538b70" audience="orders" method="GET"
+    /// ```
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// let builder = OidcGuard::builder().audit_events();
+    /// ```
+    pub fn audit_events(mut self) -> Self {
+        self.logs_decisions = true;
+        self
+    }
+
+    /// Calls this function for each decision, with the content of [`audit_events`](Self::audit_events), also if those are not
+    /// logged. It may not be set twice.
+    ///
+    /// It is called before the service and before the response, so it must not block. Tokens that are verified with
+    /// [`OidcGuard::verifier`] are no decisions.
+    ///
+    /// If the function panics, the panic is caught and logged as an error, and the request proceeds as decided. In a program
+    /// that is compiled with `panic = "abort"`, it ends the program.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use tower_oidc_guard::{AuditDecision, OidcGuard};
+    ///
+    /// let (sender, denied) = mpsc::channel();
+    /// let builder = OidcGuard::builder().on_decision(move |event| {
+    ///     if event.decision == AuditDecision::Rejected {
+    ///         let subject = event.subject.unwrap_or("unknown");
+    ///         // The receiver is gone when the program ends.
+    ///         let _ = sender.send(format!("{subject}: {}", event.reason));
+    ///     }
+    /// });
+    /// ```
+    pub fn on_decision(
+        mut self,
+        callback: impl Fn(&AuditEvent<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        if self.decision_callback.is_some() {
+            let advice = "a guard calls one function, which may call several";
+            self.conflict("on_decision", "on_decision", advice);
+        }
+        self.decision_callback = Some(DecisionCallbackSetting(Arc::new(callback)));
+        self
+    }
+
+    /// Sets which path [`audit_events`](Self::audit_events) and [`on_decision`](Self::on_decision) contain. By default they
+    /// contain none. If called again, the last path is used.
+    ///
+    /// A path may contain what identifies a person, or a secret. The query is never included.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{AuditPath, OidcGuard};
+    /// let builder = OidcGuard::builder().audit_events().audit_path(AuditPath::Uri);
+    /// ```
+    pub fn audit_path(mut self, path: AuditPath) -> Self {
+        self.audit_path = path;
+        self
+    }
+
     /// Reads the time of day from this function instead of from the system, for tests. If called again, the last function is
     /// used.
     ///
@@ -686,6 +767,13 @@ impl OidcGuardBuilder {
         let required = RequiredIssuers::resolve(&self.ready_when, &issuers)?;
         let verifier = TokenVerifier::new(issuers, required, cache, max_token_bytes, self.clock);
         let policy = ResolvedPolicy::new(policy, &verifier.policy_issuers())?;
+        let callback = self.decision_callback;
+        let audit = Audit {
+            is_logged: self.logs_decisions,
+            callback: callback.map(|DecisionCallbackSetting(callback)| callback),
+            path: self.audit_path,
+        };
+        let is_audited = audit.is_logged || audit.callback.is_some();
         let headers = &requests.token_headers.names;
         let refusals = interval
             .map(|interval| RefusalSummary::new(interval, verifier.clone(), headers.clone()));
@@ -695,6 +783,7 @@ impl OidcGuardBuilder {
             requests,
             responses,
             refusals: refusals.map(Arc::new),
+            audit: is_audited.then_some(audit),
         };
         Ok(OidcGuard {
             admission: Arc::new(admission),

@@ -145,6 +145,11 @@ impl ResolvedPolicy {
         matches!(self.0.policy.decide::<()>(None), Outcome::Allowed(()))
     }
 
+    /// Returns the decision on a request without a token, with its reason.
+    pub(crate) fn explain_anonymous(&self) -> Decision {
+        self.0.policy.decide::<String>(None).into()
+    }
+
     /// Returns the decision on a caller, with its reason.
     pub(crate) fn explain(&self, caller: &Identity) -> Decision {
         self.0.policy.explain(caller)

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod allocations;
+mod audit;
 mod axum_layers;
 mod axum_routes;
 mod backpressure;
