@@ -4,6 +4,7 @@
 // links to items instead, and reports those that do not exist.
 #![allow(rustdoc::redundant_explicit_links)]
 //! [`Algorithm`]: crate::Algorithm
+//! [`AuditEvent`]: crate::AuditEvent
 //! [`BuildError`]: crate::BuildError
 //! [`GoogleIdentity`]: crate::GoogleIdentity
 //! [`Identities`]: crate::Identities
@@ -63,9 +64,12 @@
 //! [`OidcGuard::readiness`]: crate::OidcGuard::readiness
 //! [`OidcGuard::ready`]: crate::OidcGuard::ready
 //! [`OidcGuard::resource_metadata`]: crate::OidcGuard::resource_metadata
+//! [`OidcGuard::verifier`]: crate::OidcGuard::verifier
 //! [`OidcGuardBuilder`]: crate::OidcGuardBuilder
 //! [`OidcGuardBuilder::allow_cors_preflight`]: crate::OidcGuardBuilder::allow_cors_preflight
 //! [`OidcGuardBuilder::allow_missing_token`]: crate::OidcGuardBuilder::allow_missing_token
+//! [`OidcGuardBuilder::audit_events`]: crate::OidcGuardBuilder::audit_events
+//! [`OidcGuardBuilder::audit_path`]: crate::OidcGuardBuilder::audit_path
 //! [`OidcGuardBuilder::any_verified_caller`]: crate::OidcGuardBuilder::any_verified_caller
 //! [`OidcGuardBuilder::cache`]: crate::OidcGuardBuilder::cache
 #![cfg_attr(
@@ -76,6 +80,7 @@
 //! [`OidcGuardBuilder::identity_name`]: crate::OidcGuardBuilder::identity_name
 //! [`OidcGuardBuilder::issuer`]: crate::OidcGuardBuilder::issuer
 //! [`OidcGuardBuilder::max_token_bytes`]: crate::OidcGuardBuilder::max_token_bytes
+//! [`OidcGuardBuilder::on_decision`]: crate::OidcGuardBuilder::on_decision
 //! [`OidcGuardBuilder::policy`]: crate::OidcGuardBuilder::policy
 //! [`OidcGuardBuilder::protected_resource`]: crate::OidcGuardBuilder::protected_resource
 //! [`OidcGuardBuilder::realm`]: crate::OidcGuardBuilder::realm

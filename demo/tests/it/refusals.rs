@@ -15,15 +15,27 @@ async fn the_default_log_states_which_audience_is_expected() {
     }
     let expected = format!("wrong_audience, expected {AUDIENCE}");
     let first = server.process.wait_for_line("1 request refused: ").await;
-    assert!(first.contains(&format!("1 request refused: 1 {expected}")), "{first}");
+    assert!(
+        first.contains(&format!("1 request refused: 1 {expected}")),
+        "{first}"
+    );
     assert!(first.contains(" WARN "), "{first}");
-    let rest = server.process.wait_for_line("4 requests refused in the last ").await;
+    let rest = server
+        .process
+        .wait_for_line("4 requests refused in the last ")
+        .await;
     assert!(rest.contains(&format!(": 4 {expected}")), "{rest}");
     let lines = server.process.lines();
-    let about_requests: Vec<_> = lines.iter().filter(|line| line.contains(" refused")).collect();
+    let about_requests: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains(" refused"))
+        .collect();
     assert_eq!(about_requests.len(), 2, "{lines:?}");
     for text in ["other.example", "/private", "zqx", "gke-sa"] {
-        assert!(!about_requests.iter().any(|line| line.contains(text)), "{about_requests:?}");
+        assert!(
+            !about_requests.iter().any(|line| line.contains(text)),
+            "{about_requests:?}"
+        );
     }
 }
 
@@ -32,7 +44,11 @@ async fn the_default_log_names_another_scheme() {
     let issuer = TestIssuer::start().await.unwrap();
     let server = Server::start(issuer.url(), &[]).await;
     let request = http_client().get(server.url("/private"));
-    let response = request.basic_auth("user", Some("secret")).send().await.unwrap();
+    let response = request
+        .basic_auth("user", Some("secret"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(response.status(), 401);
     let text = "1 unsupported_scheme (credentials of the scheme Basic), expected `Authorization: Bearer TOKEN`";
     server.process.wait_for_line(text).await;
@@ -54,7 +70,9 @@ async fn the_audit_has_an_event_for_each_decision_if_it_is_turned_on() {
         server.process.wait_for_line("1 request refused").await;
         let audit = || -> Vec<String> {
             let lines = server.process.lines().into_iter();
-            lines.filter(|line| line.contains("oidc_guard::audit: ")).collect()
+            lines
+                .filter(|line| line.contains("oidc_guard::audit: "))
+                .collect()
         };
         if !is_on {
             assert!(audit().is_empty(), "{:?}", audit());
@@ -82,9 +100,19 @@ async fn the_audit_has_an_event_for_each_decision_if_it_is_turned_on() {
                 assert!(line.contains(text), "{text} in {line}");
             }
         }
-        assert!(!lines[1].contains("id-1"), "the claims of an expired token: {}", lines[1]);
+        assert!(
+            !lines[1].contains("id-1"),
+            "the claims of an expired token: {}",
+            lines[1]
+        );
         for part in token.split('.').chain(expired.split('.')) {
-            assert!(!server.process.lines().iter().any(|line| line.contains(part)));
+            assert!(
+                !server
+                    .process
+                    .lines()
+                    .iter()
+                    .any(|line| line.contains(part))
+            );
         }
     }
 }

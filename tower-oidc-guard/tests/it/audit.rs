@@ -23,7 +23,7 @@ use crate::support::{
     AUDIENCE, Body, HEADER, ISSUER_URL, NOW, claims, guard_builder_with_keys, issuer_settings,
 };
 
-/// What a callback received, in the form of an event's fields.
+/// The decisions that a callback received, each in the form of an event's fields.
 type Received = Arc<Mutex<Vec<Vec<(&'static str, String)>>>>;
 
 /// Returns the fields of an event that are present, except for the time.
