@@ -317,3 +317,23 @@ fn the_tables_on_troubleshooting_quote_texts_that_the_libraries_contain() {
         assert!(quotes >= 10, "{}: {quotes} quotes", library.name);
     }
 }
+
+#[test]
+fn the_troubleshooting_of_the_guard_explains_each_reason() {
+    let guard = LIBRARIES[1].readme;
+    let troubleshooting = section(guard, "Troubleshooting");
+    let mut reasons = BTreeSet::new();
+    for source in crate::test_support::library_sources() {
+        let functions = source.split("fn reason(&self) -> &'static str {\n").skip(1);
+        for function in functions {
+            let body = function.split("\n    }\n").next().unwrap();
+            let arms = body.split("=> \"").skip(1);
+            reasons.extend(arms.map(|arm| arm.split('"').next().unwrap().to_owned()));
+        }
+    }
+    assert!(reasons.len() >= 19, "{reasons:?}");
+    for reason in reasons {
+        let is_explained = troubleshooting.contains(&format!("`{reason}`"));
+        assert!(is_explained, "{reason} is not in the troubleshooting");
+    }
+}
