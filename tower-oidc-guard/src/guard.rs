@@ -2,6 +2,7 @@
 
 mod admission;
 mod audit;
+mod authorization;
 mod bearer;
 mod body;
 mod builder;
@@ -19,6 +20,9 @@ mod service;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::{Request, Response};
+
 use self::admission::AdmissionController;
 pub use self::audit::{AuditDecision, AuditEvent, AuditPath};
 pub use self::body::ResponseBody;
@@ -29,10 +33,12 @@ pub use self::extractors::IdentityRejection;
 pub use self::future::ResponseFuture;
 pub use self::identities::Identities;
 pub use self::service::{OidcGuardLayer, OidcGuardService};
+use crate::identity::Identity;
 use crate::keys::health::IssuerHealth;
 use crate::policy::{Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 use crate::policy::{PolicyFile, PolicyHealth};
+use crate::rejection::Rejection;
 use crate::verifier::{NotReady, TokenVerifier};
 
 /// A guard for services. Created once, and put in front of any number of services.
@@ -98,7 +104,7 @@ impl OidcGuard {
     /// `route_layer` on a router without routes panics. The last call of `layer` or `route_layer` is the first to see a request; in
     /// a `ServiceBuilder` it is the first one.
     ///
-    /// A handler that takes an [`Identity`](crate::Identity) responds with 500 if there is no guard in front of it, so let the
+    /// A handler that takes an [`Identity`] responds with 500 if there is no guard in front of it, so let the
     /// handlers of guarded routes take it.
     ///
     /// ```
@@ -181,6 +187,80 @@ impl OidcGuard {
     pub fn layer_with(&self, policy: Policy) -> Result<OidcGuardLayer, PolicyError> {
         let admission = self.admission.with_policy(policy)?;
         Ok(OidcGuardLayer::new(Arc::new(admission)))
+    }
+
+    /// Decides on a request like the guard's layer, for web frameworks whose services are no tower services.
+    ///
+    /// An admitted request has the caller's [`Identity`] in its extensions, and the value of the token's header is marked as
+    /// sensitive or the header removed, as behind the layer. The body is not used, so a request of another type can be copied
+    /// into a `Request<()>`: its method, URI and headers.
+    ///
+    /// # Errors
+    ///
+    /// Returns the response to send if the request is rejected. It is the one that the layer sends.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it has to wait for keys in a tokio runtime without timers (`enable_time`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "testing")] {
+    /// # use http::Request;
+    /// # use tower_oidc_guard::{Identity, Issuer, OidcGuard, testing::MemoryIssuer};
+    /// # let issuer = MemoryIssuer::new("https://cluster.example")?;
+    /// # let guard = OidcGuard::builder()
+    /// #     .issuer(Issuer::kubernetes(issuer.url()).audience("orders"))
+    /// #     .http_client(issuer.client())
+    /// #     .any_verified_caller()
+    /// #     .build()?;
+    /// # let token = issuer.token().audience("orders").service_account("shop", "web").mint();
+    /// let mut request = Request::get("/orders").header("authorization", format!("Bearer {token}")).body(())?;
+    /// match guard.admit(&mut request).await {
+    ///     Ok(()) => println!("called by {}", request.extensions().get::<Identity>().expect("a caller").subject()),
+    ///     Err(response) => println!("respond with {}", response.status()),
+    /// }
+    /// # assert!(request.extensions().get::<Identity>().is_some());
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Response<Bytes>> {
+        self.admission.admit(request).await
+    }
+
+    /// Verifies a token and evaluates the guard's policy for its caller, for tokens that do not arrive in an HTTP request, such
+    /// as those in messages of a queue.
+    ///
+    /// [`TokenVerifier::verify`] verifies a token without evaluating a policy. Both wait for newer keys like a request.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Rejection::InvalidToken`] if the token failed verification, [`Rejection::NotAllowed`] if the policy does not allow
+    /// the caller, and [`Rejection::KeysUnavailable`], which is [transient](Rejection::is_transient), if the issuer has no usable
+    /// keys.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it has to wait for keys in a tokio runtime without timers (`enable_time`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// # async fn example(guard: OidcGuard, token: &str) {
+    /// match guard.authorize(token).await {
+    ///     Ok(caller) => println!("message from {}", caller.subject()),
+    ///     Err(rejection) if rejection.is_transient() => println!("try again later: {rejection}"),
+    ///     Err(rejection) => println!("drop the message: {rejection}"),
+    /// }
+    /// # }
+    /// ```
+    pub async fn authorize(&self, token: impl AsRef<[u8]>) -> Result<Identity, Rejection> {
+        self.admission.authorize(token.as_ref()).await
     }
 
     /// Returns the guard's policy, for example to [explain](Policy::explain) its decisions.
@@ -299,7 +379,8 @@ impl OidcGuard {
         Readiness::new(self.verifier().clone())
     }
 
-    /// Returns the guard's verifier, for tokens that do not arrive in an HTTP request. It evaluates no policy.
+    /// Returns the guard's verifier, for tokens that do not arrive in an HTTP request. It evaluates no policy;
+    /// [`authorize`](Self::authorize) does.
     pub fn verifier(&self) -> &TokenVerifier {
         self.admission.verifier()
     }

@@ -59,6 +59,22 @@ impl From<VerifyError> for Rejection {
 }
 
 impl Rejection {
+    /// Returns whether the request was rejected only because the issuer's keys are not available now, so that another attempt
+    /// with the same token can succeed.
+    ///
+    /// A queue worker keeps the message and tries again after [`retry_after`](Self::KeysUnavailable::retry_after).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_oidc_guard::Rejection;
+    /// let retry_after = Duration::from_secs(5);
+    /// assert!(Rejection::KeysUnavailable { retry_after }.is_transient());
+    /// assert!(!Rejection::NotAllowed.is_transient());
+    /// ```
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::KeysUnavailable { .. })
+    }
+
     /// Returns the HTTP status of the response (RFC 6750, section 3.1).
     ///
     /// ```

@@ -44,7 +44,8 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Verifies tokens from any transport: requests, queues, sockets.
 ///
-/// It is returned by [`OidcGuard::verifier`](crate::OidcGuard::verifier). Cloning it copies a pointer.
+/// It is returned by [`OidcGuard::verifier`](crate::OidcGuard::verifier). It evaluates no policy;
+/// [`OidcGuard::authorize`](crate::OidcGuard::authorize) does. Cloning it copies a pointer.
 #[derive(Clone)]
 pub struct TokenVerifier(Arc<Inner>);
 

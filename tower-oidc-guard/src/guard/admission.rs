@@ -75,8 +75,8 @@ enum AnonymousRule {
     MissingToken,
 }
 
-/// A request that is rejected, with what is known about its token.
-struct RejectedRequest<'r> {
+/// A request, or a token without one, that is rejected, with what is known about the token.
+pub(super) struct RejectedRequest<'r> {
     rejection: Rejection,
     /// The label of the token's issuer, if that is a trusted one.
     issuer: Option<&'r Arc<str>>,
@@ -211,47 +211,60 @@ impl AdmissionController {
 
     /// Decides on a request with a valid token.
     fn decide_on_caller<B>(&self, request: &mut Request<B>, caller: Identity) -> Admission {
+        match self.evaluate_policy(Some(&*request), &caller) {
+            Ok(span) => {
+                self.prepare(request);
+                let place = self.requests.identity_place;
+                place.insert(request.extensions_mut(), caller);
+                Admission::Admitted(span)
+            }
+            Err(rejection) => self.respond(request, &rejection),
+        }
+    }
+
+    /// Evaluates the policy for a caller with a valid token, and records the decision: on a request, or on a token without one.
+    pub(super) fn evaluate_policy<B>(
+        &self,
+        request: Option<&Request<B>>,
+        caller: &Identity,
+    ) -> Result<Span, Rejection> {
         if let Some(audit) = self.active_audit() {
             // One evaluation, so that the audit has the rule that decided.
-            let decision = self.policy.explain(&caller);
+            let decision = self.policy.explain(caller);
             if !decision.is_allowed() {
-                return self.reject_caller(request, &caller, Some(&decision));
+                return Err(self.record_caller_rejected(request, caller, Some(&decision)));
             }
             let allowed = AuditedDecision {
                 decision: AuditDecision::Allowed,
                 reason: AuditDecision::Allowed.as_str(),
                 rule: Some(decision.reason()),
                 issuer: Some(caller.issuer_label()),
-                caller: Some(&caller),
+                caller: Some(caller),
             };
             audit.record(request, self.verifier.now(), &allowed);
-        } else if !self.policy.allows(&caller) {
-            let decision = tracing::enabled!(Level::DEBUG).then(|| self.policy.explain(&caller));
+        } else if !self.policy.allows(caller) {
+            let decision = tracing::enabled!(Level::DEBUG).then(|| self.policy.explain(caller));
             // The content of a policy file may have been replaced since the decision.
             let decision = decision.filter(|decision| !decision.is_allowed());
-            return self.reject_caller(request, &caller, decision.as_ref());
+            return Err(self.record_caller_rejected(request, caller, decision.as_ref()));
         }
-        let span = telemetry::record_allowed(&caller);
-        self.prepare(request);
-        let place = self.requests.identity_place;
-        place.insert(request.extensions_mut(), caller);
-        Admission::Admitted(span)
+        Ok(telemetry::record_allowed(caller))
     }
 
-    /// Rejects a request whose caller the policy does not allow.
-    fn reject_caller<B>(
+    /// Records that the policy does not allow a caller.
+    fn record_caller_rejected<B>(
         &self,
-        request: &Request<B>,
+        request: Option<&Request<B>>,
         caller: &Identity,
         decision: Option<&Decision>,
-    ) -> Admission {
+    ) -> Rejection {
         let rejected = RejectedRequest {
             issuer: Some(caller.issuer_label()),
             caller: Some(caller),
             rule: decision.map(Decision::reason),
             ..Rejection::NotAllowed.into()
         };
-        self.reject(request, rejected)
+        self.record_rejected(request, rejected)
     }
 
     /// Returns the audit if it is turned on and anything receives it.
@@ -284,7 +297,7 @@ impl AdmissionController {
                 issuer: None,
                 caller: None,
             };
-            audit.record(request, self.verifier.now(), &anonymous);
+            audit.record(Some(&*request), self.verifier.now(), &anonymous);
         }
         self.prepare(request);
         #[cfg(feature = "axum")]
@@ -306,6 +319,21 @@ impl AdmissionController {
 
     /// Rejects a request.
     fn reject<B>(&self, request: &Request<B>, rejected: RejectedRequest<'_>) -> Admission {
+        let rejection = self.record_rejected(Some(request), rejected);
+        self.respond(request, &rejection)
+    }
+
+    fn respond<B>(&self, request: &Request<B>, rejection: &Rejection) -> Admission {
+        let protocol = Protocol::detect(request);
+        Admission::Rejected(self.responses.response(rejection, protocol))
+    }
+
+    /// Records that a request, or a token without a request, is rejected. Returns the reason.
+    pub(super) fn record_rejected<B>(
+        &self,
+        request: Option<&Request<B>>,
+        rejected: RejectedRequest<'_>,
+    ) -> Rejection {
         let RejectedRequest {
             rejection, issuer, ..
         } = rejected;
@@ -326,8 +354,7 @@ impl AdmissionController {
             };
             audit.record(request, self.verifier.now(), &audited);
         }
-        let protocol = Protocol::detect(request);
-        Admission::Rejected(self.responses.response(&rejection, protocol))
+        rejection
     }
 
     /// Logs all that is known about a rejected request, except for what the caller sent without proof.

@@ -22,7 +22,8 @@ pub(super) type DecisionCallback = Arc<dyn Fn(&AuditEvent<'_>) + Send + Sync>;
 ///
 /// It is passed to the function of [`on_decision`](crate::OidcGuardBuilder::on_decision), and
 /// [`audit_events`](crate::OidcGuardBuilder::audit_events) logs it as an event of the `tracing` target `oidc_guard::audit` at
-/// the level INFO, with the message `decision`. There is one for each request that reaches the guard. It never contains a token,
+/// the level INFO, with the message `decision`. There is one for each request that reaches the guard, and
+/// for each token that is passed to [`authorize`](crate::OidcGuard::authorize). It never contains a token,
 /// and claims only of tokens whose signature was verified.
 ///
 /// | field | field of the event | type in the event | present |
@@ -35,7 +36,7 @@ pub(super) type DecisionCallback = Arc<dyn Fn(&AuditEvent<'_>) + Send + Sync>;
 /// | [`subject`](Self::subject) | `subject` | string, the claim `sub` | if the signature was verified |
 /// | [`credential_id`](Self::credential_id) | `credential_id` | string, the claim `jti` | if the signature was verified and the token has the claim; tokens of Kubernetes have it from version 1.29 on |
 /// | [`audiences`](Self::audiences) | `audience` | string, the values of the claim `aud` with a space between them | if the signature was verified |
-/// | [`method`](Self::method) | `method` | string | always |
+/// | [`method`](Self::method) | `method` | string | if the decision is on a request |
 /// | [`path`](Self::path) | `path` | string | as chosen with [`audit_path`](crate::OidcGuardBuilder::audit_path) |
 ///
 /// The signature was verified if the decision is `allowed`, if the reason is `not_allowed` or `unmet_claim`, and for a token
@@ -64,8 +65,8 @@ pub struct AuditEvent<'a> {
     pub credential_id: Option<&'a str>,
     /// The audiences of the token (`aud`), or an empty list if its signature was not verified.
     pub audiences: &'a [String],
-    /// The method of the request.
-    pub method: &'a Method,
+    /// The method of the request, or `None` for a token without a request.
+    pub method: Option<&'a Method>,
     /// The path of the request, as chosen with [`audit_path`](crate::OidcGuardBuilder::audit_path).
     pub path: Option<&'a str>,
 }
@@ -143,10 +144,10 @@ impl Audit {
         self.is_logged && tracing::enabled!(target: TARGET, Level::INFO)
     }
 
-    /// Records a decision on a request. `now` is the time since the Unix epoch.
+    /// Records a decision, on a request if there is one. `now` is the time since the Unix epoch.
     pub(super) fn record<B>(
         &self,
-        request: &Request<B>,
+        request: Option<&Request<B>>,
         now: Duration,
         decided: &AuditedDecision<'_>,
     ) {
@@ -160,8 +161,8 @@ impl Audit {
             subject: caller.map(Identity::subject),
             credential_id: caller.and_then(Identity::token_id),
             audiences: caller.map(Identity::audiences).unwrap_or_default(),
-            method: request.method(),
-            path: self.path.of_request(request),
+            method: request.map(Request::method),
+            path: request.and_then(|request| self.path.of_request(request)),
         };
         if self.logs() {
             event.log(now);
@@ -206,7 +207,7 @@ impl AuditEvent<'_> {
             subject = self.subject.map(printable).as_deref(),
             credential_id = self.credential_id.map(printable).as_deref(),
             audience = audience.as_deref(),
-            method = &*excerpt(self.method.as_str()),
+            method = self.method.map(|method| excerpt(method.as_str())).as_deref(),
             path = self.path.map(printable).as_deref(),
             "decision"
         );

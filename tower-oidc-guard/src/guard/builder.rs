@@ -640,7 +640,7 @@ impl OidcGuardBuilder {
     /// logged. It may not be set twice.
     ///
     /// It is called before the service and before the response, so it must not block. Tokens that are verified with
-    /// [`OidcGuard::verifier`] are no decisions.
+    /// [`OidcGuard::verifier`] are no decisions; those that are passed to [`OidcGuard::authorize`] are.
     ///
     /// If the function panics, the panic is caught and logged as an error, and the request proceeds as decided. In a program
     /// that is compiled with `panic = "abort"`, it ends the program.

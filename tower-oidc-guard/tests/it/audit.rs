@@ -39,7 +39,7 @@ fn fields(event: &AuditEvent<'_>) -> Vec<(&'static str, String)> {
         ("subject", event.subject.map(str::to_owned)),
         ("credential_id", event.credential_id.map(str::to_owned)),
         ("audience", audience),
-        ("method", Some(event.method.to_string())),
+        ("method", event.method.map(ToString::to_string)),
         ("path", event.path.map(str::to_owned)),
     ];
     let present = fields.into_iter();

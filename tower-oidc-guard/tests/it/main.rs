@@ -4,6 +4,7 @@
 
 mod allocations;
 mod audit;
+mod authorization;
 mod axum_layers;
 mod axum_routes;
 mod backpressure;
