@@ -20,7 +20,7 @@ struct Message {
     token: String,
 }
 
-/// What the worker did with a message.
+/// The result of processing a message.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Processed {

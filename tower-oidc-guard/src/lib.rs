@@ -53,6 +53,8 @@
 //! [`KubernetesIdentity`]: crate::KubernetesIdentity
 //! [`NotReady`]: crate::NotReady
 //! [`OidcGuard`]: crate::OidcGuard
+//! [`OidcGuard::admit`]: crate::OidcGuard::admit
+//! [`OidcGuard::authorize`]: crate::OidcGuard::authorize
 //! [`OidcGuard::health`]: crate::OidcGuard::health
 //! [`OidcGuard::layer`]: crate::OidcGuard::layer
 //! [`OidcGuard::layer_with`]: crate::OidcGuard::layer_with
