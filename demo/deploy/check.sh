@@ -47,6 +47,8 @@ for layer in base overlays/kind overlays/gke; do
     "$tools/new/bin/python" check.py <"$file"
     files+=("$file")
 done
+kubectl kustomize monitoring >"$rendered/monitoring.yaml"
+files+=("$rendered/monitoring.yaml")
 for minor in $(seq "$lowest" "$newest"); do
     is_valid "$minor" "${files[@]}" || {
         echo "not valid for Kubernetes 1.$minor:" >&2
@@ -54,7 +56,7 @@ for minor in $(seq "$lowest" "$newest"); do
         exit 1
     }
 done
-echo "base, overlays/kind and overlays/gke: valid for Kubernetes 1.$lowest to 1.$newest"
+echo "base, overlays/kind, overlays/gke and monitoring: valid for Kubernetes 1.$lowest to 1.$newest"
 
 # The stated version is the lowest: the version before does not support a kind that the kind overlay uses.
 if is_valid $((lowest - 1)) "$rendered/kind.yaml"; then

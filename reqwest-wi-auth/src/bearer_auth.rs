@@ -182,6 +182,7 @@ impl BearerAuth {
     }
 
     fn with_origins(origins: Origins) -> Self {
+        telemetry::describe();
         Self {
             origins,
             header: AUTHORIZATION,

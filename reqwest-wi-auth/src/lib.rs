@@ -54,6 +54,10 @@
 //! [`ResponseFuture`]: crate::ResponseFuture
 //! [`SendError::Token`]: crate::SendError::Token
 //! [`SkipToken`]: crate::SkipToken
+#![cfg_attr(
+    feature = "metrics",
+    doc = "[`describe_metrics`]: crate::describe_metrics"
+)]
 //! [`std::time::Duration`]: std::time::Duration
 #![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
 //! [`Token`]: crate::Token
@@ -86,6 +90,8 @@ mod backoff;
 mod bearer_auth;
 mod error;
 mod layer;
+#[cfg(feature = "metrics")]
+mod metric_descriptions;
 mod middleware;
 #[cfg(not(feature = "testing"))]
 mod missing_feature;
@@ -102,6 +108,8 @@ mod watched_file;
 pub use bearer_auth::{BearerAuth, SkipToken, UseSource};
 pub use error::{Error, MetadataError};
 pub use layer::{BearerAuthLayer, BearerAuthService, BoxError, ResponseFuture, SendError};
+#[cfg(feature = "metrics")]
+pub use metric_descriptions::describe_metrics;
 pub use source::command::CommandToken;
 pub use source::fixed::FixedToken;
 pub use source::metadata::{IdentityToken, MetadataServer};

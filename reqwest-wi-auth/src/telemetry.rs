@@ -3,12 +3,14 @@
 //! The events and metrics are listed in the README of the crate. A field `error` is a string with the error and all its causes.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use reqwest::Url;
 
 use crate::error::{Error, MetadataError};
 use crate::origins::OriginRef;
 use crate::text::log_line;
+use crate::token::Token;
 use crate::watched_file::FileError;
 
 macro_rules! count {
@@ -16,6 +18,59 @@ macro_rules! count {
         #[cfg(feature = "metrics")]
         metrics::counter!($name $(, $label => $value)?).increment(1);
     };
+}
+
+/// Registers the help texts of the metrics with the current recorder, if there is one.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    crate::describe_metrics();
+}
+
+/// Records a read of a file: whether it succeeded, and when the content in use was read.
+pub(crate) fn file_read(path: &Path, is_successful: bool, last_change: SystemTime) {
+    #[cfg(feature = "metrics")]
+    {
+        let path = metrics::SharedString::from(path.display().to_string());
+        metrics::gauge!("reqwest_wi_auth_file_last_read_successful", "path" => path.clone())
+            .set(f64::from(u8::from(is_successful)));
+        metrics::gauge!("reqwest_wi_auth_file_last_change_timestamp_seconds", "path" => path)
+            .set(unix_seconds(last_change));
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = (path, is_successful, last_change);
+}
+
+/// Records the times of the token in use. `source` is the path of its file, or its audience.
+pub(crate) fn token_in_use(source: &str, token: &Token) {
+    #[cfg(feature = "metrics")]
+    {
+        let source = metrics::SharedString::from(source.to_owned());
+        if let Some(expiry) = token.expires_at() {
+            metrics::gauge!("reqwest_wi_auth_token_expiry_timestamp_seconds", "source" => source.clone())
+                .set(unix_seconds(expiry));
+        }
+        if let Some(due) = token.rotation_due() {
+            metrics::gauge!("reqwest_wi_auth_token_rotation_due_timestamp_seconds", "source" => source)
+                .set(unix_seconds(due));
+        }
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = (source, token);
+}
+
+#[cfg(feature = "metrics")]
+fn unix_seconds(time: SystemTime) -> f64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.unwrap_or_default().as_secs_f64()
+}
+
+/// Records whether the last request to the metadata server succeeded.
+fn metadata_outcome(audience: &str, is_successful: bool) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("reqwest_wi_auth_metadata_last_fetch_successful", "audience" => audience.to_owned())
+        .set(f64::from(u8::from(is_successful)));
+    #[cfg(not(feature = "metrics"))]
+    let _ = (audience, is_successful);
 }
 
 /// Records that the content of a file has changed.
@@ -42,6 +97,7 @@ pub(crate) fn file_still_failed(path: &Path, error: &FileError) {
 pub(crate) fn metadata_fetched(audience: &str) {
     tracing::info!(audience, "identity token fetched");
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "ok");
+    metadata_outcome(audience, true);
 }
 
 /// Records a failed request to the metadata server that follows a successful one, or one that failed differently.
@@ -52,6 +108,7 @@ pub(crate) fn metadata_failed(audience: &str, error: &MetadataError) {
         "identity token could not be fetched; retrying"
     );
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
+    metadata_outcome(audience, false);
 }
 
 /// Records a further failed request to the metadata server.
@@ -62,6 +119,7 @@ pub(crate) fn metadata_still_failed(audience: &str, error: &MetadataError) {
         "identity token still could not be fetched; retrying"
     );
     count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
+    metadata_outcome(audience, false);
 }
 
 /// Records a failed run of a command that follows a successful one, or one that failed differently.

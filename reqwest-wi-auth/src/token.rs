@@ -162,15 +162,26 @@ impl Token {
     /// Returns when a newer token should be available: at 80 % of the lifetime, at `warnafter`, or at the expiry, whichever
     /// comes next after `now`. Returns `None` if none of them does.
     pub(crate) fn next_renewal(&self, now: SystemTime) -> Option<SystemTime> {
-        let at_80_percent = || {
-            let (issued, expires) = (self.issued_at()?, self.expires_at()?);
-            issued.checked_add(expires.duration_since(issued).ok()?.mul_f64(0.8))
-        };
-        [at_80_percent(), self.warn_after(), self.expires_at()]
+        [self.at_80_percent(), self.warn_after(), self.expires_at()]
             .into_iter()
             .flatten()
             .filter(|&time| time > now)
             .min()
+    }
+
+    /// Returns when its issuer should have replaced the token: at `warnafter`, or else at 80 % of the lifetime, but no later
+    /// than 24 hours after it was issued, as the kubelet does. Returns `None` if the token does not contain these times.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn rotation_due(&self) -> Option<SystemTime> {
+        const LONGEST_USE: Duration = Duration::from_secs(24 * 3600);
+        let latest = || self.issued_at()?.checked_add(LONGEST_USE);
+        let by_lifetime = || Some(self.at_80_percent()?.min(latest()?));
+        self.warn_after().or_else(by_lifetime)
+    }
+
+    fn at_80_percent(&self) -> Option<SystemTime> {
+        let (issued, expires) = (self.issued_at()?, self.expires_at()?);
+        issued.checked_add(expires.duration_since(issued).ok()?.mul_f64(0.8))
     }
 }
 
@@ -204,6 +215,24 @@ fn from_unix_seconds(seconds: f64) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn rotation_is_due_at_warnafter_or_80_percent_of_the_lifetime_or_after_a_day() {
+        let due = |claims: &str| {
+            let due = Token::new(jwt(claims)).unwrap().rotation_due();
+            due.map(|due| {
+                due.duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap()
+                    .as_secs()
+            })
+        };
+        assert_eq!(due(CLAIMS), Some(1500));
+        assert_eq!(due(r#"{"iat":1000,"exp":2000}"#), Some(1800));
+        assert_eq!(due(r#"{"iat":1000,"exp":864000}"#), Some(1000 + 86_400));
+        assert_eq!(due(r#"{"exp":2000}"#), None);
+        assert_eq!(due(r#"{"iat":3000,"exp":2000}"#), None);
+    }
 
     const CLAIMS: &str = r#"{"iat":1000,"exp":2000,"kubernetes.io":{"warnafter":1500}}"#;
 

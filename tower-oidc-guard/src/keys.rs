@@ -35,6 +35,7 @@ use self::store::{CurrentKeys, KeyStore, WaitSlot};
 use crate::clock::Clock;
 use crate::jose::SignatureError;
 use crate::jose::algorithm::Algorithm;
+use crate::telemetry;
 
 /// How often [`Keys::ready`] checks whether the fetch that it waits for has to be started again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -78,6 +79,7 @@ impl Keys {
         timing: FetchTiming,
         clock: Clock,
     ) -> Self {
+        telemetry::register_issuer(&label);
         let store = Arc::new(KeyStore::new(label, source, timing, clock));
         store.load_inline();
         Self {

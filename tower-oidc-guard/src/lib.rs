@@ -113,6 +113,10 @@
 //! [`TokenVerifier::verify`]: crate::TokenVerifier::verify
 //! [`VerifyError`]: crate::VerifyError
 #![cfg_attr(
+    feature = "metrics",
+    doc = "[`describe_metrics`]: crate::describe_metrics"
+)]
+#![cfg_attr(
     feature = "testing",
     doc = "[`testing::FakeApiServer`]: crate::testing::FakeApiServer"
 )]
@@ -145,6 +149,8 @@ mod issuer;
 mod jose;
 mod jwk_set;
 mod keys;
+#[cfg(feature = "metrics")]
+mod metric_descriptions;
 #[cfg(not(all(feature = "policy-file", feature = "testing")))]
 mod missing_feature;
 mod policy;
@@ -171,6 +177,8 @@ pub use jose::{SignatureError, TokenError};
 pub use jwk_set::JwkSet;
 pub use keys::error::KeysError;
 pub use keys::health::{IssuerHealth, SkippedKey};
+#[cfg(feature = "metrics")]
+pub use metric_descriptions::describe_metrics;
 pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};

@@ -95,6 +95,41 @@ pub(crate) fn record_key_fetch(issuer: &Arc<str>, hash: Option<&str>) {
     let _ = (issuer, hash);
 }
 
+/// Registers the help texts of the metrics with the current recorder, if there is one.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    crate::describe_metrics();
+}
+
+/// Registers the counters of an issuer, so that they are 0 rather than absent until the first fetch.
+pub(crate) fn register_issuer(issuer: &Arc<str>) {
+    #[cfg(feature = "metrics")]
+    for is_ok in [true, false] {
+        let issuer = metrics::SharedString::from(issuer.clone());
+        let outcome = outcome(is_ok);
+        metrics::counter!("oidc_guard_key_fetches_total", "issuer" => issuer, "outcome" => outcome)
+            .increment(0);
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = issuer;
+}
+
+/// Records the keys of an issuer: how many are usable, and when they were fetched, unless they never change.
+pub(crate) fn record_keys(issuer: &Arc<str>, usable: usize, fetched: Option<Duration>) {
+    #[cfg(feature = "metrics")]
+    {
+        let issuer = metrics::SharedString::from(issuer.clone());
+        let usable = u32::try_from(usable).unwrap_or(u32::MAX);
+        metrics::gauge!("oidc_guard_usable_keys", "issuer" => issuer.clone()).set(usable);
+        if let Some(fetched) = fetched {
+            metrics::gauge!("oidc_guard_keys_last_success_timestamp_seconds", "issuer" => issuer)
+                .set(fetched);
+        }
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = (issuer, usable, fetched);
+}
+
 /// Records the age of an issuer's keys.
 pub(crate) fn record_keys_age(issuer: &Arc<str>, age: Duration) {
     #[cfg(feature = "metrics")]

@@ -14,7 +14,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Metrics(PrometheusHandle);
 
 impl Metrics {
-    /// Installs the recorder of the process and registers the metrics' help texts.
+    /// Installs the recorder of the process, for the metrics of both libraries, which register their help texts.
     ///
     /// # Errors
     ///
@@ -22,7 +22,7 @@ impl Metrics {
     pub fn install() -> Result<Self, Error> {
         let recorder = PrometheusBuilder::new().install_recorder();
         let recorder = recorder.map_err(|error| Error::Metrics(error.to_string()))?;
-        describe();
+        tower_oidc_guard::describe_metrics();
         Ok(Self(recorder))
     }
 
@@ -45,64 +45,6 @@ impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
-}
-
-/// The counters of both libraries, with their help texts.
-const COUNTERS: [(&str, &str); 8] = [
-    (
-        "oidc_guard_decisions_total",
-        "Requests that the guard admitted or rejected, by reason and issuer.",
-    ),
-    (
-        "oidc_guard_key_fetches_total",
-        "Fetches of an issuer's keys, by issuer and outcome.",
-    ),
-    (
-        "oidc_guard_cache_hits_total",
-        "Tokens found in the cache of verified tokens.",
-    ),
-    (
-        "oidc_guard_policy_reads_total",
-        "Reads of a policy file, by outcome.",
-    ),
-    (
-        "reqwest_wi_auth_file_changes_total",
-        "New contents read from watched files.",
-    ),
-    (
-        "reqwest_wi_auth_file_failures_total",
-        "Failed reads of watched files.",
-    ),
-    (
-        "reqwest_wi_auth_metadata_fetches_total",
-        "Tokens requested from the metadata server, by outcome.",
-    ),
-    (
-        "reqwest_wi_auth_resends_total",
-        "Requests resent with a newer token after a 401.",
-    ),
-];
-
-/// Registers a help text for each metric that the libraries record.
-fn describe() {
-    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    for (name, help) in COUNTERS {
-        describe_counter!(name, help);
-    }
-    describe_gauge!(
-        "oidc_guard_keys_age_seconds",
-        Unit::Seconds,
-        "Time since an issuer's keys were last fetched, by issuer."
-    );
-    describe_gauge!(
-        "oidc_guard_key_set_hash",
-        "First 32 bits of the hash of an issuer's key set, by issuer. Equal for replicas with the same keys."
-    );
-    describe_histogram!(
-        "oidc_guard_verification_seconds",
-        Unit::Seconds,
-        "Time to verify a token that was not in the cache."
-    );
 }
 
 #[cfg(test)]
@@ -135,7 +77,7 @@ mod tests {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
-            describe();
+            tower_oidc_guard::describe_metrics();
             for name in &names {
                 metrics::counter!(name.to_string()).increment(1);
             }

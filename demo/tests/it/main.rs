@@ -9,6 +9,8 @@ mod explain;
 #[cfg(unix)]
 mod identities;
 #[cfg(unix)]
+mod monitoring;
+#[cfg(unix)]
 #[path = "../support/process.rs"]
 mod process;
 #[cfg(unix)]

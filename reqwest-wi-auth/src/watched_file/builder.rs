@@ -15,6 +15,7 @@ use super::timed_reader::{ReadSink, TimedReader};
 use super::watcher::ChangeSignal;
 use super::{FileError, ParseError, WatchedFile};
 use crate::background::Background;
+use crate::telemetry;
 
 pub(crate) const DEFAULT_STARTUP_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) const DEFAULT_READ_LIMIT: Duration = Duration::from_secs(5);
@@ -284,6 +285,7 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(FileError::NoRuntime { path });
         }
+        telemetry::describe();
         let deadline = Instant::now() + self.startup_limit;
         let signal = Arc::<ChangeSignal>::default();
         let file = FileReader::new(path.clone(), self.read, self.parse, signal.clone());
@@ -333,6 +335,7 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
         });
         let sink: Arc<dyn ReadSink<T>> = shared.clone();
         reader.set_sink(Arc::downgrade(&sink));
+        shared.report();
         shared.ensure_running(FirstRead::AfterChange);
         Ok(WatchedFile::new(shared))
     }

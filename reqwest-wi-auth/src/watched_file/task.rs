@@ -140,8 +140,13 @@ impl<T> Shared<T> {
     ///
     /// Called by tasks, not by the threads that read, so that a subscriber that is set for a thread or task receives the
     /// events.
-    fn report(&self) {
-        let events = std::mem::take(&mut self.status.lock().unreported);
+    pub(super) fn report(&self) {
+        let (events, is_successful, last_change) = {
+            let mut status = self.status.lock();
+            let events = std::mem::take(&mut status.unreported);
+            (events, status.last_error.is_none(), status.last_change)
+        };
+        telemetry::file_read(&self.path, is_successful, last_change);
         for event in events {
             match event {
                 ReadEvent::Changed => telemetry::file_changed(&self.path),

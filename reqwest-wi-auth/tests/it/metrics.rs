@@ -2,6 +2,7 @@
 #![cfg(all(feature = "metrics", unix))]
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use crate::support::server::Server;
 use crate::support::sources::Tokens;
@@ -52,14 +53,24 @@ fn rotations_failures_fetches_and_resends_are_counted() {
     let snapshotter = recorder.snapshotter();
     let runtime = current_thread_runtime();
     metrics::with_local_recorder(&recorder, || runtime.block_on(cause_events()));
-    let mut counts = BTreeMap::new();
-    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
-        let DebugValue::Counter(count) = value else {
-            panic!("all metrics are counters")
-        };
+    let (mut counts, mut gauges) = (BTreeMap::new(), BTreeMap::new());
+    for (key, _, help, value) in snapshotter.snapshot().into_vec() {
         let key = key.key();
+        assert!(help.is_some(), "{} has no help text", key.name());
         let labels: Vec<_> = key.labels().map(|label| label.value().to_owned()).collect();
-        counts.insert(format!("{} {}", key.name(), labels.join(" ")), count);
+        match value {
+            DebugValue::Counter(count) => {
+                counts.insert(format!("{} {}", key.name(), labels.join(" ")), count);
+            }
+            DebugValue::Gauge(value) => {
+                let labels: Vec<_> = labels
+                    .iter()
+                    .map(|label| label.rsplit('/').next().unwrap())
+                    .collect();
+                gauges.insert(format!("{} {}", key.name(), labels.join(" ")), value.0);
+            }
+            DebugValue::Histogram(_) => panic!("there are no histograms"),
+        }
     }
     assert_eq!(counts["reqwest_wi_auth_file_changes_total "], 1);
     assert!(counts["reqwest_wi_auth_file_failures_total "] >= 1);
@@ -67,4 +78,32 @@ fn rotations_failures_fetches_and_resends_are_counted() {
     assert!(counts["reqwest_wi_auth_metadata_fetches_total failed"] >= 1);
     assert_eq!(counts["reqwest_wi_auth_resends_total "], 1);
     assert_eq!(counts.len(), 5, "{counts:?}");
+
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap().as_secs_f64();
+    let is_about = |name: &str, expected: f64| {
+        let found = gauges[name];
+        assert!(
+            (found - expected).abs() < 60.0,
+            "{name}: {found}, expected {expected}"
+        );
+    };
+    // The last content of the token file was invalid.
+    assert_eq!(
+        gauges["reqwest_wi_auth_file_last_read_successful token"],
+        0.0
+    );
+    is_about(
+        "reqwest_wi_auth_file_last_change_timestamp_seconds token",
+        now,
+    );
+    is_about(
+        "reqwest_wi_auth_token_expiry_timestamp_seconds token",
+        now + 600.0,
+    );
+    assert_eq!(
+        gauges["reqwest_wi_auth_metadata_last_fetch_successful a.example"],
+        1.0
+    );
+    assert!(gauges["reqwest_wi_auth_token_expiry_timestamp_seconds a.example"] > now);
 }

@@ -33,6 +33,7 @@ use crate::keys::sources::KeySource;
 use crate::policy::PolicyFile;
 use crate::policy::{Policy, ResolvedPolicy};
 use crate::rejection::Rejection;
+use crate::telemetry;
 use crate::verifier::{
     CacheLimits, IssuerName, ReadyWhen, RequiredIssuers, TokenVerifier, TrustedIssuer,
 };
@@ -763,6 +764,7 @@ impl OidcGuardBuilder {
         };
         let cache = self.cache.limits()?;
         let interval = self.refusal_summary.interval()?;
+        telemetry::describe();
         let issuers = trusted_issuers(self.issuers, self.http_client, &self.clock)?;
         let required = RequiredIssuers::resolve(&self.ready_when, &issuers)?;
         let verifier = TokenVerifier::new(issuers, required, cache, max_token_bytes, self.clock);

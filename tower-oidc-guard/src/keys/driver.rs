@@ -154,6 +154,8 @@ impl KeyStore {
         let issuer = &*self.label;
         telemetry::record_key_fetch(&self.label, Some(&loaded.hash));
         let (usable, max_age) = (loaded.keys.usable(), loaded.max_age);
+        let last_success = self.source.may_change().then_some(fetched_wall);
+        telemetry::record_keys(&self.label, usable, last_success);
         let location = loaded.location.to_string();
         let is_new = self.replace(loaded, fetch.number, fetched, fetched_wall);
         tracing::info!(issuer, keys = usable, "keys fetched");

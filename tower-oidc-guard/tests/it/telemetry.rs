@@ -92,9 +92,60 @@ fn decisions_fetches_keys_cache_hits_and_durations_are_recorded() {
         value(&format!("oidc_guard_keys_age_seconds issuer={CLUSTER}")),
         DebugValue::Gauge(_)
     ));
+    let failed = format!("oidc_guard_key_fetches_total issuer={CLUSTER},outcome=failed");
+    assert_eq!(value(&failed), &DebugValue::Counter(0));
+    let usable = value(&format!("oidc_guard_usable_keys issuer={CLUSTER}"));
+    assert_eq!(usable, &DebugValue::Gauge(1.0.into()));
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    let fetched = format!("oidc_guard_keys_last_success_timestamp_seconds issuer={CLUSTER}");
+    let DebugValue::Gauge(fetched) = value(&fetched) else {
+        panic!("{fetched} is no gauge");
+    };
+    assert!((now.unwrap().as_secs_f64() - fetched.0).abs() < 60.0);
     assert!(
         matches!(value("oidc_guard_verification_seconds "), DebugValue::Histogram(times) if times.len() >= 3)
     );
+}
+
+#[test]
+fn keys_that_never_change_have_no_time_of_their_last_fetch() {
+    let keys = {
+        let cluster = cluster();
+        runtime().block_on(crate::support::in_memory::fetch_jwks(&cluster))
+    };
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let build = || {
+        let issuer = tower_oidc_guard::Issuer::kubernetes(CLUSTER).audience("a");
+        let builder = tower_oidc_guard::OidcGuard::builder().issuer(issuer.keys_json(keys));
+        builder.any_verified_caller().build().unwrap()
+    };
+    let _guard = metrics::with_local_recorder(&recorder, build);
+    let names = names(&snapshotter);
+    assert!(names.contains(&format!("oidc_guard_usable_keys issuer={CLUSTER}")));
+    let timestamp = "oidc_guard_keys_last_success_timestamp_seconds";
+    assert!(!names.iter().any(|name| name.starts_with(timestamp)));
+}
+
+#[test]
+fn building_a_guard_describes_each_metric_of_both_libraries() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        guard_builder(&cluster())
+            .any_verified_caller()
+            .build()
+            .unwrap();
+        metrics::counter!("oidc_guard_decisions_total").increment(1);
+        metrics::counter!("reqwest_wi_auth_resends_total").increment(1);
+        metrics::histogram!("oidc_guard_verification_seconds").record(1.0);
+    });
+    for (key, unit, help, _) in snapshotter.snapshot().into_vec() {
+        let name = key.key().name();
+        assert!(help.is_some(), "{name} has no help text");
+        let has_seconds = unit == Some(metrics::Unit::Seconds);
+        assert_eq!(has_seconds, name.ends_with("_seconds"), "{name}");
+    }
 }
 
 #[test]

@@ -100,6 +100,7 @@ pub(super) struct TokenFetcher {
 
 impl TokenFetcher {
     pub(super) fn new(endpoint: Endpoint, audience: String, timing: Timing) -> Arc<Self> {
+        telemetry::describe();
         let activity = format!("fetching identity tokens for {audience:?}");
         Arc::new(Self {
             endpoint,
@@ -215,6 +216,7 @@ impl TokenFetcher {
         match &result {
             Ok(token) => {
                 telemetry::metadata_fetched(&self.audience);
+                telemetry::token_in_use(&self.audience, token);
                 self.token.store(Some(Arc::new(token.clone())));
             }
             Err(error) => match before.error {

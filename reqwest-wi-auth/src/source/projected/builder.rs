@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{EXPIRED_INTERVAL, Inner, ProjectedToken, RejectedToken, WhenExpired};
 use crate::error::Error;
+use crate::telemetry;
 use crate::token::jwt::Audiences;
 use crate::token::{Token, TokenFormat};
 use crate::watched_file::{
@@ -252,6 +253,13 @@ impl ProjectedTokenBuilder {
         let parse = move |bytes: &[u8]| parse(bytes, format, audience.as_deref());
         let rejected = Arc::<RejectedToken>::default();
         let is_rejected = rejected.clone();
+        let label = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        let label = label.display().to_string();
+        // The task calls this for the token in use before each pause, so the recorded times are those of the current token.
+        let reread_at = move |token: &Token, now| {
+            telemetry::token_in_use(&label, token);
+            reread_at(token, now)
+        };
         let mut file = WatchedFile::builder(self.path, parse)
             .startup_limit(self.startup_limit)
             .read_limit(self.read_limit)
