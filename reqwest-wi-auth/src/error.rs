@@ -95,8 +95,9 @@ pub enum MetadataError {
     },
     /// There was no complete response within the time limit, or the connection was closed.
     #[error(
-        "no complete response from the metadata server at {host} within {limit:?}: {}",
-        with_causes(source.as_ref())
+        "no complete response from the metadata server at {host} within {limit:?}: {}{}",
+        with_causes(source.as_ref()),
+        if source.is_timeout() { "; check that no network policy drops the packets" } else { "" }
     )]
     NoResponse {
         /// The host of the metadata server.

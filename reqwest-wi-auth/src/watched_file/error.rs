@@ -18,7 +18,7 @@ pub type ParseError = Box<dyn std::error::Error + Send + Sync>;
 pub enum FileError {
     /// The file cannot be read: it is missing, is not a regular file, this process lacks the permission, or reading took
     /// too long.
-    #[error("reading {} failed: {}", path.display(), with_causes(source.as_ref()))]
+    #[error("reading {} failed: {}{}", path.display(), with_causes(source.as_ref()), advice(source))]
     Read {
         /// The path of the file.
         path: PathBuf,
@@ -55,4 +55,14 @@ pub enum FileError {
         /// The path of the file.
         path: PathBuf,
     },
+}
+
+/// Returns what to do about an error of the operating system, if it is known and not obvious.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; check the permissions of the file and of the directories on its path (in a pod, set `fsGroup`)"
+        }
+        _ => "",
+    }
 }

@@ -101,6 +101,21 @@ async fn a_failed_fetch_is_one_event_with_the_innermost_cause_and_what_to_do() {
     ];
     assert_reported("unknown CA", guard(unknown_ca), &parts).await;
 
+    // The certificate of the fake API server is not for this address of the loopback network.
+    let server = FakeApiServer::start_at([127, 0, 0, 2].into())
+        .await
+        .unwrap();
+    let ca = reqwest::Certificate::from_pem(server.ca_pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([ca]);
+    let client = ClientBuilder::new(client.build().unwrap()).build();
+    let other_name = Issuer::oidc(format!("https://127.0.0.2:{}", server.port()));
+    let other_name = guard_with(other_name, Some(client));
+    let parts = [
+        "invalid peer certificate: ",
+        "the certificate is for another host name",
+    ];
+    assert_reported("name", other_name, &parts).await;
+
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let not_tls = Issuer::oidc(format!("https://{}", plain.local_addr().unwrap()));
     tokio::spawn(async move {

@@ -98,7 +98,13 @@ async fn known_keys_work_for_a_day_without_the_issuer_and_then_become_stale() {
         matches!(result, Err(VerifyError::KeysUnavailable { .. })),
         "{result:?}"
     );
-    assert!(!guard.health()[0].is_ready);
+    let health = guard.health().remove(0);
+    assert!(!health.is_ready);
+    let text = health.to_string();
+    assert!(
+        text.contains("too old to be used (`stale_after`): GET "),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +151,13 @@ async fn health_reports_keys_and_the_last_error() {
     while guard.health()[0].last_error.is_none() {
         tokio::task::yield_now().await;
     }
-    assert!(guard.health()[0].is_ready, "ready during an outage");
+    let during_outage = guard.health().remove(0);
+    assert!(during_outage.is_ready, "ready during an outage");
+    let texts = [before, after, during_outage].map(|health| health.to_string());
+    assert!(texts[0].ends_with(": 1 usable"), "{}", texts[0]);
+    assert!(texts[1].ends_with(": 2 usable"), "{}", texts[1]);
+    let failed = ": 2 usable, but the last fetch failed: GET ";
+    assert!(texts[2].contains(failed), "{}", texts[2]);
 }
 
 #[tokio::test]
