@@ -230,7 +230,7 @@ fn unix_seconds(time: SystemTime) -> u64 {
 fn number(text: &str) -> u64 {
     let hash = digest(&SHA256, text.as_bytes());
     let bytes = hash.as_ref().iter().take(8);
-    bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
+    bytes.fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 /// Returns a uid in the format of Kubernetes. It is the same for the same text.
