@@ -89,8 +89,8 @@ def scenario(**changes):
         "items_first": [],
         "logs": {
             "new": GOOD,
-            "without-volume": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 401 401 - Unauthorized\n',
-            "stranger": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 403 403 - Forbidden\n',
+            "without-volume": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 401 Unauthorized: the server found no bearer token in the request\n',
+            "stranger": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 403 Forbidden: the caller is not allowed (insufficient_scope)\n',
         },
         # The log after the kubelet was restarted, if it differs.
         "logs_after": {},
@@ -207,7 +207,7 @@ class Up(unittest.TestCase):
         self.fails(scenario(logs_after={"new": OPEN + PRIVATE}), "the client uses a new token")
 
     def test_a_request_that_fails_around_the_rotation_is_a_failure(self):
-        for line in ("GET /private: 401 401 - Unauthorized\n", "GET /: failed: connection refused\n"):
+        for line in ("GET /private: 401 Unauthorized: the token has expired (invalid_token)\n", "GET /: failed: connection refused\n"):
             with self.subTest(line):
                 self.fails(scenario(logs_after={"new": GOOD + line}), line, "a request failed around the rotation")
 

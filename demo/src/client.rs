@@ -1,12 +1,21 @@
 //! A client of the demo's server: sends requests to its open path and its guarded one, with a token or without.
 
+pub mod challenge;
+pub mod check;
+pub(crate) mod claims;
+pub mod command_line;
+pub(crate) mod failure;
 pub mod polling;
+pub mod rejection;
 pub mod settings;
 pub(crate) mod tokens;
+
+use std::time::SystemTime;
 
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_wi_auth::{BearerAuth, TokenSource};
 
+use self::rejection::ResponseDetails;
 use crate::Error;
 
 /// The largest part of a body that is read, since a server may send without end.
@@ -40,6 +49,8 @@ pub struct Response {
     pub body: String,
     /// Whether the body was longer than that. The rest was not read.
     pub is_truncated: bool,
+    /// The details in the headers: the challenge, and when to try again.
+    pub details: ResponseDetails,
 }
 
 /// A client of one service.
@@ -67,13 +78,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Token`] if tokens must not be sent to that URL.
+    /// [`Error::Origin`] if tokens must not be sent to that URL.
     pub fn with_token(
         url: &str,
         http: reqwest::Client,
         source: impl TokenSource,
     ) -> Result<Self, Error> {
-        let auth = BearerAuth::for_origin(url, source)?;
+        let auth = BearerAuth::for_origin(url, source).map_err(Error::Origin)?;
         Ok(Self::new(url, ClientBuilder::new(http).with(auth).build()))
     }
 
@@ -89,6 +100,7 @@ impl Client {
             .send()
             .await?;
         let status = response.status().as_u16();
+        let details = ResponseDetails::from_headers(response.headers(), SystemTime::now());
         let (mut body, mut is_truncated) = (Vec::new(), false);
         while let Some(chunk) = response.chunk().await? {
             let remaining = MAX_BODY_BYTES - body.len();
@@ -102,6 +114,7 @@ impl Client {
             status,
             body: String::from_utf8_lossy(&body).into_owned(),
             is_truncated,
+            details,
         })
     }
 }

@@ -28,6 +28,15 @@ pub enum Error {
     /// The client cannot obtain a token.
     #[error("the client has no token")]
     Token(#[from] reqwest_wi_auth::Error),
+    /// The file of the projected token contains no token that can be used.
+    #[error("cannot use the token file of --token-path (TOKEN_PATH)")]
+    TokenFile(#[source] reqwest_wi_auth::Error),
+    /// The metadata server provides no token.
+    #[error("cannot get a token from the metadata server of --metadata-host (METADATA_HOST)")]
+    MetadataToken(#[source] reqwest_wi_auth::Error),
+    /// Tokens must not be sent to the URL of a service.
+    #[error("cannot send tokens to the URL of --service-url (SERVICE_URL)")]
+    Origin(#[source] reqwest_wi_auth::Error),
     /// The HTTP client cannot be created.
     #[error("cannot create the HTTP client")]
     Client(#[from] reqwest::Error),

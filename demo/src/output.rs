@@ -1,10 +1,14 @@
 //! Output of the programs: results and events on standard output, logs on standard error.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
+
+use crate::{Error, error_chain};
 
 /// Prints a line to standard output.
 ///
@@ -13,19 +17,46 @@ pub fn print_line(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
+/// The format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line of text per event.
+    Text,
+    /// One JSON object per event, each on its own line.
+    Json,
+}
+
+/// The format in which this process logs, once logging was started.
+static LOG_FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
 /// Starts logging to standard error, filtered by `RUST_LOG`, or by `default_filter` if that is not set or not valid.
 ///
 /// # Panics
 ///
 /// Panics if a global subscriber is already installed.
-pub fn init_logging(default_filter: &str) {
+pub fn init_logging(default_filter: &str, format: LogFormat) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        // The list of spans contains the current one.
+        LogFormat::Json => log.json().with_current_span(false).init(),
+    }
+    let _ = LOG_FORMAT.set(format);
+}
+
+/// Prints the error that ends a program to standard error, with all its causes, as one line in the format of the log.
+pub fn print_error(program: &'static str, error: &Error) {
+    let is_json = LOG_FORMAT.get() == Some(&LogFormat::Json);
+    if is_json && tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!(program, "{}", error_chain(error));
+    } else {
+        eprintln!("{program}: {}", error_chain(error));
+    }
 }
 
 /// The format of an [`EventLog`].

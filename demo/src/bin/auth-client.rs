@@ -3,25 +3,47 @@
 
 use std::process::ExitCode;
 
+use demo::client::check::{self, CheckResult};
+use demo::client::command_line::{ClientCommand, ClientCommandLine};
 use demo::client::polling::{self, PollResult};
 use demo::client::settings::ClientSettings;
 use demo::signals::{self, Shutdown};
-use demo::{Error, arguments, error_chain, output};
+use demo::{Error, arguments, output};
 
 fn main() -> ExitCode {
-    match poll() {
-        Ok(PollResult::AllSucceeded) => ExitCode::SUCCESS,
-        Ok(PollResult::SomeFailed) => ExitCode::FAILURE,
+    match run() {
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("auth-client: {}", error_chain(&error));
+            output::print_error("auth-client", &error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn poll() -> Result<PollResult, Error> {
+fn run() -> Result<ExitCode, Error> {
     let shutdown = Shutdown::install(1).map_err(Error::io("cannot install signal handlers"))?;
-    let settings: ClientSettings = arguments::parse();
-    output::init_logging("warn");
-    signals::block_on(polling::run(settings, &shutdown))?
+    let ClientCommandLine { settings, command } = arguments::parse();
+    match command {
+        None => poll(settings, &shutdown),
+        Some(ClientCommand::Check(settings)) => check(settings),
+    }
+}
+
+fn poll(settings: ClientSettings, shutdown: &Shutdown) -> Result<ExitCode, Error> {
+    output::init_logging("warn", settings.log_format);
+    Ok(
+        match signals::block_on(polling::run(settings, shutdown))?? {
+            PollResult::AllSucceeded => ExitCode::SUCCESS,
+            PollResult::SomeFailed => ExitCode::FAILURE,
+        },
+    )
+}
+
+fn check(settings: ClientSettings) -> Result<ExitCode, Error> {
+    // The table contains what the log would.
+    output::init_logging("off", settings.log_format);
+    Ok(match signals::block_on(check::run(settings))? {
+        CheckResult::Passed => ExitCode::SUCCESS,
+        CheckResult::Failed => ExitCode::FAILURE,
+    })
 }

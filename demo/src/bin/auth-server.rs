@@ -7,7 +7,7 @@ use demo::server::command_line::{ExplainSettings, ServerCommand, ServerCommandLi
 use demo::server::settings::ServerSettings;
 use demo::server::{self, Admission, Metrics};
 use demo::signals::{self, Shutdown};
-use demo::{Error, arguments, error_chain, output};
+use demo::{Error, arguments, output};
 
 /// The exit code of a subcommand that cannot do what it is for, as for invalid arguments.
 const EXIT_UNUSABLE: u8 = 2;
@@ -33,19 +33,19 @@ fn main() -> ExitCode {
 
 /// Prints an error, and returns the exit code.
 fn failed(error: &Error, code: u8) -> ExitCode {
-    eprintln!("auth-server: {}", error_chain(error));
+    output::print_error("auth-server", error);
     code.into()
 }
 
 fn serve(settings: ServerSettings, shutdown: &Shutdown) -> Result<(), Error> {
-    output::init_logging("info");
+    output::init_logging("info", settings.log_format);
     let metrics = Metrics::install()?;
     signals::block_on(server::run(settings, metrics, shutdown))?
 }
 
 fn explain(settings: ExplainSettings) -> Result<ExitCode, Error> {
     // The table contains what the log would.
-    output::init_logging("off");
+    output::init_logging("off", settings.settings.log_format);
     Ok(match signals::block_on(server::explain(settings))?? {
         Admission::Admitted => ExitCode::SUCCESS,
         Admission::Rejected => ExitCode::FAILURE,

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::RangedU64ValueParser;
-use demo::output::{self, EventLog, Format};
+use demo::output::{self, EventLog, Format, LogFormat};
 use demo::scenario::{self, Scope, Settings, Summary};
 use demo::signals::{self, Shutdown};
-use demo::{Error, arguments, error_chain};
+use demo::{Error, arguments};
 
 /// How long the scenario may take to end after a signal: its files are removed and the summary is printed.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Ok(summary) if summary.is_successful() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("demo: {}", error_chain(&error));
+            output::print_error("demo", &error);
             ExitCode::FAILURE
         }
     }
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 fn run() -> Result<Summary, Error> {
     let shutdown = Shutdown::install(1).map_err(Error::io("cannot install signal handlers"))?;
     let arguments: Arguments = arguments::parse();
-    output::init_logging("off");
+    output::init_logging("off", LogFormat::Text);
     let format = if arguments.json {
         Format::Json
     } else {

@@ -8,8 +8,10 @@ use reqwest_wi_auth::ProjectedToken;
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::failure::Failure;
+use super::rejection::{self, SentToken};
 use super::settings::{ClientIdentity, ClientSettings, Service};
-use super::tokens::TokenSettings;
+use super::tokens::{TokenSettings, TokenSources};
 use super::{Client, Endpoint, Response};
 use crate::escape::{escape, escape_json};
 use crate::output::print_line;
@@ -38,7 +40,7 @@ type RequestResult = Result<Response, reqwest_middleware::Error>;
 struct Target {
     service: Service,
     client: Client,
-    projected: Option<ProjectedToken>,
+    tokens: TokenSources,
     last_rotation: Option<SystemTime>,
 }
 
@@ -80,30 +82,25 @@ impl Target {
         index: usize,
         service: &Service,
     ) -> Result<Self, Error> {
-        let paths = &settings.token_path;
-        let tokens = TokenSettings {
-            projected_path: paths.get(index).or(paths.last()).cloned(),
-            metadata_host: settings.metadata_host.clone(),
-            google_audience: service.audience.clone(),
-        };
+        let tokens = TokenSettings::of_service(settings, index, service);
         let http = http_client(settings.ca_file.as_deref())?;
-        let (client, projected) = tokens.client(&service.url, http, settings.identity).await?;
+        let (client, tokens) = tokens.client(&service.url, http, settings.identity).await?;
         Ok(Self {
             service: service.clone(),
             client,
-            last_rotation: last_rotation(projected.as_ref()),
-            projected,
+            last_rotation: last_rotation(tokens.projected.as_ref()),
+            tokens,
         })
     }
 
     /// Logs if the projected token has been replaced since the last call. `demo/kind/up.sh` waits for this event.
     fn log_rotation(&mut self) {
-        let rotation = last_rotation(self.projected.as_ref());
+        let rotation = last_rotation(self.tokens.projected.as_ref());
         if rotation == self.last_rotation {
             return;
         }
         self.last_rotation = rotation;
-        let path = self.projected.as_ref().map(ProjectedToken::path);
+        let path = self.tokens.projected.as_ref().map(ProjectedToken::path);
         let path = path.map(|path| path.display().to_string());
         tracing::info!(path, "the projected token was replaced");
     }
@@ -114,7 +111,7 @@ fn last_rotation(token: Option<&ProjectedToken>) -> Option<SystemTime> {
 }
 
 /// Returns the settings of an HTTP client that trusts the CA certificates of that file in addition to the system's.
-fn http_client(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, Error> {
+pub(super) fn http_client(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, Error> {
     let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT);
     let Some(path) = ca_file else {
         return Ok(http);
@@ -193,12 +190,14 @@ async fn poll(
             if !result.as_ref().is_ok_and(|response| response.status == 200) {
                 poll_result = PollResult::SomeFailed;
             }
+            let elapsed = began.elapsed();
+            let outcome = Outcome::new(&result, &target.service, || target.tokens.current());
             let line = if settings.json {
-                json_line(settings.identity, &url, &result, began.elapsed())
+                json_line(settings.identity, &url, &outcome, elapsed)
             } else if has_several_targets {
-                text_line(&url, &result)
+                text_line(&url, &outcome)
             } else {
-                text_line(endpoint.path(), &result)
+                text_line(endpoint.path(), &outcome)
             };
             print_line(&line);
             if is_ending {
@@ -209,29 +208,92 @@ async fn poll(
     Some(poll_result)
 }
 
-fn text_line(url: &str, result: &RequestResult) -> String {
-    let url = escape(url);
-    match result {
-        Ok(response) => {
-            let note = if response.is_truncated { TRUNCATED } else { "" };
-            let body = escape(response.body.trim());
-            format!("GET {url}: {} {body}{note}", response.status)
+/// The result of a request, with what is known about its failure.
+struct Outcome<'r> {
+    response: Option<&'r Response>,
+    /// The reason that the server gives, or the summary of the error and all its causes.
+    reason: Option<String>,
+    /// A description of what was sent, and the remedy.
+    advice: Option<String>,
+}
+
+impl<'r> Outcome<'r> {
+    fn new(
+        result: &'r RequestResult,
+        service: &Service,
+        sent: impl FnOnce() -> Vec<SentToken>,
+    ) -> Self {
+        match result {
+            Ok(response) if is_success(response) => Self {
+                response: Some(response),
+                reason: None,
+                advice: None,
+            },
+            Ok(response) => Self {
+                response: Some(response),
+                reason: rejection::reason(response),
+                advice: rejection::advice(response, &sent(), SystemTime::now()),
+            },
+            Err(error) => {
+                let failure = Failure::classify_request(error);
+                let summary = failure.summary(&service.host());
+                let causes = error_chain(error);
+                let reason = match summary {
+                    Some(summary) => format!("{}: {causes}", escape(&summary)),
+                    None => causes,
+                };
+                Self {
+                    response: None,
+                    reason: Some(reason),
+                    advice: failure.advice().map(str::to_owned),
+                }
+            }
         }
-        Err(error) => format!("GET {url}: failed: {}", error_chain(error)),
     }
+}
+
+fn is_success(response: &Response) -> bool {
+    (200..300).contains(&response.status)
+}
+
+fn text_line(url: &str, outcome: &Outcome<'_>) -> String {
+    let url = escape(url);
+    let Some(response) = outcome.response else {
+        let reason = outcome.reason.as_deref().unwrap_or_default();
+        let advice = outcome.advice.iter().map(|advice| format!("; {advice}"));
+        return format!("GET {url}: failed: {reason}{}", advice.collect::<String>());
+    };
+    let note = if response.is_truncated { TRUNCATED } else { "" };
+    if is_success(response) {
+        let body = escape(response.body.trim());
+        return format!("GET {url}: {} {body}{note}", response.status);
+    }
+    let mut line = format!("GET {url}: {}", rejection::status_line(response.status));
+    let mut separator = ": ";
+    let body = rejection::informative_body(response);
+    let body = Some(body).filter(|body| !body.is_empty());
+    let parts = [
+        outcome.reason.clone(),
+        body.map(|body| format!("{body}{note}")),
+        outcome.advice.clone(),
+    ];
+    for part in parts.into_iter().flatten() {
+        line.push_str(separator);
+        line.push_str(&part);
+        separator = "; ";
+    }
+    line
 }
 
 fn json_line(
     identity: ClientIdentity,
     url: &str,
-    result: &RequestResult,
+    outcome: &Outcome<'_>,
     elapsed: Duration,
 ) -> String {
     let milliseconds = elapsed.as_secs_f64() * 1000.0;
-    let (response, error) = match result {
-        Ok(response) => (Some(response), None),
-        Err(error) => (None, Some(error_chain(error))),
-    };
+    let response = outcome.response;
+    let error = outcome.reason.as_ref().filter(|_| response.is_none());
     let mut line = json!({
         "identity": identity.as_str(),
         "url": url,
@@ -240,8 +302,25 @@ fn json_line(
         "error": error,
         "milliseconds": (milliseconds * 10.0).round() / 10.0,
     });
-    if response.is_some_and(|response| response.is_truncated) {
-        line["body_is_truncated"] = true.into();
+    if let Some(response) = response {
+        let details = &response.details;
+        if response.is_truncated {
+            line["body_is_truncated"] = true.into();
+        }
+        if !is_success(response) {
+            line["reason"] = outcome.reason.clone().into();
+            line["retry_after"] = details.retry_after.clone().into();
+            if let Some(challenge) = &details.challenges.bearer {
+                line["challenge"] = json!({
+                    "realm": challenge.realm,
+                    "error": challenge.error,
+                    "error_description": challenge.error_description,
+                });
+            }
+        }
+    }
+    if let Some(advice) = &outcome.advice {
+        line["advice"] = advice.clone().into();
     }
     escape_json(&line.to_string()).into_owned()
 }

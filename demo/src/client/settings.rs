@@ -5,15 +5,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 use crate::arguments::{parse_interval, parse_path_item, parse_typed_item, parse_web_url};
+use crate::output::LogFormat;
 
-/// Requests the open path and the guarded one of each service at an interval, and prints the responses.
-///
-/// An environment variable that is empty is treated as not set.
-#[derive(Debug, Parser)]
-#[command(name = "auth-client", version)]
+/// The settings of the client.
+#[derive(Debug, Args)]
 pub struct ClientSettings {
     /// The URL of a service: https, or http on this machine. Separate several with commas. `URL=AUDIENCE` sets the
     /// audience of Google's token, which is the URL by default.
@@ -69,6 +67,10 @@ pub struct ClientSettings {
     #[arg(long, env = "JSON", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub json: bool,
 
+    /// The format of the log on standard error.
+    #[arg(long, env = "LOG_FORMAT", value_enum, ignore_case = true, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
     /// Requests each path once, and exits with 0 if the status of every response is 200.
     #[arg(long)]
     pub once: bool,
@@ -107,6 +109,18 @@ pub struct Service {
     pub url: String,
     /// The audience.
     pub audience: String,
+}
+
+impl Service {
+    /// Returns the host of the URL, with its port, for messages.
+    pub(crate) fn host(&self) -> String {
+        let url = reqwest::Url::parse(&self.url).ok();
+        let host = url.and_then(|url| {
+            let port = url.port_or_known_default()?;
+            Some(format!("{}:{port}", url.host_str()?))
+        });
+        host.unwrap_or_else(|| self.url.clone())
+    }
 }
 
 impl FromStr for Service {

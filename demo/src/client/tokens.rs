@@ -2,10 +2,17 @@
 
 use std::path::PathBuf;
 
-use reqwest_wi_auth::{BearerAuth, MetadataServer, ProjectedToken, TokenClientBuilder};
+use http::HeaderName;
+use http::header::AUTHORIZATION;
+use reqwest_wi_auth::{
+    BearerAuth, IdentityToken, MetadataServer, ProjectedToken, Token, TokenClientBuilder,
+    TokenSource,
+};
 
 use super::Client;
-use super::settings::ClientIdentity;
+use super::claims::UnverifiedClaims;
+use super::rejection::SentToken;
+use super::settings::{ClientIdentity, ClientSettings, Service};
 use crate::{Error, X_SERVERLESS_AUTHORIZATION};
 
 /// The configuration of the token sources of one service.
@@ -18,9 +25,42 @@ pub(crate) struct TokenSettings {
     pub(crate) google_audience: String,
 }
 
+/// The token sources of a client.
+#[derive(Debug, Default)]
+pub(crate) struct TokenSources {
+    /// The projected token, in `Authorization`.
+    pub(crate) projected: Option<ProjectedToken>,
+    /// Google's token, and the header in which it is sent.
+    google: Option<(HeaderName, IdentityToken)>,
+}
+
+impl TokenSources {
+    /// Returns the claims of the tokens that are sent now.
+    pub(crate) fn current(&self) -> Vec<SentToken> {
+        let claims = |token: Result<Token, reqwest_wi_auth::Error>| {
+            token.ok().as_ref().and_then(UnverifiedClaims::parse)
+        };
+        let projected = self.projected.as_ref();
+        let projected = projected.and_then(|token| Some((AUTHORIZATION, claims(token.current())?)));
+        let google = self.google.as_ref();
+        let google =
+            google.and_then(|(header, token)| Some((header.clone(), claims(token.current())?)));
+        projected.into_iter().chain(google).collect()
+    }
+}
+
 impl TokenSettings {
-    /// Creates a client of the service at `url` that sends the identity's tokens. Also returns the projected token, if it
-    /// is among them.
+    /// Returns the configuration for one of the services: the one at this index of the list.
+    pub(crate) fn of_service(settings: &ClientSettings, index: usize, service: &Service) -> Self {
+        let paths = &settings.token_path;
+        Self {
+            projected_path: paths.get(index).or(paths.last()).cloned(),
+            metadata_host: settings.metadata_host.clone(),
+            google_audience: service.audience.clone(),
+        }
+    }
+
+    /// Creates a client of the service at `url` that sends the identity's tokens. Also returns the sources of these tokens.
     ///
     /// Waits until the first token of each source is available.
     pub(crate) async fn client(
@@ -28,31 +68,41 @@ impl TokenSettings {
         url: &str,
         http: reqwest::ClientBuilder,
         identity: ClientIdentity,
-    ) -> Result<(Client, Option<ProjectedToken>), Error> {
+    ) -> Result<(Client, TokenSources), Error> {
         let mut http = TokenClientBuilder::new(http);
-        let mut projected = None;
-        if identity == ClientIdentity::Both {
-            http = http.header(X_SERVERLESS_AUTHORIZATION, self.google_auth(url).await?);
+        let mut sources = TokenSources::default();
+        let google_header = match identity {
+            ClientIdentity::Google => Some(AUTHORIZATION),
+            ClientIdentity::Both => Some(X_SERVERLESS_AUTHORIZATION),
+            ClientIdentity::None | ClientIdentity::Cluster => None,
+        };
+        if let Some(header) = google_header {
+            let token = self.google_token().await?;
+            http = http.header(header.clone(), origin(url, token.clone())?);
+            sources.google = Some((header, token));
         }
-        match identity {
-            ClientIdentity::None => {}
-            ClientIdentity::Google => http = http.authorization(self.google_auth(url).await?),
-            ClientIdentity::Cluster | ClientIdentity::Both => {
-                let path = self.projected_path.as_ref().ok_or(Error::NoTokenPath)?;
-                let token = ProjectedToken::open(path).await?;
-                http = http.authorization(BearerAuth::for_origin(url, token.clone())?);
-                projected = Some(token);
-            }
+        if matches!(identity, ClientIdentity::Cluster | ClientIdentity::Both) {
+            let path = self.projected_path.as_ref().ok_or(Error::NoTokenPath)?;
+            let token = ProjectedToken::open(path).await.map_err(Error::TokenFile)?;
+            http = http.authorization(origin(url, token.clone())?);
+            sources.projected = Some(token);
         }
-        Ok((Client::new(url, http.build()?), projected))
+        Ok((Client::new(url, http.build()?), sources))
     }
 
-    async fn google_auth(&self, url: &str) -> Result<BearerAuth, Error> {
+    /// Opens Google's token, and waits for it.
+    pub(crate) async fn google_token(&self) -> Result<IdentityToken, Error> {
         let server = match &self.metadata_host {
-            Some(host) => MetadataServer::with_host(host)?,
-            None => MetadataServer::new()?,
+            Some(host) => MetadataServer::with_host(host),
+            None => MetadataServer::new(),
         };
-        let token = server.open(&self.google_audience).await?;
-        Ok(BearerAuth::for_origin(url, token)?)
+        let server = server.map_err(Error::MetadataToken)?;
+        let token = server.open(&self.google_audience).await;
+        token.map_err(Error::MetadataToken)
     }
+}
+
+/// Returns the authentication that sends the source's tokens to the origin of the URL.
+fn origin(url: &str, source: impl TokenSource) -> Result<BearerAuth, Error> {
+    BearerAuth::for_origin(url, source).map_err(Error::Origin)
 }

@@ -1,11 +1,14 @@
 //! The server's routes, and the layers around them.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::Request;
+use axum::body::{Body, to_bytes};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderName, StatusCode};
-use axum::response::IntoResponse;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -21,6 +24,7 @@ use tracing::Span;
 
 use super::gate::GATE_IDENTITY;
 use crate::X_SERVERLESS_AUTHORIZATION;
+use crate::escape::escape;
 
 /// The body of the response to `/`.
 pub const OPEN_BODY: &str = r#"{"msg": "hello-exposed"}"#;
@@ -28,6 +32,11 @@ pub const OPEN_BODY: &str = r#"{"msg": "hello-exposed"}"#;
 /// The largest accepted request body. No route uses one.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// The largest part of the body of a readiness probe that is logged, in bytes.
+const MAX_READINESS_BYTES: usize = 64 * 1024;
+/// The path in the span of a request that no route matches. The path of the request is not logged, since it may contain
+/// anything.
+const NO_ROUTE: &str = "(no route)";
 
 /// Returns the application's routes: `/private` and `/whoami`, which the guard protects, and `/`, which is open to any
 /// caller.
@@ -52,31 +61,57 @@ where
 
 /// Returns the routes for probes and scrapers, which need no token: `/healthz`, `/readyz` and `/metrics`.
 ///
-/// `/readyz` responds with 200 once the guard has the keys of each issuer that its settings require.
+/// `/readyz` responds with 200 once the guard has the keys of each issuer that its settings require. Otherwise the reason is
+/// logged, once per change.
 pub fn admin_routes(
     guard: &OidcGuard,
     render_metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
 ) -> Router {
     let content_type = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
     let metrics = move || async move { (content_type, render_metrics()) };
+    let readiness = Router::new()
+        .route_service("/readyz", guard.readiness())
+        .layer(from_fn_with_state(ReadinessLog::default(), log_readiness));
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route_service("/readyz", guard.readiness())
+        .merge(readiness)
         .route("/metrics", get(metrics))
 }
 
-/// Merges the application's routes and the admin routes, with limits and request IDs for both, and a log event for each
-/// failed request to the application.
-///
-/// Failed requests to the admin routes are not logged: a readiness probe that fails while keys are being fetched is not an
-/// error of the server.
+/// The reason that was last logged for which the server is not ready, or `None` if it is.
+#[derive(Debug, Clone, Default)]
+struct ReadinessLog(Arc<Mutex<Option<String>>>);
+
+/// Logs the result of a readiness probe if it is not that of the previous one.
+async fn log_readiness(State(log): State<ReadinessLog>, request: Request, next: Next) -> Response {
+    let (parts, body) = next.run(request).await.into_parts();
+    // The guard responds with a short text, so that reading it cannot fail.
+    let body = to_bytes(body, MAX_READINESS_BYTES)
+        .await
+        .unwrap_or_default();
+    let reason = (!parts.status.is_success()).then(|| String::from_utf8_lossy(&body).into_owned());
+    let mut logged = log.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if *logged != reason {
+        let status = parts.status.as_u16();
+        match &reason {
+            Some(reason) => tracing::warn!(
+                path = "/readyz",
+                status,
+                reason = &*escape(reason),
+                "not ready; this is logged again only if the reason changes"
+            ),
+            None => tracing::info!(path = "/readyz", status, "ready"),
+        }
+        *logged = reason;
+    }
+    drop(logged);
+    Response::from_parts(parts, Body::from(body))
+}
+
+/// Merges the application's routes and the admin routes, with limits, request IDs, and a log event for each failed request.
 pub(super) fn with_layers(application: Router, admin: Router) -> Router {
     let id = HeaderName::from_static("x-request-id");
-    let trace = TraceLayer::new_for_http()
-        .make_span_with(request_span)
-        .on_failure(log_failure);
     with_limits(application)
-        .layer(trace)
         .merge(with_limits(admin))
         .layer(PropagateRequestIdLayer::new(id.clone()))
         .layer(SetRequestIdLayer::new(id, MakeRequestUuid))
@@ -86,8 +121,12 @@ pub(super) fn with_layers(application: Router, admin: Router) -> Router {
         ]))
 }
 
-/// Adds limits on a request's body and duration, and a response with status 500 if a handler panics.
+/// Adds limits on a request's body and duration, a response with status 500 if a handler panics, and a log event for each
+/// failed request, with its method and the path of its route.
 pub(super) fn with_limits(routes: Router) -> Router {
+    let trace = TraceLayer::new_for_http()
+        .make_span_with(request_span)
+        .on_failure(log_failure);
     routes
         .layer(CatchPanicLayer::new())
         .layer(TimeoutLayer::with_status_code(
@@ -95,15 +134,19 @@ pub(super) fn with_limits(routes: Router) -> Router {
             REQUEST_TIMEOUT,
         ))
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
+        .layer(trace)
 }
 
-/// Returns the span of a request, with its path but without its query, which may contain a token.
+/// Returns the span of a request, with its method and the path of its route. The path and the query of the request itself
+/// may contain a token.
 fn request_span(request: &Request) -> Span {
-    tracing::error_span!("request", method = %request.method(), path = request.uri().path())
+    let path = request.extensions().get::<MatchedPath>();
+    let path = path.map_or(NO_ROUTE, MatchedPath::as_str);
+    tracing::error_span!("request", method = %request.method(), path)
 }
 
-/// Logs a failed request. The guard logs once why keys are missing, so the 503 responses that follow are logged at debug
-/// level only.
+/// Logs a failed request. The guard and the readiness probe log once why keys are missing, so the 503 responses that follow
+/// are logged at debug level only.
 fn log_failure(failure: ServerErrorsFailureClass, latency: Duration, _: &Span) {
     let milliseconds = latency.as_millis();
     match failure {
@@ -198,8 +241,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn failed_requests_are_logged_with_path_and_status_except_for_probes_and_missing_keys() {
+    /// Runs requests to paths in turn, and returns the lines that are logged meanwhile.
+    async fn logged(routes: Router, paths: &[&str]) -> Vec<String> {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -207,30 +250,74 @@ mod tests {
             .with_ansi(false)
             .with_writer(move || writer.clone());
         let _guard = tracing::subscriber::set_default(subscriber.finish());
-        let fails = |status: StatusCode| get(move || async move { status });
-        let routes = Router::new()
-            .route("/fails", fails(StatusCode::INTERNAL_SERVER_ERROR))
-            .route("/loading", fails(StatusCode::SERVICE_UNAVAILABLE));
-        let admin = Router::new().route("/readyz", fails(StatusCode::SERVICE_UNAVAILABLE));
-        let service = TowerToHyperService::new(with_layers(routes, admin));
-        for path in ["/fails", "/loading", "/readyz"] {
+        let service = TowerToHyperService::new(routes);
+        for path in paths {
             let request = Request::builder().uri(format!("{path}?access_token=secret"));
             let request = request.body(Body::empty()).unwrap();
-            assert!(
-                service
-                    .call(request)
-                    .await
-                    .unwrap()
-                    .status()
-                    .is_server_error()
-            );
+            service.call(request).await.unwrap();
         }
         let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        let lines: Vec<_> = log.lines().collect();
-        assert_eq!(lines.len(), 1, "{log}");
-        for part in ["ERROR", "path=\"/fails\"", "status=500"] {
-            assert!(lines[0].contains(part), "{part}: {log}");
-        }
         assert!(!log.contains("secret"), "{log}");
+        log.lines().map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn failed_requests_are_logged_with_method_path_of_the_route_and_status() {
+        let fails = |status: StatusCode| get(move || async move { status });
+        let routes = Router::new()
+            .route("/fails/{token}", fails(StatusCode::INTERNAL_SERVER_ERROR))
+            .route("/loading", fails(StatusCode::SERVICE_UNAVAILABLE));
+        let admin = Router::new()
+            .route("/metrics", fails(StatusCode::BAD_GATEWAY))
+            .fallback(|| async { StatusCode::INTERNAL_SERVER_ERROR });
+        let paths = ["/fails/secret", "/loading", "/metrics", "/secret"];
+        let lines = logged(with_layers(routes, admin), &paths).await;
+        let expected = [
+            ("path=\"/fails/{token}\"", "status=500"),
+            ("path=\"/metrics\"", "status=502"),
+            ("path=\"(no route)\"", "status=500"),
+        ];
+        assert_eq!(lines.len(), expected.len(), "{lines:?}");
+        for (line, (path, status)) in lines.iter().zip(expected) {
+            for part in ["ERROR", "method=GET", path, status] {
+                assert!(line.contains(part), "{part}: {line}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_readiness_probe_is_logged_when_its_result_changes() {
+        let results = Mutex::new(
+            [
+                (200, "ready"),
+                (503, "no keys of a"),
+                (503, "no keys of a"),
+                (503, "no keys of\nb"),
+                (200, "ready"),
+                (200, "ready"),
+            ]
+            .into_iter(),
+        );
+        let results = Arc::new(results);
+        let probe = move || {
+            let (status, text) = results.lock().unwrap().next().unwrap();
+            async move { (StatusCode::from_u16(status).unwrap(), text) }
+        };
+        let readiness = Router::new()
+            .route("/readyz", get(probe))
+            .layer(from_fn_with_state(ReadinessLog::default(), log_readiness));
+        let lines = logged(with_layers(Router::new(), readiness), &["/readyz"; 6]).await;
+        let expected = [
+            (" WARN ", "status=503 reason=\"no keys of a\""),
+            (" WARN ", "no keys of\\\\nb"),
+            (" INFO ", "ready path=\"/readyz\" status=200"),
+        ];
+        assert_eq!(lines.len(), expected.len(), "{lines:?}");
+        for (line, (level, text)) in lines.iter().zip(expected) {
+            assert!(
+                line.contains(level) && line.contains(text),
+                "{text}: {line}"
+            );
+        }
     }
 }

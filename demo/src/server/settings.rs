@@ -10,6 +10,7 @@ use tower_oidc_guard::Algorithm;
 
 use super::Limits;
 use crate::arguments::{parse_item, parse_typed_item, parse_web_url};
+use crate::output::LogFormat;
 
 /// The settings of the server.
 #[derive(Debug, Args)]
@@ -156,6 +157,10 @@ pub struct ServerSettings {
     /// The limits on connections.
     #[command(flatten)]
     pub limits: LimitSettings,
+
+    /// The format of the log on standard error.
+    #[arg(long, env = "LOG_FORMAT", value_enum, ignore_case = true, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
 
     /// Accepts plain http for issuers on loopback addresses. For tests only.
     #[arg(long)]

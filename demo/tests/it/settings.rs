@@ -279,6 +279,8 @@ async fn invalid_values_are_rejected_with_the_name_of_their_flag() {
         (CLIENT, "INTERVAL", "NaN", "--interval"),
         (CLIENT, "GRACE_SECONDS", "99999999999", "--grace-seconds"),
         (CLIENT, "JSON", "maybe", "--json"),
+        (CLIENT, "LOG_FORMAT", "xml", "--log-format"),
+        (SERVER, "LOG_FORMAT", "xml", "--log-format"),
         (CLIENT, "SERVICE_URL", "https://a.example=", "--service-url"),
         (CLIENT, "SERVICE_URL", "ftp://a.example", "--service-url"),
         (CLIENT, "SERVICE_URL", "a.example", "--service-url"),
@@ -523,6 +525,7 @@ async fn health_readiness_and_metrics_can_be_served_on_a_separate_port() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_requests_are_not_logged_as_errors_while_keys_are_missing() {
+    let is_probe = |line: &&String| line.contains("/readyz");
     let issuer = format!("http://{}", unused_address());
     let signer = TestIssuer::start().await.unwrap();
     let token = service_account_token(&signer, AUDIENCE)
@@ -533,10 +536,16 @@ async fn probes_and_requests_are_not_logged_as_errors_while_keys_are_missing() {
         assert_eq!(server.status("/readyz", &token).await, 503);
         assert_eq!(server.status("/private", &token).await, 503);
     }
-    let lines = server.process.lines();
-    for text in ["ERROR", "readyz"] {
-        assert!(!lines.iter().any(|line| line.contains(text)), "{lines:?}");
+    let line = server.process.wait_for_line("/readyz").await;
+    for part in [" WARN ", "status=503", "reason=", issuer.as_str()] {
+        assert!(line.contains(part), "{part}: {line}");
     }
+    let lines = server.process.lines();
+    assert!(
+        !lines.iter().any(|line| line.contains("ERROR")),
+        "{lines:?}"
+    );
+    assert_eq!(lines.iter().filter(is_probe).count(), 1, "{lines:?}");
 }
 
 /// Returns the status and the body of the response to `/readyz`.

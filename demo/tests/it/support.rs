@@ -30,6 +30,17 @@ impl Process {
         assert!(status.unwrap().success());
     }
 
+    /// Waits for a line that contains `text`, and returns it.
+    pub(crate) async fn wait_for_line(&self, text: &str) -> String {
+        for _ in 0..MAX_POLLS {
+            if let Some(line) = self.lines().into_iter().find(|line| line.contains(text)) {
+                return line;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        panic!("no line with {text:?}: {:?}", self.lines());
+    }
+
     /// Waits until the process has ended, and returns its exit code, or `None` if a signal ended it.
     pub(crate) async fn wait_for_exit(&mut self) -> Option<i32> {
         for _ in 0..MAX_POLLS {

@@ -24,13 +24,15 @@ impl Process {
     ) -> Self {
         let mut child = Command::new(binary)
             .args(arguments.iter().map(AsRef::as_ref))
+            // Programs log at their default level, unless a test sets another.
+            .env_remove("RUST_LOG")
+            .env("NO_COLOR", "1")
+            .env("NO_PROXY", "127.0.0.1,localhost")
             .envs(
                 environment
                     .iter()
                     .map(|(name, value)| (name, value.as_ref())),
             )
-            .env("NO_COLOR", "1")
-            .env("NO_PROXY", "127.0.0.1,localhost")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -46,24 +48,27 @@ impl Process {
         self.lines.lock().unwrap().clone()
     }
 
-    /// Waits for a line that contains `text`, and returns it.
-    pub(crate) async fn wait_for_line(&self, text: &str) -> String {
+    /// Waits until the process, an `auth-server`, is listening, and returns its address.
+    pub(crate) async fn wait_for_address(&self) -> String {
         for _ in 0..MAX_POLLS {
-            if let Some(line) = self.lines().into_iter().find(|line| line.contains(text)) {
-                return line;
+            if let Some(address) = self.lines().iter().find_map(|line| listening_address(line)) {
+                return address;
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
-        panic!("no line with {text:?}: {:?}", self.lines());
+        panic!("not listening: {:?}", self.lines());
     }
+}
 
-    /// Waits until the process, an `auth-server`, is listening, and returns its address.
-    pub(crate) async fn wait_for_address(&self) -> String {
-        let field = " listening address=";
-        let line = self.wait_for_line(field).await;
-        let (_, rest) = line.split_once(field).unwrap();
-        rest.split(' ').next().unwrap().to_owned()
+/// Returns the address in the event that a server logs once it is listening, in text or JSON.
+fn listening_address(line: &str) -> Option<String> {
+    if let Some((_, rest)) = line.split_once(" listening address=") {
+        return Some(rest.split(' ').next()?.to_owned());
     }
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fields = &line["fields"];
+    let is_listening = fields["message"] == "listening";
+    is_listening.then(|| fields["address"].as_str().map(str::to_owned))?
 }
 
 /// Reads lines on a thread until the end of the stream, so that the process is never blocked by a full pipe.
