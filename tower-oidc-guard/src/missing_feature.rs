@@ -12,7 +12,7 @@ mod policy_file {
 
     /// Implemented by no type.
     #[diagnostic::on_unimplemented(
-        message = "`policy_health` and `from_file` require the feature `policy-file` of tower-oidc-guard",
+        message = "this function requires the feature `policy-file` of tower-oidc-guard",
         label = "requires the feature `policy-file`",
         note = "enable it with `cargo add tower-oidc-guard --features policy-file`"
     )]
@@ -25,6 +25,11 @@ mod policy_file {
             &'a Self: RequiresPolicyFile,
         {
             Vec::new()
+        }
+
+        #[doc(hidden)]
+        pub fn check_policy_file<P: RequiresPolicyFile>(&self, _path: P) -> Result<(), Infallible> {
+            Ok(())
         }
     }
 
