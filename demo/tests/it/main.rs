@@ -11,6 +11,8 @@ mod explain;
 #[cfg(unix)]
 mod identities;
 #[cfg(unix)]
+mod mistakes;
+#[cfg(unix)]
 mod monitoring;
 #[cfg(unix)]
 #[path = "../support/process.rs"]

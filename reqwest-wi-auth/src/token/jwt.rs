@@ -21,7 +21,9 @@ pub enum TokenFormatError {
     #[error("the token is empty")]
     Empty,
     /// There is a character that a token cannot contain.
-    #[error("found {character} at byte {position}, which a token cannot contain")]
+    #[error(
+        "found {character} at byte {position}, which a token cannot contain; expected the token alone, without quotes, a prefix or a line break in it"
+    )]
     Character {
         /// A description of the character.
         character: String,

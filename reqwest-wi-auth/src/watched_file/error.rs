@@ -34,7 +34,7 @@ pub enum FileError {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The file had no valid content within the startup limit.
-    #[error("{} had no valid content within {limit:?}; check that the volume is mounted and that the path is correct; last error: {source}", path.display())]
+    #[error("{} had no valid content within {limit:?}{}{source}", path.display(), before_cause(source))]
     StartupTimeout {
         /// The path of the file.
         path: PathBuf,
@@ -64,5 +64,14 @@ fn advice(error: &io::Error) -> &'static str {
             "; check the permissions of the file and of the directories on its path (in a pod, set `fsGroup`)"
         }
         _ => "",
+    }
+}
+
+/// Returns the text between the path of a file that had no valid content and the error of the last read. The remedy depends
+/// on whether the file could be read.
+fn before_cause(error: &FileError) -> &'static str {
+    match error {
+        FileError::InvalidContent { .. } => "; last error: ",
+        _ => "; check that the volume is mounted and that the path is correct; last error: ",
     }
 }
