@@ -128,7 +128,7 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    crate::escape::escape(&replace_methods(text)).into_owned()
+    crate::escape::escape(&name_flags(text)).into_owned()
 }
 
 /// Methods as the libraries' errors name them, and the flags that call them.
@@ -155,7 +155,7 @@ const METHODS_WITHOUT_FLAG: [&str; 3] = [
 ];
 
 /// Replaces methods by the flags that call them, and removes alternatives for which there is no flag.
-fn replace_methods(mut text: String) -> String {
+pub(crate) fn name_flags(mut text: String) -> String {
     for method in METHODS_WITHOUT_FLAG {
         while let Some(start) = text.find(method) {
             let alternative = text[..start].rfind(", or ").unwrap_or(start);

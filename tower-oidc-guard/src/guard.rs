@@ -6,6 +6,7 @@ mod authorization;
 mod bearer;
 mod body;
 mod builder;
+mod diagnose;
 mod endpoints;
 mod expected;
 #[cfg(feature = "axum")]
@@ -33,6 +34,7 @@ pub use self::extractors::IdentityRejection;
 pub use self::future::ResponseFuture;
 pub use self::identities::Identities;
 pub use self::service::{OidcGuardLayer, OidcGuardService};
+use crate::diagnosis::Diagnosis;
 use crate::identity::Identity;
 use crate::keys::health::IssuerHealth;
 use crate::policy::{Policy, PolicyError};
@@ -377,6 +379,34 @@ impl OidcGuard {
     /// ```
     pub fn readiness(&self) -> Readiness {
         Readiness::new(self.verifier().clone())
+    }
+
+    /// Makes every check of a token, and returns what was found and what was expected. For operators: the result contains claims
+    /// of the token and the guard's settings, and must not be sent to callers.
+    ///
+    /// [`Diagnosis::is_admitted`] is whether the guard admits a request with this token and no other credentials now. All
+    /// checks are made, also those after the first one that fails, as far as that is possible. Like a request, the call waits
+    /// for the issuer's keys if they are not available, at most until a fetch of them has failed.
+    ///
+    /// The token may be anything, for example what an operator has copied from somewhere: a token in quotes, a JSON document
+    /// or an opaque access token is recognized.
+    ///
+    /// For a layer with another policy, call [`OidcGuardLayer::diagnose`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if it has to wait in a tokio runtime without timers (`enable_time`).
+    ///
+    /// ```
+    /// # use tower_oidc_guard::OidcGuard;
+    /// # async fn example(guard: OidcGuard, token: &str) {
+    /// // … a line for each check, and at the end
+    /// // "rejected with 401: the token is for another audience (wrong_audience)"
+    /// println!("{}", guard.diagnose(token).await);
+    /// # }
+    /// ```
+    pub async fn diagnose(&self, token: impl AsRef<[u8]>) -> Diagnosis {
+        self.admission.diagnose(token.as_ref()).await
     }
 
     /// Returns the guard's verifier, for tokens that do not arrive in an HTTP request. It evaluates no policy;

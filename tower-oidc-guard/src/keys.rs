@@ -6,8 +6,10 @@
 //! - [`location`] is where keys come from, as configured, and [`sources`] loads them from there;
 //! - [`fetch`] requests documents over HTTP with the clients of [`http_client`], and [`discovery`] reads the first of them;
 //! - [`connection_fault`] states what an operator can do about a failed request;
+//! - [`clock_offset`] is the difference between the issuer's clock and this machine's;
 //! - [`store`] holds the current keys, [`driver`] performs the fetches that are due, and [`health`] reports the status.
 
+pub(crate) mod clock_offset;
 mod connection_fault;
 pub(crate) mod discovery;
 mod driver;
@@ -72,15 +74,16 @@ pub(crate) struct NoNewerKeys {
 }
 
 impl Keys {
-    /// Creates the keys of the issuer with that label.
+    /// Creates the keys of the issuer with that label. `leeway` is the allowed difference between its clock and this machine's.
     pub(crate) fn new(
         label: Arc<str>,
         source: KeySource,
         timing: FetchTiming,
         clock: Clock,
+        leeway: Duration,
     ) -> Self {
         telemetry::register_issuer(&label);
-        let store = Arc::new(KeyStore::new(label, source, timing, clock));
+        let store = Arc::new(KeyStore::new(label, source, timing, clock, leeway));
         store.load_inline();
         Self {
             store,
@@ -230,6 +233,11 @@ impl Keys {
     fn has_newer_than(&self, seen: Option<&Arc<CurrentKeys>>) -> bool {
         let current = self.store.current();
         current.is_some_and(|current| !seen.is_some_and(|seen| Arc::ptr_eq(seen, &current)))
+    }
+
+    /// Returns the longest time that a fetch takes.
+    pub(crate) fn time_limit(&self) -> Duration {
+        self.store.source.time_limit()
     }
 
     /// Returns the status of the keys. Starts no fetch.

@@ -143,6 +143,7 @@ mod build_error;
 mod clock;
 #[cfg(feature = "policy-file")]
 mod config_file;
+mod diagnosis;
 mod guard;
 mod identity;
 mod issuer;
@@ -164,6 +165,7 @@ mod verifier;
 pub use build_error::BuildError;
 #[cfg(feature = "axum")]
 pub use guard::IdentityRejection;
+pub use diagnosis::{Check, CheckResult, Diagnosis};
 pub use guard::{
     AuditDecision, AuditEvent, AuditPath, Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer,
     OidcGuardService, Readiness, ResourceMetadata, ResponseBody, ResponseFuture,
@@ -175,6 +177,7 @@ pub use issuer::Issuer;
 pub use jose::algorithm::Algorithm;
 pub use jose::{SignatureError, TokenError};
 pub use jwk_set::JwkSet;
+pub use keys::clock_offset::ClockOffset;
 pub use keys::error::KeysError;
 pub use keys::health::{IssuerHealth, SkippedKey};
 #[cfg(feature = "metrics")]

@@ -263,6 +263,21 @@ impl Policy {
         self.decide::<String>(Some(caller)).into()
     }
 
+    /// Returns the members of allow lists that are similar to a caller, for an operator who expected it to be allowed.
+    pub(crate) fn members_near(&self, caller: &Identity) -> Vec<String> {
+        match &*self.0 {
+            Node::Rule(rule) => rule.allowed.near(caller),
+            Node::Any(policies) | Node::All(policies) => {
+                let all = policies.iter();
+                all.flat_map(|policy| policy.members_near(caller)).collect()
+            }
+            Node::Narrowed(policy, _) => policy.members_near(caller),
+            Node::Invalid(_) => Vec::new(),
+            #[cfg(feature = "policy-file")]
+            Node::File(file) => file.with(|rule| rule.allowed.near(caller)),
+        }
+    }
+
     /// Decides on a caller; `None` is a request without a token.
     ///
     /// Every part is evaluated at least for its deny list, which counts wherever it is. The content of a policy file is read

@@ -186,6 +186,27 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// Returns text in quotes, with everything but printable ASCII escaped, and shortened to 200 characters.
+pub(crate) fn quoted_excerpt(text: &str) -> String {
+    const MAX: usize = 200;
+    match text.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}…", Escaped(text.get(..end).unwrap_or_default())),
+        None => Escaped(text).to_string(),
+    }
+}
+
+/// Returns texts as a list in brackets, each as [`quoted_excerpt`] returns it. Of more than 10, the others are counted.
+pub(crate) fn quoted_list<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> String {
+    const MAX: usize = 10;
+    let mut texts = texts.into_iter();
+    let first = texts.by_ref().take(MAX);
+    let first: Vec<_> = first.map(|text| quoted_excerpt(text.as_ref())).collect();
+    match texts.count() {
+        0 => format!("[{}]", first.join(", ")),
+        more => format!("[{}, and {more} more]", first.join(", ")),
+    }
+}
+
 /// Displays a character as its code point, for example `U+00A0`.
 pub(crate) struct CodePoint(pub(crate) char);
 

@@ -10,6 +10,7 @@
 //!    the token waits for them.
 
 mod cache;
+mod diagnosis;
 mod error;
 mod expected;
 mod readiness;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::cache::CacheLimits;
 use self::cache::{CacheEntry, TokenCache};
+pub(crate) use self::diagnosis::TokenChecks;
 pub(crate) use self::error::FailedVerification;
 pub use self::error::{NotReady, VerifyError};
 pub(crate) use self::expected::alternatives;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::command_line::ExplainSettings;
 use super::guard;
+use crate::error::name_flags;
 use crate::{Error, output};
 
 /// The path that stands for standard input.
@@ -30,21 +31,13 @@ pub enum Admission {
 pub async fn explain(settings: ExplainSettings) -> Result<Admission, Error> {
     let guard = guard::build(&settings.settings).await?;
     let token = read_token(&settings.file).await?;
-    match guard.verifier().verify(&token).await {
-        Ok(caller) => {
-            let decision = guard.policy().explain(&caller);
-            output::print_line(&decision.to_string());
-            Ok(if decision.is_allowed() {
-                Admission::Admitted
-            } else {
-                Admission::Rejected
-            })
-        }
-        Err(error) => {
-            output::print_line(&format!("rejected: {error} ({})", error.reason()));
-            Ok(Admission::Rejected)
-        }
-    }
+    let diagnosis = guard.diagnose(&token).await;
+    output::print_line(&name_flags(diagnosis.to_string()));
+    Ok(if diagnosis.is_admitted() {
+        Admission::Admitted
+    } else {
+        Admission::Rejected
+    })
 }
 
 /// Reads the token from a file or standard input, without the white space around it.
@@ -77,9 +70,12 @@ async fn read_token(path: &Path) -> Result<Vec<u8>, Error> {
         },
         source,
     })?;
-    let token = content.trim_ascii();
-    if token.len() + 1 < content.len() {
-        output::print_line("white space around the token was ignored");
+    // A file ends with a line break, which no client sends.
+    let line = content.strip_suffix(b"\n").unwrap_or(&content);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let token = line.trim_ascii();
+    if token.len() < line.len() {
+        output::print_line("note: white space around the token was ignored");
     }
     Ok(token.to_vec())
 }

@@ -858,15 +858,16 @@ fn trusted_issuer(issuer: ResolvedIssuer, clock: &Clock) -> TrustedIssuer {
         spellings: issuer.spellings,
         issuers_of_others: HashSet::new(),
         platform: issuer.platform,
-        claim_rules: issuer.claim_rules,
-        required_claims: issuer.required_claims,
-        claim_predicates: issuer.claim_predicates,
         keys: Keys::new(
             issuer.label.clone(),
             issuer.key_source,
             issuer.timing,
             clock.clone(),
+            issuer.claim_rules.leeway,
         ),
+        claim_rules: issuer.claim_rules,
+        required_claims: issuer.required_claims,
+        claim_predicates: issuer.claim_predicates,
         label: issuer.label,
     }
 }

@@ -9,6 +9,7 @@ use tower_service::Service;
 
 use super::admission::{Admission, AdmissionController, TryAdmission};
 use super::{ResponseBody, ResponseFuture};
+use crate::diagnosis::Diagnosis;
 
 /// A [`Layer`] that puts a guard in front of a service. Created by [`OidcGuard::layer`](super::OidcGuard::layer) and
 /// [`OidcGuard::layer_with`](super::OidcGuard::layer_with).
@@ -20,6 +21,21 @@ pub struct OidcGuardLayer {
 impl OidcGuardLayer {
     pub(super) fn new(admission: Arc<AdmissionController>) -> Self {
         Self { admission }
+    }
+
+    /// Makes every check of a token, with the policy of this layer. See
+    /// [`OidcGuard::diagnose`](super::OidcGuard::diagnose).
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{OidcGuard, Policy, PolicyError};
+    /// # async fn example(guard: OidcGuard, token: &str) -> Result<(), PolicyError> {
+    /// let admins = guard.layer_with(Policy::members(["system:serviceaccount:ops:admin"]))?;
+    /// println!("{}", admins.diagnose(token).await);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn diagnose(&self, token: impl AsRef<[u8]>) -> Diagnosis {
+        self.admission.diagnose(token.as_ref()).await
     }
 }
 

@@ -115,6 +115,14 @@ impl Algorithms {
         self.0 & Self::bit(algorithm) != 0
     }
 
+    /// Returns the algorithms of the set. `EdDSA` stands for `Ed25519` as well.
+    pub(crate) fn iter(self) -> impl Iterator<Item = Algorithm> {
+        let all = Algorithm::ALL.into_iter();
+        all.filter(move |algorithm| {
+            self.contains(*algorithm) && algorithm.canonical() == *algorithm
+        })
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }

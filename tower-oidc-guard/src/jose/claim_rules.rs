@@ -26,37 +26,66 @@ impl ClaimRules {
         claims: &Claims<'_>,
         now: Duration,
     ) -> Result<(), TokenError> {
-        if !self.accepts_type(typ) {
-            return Err(TokenError::WrongType);
-        }
-        if !claims.audiences.contain_any_of(&self.audiences) {
-            return Err(TokenError::WrongAudience);
-        }
-        if claims.is_sender_constrained {
-            return Err(TokenError::SenderConstrained);
-        }
-        if let Some(max) = self.max_lifetime {
-            let issued_at = claims.times.issued_at.ok_or(TokenError::LivesTooLong)?;
-            if claims.times.expires_at.saturating_sub(issued_at) > max {
-                return Err(TokenError::LivesTooLong);
-            }
-        }
+        self.validate_type(typ)?;
+        self.validate_audience(claims)?;
+        self.validate_sender(claims)?;
+        self.validate_lifetime(&claims.times)?;
         self.validate_times(&claims.times, now)
+    }
+
+    pub(super) fn validate_type(&self, typ: Option<&str>) -> Result<(), TokenError> {
+        ok_if(self.accepts_type(typ), TokenError::WrongType)
+    }
+
+    pub(super) fn validate_audience(&self, claims: &Claims<'_>) -> Result<(), TokenError> {
+        let is_accepted = claims.audiences.contain_any_of(&self.audiences);
+        ok_if(is_accepted, TokenError::WrongAudience)
+    }
+
+    pub(super) fn validate_sender(&self, claims: &Claims<'_>) -> Result<(), TokenError> {
+        let is_bearer_token = !claims.is_sender_constrained;
+        ok_if(is_bearer_token, TokenError::SenderConstrained)
+    }
+
+    pub(super) fn validate_lifetime(&self, times: &Times) -> Result<(), TokenError> {
+        let Some(max) = self.max_lifetime else {
+            return Ok(());
+        };
+        let issued_at = times.issued_at.ok_or(TokenError::LivesTooLong)?;
+        let lifetime = times.expires_at.saturating_sub(issued_at);
+        ok_if(lifetime <= max, TokenError::LivesTooLong)
     }
 
     /// Validates the times of a token, which has to be done at each use. `now` is the time since the Unix epoch.
     pub(crate) fn validate_times(&self, times: &Times, now: Duration) -> Result<(), TokenError> {
-        if now >= times.expires_at.saturating_add(self.leeway) {
-            return Err(TokenError::Expired);
-        }
+        self.validate_expiry(times, now)?;
+        self.validate_not_before(times, now)?;
+        self.validate_issued_at(times, now)
+    }
+
+    pub(super) fn validate_expiry(&self, times: &Times, now: Duration) -> Result<(), TokenError> {
+        let end = times.expires_at.saturating_add(self.leeway);
+        ok_if(now < end, TokenError::Expired)
+    }
+
+    pub(super) fn validate_not_before(
+        &self,
+        times: &Times,
+        now: Duration,
+    ) -> Result<(), TokenError> {
         let latest = now.saturating_add(self.leeway);
-        if times.not_before.is_some_and(|time| latest < time) {
-            return Err(TokenError::NotYetValid);
-        }
-        if times.issued_at.is_some_and(|time| latest < time) {
-            return Err(TokenError::IssuedInFuture);
-        }
-        Ok(())
+        let is_valid = times.not_before.is_none_or(|time| time <= latest);
+        ok_if(is_valid, TokenError::NotYetValid)
+    }
+
+    pub(super) fn validate_issued_at(
+        &self,
+        times: &Times,
+        now: Duration,
+    ) -> Result<(), TokenError> {
+        let latest = now.saturating_add(self.leeway);
+        let is_valid = times.issued_at.is_none_or(|time| time <= latest);
+        ok_if(is_valid, TokenError::IssuedInFuture)
     }
 
     fn accepts_type(&self, typ: Option<&str>) -> bool {
@@ -70,6 +99,10 @@ impl ClaimRules {
                 .any(|accepted| without_application(accepted).eq_ignore_ascii_case(typ)),
         }
     }
+}
+
+fn ok_if(is_valid: bool, error: TokenError) -> Result<(), TokenError> {
+    if is_valid { Ok(()) } else { Err(error) }
 }
 
 /// Removes the prefix `application/`, which a `typ` may omit (RFC 7515, section 4.1.9).

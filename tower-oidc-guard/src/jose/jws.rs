@@ -35,26 +35,12 @@ pub(crate) fn verify_jws(jws: &[u8], keys: &KeySet) -> Result<Vec<u8>, TokenErro
 impl<'t> UnverifiedJws<'t> {
     /// Decodes a JWS of exactly three non-empty parts, each in canonical base64url.
     pub(crate) fn parse(jws: &'t [u8], max_bytes: usize) -> Result<Self, TokenError> {
-        const PARTS: TokenError = TokenError::Malformed("not three parts");
-        if jws.len() > max_bytes {
-            return Err(TokenError::TooLong);
-        }
-        let header_end = memchr(b'.', jws).ok_or(PARTS)?;
-        let rest = &jws[header_end + 1..];
-        let payload_end = memchr(b'.', rest).ok_or(PARTS)?;
-        let (header, payload) = (&jws[..header_end], &rest[..payload_end]);
-        let signature = &rest[payload_end + 1..];
-        if header.is_empty() || payload.is_empty() || signature.is_empty() {
-            return Err(TokenError::Malformed("an empty part"));
-        }
-        if memchr(b'.', signature).is_some() {
-            return Err(PARTS);
-        }
+        let parts = EncodedParts::split(jws, max_bytes)?;
         Ok(Self {
-            header: Header::parse(&decode(header)?)?,
-            payload: decode(payload)?,
-            signing_input: &jws[..header_end + 1 + payload_end],
-            signature: decode(signature)?,
+            header: Header::parse(&decode(parts.header)?)?,
+            payload: decode(parts.payload)?,
+            signing_input: parts.signing_input,
+            signature: decode(parts.signature)?,
         })
     }
 
@@ -87,16 +73,49 @@ impl<'t> VerifiedPayload<'t> {
     }
 }
 
+/// The parts of a JWS in compact serialization. None of them is empty.
+pub(super) struct EncodedParts<'t> {
+    pub(super) header: &'t [u8],
+    pub(super) payload: &'t [u8],
+    pub(super) signature: &'t [u8],
+    /// The header, a dot and the payload.
+    pub(super) signing_input: &'t [u8],
+}
+
+impl<'t> EncodedParts<'t> {
+    pub(super) fn split(jws: &'t [u8], max_bytes: usize) -> Result<Self, TokenError> {
+        const PARTS: TokenError = TokenError::Malformed("not three parts");
+        if jws.len() > max_bytes {
+            return Err(TokenError::TooLong);
+        }
+        let header_end = memchr(b'.', jws).ok_or(PARTS)?;
+        let rest = &jws[header_end + 1..];
+        let payload_end = memchr(b'.', rest).ok_or(PARTS)?;
+        let (header, payload) = (&jws[..header_end], &rest[..payload_end]);
+        let signature = &rest[payload_end + 1..];
+        if header.is_empty() || payload.is_empty() || signature.is_empty() {
+            return Err(TokenError::Malformed("an empty part"));
+        }
+        if memchr(b'.', signature).is_some() {
+            return Err(PARTS);
+        }
+        Ok(Self {
+            header,
+            payload,
+            signature,
+            signing_input: &jws[..header_end + 1 + payload_end],
+        })
+    }
+}
+
 /// Decodes canonical base64url: no padding, no white space, unused bits zero. Each value has one encoding only.
-fn decode(part: &[u8]) -> Result<Vec<u8>, TokenError> {
+pub(super) fn decode(part: &[u8]) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD
         .decode(part)
         .map_err(|_| TokenError::Malformed("a part is not canonical base64url"))
 }
 
 /// The header parameters that are used.
-///
-/// `jku`, `x5u`, `jwk` and `x5c` are ignored like any unknown parameter: a token must not determine its own key.
 struct Header {
     algorithm: Algorithm,
     kid: Option<String>,
@@ -105,6 +124,26 @@ struct Header {
 
 impl Header {
     fn parse(json: &[u8]) -> Result<Self, TokenError> {
+        let HeaderParameters { alg, kid, typ } = HeaderParameters::parse(json)?;
+        Ok(Self {
+            algorithm: Algorithm::from_name(&alg).ok_or(TokenError::UnsupportedAlgorithm)?,
+            kid,
+            typ,
+        })
+    }
+}
+
+/// The header parameters that are used, as the token has them.
+///
+/// `jku`, `x5u`, `jwk` and `x5c` are ignored like any unknown parameter: a token must not determine its own key.
+pub(super) struct HeaderParameters {
+    pub(super) alg: String,
+    pub(super) kid: Option<String>,
+    pub(super) typ: Option<String>,
+}
+
+impl HeaderParameters {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, TokenError> {
         const MALFORMED: TokenError = TokenError::Malformed("the header");
         let (mut alg, mut kid, mut typ, mut has_crit) = (None, None, None, false);
         json::read_object(json, |name, value| match name {
@@ -126,13 +165,10 @@ impl Header {
                 .map(|string| string.map(Into::into))
                 .map_err(|_| MALFORMED)
         };
-        let alg: Option<String> = string(alg)?;
-        let alg = alg.ok_or(MALFORMED)?;
-        let (kid, typ) = (string(kid)?, string(typ)?);
         Ok(Self {
-            algorithm: Algorithm::from_name(&alg).ok_or(TokenError::UnsupportedAlgorithm)?,
-            kid,
-            typ,
+            alg: string(alg)?.ok_or(MALFORMED)?,
+            kid: string(kid)?,
+            typ: string(typ)?,
         })
     }
 }

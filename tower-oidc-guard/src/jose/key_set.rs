@@ -134,6 +134,11 @@ impl KeySet {
         Err(error)
     }
 
+    /// Returns the `kid` of each usable key, or `None` for one that has none, in the order of publication.
+    pub(crate) fn kids(&self) -> impl Iterator<Item = Option<&str>> {
+        self.keys.keys().iter().map(Jwk::kid)
+    }
+
     /// Returns the keys that may have signed a token with that header.
     fn candidates(
         &self,

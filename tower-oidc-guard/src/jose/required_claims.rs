@@ -57,6 +57,35 @@ impl RequiredClaims {
         unmet.next().map(|(_, (name, _))| name.as_str())
     }
 
+    /// Returns all requirements that well-formed claims do not meet.
+    pub(crate) fn list_unmet<'c>(&'c self, payload: &'c str) -> Vec<UnmetClaim<'c>> {
+        let mut found = vec![None; self.0.len()];
+        // An error leaves the claims behind it missing.
+        let _ = json::for_each_member(payload, |name, value| {
+            for (found, (required, _)) in found.iter_mut().zip(&self.0) {
+                if *required == name {
+                    *found = Some(value.get());
+                }
+            }
+        });
+        let all = self.0.iter().zip(found);
+        let is_unmet = |((_, expected), found): &(&(String, Value), Option<&str>)| {
+            !found.is_some_and(|found| json::is_equal(found, expected))
+        };
+        let unmet = all.filter(is_unmet);
+        let unmet = unmet.map(|((name, expected), found)| UnmetClaim {
+            name,
+            expected,
+            found,
+        });
+        unmet.collect()
+    }
+
+    /// Returns the number of required claims.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Validates the payload of a verified token.
     pub(crate) fn validate(&self, payload: &[u8]) -> Result<(), TokenError> {
         if self.first_unmet(payload).is_some() {
@@ -64,6 +93,14 @@ impl RequiredClaims {
         }
         Ok(())
     }
+}
+
+/// A required claim that a token does not have with the required value.
+pub(crate) struct UnmetClaim<'c> {
+    pub(crate) name: &'c str,
+    pub(crate) expected: &'c Value,
+    /// The JSON text of the claim, or `None` if the token does not have it.
+    pub(crate) found: Option<&'c str>,
 }
 
 impl FromIterator<(String, Value)> for RequiredClaims {
@@ -101,6 +138,11 @@ impl ClaimPredicates {
         predicate: impl Fn(&Map<String, Value>) -> bool + Send + Sync + 'static,
     ) {
         self.0.push(Arc::new(predicate));
+    }
+
+    /// Returns the number of functions.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Validates the payload of a verified token. The payload is not parsed if there are no functions.

@@ -160,6 +160,17 @@ impl KeyStore {
         let is_new = self.replace(loaded, fetch.number, fetched, fetched_wall);
         tracing::info!(issuer, keys = usable, "keys fetched");
         let current = self.load();
+        if let Some(current) = current.as_ref()
+            && let Some(offset) = current.clock_offset
+            && offset.is_large(self.leeway)
+        {
+            tracing::warn!(
+                issuer,
+                clock_offset_seconds = offset.seconds(),
+                leeway_seconds = self.leeway.as_secs(),
+                "the issuer's clock is {offset}, by the `Date` header of its response; its tokens may be rejected because of their times"
+            );
+        }
         if let Some(current) = current.as_ref().filter(|_| is_new) {
             for (_, reason) in current.keys.skipped() {
                 tracing::warn!(issuer, reason, "a key of the issuer is skipped");

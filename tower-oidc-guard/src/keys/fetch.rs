@@ -27,6 +27,7 @@ use reqwest_middleware::ClientWithMiddleware;
 use url::{Origin, Url};
 
 use super::connection_fault::ConnectionFault;
+use super::clock_offset::IssuerTime;
 use super::error::KeysError;
 use super::http_client::AllowedUrls;
 use crate::text::{excerpt, url_without_secrets};
@@ -144,11 +145,12 @@ struct CachedResponse {
     lifetime: Option<Duration>,
 }
 
-/// A parsed document, and how long its server allows it to be cached.
+/// A parsed document, how long its server allows it to be cached, and the time by that server's clock.
 #[derive(Debug)]
 pub(crate) struct Fetched<T> {
     pub(crate) content: T,
     pub(crate) max_age: Option<Duration>,
+    pub(crate) issuer_time: Option<IssuerTime>,
 }
 
 /// A response whose body has not been parsed yet.
@@ -159,6 +161,7 @@ struct Response {
     lifetime: Option<Duration>,
     /// How long ago the issuer created it.
     age: Duration,
+    issuer_time: Option<IssuerTime>,
 }
 
 impl Fetcher {
@@ -207,8 +210,13 @@ impl Fetcher {
         let max_age = response
             .lifetime
             .map(|lifetime| lifetime.saturating_sub(response.age));
+        let issuer_time = response.issuer_time;
         self.store(url, response);
-        Ok(Fetched { content, max_age })
+        Ok(Fetched {
+            content,
+            max_age,
+            issuer_time,
+        })
     }
 
     async fn get(
@@ -220,6 +228,7 @@ impl Fetcher {
         let cached = self.cached(url);
         let mut response = self.send(url, kind, cache_policy, cached.as_ref()).await?;
         let (lifetime, age) = (lifetime(response.headers()), age(response.headers()));
+        let issuer_time = IssuerTime::read(response.headers(), age);
         let etag = response.headers().get(ETAG).cloned();
         if let (StatusCode::NOT_MODIFIED, Some(cached)) = (response.status(), cached) {
             return Ok(Response {
@@ -227,6 +236,7 @@ impl Fetcher {
                 etag: etag.or(Some(cached.etag)),
                 lifetime: lifetime.or(cached.lifetime),
                 age,
+                issuer_time,
             });
         }
         if response.status() != StatusCode::OK {
@@ -242,6 +252,7 @@ impl Fetcher {
             etag,
             lifetime,
             age,
+            issuer_time,
         })
     }
 

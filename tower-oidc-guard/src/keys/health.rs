@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::clock_offset::ClockOffset;
 use super::error::KeysError;
 use super::store::KeyStore;
 use crate::jose::key_set::{KeySet, MAX_CANDIDATES};
@@ -46,6 +47,9 @@ pub struct IssuerHealth {
     /// Why the last fetch failed, or why its keys cannot be used; `None` if it succeeded. Its text contains the whole chain of
     /// causes.
     pub last_error: Option<Arc<KeysError>>,
+    /// The difference between the issuer's clock and this machine's at the last success. `None` before that, for keys that did
+    /// not come over HTTP, and if the response had no `Date` header.
+    pub clock_offset: Option<ClockOffset>,
     /// The time until the next fetch, or `None` while one is in flight and for keys that never change.
     pub next_attempt: Option<Duration>,
 }
@@ -149,6 +153,7 @@ impl KeyStore {
             skipped_keys: keys.map_or(Vec::new(), SkippedKey::list),
             warnings: keys.map_or(Vec::new(), warnings),
             key_set_hash: current.as_ref().map(|current| current.hash.clone()),
+            clock_offset: current.as_ref().and_then(|current| current.clock_offset),
             last_success: current.map(|current| SystemTime::UNIX_EPOCH + current.fetched_wall),
             last_error: self.outcome.borrow().error.clone(),
             next_attempt: due.map(|due| due.saturating_duration_since(now)),

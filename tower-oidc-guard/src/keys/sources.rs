@@ -14,6 +14,7 @@ pub(crate) use self::api_server::JWKS_PATH;
 pub(crate) use self::api_server::{ApiServer, ApiServerKeys, PodToken};
 pub(crate) use self::file::KeyFile;
 pub(crate) use self::remote::RemoteKeys;
+use super::clock_offset::IssuerTime;
 use super::error::KeysError;
 use super::fetch::CachePolicy;
 use super::location::{InlineKeys, KeyFormat, KeyLocation};
@@ -53,6 +54,8 @@ pub(crate) struct LoadedKeys {
     pub(crate) max_age: Option<Duration>,
     /// The `iss` values that came with the keys. Only the API server of this cluster provides any.
     pub(crate) issuers: Vec<Arc<str>>,
+    /// The time by the issuer's clock, if the keys came over HTTP and the response states it.
+    pub(crate) issuer_time: Option<IssuerTime>,
 }
 
 impl KeySource {
@@ -184,6 +187,7 @@ impl KeyRules {
             hash: hash(text),
             max_age: None,
             issuers: Vec::new(),
+            issuer_time: None,
         })
     }
 }

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::clock_offset::ClockOffset;
 use super::error::KeysError;
 use super::schedule::{FetchTiming, Schedule};
 use super::sources::{KeySource, LoadedKeys};
@@ -38,6 +39,10 @@ pub(crate) struct CurrentKeys {
     pub(crate) fetched: Instant,
     /// When the fetch was started by the wall clock, counted from the Unix epoch.
     pub(crate) fetched_wall: Duration,
+    /// The URL, file or setting that the keys come from.
+    pub(crate) location: String,
+    /// The difference between the issuer's clock and this machine's, if the response showed it.
+    pub(crate) clock_offset: Option<ClockOffset>,
 }
 
 /// The keys of one issuer and the state of their fetches.
@@ -47,6 +52,8 @@ pub(super) struct KeyStore {
     pub(super) source: KeySource,
     pub(super) timing: FetchTiming,
     pub(super) clock: Clock,
+    /// The allowed difference between the clocks of the issuer and this machine.
+    pub(super) leeway: Duration,
     current: ArcSwapOption<CurrentKeys>,
     schedule: Mutex<Schedule>,
     /// When a request has to start the fetch itself, in milliseconds since `created`. Read without the lock.
@@ -81,6 +88,7 @@ impl KeyStore {
         source: KeySource,
         timing: FetchTiming,
         clock: Clock,
+        leeway: Duration,
     ) -> Self {
         let created = Instant::now();
         let lost_after = source.time_limit().saturating_add(LOST_MARGIN);
@@ -90,6 +98,7 @@ impl KeyStore {
             source,
             timing,
             clock,
+            leeway,
             current: ArcSwapOption::empty(),
             overdue_at: AtomicU64::new(milliseconds(schedule.overdue_at() - created)),
             fetches_started: AtomicU64::new(schedule.fetches_started()),
@@ -124,6 +133,9 @@ impl KeyStore {
                 && previous.keys.algorithms == loaded.keys.algorithms
                 && previous.issuers == loaded.issuers
         });
+        let clock_offset = loaded
+            .issuer_time
+            .map(|time| time.offset(self.clock.since_epoch()));
         let generation = previous.map_or(1, |previous| previous.generation + u64::from(is_new));
         self.current.store(Some(Arc::new(CurrentKeys {
             keys: loaded.keys,
@@ -133,6 +145,8 @@ impl KeyStore {
             fetch,
             fetched,
             fetched_wall,
+            location: loaded.location.to_string(),
+            clock_offset,
         })));
         is_new
     }

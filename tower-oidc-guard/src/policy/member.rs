@@ -346,7 +346,7 @@ fn service_accounts(text: &str) -> Vec<String> {
 }
 
 /// Returns whether two words differ only in case and in one or two letters.
-fn is_close(text: &str, word: &str) -> bool {
+pub(super) fn is_close(text: &str, word: &str) -> bool {
     let allowed = if word.len() <= 6 { 1 } else { 2 };
     text.len().abs_diff(word.len()) <= allowed
         && distance(

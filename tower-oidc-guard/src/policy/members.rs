@@ -1,5 +1,7 @@
 //! Sets of members, in which looking up a caller takes the same time whatever their size.
 
+mod near;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -120,7 +120,7 @@ impl TrustedIssuer {
     }
 
     /// Returns the issuer names for the identity of a token with this `iss`.
-    fn identity_names(&self, iss: &str, current: &CurrentKeys) -> IssuerNames {
+    pub(super) fn identity_names(&self, iss: &str, current: &CurrentKeys) -> IssuerNames {
         let label = self.label.clone();
         let is_label = *iss == *label || self.spellings.iter().any(|spelling| spelling == iss);
         let is_own = |name: &&Arc<str>| !self.issuers_of_others.contains(&***name);

@@ -10,6 +10,7 @@ mod axum_routes;
 mod backpressure;
 mod cache;
 mod causes;
+mod diagnosis;
 mod ed25519;
 #[cfg(feature = "axum")]
 mod extractors;

@@ -125,6 +125,7 @@ pub(super) async fn fetch_key_set(
         .await?;
     Ok(LoadedKeys {
         max_age: fetched.max_age,
+        issuer_time: fetched.issuer_time,
         ..fetched.content
     })
 }
