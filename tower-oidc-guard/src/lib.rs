@@ -45,6 +45,7 @@
 //! [`Issuer::stale_after`]: crate::Issuer::stale_after
 //! [`Issuer::token_types`]: crate::Issuer::token_types
 //! [`Issuer::unknown_key_jitter`]: crate::Issuer::unknown_key_jitter
+//! [`IssuerHealth::clock_offset`]: crate::IssuerHealth::clock_offset
 //! [`IssuerHealth::skipped_keys`]: crate::IssuerHealth::skipped_keys
 //! [`IssuerHealth`]: crate::IssuerHealth
 //! [`KeysError`]: crate::KeysError
@@ -55,6 +56,7 @@
 //! [`OidcGuard`]: crate::OidcGuard
 //! [`OidcGuard::admit`]: crate::OidcGuard::admit
 //! [`OidcGuard::authorize`]: crate::OidcGuard::authorize
+//! [`OidcGuard::diagnose`]: crate::OidcGuard::diagnose
 //! [`OidcGuard::health`]: crate::OidcGuard::health
 //! [`OidcGuard::layer`]: crate::OidcGuard::layer
 //! [`OidcGuard::layer_with`]: crate::OidcGuard::layer_with
@@ -163,9 +165,9 @@ mod text;
 mod verifier;
 
 pub use build_error::BuildError;
+pub use diagnosis::{Check, CheckResult, Diagnosis};
 #[cfg(feature = "axum")]
 pub use guard::IdentityRejection;
-pub use diagnosis::{Check, CheckResult, Diagnosis};
 pub use guard::{
     AuditDecision, AuditEvent, AuditPath, Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer,
     OidcGuardService, Readiness, ResourceMetadata, ResponseBody, ResponseFuture,

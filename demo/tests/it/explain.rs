@@ -8,7 +8,7 @@ use tower_oidc_guard::testing::TestIssuer;
 
 use crate::support::{AUDIENCE, SERVER, path_string, service_account_token, trusting};
 
-/// What `auth-server` with a subcommand printed, and its exit code.
+/// The output of `auth-server` with a subcommand, and its exit code.
 struct Explained {
     code: Option<i32>,
     stdout: String,

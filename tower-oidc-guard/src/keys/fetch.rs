@@ -26,8 +26,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest_middleware::ClientWithMiddleware;
 use url::{Origin, Url};
 
-use super::connection_fault::ConnectionFault;
 use super::clock_offset::IssuerTime;
+use super::connection_fault::ConnectionFault;
 use super::error::KeysError;
 use super::http_client::AllowedUrls;
 use crate::text::{excerpt, url_without_secrets};

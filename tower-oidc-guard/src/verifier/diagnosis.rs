@@ -25,7 +25,7 @@ const WAIT_MARGIN: Duration = Duration::from_secs(1);
 /// The reason of a rejection because of missing keys, as [`VerifyError::reason`](super::VerifyError::reason) returns it.
 const KEYS_UNAVAILABLE: &str = "keys_unavailable";
 const UNREADABLE: &str = "the token could not be read";
-/// What Google's front ends replace the signature of a token with after they have checked it.
+/// The text that Google's front ends put in place of the signature of a token that they have checked.
 const REMOVED_SIGNATURE: &[u8] = b"SIGNATURE_REMOVED_BY_GOOGLE";
 /// The audiences of the API server's own tokens begin with this.
 const API_SERVER_AUDIENCE: &str = "https://kubernetes.default.svc";
@@ -144,10 +144,12 @@ impl TokenVerifier {
         });
         checks.push(check_audience(rules, &claims, results.audience));
         checks.push(check(SENDER, results.sender, || {
-            match claims.is_sender_constrained {
-                true => "a claim `cnf`, which binds the token to a key of its sender".to_owned(),
-                false => "no claim `cnf`".to_owned(),
-            }
+            let found = if claims.is_sender_constrained {
+                "a claim `cnf`, which binds the token to a key of its sender"
+            } else {
+                "no claim `cnf`"
+            };
+            found.to_owned()
         }));
         checks.push(check_lifetime(rules, &claims.times, results.lifetime));
         let offset = current.and_then(|current| current.clock_offset);
@@ -370,7 +372,7 @@ fn check_algorithm(inspection: &Inspection<'_>) -> Check {
     let hint = match parameters.alg.as_str() {
         alg if alg.eq_ignore_ascii_case("none") => "the token is not signed",
         alg if alg.starts_with("HS") => {
-            "it is a symmetric algorithm: whoever can verify such a token can also make one, so none is accepted"
+            "it is a symmetric algorithm: anyone who can verify such a token can also make one, so none is accepted"
         }
         _ => "have the issuer sign with a supported algorithm",
     };

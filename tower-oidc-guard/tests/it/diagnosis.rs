@@ -465,7 +465,7 @@ async fn the_policy_is_shown_with_the_rule_and_similar_members() {
 async fn missing_keys_are_shown_with_the_whole_cause() {
     let signer = Signer::new();
     let token = signer.sign(HEADER, &claims(json!({})));
-    let guard = OidcGuard::builder()
+    let guard = with_reason(OidcGuard::builder())
         .issuer(issuer_settings())
         .any_verified_caller()
         .http_client(document_client(HashMap::new()))
@@ -621,7 +621,7 @@ fn headers() -> impl Strategy<Value = &'static str> {
     ]
 }
 
-/// What is done with a token before it is sent.
+/// A change to a token before it is sent.
 #[derive(Debug, Clone)]
 enum Wrapping {
     None,
@@ -738,7 +738,7 @@ fn the_decision_and_the_first_failed_check_are_those_on_a_request_whatever_the_t
         });
     });
     let seen = seen.into_inner();
-    // All reasons but the ones that this test does not provoke: a lifetime that is too long has its own test.
+    // There are 19 decisions, some of which are rare.
     assert!(seen.len() >= 16, "{seen:?}");
 }
 
