@@ -39,7 +39,6 @@ const RESULT_WIDTH: usize = "not checked".len();
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use]
 pub struct Diagnosis {
     checks: Vec<Check>,
     /// The caller of an admitted request, as text.

@@ -18,7 +18,7 @@ use crate::jose::inspection::{ClaimResults, Inspection, Parameters};
 use crate::jose::{SignatureError, TokenError, UnverifiedJws, UnverifiedToken, VerifiedToken};
 use crate::keys::clock_offset::ClockOffset;
 use crate::keys::store::CurrentKeys;
-use crate::text::{is_invisible, printable, quoted_excerpt, quoted_list};
+use crate::text::{is_invisible, log_line, printable, quoted_excerpt, quoted_list};
 
 /// How much longer than its time limit a fetch is waited for.
 const WAIT_MARGIN: Duration = Duration::from_secs(1);
@@ -58,13 +58,8 @@ pub(crate) struct TokenChecks {
 /// The issuer whose rules and keys a token is checked with.
 struct Candidate<'v> {
     issuer: &'v TrustedIssuer,
-    /// Why the token is not one of that issuer, if it is not.
-    mismatch: Option<Mismatch>,
-}
-
-/// A token's `iss` that no trusted issuer has.
-struct Mismatch {
-    hint: String,
+    /// The difference between the token's `iss` and the names of that issuer, if it has none of them.
+    mismatch: Option<String>,
 }
 
 impl TokenVerifier {
@@ -244,20 +239,20 @@ impl TokenVerifier {
             );
             Some((issuer, hint))
         });
-        let (issuer, hint) = match (similar, exact, &issuers[..]) {
-            (Some(similar), ..) => similar,
-            (None, Some(issuer), _) | (None, None, [issuer]) => {
-                (issuer, "the token is from another issuer".to_owned())
-            }
-            _ => return None,
+        let (similar, hint) = similar.unzip();
+        let only = match &issuers[..] {
+            [only] => Some(only),
+            _ => None,
         };
+        let issuer = exact.or(similar).or(only)?;
+        let hint = hint.unwrap_or_else(|| "the token is from another issuer".to_owned());
         let note = format!(
             "{hint}; the other checks use the rules and keys of {}",
             quoted_excerpt(&issuer.label)
         );
         Some(Candidate {
             issuer,
-            mismatch: Some(Mismatch { hint: note }),
+            mismatch: Some(note),
         })
     }
 
@@ -285,7 +280,7 @@ impl TokenVerifier {
                 ),
             );
         }
-        self.failed_issuer(iss).with_hint(mismatch.hint.clone())
+        self.failed_issuer(iss).with_hint(mismatch.clone())
     }
 
     fn failed_issuer(&self, iss: &str) -> Check {
@@ -574,10 +569,7 @@ fn check_available_keys(
     usable: usize,
 ) -> Check {
     let health = issuer.keys.health();
-    let error = health.last_error.as_ref().map(|error| {
-        let text = error.log_text();
-        printable(&text).into_owned()
-    });
+    let error = health.last_error.as_deref().map(|error| log_line(error));
     match current {
         Some(current) if usable > 0 => {
             let found = describe_keys(current, usable);
