@@ -33,5 +33,5 @@ mod rsa;
 mod token;
 
 pub use self::error::{SignatureError, TokenError};
-pub(crate) use self::jws::{DEFAULT_MAX_TOKEN_BYTES, UnverifiedJws, verify_jws};
+pub(crate) use self::jws::{DEFAULT_MAX_TOKEN_BYTES, MALFORMED_HEADER, UnverifiedJws, verify_jws};
 pub(crate) use self::token::{UnverifiedToken, VerifiedToken};

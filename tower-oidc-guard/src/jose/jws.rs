@@ -13,6 +13,9 @@ use super::key_set::KeySet;
 /// The default limit on the length of a token, in bytes. A Kubernetes token has about 1 kB.
 pub(crate) const DEFAULT_MAX_TOKEN_BYTES: usize = 16 * 1024;
 
+/// The fault of a header that is not a JSON object, has a parameter of a wrong type, or has `crit`.
+pub(crate) const MALFORMED_HEADER: TokenError = TokenError::Malformed("the header");
+
 /// A JWS in compact serialization, decoded but not verified.
 pub(crate) struct UnverifiedJws<'t> {
     header: Header,
@@ -144,7 +147,6 @@ pub(super) struct HeaderParameters {
 
 impl HeaderParameters {
     pub(super) fn parse(json: &[u8]) -> Result<Self, TokenError> {
-        const MALFORMED: TokenError = TokenError::Malformed("the header");
         let (mut alg, mut kid, mut typ, mut has_crit) = (None, None, None, false);
         json::read_object(json, |name, value| match name {
             "alg" => alg = Some(value),
@@ -153,20 +155,20 @@ impl HeaderParameters {
             "crit" => has_crit = true,
             _ => {}
         })
-        .map_err(|_| MALFORMED)?;
+        .map_err(|_| MALFORMED_HEADER)?;
         // RFC 7515, section 4.1.11: every critical extension must be understood, and this library understands none. An
         // empty list is not allowed either.
         if has_crit {
-            return Err(MALFORMED);
+            return Err(MALFORMED_HEADER);
         }
         let string = |value: Option<&RawValue>| {
             let string = value.map(json::parse_string).transpose();
             string
                 .map(|string| string.map(Into::into))
-                .map_err(|_| MALFORMED)
+                .map_err(|_| MALFORMED_HEADER)
         };
         Ok(Self {
-            alg: string(alg)?.ok_or(MALFORMED)?,
+            alg: string(alg)?.ok_or(MALFORMED_HEADER)?,
             kid: string(kid)?,
             typ: string(typ)?,
         })

@@ -76,11 +76,18 @@ impl IssuerTime {
     /// Returns the difference to a clock that shows `now`, the time since the Unix epoch.
     pub(super) fn offset(self, now: Duration) -> ClockOffset {
         let local = now.saturating_sub(self.received.elapsed());
-        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        ClockOffset {
-            seconds: seconds(self.time) - seconds(local),
-        }
+        let seconds = if self.time >= local {
+            rounded_seconds(self.time - local)
+        } else {
+            -rounded_seconds(local - self.time)
+        };
+        ClockOffset { seconds }
     }
+}
+
+fn rounded_seconds(difference: Duration) -> i64 {
+    let rounded = difference.saturating_add(Duration::from_millis(500));
+    i64::try_from(rounded.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -92,7 +99,7 @@ mod tests {
     fn offset(date: &'static str, age: u64, now: u64) -> Option<ClockOffset> {
         let headers = HeaderMap::from_iter([(DATE, HeaderValue::from_static(date))]);
         let time = IssuerTime::read(&headers, Duration::from_secs(age))?;
-        Some(time.offset(Duration::from_secs(now) + Duration::from_millis(900)))
+        Some(time.offset(Duration::from_secs(now) + Duration::from_millis(100)))
     }
 
     #[test]

@@ -15,7 +15,9 @@ use crate::jose::algorithm::Algorithm;
 use crate::jose::claim_rules::ClaimRules;
 use crate::jose::claims::{Claims, Times};
 use crate::jose::inspection::{ClaimResults, Inspection, Parameters};
-use crate::jose::{SignatureError, TokenError, UnverifiedJws, UnverifiedToken, VerifiedToken};
+use crate::jose::{
+    MALFORMED_HEADER, SignatureError, TokenError, UnverifiedJws, UnverifiedToken, VerifiedToken,
+};
 use crate::keys::clock_offset::ClockOffset;
 use crate::keys::store::CurrentKeys;
 use crate::text::{is_invisible, log_line, printable, quoted_excerpt, quoted_list};
@@ -79,9 +81,13 @@ impl TokenVerifier {
         }
     }
 
-    /// Returns the fault in the compact serialization of a token.
+    /// Returns the fault in the compact serialization of a token, or in the encoding of its parts. Faults in the content of the
+    /// header have checks of their own.
     pub(crate) fn check_format(&self, token: &[u8]) -> Result<(), TokenError> {
-        Inspection::read(token, self.0.max_token_bytes).format
+        match UnverifiedJws::parse(token, self.0.max_token_bytes) {
+            Err(TokenError::UnsupportedAlgorithm | MALFORMED_HEADER) | Ok(_) => Ok(()),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Returns the limit on the length of a token.
