@@ -82,7 +82,7 @@ impl TokenVerifier {
     }
 
     /// Returns the fault in the compact serialization of a token, or in the encoding of its parts. Faults in the content of the
-    /// header have checks of their own.
+    /// header are found by separate checks.
     pub(crate) fn check_format(&self, token: &[u8]) -> Result<(), TokenError> {
         match UnverifiedJws::parse(token, self.0.max_token_bytes) {
             Err(TokenError::UnsupportedAlgorithm | MALFORMED_HEADER) | Ok(_) => Ok(()),
