@@ -110,7 +110,7 @@ struct RotatingToken(Arc<Mutex<u32>>);
 #[async_trait::async_trait]
 impl TokenSource for RotatingToken {
     fn current(&self) -> Result<Token, Error> {
-        Token::opaque(&format!("token-{}", lock(&self.0)))
+        Token::opaque(format!("token-{}", lock(&self.0)))
     }
 
     async fn refresh(&self, _: Option<&Token>) -> Result<Token, Error> {
