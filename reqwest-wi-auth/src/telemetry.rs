@@ -73,20 +73,29 @@ fn metadata_outcome(audience: &str, is_successful: bool) {
     let _ = (audience, is_successful);
 }
 
-/// Records that the content of a file has changed.
-pub(crate) fn file_changed(path: &Path) {
+/// Logs that the content of a file has changed.
+pub(crate) fn log_file_change(path: &Path) {
     tracing::info!(path = %path.display(), "file changed; using the new content");
+}
+
+/// Counts a change of the content of a file.
+pub(crate) fn count_file_change() {
     count!("reqwest_wi_auth_file_changes_total");
 }
 
-/// Records the first failed read of a file after a successful one.
+/// Records that a file was read after a failed read, and has the same content as before.
+pub(crate) fn file_recovered(path: &Path) {
+    tracing::info!(path = %path.display(), "file loaded again after an error; its content has not changed");
+}
+
+/// Records a failed read of a file, whose error differs from the others since the last successful read.
 pub(crate) fn file_failed(path: &Path, error: &FileError) {
     let path = path.display();
     tracing::warn!(%path, error = log_line(error), "file could not be loaded; keeping the previous content");
     count!("reqwest_wi_auth_file_failures_total");
 }
 
-/// Records a further failed read of a file.
+/// Records a failed read of a file, whose error has been logged already.
 pub(crate) fn file_still_failed(path: &Path, error: &FileError) {
     let path = path.display();
     tracing::debug!(%path, error = log_line(error), "file still could not be loaded");

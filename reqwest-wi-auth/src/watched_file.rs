@@ -177,6 +177,34 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFile<T> {
 }
 
 impl<T> WatchedFile<T> {
+    /// Reads and parses a file once, without watching it. Blocks the current thread; no runtime is required.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`FileError::Read`] if the file cannot be read, is not a regular file or is larger than 16 MiB, and
+    /// [`FileError::InvalidContent`] if `parse` returns an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("limit");
+    /// # std::fs::write(&path, "10")?;
+    /// use reqwest_wi_auth::WatchedFile;
+    ///
+    /// let limit = WatchedFile::read_once(&path, |bytes| Ok(std::str::from_utf8(bytes)?.trim().parse::<u32>()?))?;
+    /// assert_eq!(limit, 10);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_once(
+        path: impl AsRef<Path>,
+        parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+    ) -> Result<T, FileError> {
+        file_reader::read_once(path.as_ref(), parse)
+    }
+
     /// Returns the value of the newest valid content. Performs no I/O.
     pub fn current(&self) -> Arc<T> {
         self.handle.ensure_task();

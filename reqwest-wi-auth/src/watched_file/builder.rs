@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout};
 
 use super::file_reader::{FileReader, Notifications, ParseFn, ReadFn, read_file};
 use super::schedule::ReadSchedule;
-use super::task::{CheckReplacementFn, ClockFn, FirstRead, RereadAtFn, Shared, StatusCell};
+use super::task::{
+    CheckReplacementFn, ClockFn, FirstRead, OnChangeFn, RereadAtFn, Shared, StatusCell,
+};
 use super::timed_reader::{ReadSink, TimedReader};
 use super::watcher::ChangeSignal;
 use super::{FileError, ParseError, WatchedFile};
@@ -33,6 +35,7 @@ pub struct WatchedFileBuilder<T> {
     read: ReadFn,
     reread_at: RereadAtFn<T>,
     check_replacement: CheckReplacementFn<T>,
+    on_change: Option<OnChangeFn<T>>,
     clock: ClockFn,
     startup_limit: Duration,
     read_limit: Duration,
@@ -50,6 +53,7 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
             read: Arc::new(read_file),
             reread_at: Arc::new(|_, _| None),
             check_replacement: Arc::new(|_, _| Ok(())),
+            on_change: None,
             clock: Arc::new(SystemTime::now),
             startup_limit: DEFAULT_STARTUP_LIMIT,
             read_limit: DEFAULT_READ_LIMIT,
@@ -178,6 +182,29 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
         time: impl Fn(&T, SystemTime) -> Option<SystemTime> + Send + Sync + 'static,
     ) -> Self {
         self.reread_at = Arc::new(time);
+        self
+    }
+
+    /// Sets a function that logs a change of the value, in place of the event that the file has changed. Its arguments are the
+    /// previous and the new value.
+    ///
+    /// It is called by the task that watches the file, after the new value has become current, and must not block.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), reqwest_wi_auth::FileError> {
+    /// use reqwest_wi_auth::WatchedFile;
+    ///
+    /// let limit = WatchedFile::builder("/etc/limit", |bytes| Ok(std::str::from_utf8(bytes)?.trim().parse::<u32>()?))
+    ///     .on_change(|old, new| println!("limit changed from {old} to {new}"))
+    ///     .open()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_change(mut self, log: impl Fn(&T, &T) + Send + Sync + 'static) -> Self {
+        self.on_change = Some(Arc::new(log));
         self
     }
 
@@ -331,6 +358,7 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
             read_limit: self.read_limit,
             reread_at: self.reread_at,
             check_replacement: self.check_replacement,
+            on_change: self.on_change,
             clock: self.clock,
         });
         let sink: Arc<dyn ReadSink<T>> = shared.clone();

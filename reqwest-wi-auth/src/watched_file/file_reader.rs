@@ -184,15 +184,33 @@ impl<T> FileReader<T> {
     }
 
     fn read_and_parse(&self) -> Result<T, FileError> {
-        let bytes = (self.read)(&self.path).map_err(|error| FileError::Read {
-            path: self.path.clone(),
-            source: Arc::new(error),
-        })?;
-        (self.parse)(&Zeroizing::new(bytes)).map_err(|error| FileError::InvalidContent {
-            path: self.path.clone(),
-            source: error.into(),
+        parse_content(&self.path, (self.read)(&self.path), |bytes| {
+            (self.parse)(bytes)
         })
     }
+}
+
+/// Reads and parses a file.
+pub(super) fn read_once<T>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+) -> Result<T, FileError> {
+    parse_content(path, read_file(path), parse)
+}
+
+fn parse_content<T>(
+    path: &Path,
+    read: io::Result<Vec<u8>>,
+    parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+) -> Result<T, FileError> {
+    let bytes = read.map_err(|error| FileError::Read {
+        path: path.to_owned(),
+        source: Arc::new(error),
+    })?;
+    parse(&Zeroizing::new(bytes)).map_err(|error| FileError::InvalidContent {
+        path: path.to_owned(),
+        source: error.into(),
+    })
 }
 
 /// Reads a regular file into a buffer that is allocated in its full size, so that no copy of a secret stays in memory that

@@ -1,5 +1,7 @@
 //! The task that keeps the value of a watched file up to date, and the state that it shares with the handles.
 
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,6 +16,7 @@ use super::watcher::ChangeSignal;
 use super::{FileError, ParseError};
 use crate::background::{Background, TaskGuard};
 use crate::telemetry;
+use crate::text::log_line;
 
 /// The number of reads that may follow each other without a pause within [`BURST_INTERVAL`]. In a directory that changes
 /// more often, further reads are [`PAUSE_AFTER_BURST`] apart.
@@ -30,11 +33,18 @@ pub(crate) type ClockFn = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// Returns an error if the second value may not replace the first one.
 pub(super) type CheckReplacementFn<T> = Arc<dyn Fn(&T, &T) -> Result<(), ParseError> + Send + Sync>;
 
+/// Records that the first value was replaced by the second one.
+pub(super) type OnChangeFn<T> = Arc<dyn Fn(&T, &T) + Send + Sync>;
+
+/// The number of different errors of which each is logged as a warning only once. If a file fails in more ways without a
+/// successful read in between, the least recent error is logged again when it recurs.
+const REMEMBERED_ERRORS: usize = 16;
+
 /// The state that the handles of a watched file share with its task.
 pub(super) struct Shared<T> {
     pub(super) path: PathBuf,
     pub(super) value: ArcSwap<T>,
-    pub(super) status: StatusCell,
+    pub(super) status: StatusCell<T>,
     pub(super) reader: Arc<TimedReader<T>>,
     pub(super) signal: Arc<ChangeSignal>,
     pub(super) background: Arc<Background>,
@@ -42,6 +52,7 @@ pub(super) struct Shared<T> {
     pub(super) read_limit: Duration,
     pub(super) reread_at: RereadAtFn<T>,
     pub(super) check_replacement: CheckReplacementFn<T>,
+    pub(super) on_change: Option<OnChangeFn<T>>,
     pub(super) clock: ClockFn,
 }
 
@@ -54,39 +65,66 @@ pub(super) enum FirstRead {
 }
 
 /// The results of the reads so far.
-pub(super) struct StatusCell(Mutex<Status>);
+pub(super) struct StatusCell<T>(Mutex<Status<T>>);
 
-pub(super) struct Status {
+pub(super) struct Status<T> {
     pub(super) notifications: Notifications,
     pub(super) last_change: SystemTime,
     pub(super) last_error: Option<FileError>,
     /// The number of failed reads since the last successful one.
     failures: u32,
+    /// Hashes of the texts of the errors since the last successful read, the most recent one last.
+    errors: VecDeque<u64>,
     /// Events that have not been logged and counted yet.
-    unreported: Vec<ReadEvent>,
+    unreported: Vec<ReadEvent<T>>,
 }
 
 /// An event to be logged and counted.
-enum ReadEvent {
-    Changed,
-    /// The first failed read after a successful one.
+enum ReadEvent<T> {
+    Changed(Replacement<T>),
+    /// A successful read of the same value, after a failed one.
+    Recovered,
+    /// A failed read whose error differs from the others since the last successful read.
     Failed(FileError),
-    /// A further failed read.
+    /// A failed read whose error has been logged already.
     StillFailed(FileError),
 }
 
-impl StatusCell {
+/// A change of the value. The values are kept only if there is a function for them.
+enum Replacement<T> {
+    Unnamed,
+    Values { old: Arc<T>, new: Arc<T> },
+}
+
+impl<T> Status<T> {
+    /// Remembers an error, and returns whether it differs from the others since the last successful read.
+    fn is_new_error(&mut self, error: &FileError) -> bool {
+        let mut hasher = DefaultHasher::new();
+        log_line(error).hash(&mut hasher);
+        let hash = hasher.finish();
+        let known = self.errors.iter().position(|known| *known == hash);
+        let known = known.and_then(|index| self.errors.remove(index));
+        if self.errors.len() == REMEMBERED_ERRORS {
+            self.errors.pop_front();
+        }
+        self.errors.push_back(hash);
+        known.is_none()
+    }
+}
+
+impl<T> StatusCell<T> {
     pub(super) fn new(notifications: Notifications, last_change: SystemTime) -> Self {
         Self(Mutex::new(Status {
             notifications,
             last_change,
             last_error: None,
             failures: 0,
+            errors: VecDeque::new(),
             unreported: Vec::new(),
         }))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Status> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Status<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -149,7 +187,16 @@ impl<T> Shared<T> {
         telemetry::file_read(&self.path, is_successful, last_change);
         for event in events {
             match event {
-                ReadEvent::Changed => telemetry::file_changed(&self.path),
+                ReadEvent::Changed(replacement) => {
+                    match (&self.on_change, replacement) {
+                        (Some(on_change), Replacement::Values { old, new }) => {
+                            on_change(&old, &new)
+                        }
+                        _ => telemetry::log_file_change(&self.path),
+                    }
+                    telemetry::count_file_change();
+                }
+                ReadEvent::Recovered => telemetry::file_recovered(&self.path),
                 ReadEvent::Failed(error) => telemetry::file_failed(&self.path, &error),
                 ReadEvent::StillFailed(error) => telemetry::file_still_failed(&self.path, &error),
             }
@@ -166,18 +213,28 @@ impl<T: PartialEq + Send + Sync + 'static> ReadSink<T> for Shared<T> {
         match result {
             Ok(value) => {
                 status.failures = 0;
-                status.last_error = None;
+                status.errors.clear();
+                let was_failing = status.last_error.take().is_some();
                 if value == **self.value.load() {
+                    if was_failing {
+                        status.unreported.push(ReadEvent::Recovered);
+                    }
                     return;
                 }
-                self.value.store(Arc::new(value));
+                let new = Arc::new(value);
+                let old = self.value.swap(new.clone());
                 status.last_change = now;
-                status.unreported.push(ReadEvent::Changed);
+                let replacement = if self.on_change.is_some() {
+                    Replacement::Values { old, new }
+                } else {
+                    Replacement::Unnamed
+                };
+                status.unreported.push(ReadEvent::Changed(replacement));
                 drop(status);
                 self.background.notify_changed();
             }
             Err(error) => {
-                let event = if status.failures == 0 {
+                let event = if status.is_new_error(&error) {
                     ReadEvent::Failed(error.clone())
                 } else {
                     ReadEvent::StillFailed(error.clone())

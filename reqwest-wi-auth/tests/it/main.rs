@@ -15,6 +15,7 @@ mod origins;
 mod projected_token;
 mod public_types;
 mod redirects;
+mod reload_logging;
 mod resend;
 mod resource_leaks;
 mod runtimes;
