@@ -6,116 +6,276 @@
 //! No field may be null and, except for `allow`, none may be empty: a template whose values are missing would otherwise lift a
 //! restriction.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod document;
+mod error;
+mod fields;
+mod syntax;
+
 use std::time::Duration;
 
-use serde::de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use self::document::{Content, Entry, Node};
+pub(crate) use self::error::{ContentError, Position, Positioned, Reason};
+use self::fields::{Field, Fields, found, into_text, listed, quoted};
 use crate::build_error::BuildError;
 use crate::issuer::Issuer;
 use crate::jose::algorithm::Algorithm;
 use crate::jose::required_claims::invalid_requirement;
+use crate::policy::{PolicyError, is_close};
 
 /// The content of a configuration file.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ConfigFile {
-    #[serde(deserialize_with = "allow")]
     pub(crate) allow: Vec<MemberEntry>,
-    #[serde(default, deserialize_with = "deny")]
     pub(crate) deny: Vec<MemberEntry>,
-    #[serde(default, deserialize_with = "audiences")]
-    pub(crate) audiences: Vec<String>,
-    #[serde(default, deserialize_with = "claim_values")]
-    pub(crate) claims: BTreeMap<String, Value>,
-    #[serde(default, deserialize_with = "issuers")]
-    issuers: Vec<IssuerEntry>,
+    pub(crate) audiences: Vec<Positioned<String>>,
+    /// Names and values.
+    pub(crate) claims: Vec<(String, Value)>,
+    issuers: Vec<Positioned<IssuerEntry>>,
 }
 
 /// A member, or members of one issuer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum MemberEntry {
-    Member(String),
+    Member(Positioned<String>),
     OfIssuer(MembersOfIssuer),
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MembersOfIssuer {
-    #[serde(deserialize_with = "text")]
-    pub(crate) issuer: String,
-    #[serde(deserialize_with = "members_of")]
-    pub(crate) members: Vec<String>,
+    pub(crate) issuer: Positioned<String>,
+    pub(crate) members: Vec<Positioned<String>>,
 }
 
 /// The settings of an issuer.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 struct IssuerEntry {
     /// The URL of the issuer; absent for the cluster that this process runs in, and for Google.
-    #[serde(default, deserialize_with = "present")]
     url: Option<String>,
-    #[serde(default, deserialize_with = "platform")]
     platform: PlatformName,
-    #[serde(deserialize_with = "audiences")]
     audiences: Vec<String>,
-    #[serde(default, deserialize_with = "algorithms")]
     algorithms: Option<Vec<Algorithm>>,
-    #[serde(default, deserialize_with = "present")]
     leeway_seconds: Option<u64>,
-    #[serde(default, deserialize_with = "present")]
     max_lifetime_seconds: Option<u64>,
-    #[serde(default, deserialize_with = "token_types")]
     token_types: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "claim_values")]
-    claims: BTreeMap<String, Value>,
-    #[serde(default, deserialize_with = "present")]
+    claims: Vec<(String, Value)>,
     discovery_url: Option<String>,
-    #[serde(default, deserialize_with = "present")]
     jwks_url: Option<String>,
-    #[serde(default, deserialize_with = "present")]
     keys_file: Option<String>,
-    #[serde(default)]
     dangerous_accept_api_server_audience: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PlatformName {
     InCluster,
     Kubernetes,
     Google,
-    #[default]
     Other,
 }
 
+const FIELDS: [&str; 5] = ["allow", "deny", "audiences", "claims", "issuers"];
+const ISSUER_LIST_FIELDS: [&str; 2] = ["issuer", "members"];
+const ISSUER_FIELDS: [&str; 12] = [
+    "url",
+    "platform",
+    "audiences",
+    "algorithms",
+    "leeway_seconds",
+    "max_lifetime_seconds",
+    "token_types",
+    "claims",
+    "discovery_url",
+    "jwks_url",
+    "keys_file",
+    "dangerous_accept_api_server_audience",
+];
+const PLATFORMS: [(&str, PlatformName); 4] = [
+    ("in-cluster", PlatformName::InCluster),
+    ("kubernetes", PlatformName::Kubernetes),
+    ("google", PlatformName::Google),
+    ("other", PlatformName::Other),
+];
+
+const NO_AUDIENCES: &str = "`audiences` is null or empty, so no audience would be required; list one, or (in a policy) leave the field out";
+
 impl ConfigFile {
     /// Parses the content of a file.
-    pub(crate) fn parse(content: &[u8]) -> Result<Self, serde_saphyr::Error> {
-        serde_saphyr::from_slice(content)
+    pub(crate) fn parse(content: &[u8]) -> Result<Self, ContentError> {
+        let document = Node::parse(content)?;
+        if document.content == Content::Null {
+            let reason = "the file is empty; list the members that are allowed in `allow`, or write `allow: []` to allow nobody";
+            return Err(ContentError::new(Position::START, reason));
+        }
+        let mut fields = Fields::read(document, "the file", &FIELDS)?;
+        let advice = "list the members that are allowed, or write `allow: []` to allow nobody";
+        let allow = fields.take_required("allow", advice)?.into_list(
+            "`allow` is null; list the members that are allowed, or write `[]` to allow nobody",
+        )?;
+        let deny = fields.take("deny").map(|field| {
+            field.into_non_empty_list("`deny` is null or empty, so nobody would be denied; list the members, or leave the field out")
+        });
+        let audiences = fields
+            .take("audiences")
+            .map(|field| field.into_texts(NO_AUDIENCES));
+        let issuers = fields.take("issuers").map(|field| {
+            field.into_non_empty_list(
+                "`issuers` is null or empty; list the issuers to trust, or leave the field out",
+            )
+        });
+        Ok(Self {
+            allow: member_entries(allow, "allow")?,
+            deny: member_entries(deny.transpose()?.unwrap_or_default(), "deny")?,
+            audiences: audiences.transpose()?.unwrap_or_default(),
+            claims: claims(fields.take("claims"))?,
+            issuers: issuers
+                .transpose()?
+                .unwrap_or_default()
+                .into_iter()
+                .map(IssuerEntry::read)
+                .collect::<Result<_, _>>()?,
+        })
     }
 
     /// Returns the issuers to trust.
     pub(crate) fn issuers(&self) -> Result<Vec<Issuer>, BuildError> {
-        self.issuers.iter().map(IssuerEntry::issuer).collect()
+        let issuers = self.issuers.iter();
+        issuers
+            .map(|entry| entry.value.issuer(entry.position))
+            .collect()
+    }
+
+    /// Returns whether two files have the same issuers with the same settings.
+    pub(crate) fn has_same_issuers(&self, other: &Self) -> bool {
+        let own = self.issuers.iter().map(|entry| &entry.value);
+        own.eq(other.issuers.iter().map(|entry| &entry.value))
+    }
+}
+
+fn member_entries(list: Vec<Node>, name: &'static str) -> Result<Vec<MemberEntry>, ContentError> {
+    let list = list.into_iter();
+    list.map(|node| MemberEntry::read(node, name)).collect()
+}
+
+impl MemberEntry {
+    /// Reads an element of the list with this name.
+    fn read(node: Node, list: &str) -> Result<Self, ContentError> {
+        match &node.content {
+            Content::Mapping(entries) => {
+                if let Some(member) = split_member(entries) {
+                    let reason = format!(
+                        "expected a member, found {}; a member has no space after a `:`, so write {}",
+                        found(&node),
+                        quoted(&member)
+                    );
+                    return Err(ContentError::new(node.position, reason));
+                }
+                MembersOfIssuer::read(node).map(Self::OfIssuer)
+            }
+            Content::List(_) => {
+                let reason = format!(
+                    "an element of `{list}` must be a member, or an `issuer` with its `members`; found a list"
+                );
+                Err(ContentError::new(node.position, reason))
+            }
+            _ => into_text(node, "a member").map(Self::Member),
+        }
+    }
+}
+
+/// Returns the member that is meant by a mapping such as `user: jane@example.com`.
+fn split_member(entries: &[Entry]) -> Option<String> {
+    let [entry] = entries else {
+        return None;
+    };
+    let is_field = |name: &&str| is_close(&entry.name, name);
+    if ISSUER_LIST_FIELDS.iter().any(is_field) {
+        return None;
+    }
+    match &entry.value.content {
+        Content::Text(value) | Content::Plain(_, value) => Some(format!("{}:{value}", entry.name)),
+        _ => None,
+    }
+}
+
+impl MembersOfIssuer {
+    fn read(node: Node) -> Result<Self, ContentError> {
+        let mut fields = Fields::read(node, "a list of one issuer", &ISSUER_LIST_FIELDS)?;
+        let issuer = fields
+            .take_required(
+                "issuer",
+                "write the `iss` of the issuer that the members belong to",
+            )?
+            .into_text()?;
+        let members = fields
+            .take_required("members", "list the members of the issuer")?
+            .into_non_empty_list(
+                "the `members` of an issuer are null or empty; list them, or leave the entry out",
+            )?
+            .into_iter()
+            .map(|node| into_text(node, "a member of an issuer"))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { issuer, members })
     }
 }
 
 impl IssuerEntry {
-    fn issuer(&self) -> Result<Issuer, BuildError> {
+    fn read(node: Node) -> Result<Positioned<Self>, ContentError> {
+        let mut fields = Fields::read(node, "an issuer", &ISSUER_FIELDS)?;
+        let position = fields.position;
+        let advice = "list the audiences of this service that its tokens must be for";
+        let audiences = fields
+            .take_required("audiences", advice)?
+            .into_texts(NO_AUDIENCES)?;
+        let mut text = |name| -> Result<Option<String>, ContentError> {
+            let text = fields.take(name).map(Field::into_text).transpose()?;
+            Ok(text.map(|text| text.value))
+        };
+        let (url, discovery_url) = (text("url")?, text("discovery_url")?);
+        let (jwks_url, keys_file) = (text("jwks_url")?, text("keys_file")?);
+        let platform = fields.take("platform").map(platform).transpose()?;
+        let algorithms = fields.take("algorithms").map(algorithms).transpose()?;
+        let token_types = fields.take("token_types").map(|field| {
+            field.into_texts("`token_types` is null or empty, so no type would be required; list those to accept, or leave the field out")
+        });
+        let mut seconds = |name| fields.take(name).map(Field::into_seconds).transpose();
+        let leeway_seconds = seconds("leeway_seconds")?;
+        let max_lifetime_seconds = seconds("max_lifetime_seconds")?;
+        let flag = fields
+            .take("dangerous_accept_api_server_audience")
+            .map(Field::into_flag);
+        Ok(Positioned {
+            position,
+            value: Self {
+                url,
+                platform: platform.unwrap_or(PlatformName::Other),
+                audiences: values(audiences),
+                algorithms,
+                leeway_seconds,
+                max_lifetime_seconds,
+                token_types: token_types.transpose()?.map(values),
+                claims: claims(fields.take("claims"))?,
+                discovery_url,
+                jwks_url,
+                keys_file,
+                dangerous_accept_api_server_audience: flag.transpose()?.unwrap_or_default(),
+            },
+        })
+    }
+
+    /// Returns the issuer. `position` is that of its entry.
+    fn issuer(&self, position: Position) -> Result<Issuer, BuildError> {
         let mut issuer = match (self.platform, &self.url) {
             (PlatformName::InCluster, None) => Issuer::in_cluster()?,
             (PlatformName::Google, None) => Issuer::google(),
             (PlatformName::Kubernetes, Some(url)) => Issuer::kubernetes(url),
             (PlatformName::Other, Some(url)) => Issuer::oidc(url),
             (PlatformName::Kubernetes | PlatformName::Other, None) => {
-                return Err(self.invalid("the field `url` is missing"));
+                return Err(self.invalid(position, "the field `url` is missing"));
             }
             (PlatformName::InCluster | PlatformName::Google, Some(_)) => {
                 return Err(self.invalid(
+                    position,
                     "the platforms `in-cluster` and `google` determine the issuer; leave the field `url` out",
                 ));
             }
@@ -147,148 +307,81 @@ impl IssuerEntry {
             (None, None, Some(path)) => Ok(issuer.keys_file(path)),
             (None, None, None) => Ok(issuer),
             _ => Err(self.invalid(
+                position,
                 "more than one of `discovery_url`, `jwks_url` and `keys_file` is set; set one",
             )),
         }
     }
 
-    fn invalid(&self, reason: &str) -> BuildError {
+    fn invalid(&self, position: Position, reason: &str) -> BuildError {
         BuildError::Issuer {
             issuer: self
                 .url
                 .clone()
                 .unwrap_or_else(|| "(without `url`)".to_owned()),
-            reason: reason.to_owned(),
+            reason: format!(
+                "{reason} (line {}, column {} of the file)",
+                position.line, position.column
+            ),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for MemberEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntryVisitor;
-        impl<'de> Visitor<'de> for EntryVisitor {
-            type Value = MemberEntry;
+fn values(texts: Vec<Positioned<String>>) -> Vec<String> {
+    texts.into_iter().map(|text| text.value).collect()
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a member, or an `issuer` with its `members`")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, member: &str) -> Result<MemberEntry, E> {
-                Ok(MemberEntry::Member(member.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MemberEntry, A::Error> {
-                MembersOfIssuer::deserialize(MapAccessDeserializer::new(map))
-                    .map(MemberEntry::OfIssuer)
-            }
-        }
-        deserializer.deserialize_any(EntryVisitor)
+fn platform(field: Field) -> Result<PlatformName, ContentError> {
+    let name = field.into_text()?;
+    let mut known = PLATFORMS.iter();
+    if let Some((_, platform)) = known.find(|(known, _)| *known == name.value) {
+        return Ok(*platform);
     }
+    let names = PLATFORMS.map(|(name, _)| name);
+    Err(unknown_value("platform", &name, &names))
 }
 
-fn allow<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MemberEntry>, D::Error> {
-    Option::deserialize(deserializer)?.ok_or_else(|| {
-        D::Error::custom(
-            "`allow` is null; list the members that are allowed, or write `[]` to allow nobody",
-        )
-    })
-}
-
-fn deny<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MemberEntry>, D::Error> {
-    non_empty(
-        deserializer,
-        "`deny` is null or empty, so nobody would be denied; list the members, or leave the field out",
-    )
-}
-
-fn members_of<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    non_empty(
-        deserializer,
-        "the `members` of an issuer are null or empty; list them, or leave the entry out",
-    )
-}
-
-fn audiences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    non_empty(
-        deserializer,
-        "`audiences` is null or empty, so no audience would be required; list one, or (in a policy) leave the field out",
-    )
-}
-
-fn issuers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IssuerEntry>, D::Error> {
-    non_empty(
-        deserializer,
-        "`issuers` is null or empty; list the issuers to trust, or leave the field out",
-    )
-}
-
-fn algorithms<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<Algorithm>>, D::Error> {
+fn algorithms(field: Field) -> Result<Vec<Algorithm>, ContentError> {
     let advice = "`algorithms` is null or empty, so every algorithm that the issuer lists would be allowed; list those to allow, or leave the field out";
-    non_empty(deserializer, advice).map(Some)
+    let names = field.into_texts(advice)?.into_iter();
+    let algorithm = |name: Positioned<String>| {
+        Algorithm::from_name(&name.value)
+            .ok_or_else(|| unknown_value("algorithm", &name, &Algorithm::ALL.map(Algorithm::name)))
+    };
+    names.map(algorithm).collect()
 }
 
-fn token_types<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<String>>, D::Error> {
-    let advice = "`token_types` is null or empty, so no type would be required; list those to accept, or leave the field out";
-    non_empty(deserializer, advice).map(Some)
+/// Returns the error for a value that is none of those that are known. `what` is what the value stands for.
+fn unknown_value(what: &str, value: &Positioned<String>, known: &[&'static str]) -> ContentError {
+    let mut similar = known.iter().filter(|name| is_close(&value.value, name));
+    let hint = match similar.next() {
+        Some(name) => format!("did you mean `{name}`? Supported"),
+        None => "supported".to_owned(),
+    };
+    let reason = format!(
+        "unknown {what} {}; {hint} are {}",
+        quoted(&value.value),
+        listed(known)
+    );
+    ContentError::new(value.position, reason)
 }
 
-/// Deserializes a list with at least one element.
-fn non_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-    advice: &'static str,
-) -> Result<Vec<T>, D::Error> {
-    let list: Option<Vec<Option<T>>> = Option::deserialize(deserializer)?;
-    let list = list.unwrap_or_default();
-    if list.is_empty() {
-        return Err(D::Error::custom(advice));
-    }
-    let without_nulls: Option<Vec<T>> = list.into_iter().collect();
-    without_nulls.ok_or_else(|| {
-        D::Error::custom("an element of the list is null; give it a value, or remove it")
-    })
-}
-
-/// Deserializes required claims: at least one, and none that is null.
-fn claim_values<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<String, Value>, D::Error> {
-    let claims: Option<BTreeMap<String, Value>> = Option::deserialize(deserializer)?;
-    let claims = claims.unwrap_or_default();
-    if claims.is_empty() {
-        return Err(D::Error::custom(
-            "`claims` is null or empty, so no claim would be required; list those to require, or leave the field out",
-        ));
-    }
-    for (name, value) in &claims {
-        if let Some(reason) = invalid_requirement(name, value) {
-            return Err(D::Error::custom(format!(
-                "the claim {name:?} cannot be required: {reason}"
-            )));
+/// Reads required claims: at least one, and none that is null.
+fn claims(field: Option<Field>) -> Result<Vec<(String, Value)>, ContentError> {
+    let Some(field) = field else {
+        return Ok(Vec::new());
+    };
+    let advice = "`claims` is null or empty, so no claim would be required; list those to require, or leave the field out";
+    let mut claims = Vec::new();
+    for entry in field.into_entries(advice)? {
+        let value = entry.value.into_json();
+        if let Some(reason) = invalid_requirement(&entry.name, &value) {
+            let claim = entry.name;
+            let reason = reason.to_owned();
+            let error = PolicyError::InvalidClaim { claim, reason };
+            return Err(ContentError::from_policy(entry.position, error));
         }
+        claims.push((entry.name, value));
     }
     Ok(claims)
-}
-
-/// Deserializes a value that is not null.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    match Option::deserialize(deserializer)? {
-        Some(value) => Ok(Some(value)),
-        None => Err(D::Error::custom(
-            "the field is null; give it a value, or leave it out",
-        )),
-    }
-}
-
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    present(deserializer).map(Option::unwrap_or_default)
-}
-
-fn platform<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PlatformName, D::Error> {
-    present(deserializer).map(Option::unwrap_or_default)
 }

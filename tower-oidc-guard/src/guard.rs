@@ -14,6 +14,8 @@ mod extractors;
 mod future;
 mod grpc;
 mod identities;
+#[cfg(feature = "policy-file")]
+mod policy_check;
 mod refusal_summary;
 mod rejection_response;
 mod service;
@@ -33,13 +35,15 @@ pub use self::endpoints::{Readiness, ResourceMetadata};
 pub use self::extractors::IdentityRejection;
 pub use self::future::ResponseFuture;
 pub use self::identities::Identities;
+#[cfg(feature = "policy-file")]
+pub use self::policy_check::{PolicyFileError, PolicySummary};
 pub use self::service::{OidcGuardLayer, OidcGuardService};
 use crate::diagnosis::Diagnosis;
 use crate::identity::Identity;
 use crate::keys::health::IssuerHealth;
-use crate::policy::{Policy, PolicyError};
 #[cfg(feature = "policy-file")]
-use crate::policy::{PolicyFile, PolicyHealth};
+use crate::policy::PolicyHealth;
+use crate::policy::{Policy, PolicyError};
 use crate::rejection::Rejection;
 use crate::verifier::{NotReady, TokenVerifier};
 
@@ -270,13 +274,33 @@ impl OidcGuard {
         self.admission.policy()
     }
 
-    /// Returns the status of the files in the guard's own policy, or an empty list if it has none.
+    /// Returns the status of the files in the guard's policy and in the policies of its layers
+    /// ([`layer_with`](Self::layer_with)), each path once.
     ///
-    /// For a policy that was passed to [`layer_with`](Self::layer_with), call [`PolicyFile::health`].
+    /// A file of a layer is included for as long as the layer, or a service that it was applied to, exists.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower_oidc_guard::{Issuer, OidcGuard, PolicyFile};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("admins.yaml");
+    /// # std::fs::write(&path, "allow: [\"system:serviceaccounts:ops\"]")?;
+    /// # let guard = OidcGuard::builder()
+    /// #     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
+    /// #     .any_verified_caller()
+    /// #     .build()?;
+    /// let admins = guard.layer_with(PolicyFile::open(&path).await?.policy())?;
+    /// for file in guard.policy_health() {
+    ///     assert!(file.last_error.is_none(), "{}: {:?}", file.path.display(), file.last_error);
+    /// }
+    /// assert_eq!(guard.policy_health().len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "policy-file")]
     pub fn policy_health(&self) -> Vec<PolicyHealth> {
-        let files = self.policy().files().into_iter();
-        files.map(PolicyFile::health).collect()
+        self.admission.policy.file_health()
     }
 
     /// Returns a service that responds with the metadata of the protected resource (RFC 9728), to be mounted at its

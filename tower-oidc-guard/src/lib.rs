@@ -108,6 +108,14 @@
 //! [`Policy::require`]: crate::Policy::require
 //! [`Policy::require_claim`]: crate::Policy::require_claim
 #![cfg_attr(feature = "policy-file", doc = "[`PolicyFile`]: crate::PolicyFile")]
+#![cfg_attr(
+    feature = "policy-file",
+    doc = "[`PolicyFile::check`]: crate::PolicyFile::check"
+)]
+#![cfg_attr(
+    feature = "policy-file",
+    doc = "[`OidcGuard::check_policy_file`]: crate::OidcGuard::check_policy_file"
+)]
 //! [`Rejection`]: crate::Rejection
 //! [`ResponseFuture`]: crate::ResponseFuture
 #![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
@@ -172,6 +180,8 @@ pub use guard::{
     AuditDecision, AuditEvent, AuditPath, Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer,
     OidcGuardService, Readiness, ResourceMetadata, ResponseBody, ResponseFuture,
 };
+#[cfg(feature = "policy-file")]
+pub use guard::{PolicyFileError, PolicySummary};
 pub use identity::{
     ComputeEngine, GoogleIdentity, Identity, KubernetesIdentity, ObjectRef, Platform,
 };

@@ -9,6 +9,8 @@
 //!
 //! The same evaluation decides on requests and explains decisions to operators, so the two cannot differ.
 
+#[cfg(feature = "policy-file")]
+mod changes;
 mod error;
 #[cfg(feature = "policy-file")]
 mod file;
@@ -25,7 +27,11 @@ use serde_json::Value;
 
 pub use self::error::PolicyError;
 #[cfg(feature = "policy-file")]
+pub(crate) use self::file::PolicyContent;
+#[cfg(feature = "policy-file")]
 pub use self::file::{PolicyFile, PolicyHealth};
+#[cfg(feature = "policy-file")]
+pub(crate) use self::member::{is_close, is_similar};
 use self::members::Members;
 pub use self::outcome::Decision;
 use self::outcome::{Outcome, Reason};

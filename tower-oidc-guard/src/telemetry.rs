@@ -4,6 +4,7 @@
 //!
 //! No label contains anything that a caller sends.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,6 +148,30 @@ pub(crate) fn record_policy_read<T, E>(read: &Result<T, E>) {
         .increment(1);
     #[cfg(not(feature = "metrics"))]
     let _ = read;
+}
+
+/// Records a change of the policy in a file. `widened_by` lists the changes by which it may allow more callers.
+#[cfg(feature = "policy-file")]
+pub(crate) fn record_policy_change(path: &Path, changes: &str, widened_by: Option<&str>) {
+    let path = path.display();
+    match widened_by {
+        Some(widened_by) => tracing::warn!(
+            %path,
+            changes,
+            widened_by,
+            "policy changed: it is wider than before, and may allow more callers"
+        ),
+        None => tracing::info!(%path, changes, "policy changed"),
+    }
+}
+
+/// Records a warning about a policy that allows more, or less, than its author may expect. `path` is that of the file that has
+/// changed, if one has.
+pub(crate) fn record_too_wide(path: Option<&Path>, warning: &'static str) {
+    match path {
+        Some(path) => tracing::warn!(path = %path.display(), "{warning}"),
+        None => tracing::warn!("{warning}"),
+    }
 }
 
 #[cfg(feature = "metrics")]

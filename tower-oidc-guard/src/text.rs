@@ -207,6 +207,23 @@ pub(crate) fn quoted_list<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> 
     }
 }
 
+/// Returns text as it is if it consists of visible ASCII characters that separate nothing in a list, and as [`Escaped`] text
+/// otherwise. A text of more than 300 characters is shortened.
+#[cfg(feature = "policy-file")]
+pub(crate) fn quoted_if_needed(text: &str) -> Cow<'_, str> {
+    const MAX: usize = 300;
+    if let Some((end, _)) = text.char_indices().nth(MAX) {
+        let start = text.get(..end).unwrap_or_default();
+        return Cow::Owned(format!("{}\u{2026}", quoted_if_needed(start)));
+    }
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b',' | b'"' | b'\\');
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(Escaped(text).to_string())
+    }
+}
+
 /// Displays a character as its code point, for example `U+00A0`.
 pub(crate) struct CodePoint(pub(crate) char);
 

@@ -134,7 +134,8 @@ impl AdmissionController {
 
     /// Returns the settings of the same guard with another policy.
     pub(super) fn with_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
-        let policy = ResolvedPolicy::new(policy, &self.verifier.policy_issuers())?;
+        let trusted = self.verifier.policy_issuers();
+        let policy = self.policy.for_layer(policy, &trusted)?;
         Ok(Self {
             policy,
             ..self.clone()

@@ -28,6 +28,12 @@ impl RequiredClaims {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
+    /// Returns the required claims with their values.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
     /// Returns the first claim that cannot be required with its value, and why.
     pub(crate) fn first_invalid(&self) -> Option<(&str, &'static str)> {
         self.0.iter().find_map(|(name, value)| {

@@ -1,5 +1,8 @@
 //! Errors in a policy.
 
+#[cfg(feature = "policy-file")]
+use std::path::PathBuf;
+
 use crate::text::Escaped;
 
 /// The reason why a policy is invalid, or does not fit the issuers that a guard trusts.
@@ -79,7 +82,7 @@ pub enum PolicyError {
     },
     /// Several trusted issuers issue tokens for a member.
     #[error(
-        "the policy has members of {platform}, and several trusted issuers are of that platform; state which one is meant with `Policy::members_of` or `principal:<issuer>#<subject>`"
+        "the policy has members of {platform}, and several trusted issuers are of that platform; state which one is meant with `Policy::members_of`, in a file with an `issuer` and its `members`, or with `principal:<issuer>#<subject>`"
     )]
     AmbiguousIssuer {
         /// The platform.
@@ -138,6 +141,19 @@ pub enum PolicyError {
         audience: String,
         /// Why it is invalid.
         reason: String,
+    },
+    /// A part of a policy file does not fit the issuers that the guard trusts.
+    #[cfg(feature = "policy-file")]
+    #[error("{}:{line}:{column}: {error}", path.display())]
+    InFile {
+        /// The path of the file.
+        path: PathBuf,
+        /// The line of the part, from 1.
+        line: u64,
+        /// The column of the part, in characters from 1.
+        column: u64,
+        /// The error of the part.
+        error: Box<Self>,
     },
     /// The policy requires a claim without a name or value.
     #[error("the policy cannot require the claim {}: {reason}", Escaped(claim))]

@@ -4,18 +4,19 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use reqwest_wi_auth::{FileError, WatchedFile, WatchedFileBuilder};
 
-use super::members::Members;
-use super::resolved::{PolicyIssuers, Registration};
-use super::rule::Rule;
+use super::changes::{self, PolicyChanges};
+use super::members::{MemberName, Members};
+use super::resolved::{Installed, PolicyIssuers, Registration, too_wide};
+use super::rule::{Rule, check_audience};
 use super::{Node, Policy, PolicyError};
 use crate::build_error::BuildError;
-use crate::config_file::{ConfigFile, MemberEntry};
+use crate::config_file::{ConfigFile, ContentError, MemberEntry, Position, Positioned};
 use crate::issuer::Issuer;
 use crate::telemetry;
 
@@ -45,19 +46,32 @@ use crate::telemetry;
 /// A field that is null or empty is an error, except for `allow: []`, because it would lift a restriction silently. Unknown and
 /// repeated fields are errors, too.
 ///
+/// # Reloads
+///
 /// New content takes effect only if it is valid and fits every guard that uses the file. Otherwise the previous policy stays in
-/// effect, and the error, with line and column, is logged, returned by [`health`](Self::health) and, with the feature
-/// `metrics`, counted.
+/// effect, and the error, with line and column, is logged (WARN), returned by [`health`](Self::health) and, with the feature
+/// `metrics`, counted. Each different error is logged once.
+///
+/// A change of the policy is logged as one event. Its field `changes` lists the differences, the first 20 if there are more:
+///
+/// ```text
+/// + allUsers, - system:serviceaccount:shop:web, + deny system:serviceaccount:shop:legacy, audiences: + https://b, claims: hd example.com -> example.org
+/// ```
+///
+/// Order, duplicates and formatting make no difference. The level of the event is INFO or, if the policy may allow callers that
+/// it did not allow before, WARN: a member was added to `allow` or removed from `deny`, an audience was added to `audiences` or
+/// the field removed, or a claim was removed or got another value. The field `widened_by` then lists these differences.
+///
+/// Before a file is deployed, [`check`](Self::check) validates it.
 #[derive(Clone)]
 pub struct PolicyFile {
     /// Reads and parses the file. Its value is not used: the content in effect is in `state`.
-    file: WatchedFile<Arc<Content>>,
+    file: WatchedFile<Arc<PolicyContent>>,
     state: Arc<State>,
 }
 
-/// The valid content of a file.
-#[derive(PartialEq)]
-struct Content {
+/// The valid content of a file. Two contents are equal if they have the same meaning.
+pub(crate) struct PolicyContent {
     rule: Rule,
     config: ConfigFile,
 }
@@ -66,9 +80,11 @@ struct Content {
 ///
 /// Both change only under the lock, so the content always fits every registered guard. Decisions read it without the lock.
 struct State {
-    content: ArcSwap<Content>,
+    content: ArcSwap<PolicyContent>,
     /// The trusted issuers of the guards that use the file, each for as long as one of the guards exists.
     registered: Mutex<Vec<Weak<PolicyIssuers>>>,
+    /// The policies that the file is part of.
+    installed: Mutex<Vec<Weak<Installed>>>,
 }
 
 /// The status of a policy file.
@@ -118,16 +134,25 @@ impl PolicyFile {
 
     async fn open_with(
         path: PathBuf,
-        settings: impl FnOnce(WatchedFileBuilder<Arc<Content>>) -> WatchedFileBuilder<Arc<Content>>,
+        settings: impl FnOnce(
+            WatchedFileBuilder<Arc<PolicyContent>>,
+        ) -> WatchedFileBuilder<Arc<PolicyContent>>,
     ) -> Result<Self, FileError> {
         let state = Arc::new(State::default());
         let checking = state.clone();
         let read = move |bytes: &[u8]| {
-            let read = Content::parse(bytes).and_then(|content| Ok(checking.accept(content)?));
+            let read = PolicyContent::parse(bytes).and_then(|content| checking.accept(content));
             telemetry::record_policy_read(&read);
-            read
+            Ok(read?)
         };
-        let file = settings(WatchedFile::builder(path, read)).open().await?;
+        let changed = state.clone();
+        let changed_path = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        let builder = WatchedFile::builder(path, read).on_change(
+            move |old: &Arc<PolicyContent>, new: &Arc<PolicyContent>| {
+                changed.record_change(&changed_path, old, new);
+            },
+        );
+        let file = settings(builder).open().await?;
         Ok(Self { file, state })
     }
 
@@ -169,22 +194,36 @@ impl PolicyFile {
 
     /// Checks the content against the issuers that a guard trusts, now and at each change until the registration is dropped.
     pub(super) fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, PolicyError> {
-        self.state.register(trusted)
+        self.state
+            .register(trusted)
+            .map_err(|(position, error)| PolicyError::InFile {
+                path: self.path().to_owned(),
+                line: position.line,
+                column: position.column,
+                error: Box::new(error),
+            })
+    }
+
+    /// Warns at each change as long as this policy, which the file is part of, is too wide.
+    pub(super) fn install(&self, policy: &Arc<Installed>) {
+        let mut installed = lock(&self.state.installed);
+        installed.retain(|policy| policy.strong_count() > 0);
+        installed.push(Arc::downgrade(policy));
     }
 }
 
 impl State {
     /// Puts content into effect if it fits all registered guards.
-    fn accept(&self, content: Content) -> Result<Arc<Content>, PolicyError> {
-        let mut registered = self
-            .registered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    fn accept(&self, content: PolicyContent) -> Result<Arc<PolicyContent>, ContentError> {
+        let mut registered = lock(&self.registered);
         for trusted in live(&mut registered) {
-            content.rule.check_issuers(&trusted)?;
+            content
+                .check_issuers(&trusted)
+                .map_err(|(position, error)| ContentError::from_policy(position, error))?;
         }
         let current = self.content.load_full();
-        if *current == content {
+        // A content that means the same replaces the current one, too, since its positions are those of the file.
+        if current.config == content.config {
             return Ok(current);
         }
         let content = Arc::new(content);
@@ -193,20 +232,43 @@ impl State {
     }
 
     /// Registers a guard if the content in effect fits it. Guards that trust the same issuers share a registration.
-    fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, PolicyError> {
-        let mut registered = self
-            .registered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, (Position, PolicyError)> {
+        let mut registered = lock(&self.registered);
         let mut live = live(&mut registered).into_iter();
         if let Some(same) = live.find(|own| **own == *trusted) {
             return Ok(same);
         }
-        self.content.load().rule.check_issuers(trusted)?;
+        self.content.load().check_issuers(trusted)?;
         let registration = Arc::new(trusted.clone());
         registered.push(Arc::downgrade(&registration));
         Ok(registration)
     }
+
+    /// Logs how the policy has changed, and what is wrong with the policies that the file is part of.
+    fn record_change(&self, path: &Path, old: &PolicyContent, new: &PolicyContent) {
+        let mut changes = PolicyChanges::between(&old.rule, &new.rule);
+        if !old.config.has_same_issuers(&new.config) {
+            changes.add_note("issuers changed (no effect until a restart)");
+        }
+        telemetry::record_policy_change(path, &changes.summary(), changes.widening().as_deref());
+        let installed: Vec<_> = lock(&self.installed)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let mut logged = Vec::new();
+        for policy in installed {
+            for warning in too_wide(&policy.policy, &policy.trusted) {
+                if !logged.contains(&warning) {
+                    telemetry::record_too_wide(Some(path), warning);
+                    logged.push(warning);
+                }
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Removes the registrations that were dropped, and returns the others.
@@ -219,34 +281,145 @@ impl Default for State {
     /// Allows no caller until content is accepted.
     fn default() -> Self {
         Self {
-            content: ArcSwap::from_pointee(Content {
+            content: ArcSwap::from_pointee(PolicyContent {
                 rule: Rule::allowing(Members::default()),
                 config: ConfigFile::default(),
             }),
             registered: Mutex::default(),
+            installed: Mutex::default(),
         }
     }
 }
 
-impl Content {
-    fn parse(bytes: &[u8]) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+impl PolicyContent {
+    /// Parses the content of a file, and checks everything that can be checked without the trusted issuers.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ContentError> {
         let config = ConfigFile::parse(bytes)?;
         let mut rule = Rule::allowing(members(&config.allow)?);
         rule.denied = members(&config.deny)?;
-        rule.audiences = config.audiences.clone();
-        rule.claims = config.claims.clone().into_iter().collect();
-        rule.check_syntax()?;
+        for Positioned { position, value } in &config.audiences {
+            check_audience(value).map_err(|error| ContentError::from_policy(*position, error))?;
+            rule.audiences.push(value.clone());
+        }
+        rule.claims = config.claims.iter().cloned().collect();
         Ok(Self { rule, config })
+    }
+
+    #[cfg(test)]
+    pub(super) fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// Returns the allowed members as text.
+    pub(crate) fn allowed(&self) -> Vec<String> {
+        texts(&self.rule.allowed)
+    }
+
+    /// Returns the denied members as text.
+    pub(crate) fn denied(&self) -> Vec<String> {
+        texts(&self.rule.denied)
+    }
+
+    pub(crate) fn config(&self) -> &ConfigFile {
+        &self.config
+    }
+
+    /// Checks the content against the issuers that a guard trusts. Returns the position of the first part that does not fit.
+    pub(crate) fn check_issuers(
+        &self,
+        trusted: &PolicyIssuers,
+    ) -> Result<(), (Position, PolicyError)> {
+        let Err(error) = self.rule.check_issuers(trusted) else {
+            return Ok(());
+        };
+        let audiences = self.config.audiences.iter().map(|audience| {
+            let rule = Rule {
+                audiences: vec![audience.value.clone()],
+                ..Rule::allowing(Members::default())
+            };
+            rule.check_issuers(trusted)
+                .map_err(|error| (audience.position, error))
+        });
+        let members = each_member(&self.config.allow).chain(each_member(&self.config.deny));
+        let members = members.map(|member| {
+            let checked = member
+                .parse()
+                .and_then(|parsed| parsed.check_issuers(trusted));
+            checked.map_err(|error| (member.position_of(&error), error))
+        });
+        audiences
+            .chain(members)
+            .find(Result::is_err)
+            .unwrap_or(Err((Position::START, error)))
+    }
+
+    /// Returns warnings about what the policy allows. If `trusted` is given, they include those about its issuers.
+    pub(crate) fn too_wide(&self, trusted: &PolicyIssuers) -> Vec<&'static str> {
+        let policy = Policy(Arc::new(Node::Rule(Box::new(self.rule.clone()))));
+        too_wide(&policy, trusted)
     }
 }
 
-fn members(entries: &[MemberEntry]) -> Result<Members, PolicyError> {
+impl PartialEq for PolicyContent {
+    fn eq(&self, other: &Self) -> bool {
+        changes::is_same(&self.rule, &other.rule) && self.config.has_same_issuers(&other.config)
+    }
+}
+
+fn texts(members: &Members) -> Vec<String> {
+    let names = members.names();
+    names
+        .iter()
+        .map(|name| MemberName::as_str(name).to_owned())
+        .collect()
+}
+
+/// A member in a file, and the issuer in whose list it is.
+struct ListedMember<'c> {
+    issuer: Option<&'c Positioned<String>>,
+    member: &'c Positioned<String>,
+}
+
+impl ListedMember<'_> {
+    fn parse(&self) -> Result<Members, PolicyError> {
+        let issuer = self.issuer.map(|issuer| issuer.value.clone());
+        Members::parse(issuer, [&self.member.value])
+    }
+
+    /// Returns the position of an error: that of the issuer, if the issuer itself is wrong, or that of the member.
+    fn position_of(&self, error: &PolicyError) -> Position {
+        match (error, self.issuer) {
+            (
+                PolicyError::UntrustedIssuer { issuer, .. }
+                | PolicyError::InvalidIssuer { issuer, .. },
+                Some(own),
+            ) if *issuer == own.value => own.position,
+            _ => self.member.position,
+        }
+    }
+}
+
+/// Returns each member of a list, and of the lists of issuers in it.
+fn each_member(entries: &[MemberEntry]) -> impl Iterator<Item = ListedMember<'_>> {
+    entries.iter().flat_map(|entry| {
+        let (issuer, members) = match entry {
+            MemberEntry::Member(member) => (None, std::slice::from_ref(member)),
+            MemberEntry::OfIssuer(of) => (Some(&of.issuer), of.members.as_slice()),
+        };
+        members
+            .iter()
+            .map(move |member| ListedMember { issuer, member })
+    })
+}
+
+fn members(entries: &[MemberEntry]) -> Result<Members, ContentError> {
     let mut all = Members::default();
-    for entry in entries {
-        all.add(match entry {
-            MemberEntry::Member(member) => Members::parse(None, [member])?,
-            MemberEntry::OfIssuer(of) => Members::parse(Some(of.issuer.clone()), &of.members)?,
-        });
+    for member in each_member(entries) {
+        all.add(
+            member
+                .parse()
+                .map_err(|error| ContentError::from_policy(member.position_of(&error), error))?,
+        );
     }
     Ok(all)
 }
@@ -280,8 +453,8 @@ mod tests {
         }
     }
 
-    fn content(text: &str) -> Content {
-        Content::parse(text.as_bytes()).unwrap()
+    fn content(text: &str) -> PolicyContent {
+        PolicyContent::parse(text.as_bytes()).unwrap()
     }
 
     /// Returns a state that has accepted this content.

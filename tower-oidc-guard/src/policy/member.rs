@@ -36,15 +36,15 @@ enum Fault {
     Invalid(String),
 }
 
-const ANYONE: &str = "allUsers";
-const ANY_VERIFIED: &str = "allAuthenticatedUsers";
-const CLUSTER_USERS: &str = "system:authenticated";
-const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
-const NAMESPACE_PREFIX: &str = "system:serviceaccounts:";
+pub(super) const ANYONE: &str = "allUsers";
+pub(super) const ANY_VERIFIED: &str = "allAuthenticatedUsers";
+pub(super) const CLUSTER_USERS: &str = "system:authenticated";
+pub(super) const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
+pub(super) const NAMESPACE_PREFIX: &str = "system:serviceaccounts:";
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
-const PRINCIPAL_PREFIX: &str = "principal:";
-const GOOGLE_ACCOUNT_PREFIX: &str = "serviceAccount:";
-const USER_PREFIX: &str = "user:";
+pub(super) const PRINCIPAL_PREFIX: &str = "principal:";
+pub(super) const GOOGLE_ACCOUNT_PREFIX: &str = "serviceAccount:";
+pub(super) const USER_PREFIX: &str = "user:";
 
 const NAMESPACE_FORM: &str = "system:serviceaccounts:<namespace>";
 const ACCOUNT_FORM: &str = "system:serviceaccount:<namespace>:<name>";
@@ -346,13 +346,24 @@ fn service_accounts(text: &str) -> Vec<String> {
 }
 
 /// Returns whether two words differ only in case and in one or two letters.
-pub(super) fn is_close(text: &str, word: &str) -> bool {
+pub(crate) fn is_close(text: &str, word: &str) -> bool {
     let allowed = if word.len() <= 6 { 1 } else { 2 };
     text.len().abs_diff(word.len()) <= allowed
         && distance(
             text.to_ascii_lowercase().as_bytes(),
             word.to_ascii_lowercase().as_bytes(),
         ) <= allowed
+}
+
+/// Returns whether two names differ only in case and in up to two letters, or in the order of two.
+#[cfg(feature = "policy-file")]
+pub(crate) fn is_similar(text: &str, name: &str) -> bool {
+    const ALLOWED: usize = 2;
+    text.len().abs_diff(name.len()) <= ALLOWED
+        && distance(
+            text.to_ascii_lowercase().as_bytes(),
+            name.to_ascii_lowercase().as_bytes(),
+        ) <= ALLOWED
 }
 
 /// Returns the Levenshtein distance.

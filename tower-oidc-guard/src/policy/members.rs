@@ -3,10 +3,17 @@
 mod near;
 
 use std::borrow::Cow;
+#[cfg(feature = "policy-file")]
+use std::collections::BTreeSet;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::PolicyError;
+#[cfg(feature = "policy-file")]
+use super::member::{
+    ANY_VERIFIED, ANYONE, CLUSTER_USERS, GOOGLE_ACCOUNT_PREFIX, NAMESPACE_PREFIX, PRINCIPAL_PREFIX,
+    SERVICE_ACCOUNTS, USER_PREFIX,
+};
 use super::member::{Member, is_email, service_account};
 use super::resolved::PolicyIssuers;
 use crate::identity::{Identity, Platform};
@@ -23,7 +30,6 @@ pub(super) struct Members {
     of_issuers: HashMap<Option<String>, IssuerMembers>,
     /// Subjects by issuer.
     principals: HashMap<String, HashSet<String>>,
-    count: usize,
 }
 
 /// The members of one issuer.
@@ -67,7 +73,6 @@ impl Members {
     pub(super) fn anyone() -> Self {
         Self {
             anyone: true,
-            count: 1,
             ..Self::default()
         }
     }
@@ -77,7 +82,6 @@ impl Members {
             member: member.to_owned(),
             issuer: issuer.clone(),
         };
-        self.count += 1;
         match (Member::parse(member)?, issuer) {
             // A caller without a token has no issuer.
             (Member::Anyone, Some(issuer)) => return Err(not_of(issuer)),
@@ -125,7 +129,6 @@ impl Members {
     pub(super) fn add(&mut self, other: Self) {
         self.anyone |= other.anyone;
         self.any_verified |= other.any_verified;
-        self.count += other.count;
         for (issuer, subjects) in other.principals {
             self.principals.entry(issuer).or_default().extend(subjects);
         }
@@ -140,14 +143,43 @@ impl Members {
         }
     }
 
-    /// Returns the number of members.
+    /// Returns the number of different members.
     pub(super) fn len(&self) -> usize {
-        self.count
+        let of_issuers = self.of_issuers.values().map(IssuerMembers::count);
+        let principals = self.principals.values().map(HashSet::len);
+        usize::from(self.anyone)
+            + usize::from(self.any_verified)
+            + of_issuers.chain(principals).sum::<usize>()
     }
 
     /// Returns whether the set has no member.
     pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+        !self.anyone
+            && !self.any_verified
+            && self.of_issuers.is_empty()
+            && self.principals.is_empty()
+    }
+
+    /// Returns the members as text, each with its issuer if it is in the list of one. Members that are equal are returned once.
+    #[cfg(feature = "policy-file")]
+    pub(super) fn names(&self) -> BTreeSet<MemberName> {
+        let mut names = BTreeSet::new();
+        if self.anyone {
+            names.insert(MemberName::new(Reach::Anyone, ANYONE, None));
+        }
+        if self.any_verified {
+            names.insert(MemberName::new(Reach::AnyVerified, ANY_VERIFIED, None));
+        }
+        for (issuer, of) in &self.of_issuers {
+            of.add_names(issuer.as_deref(), &mut names);
+        }
+        for (issuer, subjects) in &self.principals {
+            names.extend(subjects.iter().map(|subject| {
+                let principal = format!("{PRINCIPAL_PREFIX}{issuer}#{subject}");
+                MemberName::new(Reach::Some, &principal, None)
+            }));
+        }
+        names
     }
 
     /// Returns whether `allUsers` is a member.
@@ -270,7 +302,81 @@ impl Members {
     }
 }
 
+/// A member as text. Ordered by the number of callers that it can match, with the largest first, and then by its text.
+#[cfg(feature = "policy-file")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MemberName {
+    reach: Reach,
+    text: String,
+}
+
+/// The callers that a member can match.
+#[cfg(feature = "policy-file")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    Anyone,
+    AnyVerified,
+    AnyOfIssuer,
+    Some,
+}
+
+#[cfg(feature = "policy-file")]
+impl MemberName {
+    fn new(reach: Reach, member: &str, issuer: Option<&str>) -> Self {
+        let member = text::quoted_if_needed(member);
+        let text = match issuer {
+            Some(issuer) => format!("{member} of {}", text::quoted_if_needed(issuer)),
+            None => member.into_owned(),
+        };
+        Self { reach, text }
+    }
+
+    /// Returns the text, in which everything but printable ASCII is escaped.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
 impl IssuerMembers {
+    fn count(&self) -> usize {
+        usize::from(self.any_verified)
+            + usize::from(self.cluster_users)
+            + usize::from(self.service_accounts)
+            + self.namespaces.len()
+            + self.subjects.len()
+            + self.emails.len()
+    }
+
+    #[cfg(feature = "policy-file")]
+    fn add_names(&self, issuer: Option<&str>, names: &mut BTreeSet<MemberName>) {
+        let mut add = |reach, member: &str| {
+            names.insert(MemberName::new(reach, member, issuer));
+        };
+        if self.any_verified {
+            add(Reach::AnyOfIssuer, ANY_VERIFIED);
+        }
+        if self.cluster_users {
+            add(Reach::AnyOfIssuer, CLUSTER_USERS);
+        }
+        if self.service_accounts {
+            add(Reach::AnyOfIssuer, SERVICE_ACCOUNTS);
+        }
+        for namespace in &self.namespaces {
+            add(Reach::Some, &format!("{NAMESPACE_PREFIX}{namespace}"));
+        }
+        for subject in &self.subjects {
+            add(Reach::Some, subject);
+        }
+        for email in &self.emails {
+            let prefix = if email.ends_with("gserviceaccount.com") {
+                GOOGLE_ACCOUNT_PREFIX
+            } else {
+                USER_PREFIX
+            };
+            add(Reach::Some, &format!("{prefix}{email}"));
+        }
+    }
+
     fn is_kubernetes(&self) -> bool {
         self.cluster_users || self.names_service_accounts()
     }
@@ -355,6 +461,6 @@ fn unverified_email(caller: &Identity) -> String {
 
 impl fmt::Debug for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} members", self.count)
+        write!(f, "{} members", self.len())
     }
 }

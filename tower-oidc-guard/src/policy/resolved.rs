@@ -1,10 +1,15 @@
 //! Resolves a policy against the issuers that a guard trusts.
 
 use std::sync::Arc;
+#[cfg(feature = "policy-file")]
+use std::sync::{Mutex, PoisonError, Weak};
 
+#[cfg(feature = "policy-file")]
+use super::PolicyHealth;
 use super::outcome::Outcome;
 use super::{Decision, Node, Policy, PolicyError};
 use crate::identity::{Identity, Platform};
+use crate::telemetry;
 use crate::text::is_invisible;
 
 /// The issuers that a guard trusts, as policies refer to them.
@@ -96,19 +101,109 @@ pub(super) type Registration = Arc<PolicyIssuers>;
 
 /// A policy whose members and audiences all belong to issuers that the guard trusts.
 #[derive(Debug, Clone)]
-pub(crate) struct ResolvedPolicy(Arc<Inner>);
+pub(crate) struct ResolvedPolicy {
+    installed: Arc<Installed>,
+    /// The policies of the guard and of its layers.
+    #[cfg(feature = "policy-file")]
+    of_guard: Arc<Mutex<Vec<Weak<Installed>>>>,
+}
 
+/// A policy with the issuers that it has been checked against.
 #[derive(Debug)]
-struct Inner {
-    policy: Policy,
+pub(super) struct Installed {
+    pub(super) policy: Policy,
+    #[cfg(feature = "policy-file")]
+    pub(super) trusted: PolicyIssuers,
     /// One for each file that the policy comes from.
     #[cfg(feature = "policy-file")]
     _registrations: Vec<Registration>,
 }
 
 impl ResolvedPolicy {
-    /// Resolves a policy.
+    /// Resolves the policy of a guard.
     pub(crate) fn new(policy: Policy, trusted: &PolicyIssuers) -> Result<Self, PolicyError> {
+        let installed = Installed::new(policy, trusted)?;
+        Ok(Self {
+            #[cfg(feature = "policy-file")]
+            of_guard: Arc::new(Mutex::new(vec![Arc::downgrade(&installed)])),
+            installed,
+        })
+    }
+
+    /// Resolves the policy of a further layer of the same guard.
+    pub(crate) fn for_layer(
+        &self,
+        policy: Policy,
+        trusted: &PolicyIssuers,
+    ) -> Result<Self, PolicyError> {
+        let installed = Installed::new(policy, trusted)?;
+        #[cfg(feature = "policy-file")]
+        {
+            let mut all = self.of_guard.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|policy| policy.strong_count() > 0);
+            all.push(Arc::downgrade(&installed));
+        }
+        Ok(Self {
+            installed,
+            #[cfg(feature = "policy-file")]
+            of_guard: self.of_guard.clone(),
+        })
+    }
+
+    /// Returns the status of each file in the policies of the guard and of its existing layers: one for each path, and if there
+    /// are several for a path, one with an error if there is one.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn file_health(&self) -> Vec<PolicyHealth> {
+        let policies: Vec<_> = {
+            let all = self.of_guard.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().filter_map(Weak::upgrade).collect()
+        };
+        let mut files: Vec<PolicyHealth> = Vec::new();
+        for file in policies.iter().flat_map(|policy| policy.policy.files()) {
+            let health = file.health();
+            match files.iter_mut().find(|other| other.path == health.path) {
+                Some(other) if other.last_error.is_none() => *other = health,
+                Some(_) => {}
+                None => files.push(health),
+            }
+        }
+        files
+    }
+
+    /// Returns the policy that was resolved.
+    pub(crate) fn as_policy(&self) -> &Policy {
+        &self.installed.policy
+    }
+
+    /// Returns whether a caller is allowed.
+    pub(crate) fn allows(&self, caller: &Identity) -> bool {
+        matches!(
+            self.installed.policy.decide::<()>(Some(caller)),
+            Outcome::Allowed(())
+        )
+    }
+
+    /// Returns whether a request without a token is allowed.
+    pub(crate) fn allows_anonymous(&self) -> bool {
+        matches!(
+            self.installed.policy.decide::<()>(None),
+            Outcome::Allowed(())
+        )
+    }
+
+    /// Returns the decision on a request without a token, with its reason.
+    pub(crate) fn explain_anonymous(&self) -> Decision {
+        self.installed.policy.decide::<String>(None).into()
+    }
+
+    /// Returns the decision on a caller, with its reason.
+    pub(crate) fn explain(&self, caller: &Identity) -> Decision {
+        self.installed.policy.explain(caller)
+    }
+}
+
+impl Installed {
+    fn new(policy: Policy, trusted: &PolicyIssuers) -> Result<Arc<Self>, PolicyError> {
         #[cfg(feature = "policy-file")]
         let registrations = {
             let mut registrations = Vec::new();
@@ -119,40 +214,21 @@ impl ResolvedPolicy {
             registrations
         };
         check_issuers(&policy, trusted)?;
-        warn_if_too_wide(&policy, trusted);
-        Ok(Self(Arc::new(Inner {
+        for warning in too_wide(&policy, trusted) {
+            telemetry::record_too_wide(None, warning);
+        }
+        let installed = Arc::new(Self {
             policy,
             #[cfg(feature = "policy-file")]
+            trusted: trusted.clone(),
+            #[cfg(feature = "policy-file")]
             _registrations: registrations,
-        })))
-    }
-
-    /// Returns the policy that was resolved.
-    pub(crate) fn as_policy(&self) -> &Policy {
-        &self.0.policy
-    }
-
-    /// Returns whether a caller is allowed.
-    pub(crate) fn allows(&self, caller: &Identity) -> bool {
-        matches!(
-            self.0.policy.decide::<()>(Some(caller)),
-            Outcome::Allowed(())
-        )
-    }
-
-    /// Returns whether a request without a token is allowed.
-    pub(crate) fn allows_anonymous(&self) -> bool {
-        matches!(self.0.policy.decide::<()>(None), Outcome::Allowed(()))
-    }
-
-    /// Returns the decision on a request without a token, with its reason.
-    pub(crate) fn explain_anonymous(&self) -> Decision {
-        self.0.policy.decide::<String>(None).into()
-    }
-
-    /// Returns the decision on a caller, with its reason.
-    pub(crate) fn explain(&self, caller: &Identity) -> Decision {
-        self.0.policy.explain(caller)
+        });
+        #[cfg(feature = "policy-file")]
+        for file in installed.policy.files() {
+            file.install(&installed);
+        }
+        Ok(installed)
     }
 }
 
@@ -174,18 +250,20 @@ fn check_issuers(policy: &Policy, trusted: &PolicyIssuers) -> Result<(), PolicyE
     }
 }
 
-/// Logs a warning for a policy that allows more, or less, than its author may expect.
-fn warn_if_too_wide(policy: &Policy, trusted: &PolicyIssuers) {
+/// Returns warnings about a policy that allows more, or less, than its author may expect.
+pub(super) fn too_wide(policy: &Policy, trusted: &PolicyIssuers) -> Vec<&'static str> {
+    let mut warnings = Vec::new();
     if allows_everyone_of_google(policy, trusted) {
-        tracing::warn!(
-            "the policy allows allAuthenticatedUsers, and Google is a trusted issuer: anyone on the internet can get such a token"
+        warnings.push(
+            "the policy allows allAuthenticatedUsers, and Google is a trusted issuer: anyone on the internet can get such a token",
         );
     }
     if policy.allows_anyone() && policy.denies(None) {
-        tracing::warn!(
-            "the policy allows allUsers and has a deny list: requests without a token are rejected, because a denied caller could leave its token out"
+        warnings.push(
+            "the policy allows allUsers and has a deny list: requests without a token are rejected, because a denied caller could leave its token out",
         );
     }
+    warnings
 }
 
 fn allows_everyone_of_google(policy: &Policy, trusted: &PolicyIssuers) -> bool {

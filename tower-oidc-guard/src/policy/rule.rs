@@ -115,12 +115,7 @@ impl Rule {
     /// Checks everything that can be checked without the trusted issuers.
     pub(super) fn check_syntax(&self) -> Result<(), PolicyError> {
         for audience in &self.audiences {
-            if let Some(reason) = text::audience_fault(audience) {
-                return Err(PolicyError::InvalidAudience {
-                    audience: audience.clone(),
-                    reason,
-                });
-            }
+            check_audience(audience)?;
         }
         if let Some((name, reason)) = self.claims.first_invalid() {
             return Err(PolicyError::InvalidClaim {
@@ -150,15 +145,14 @@ impl Rule {
     }
 }
 
-/// Conditions cannot be compared, so a rule with conditions equals no other.
-impl PartialEq for Rule {
-    fn eq(&self, other: &Self) -> bool {
-        self.allowed == other.allowed
-            && self.denied == other.denied
-            && self.claims == other.claims
-            && self.audiences == other.audiences
-            && self.conditions.is_empty()
-            && other.conditions.is_empty()
+/// Checks that a token can have an audience.
+pub(super) fn check_audience(audience: &str) -> Result<(), PolicyError> {
+    match text::audience_fault(audience) {
+        None => Ok(()),
+        Some(reason) => Err(PolicyError::InvalidAudience {
+            audience: audience.to_owned(),
+            reason,
+        }),
     }
 }
 

@@ -300,7 +300,10 @@ async fn null_or_empty_fields_are_errors_that_name_the_field() {
             "tenant",
         ),
         (format!("{ALLOW}---\ndeny: [\"{GKE_SA}\"]\n"), "document"),
-        ("allow: allAuthenticatedUsers\n".to_owned(), "sequence"),
+        (
+            "allow: allAuthenticatedUsers\n".to_owned(),
+            "must be a list",
+        ),
         (
             format!("{ALLOW}deny: [{{ members: [\"{GKE_SA}\"] }}]\n"),
             "issuer",

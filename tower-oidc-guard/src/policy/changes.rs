@@ -1,0 +1,336 @@
+//! Describes how the policy of a file has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::members::{MemberName, Members};
+use super::rule::Rule;
+use crate::text::quoted_if_needed;
+
+/// The most changes that a log event lists.
+const MAX_LISTED: usize = 20;
+
+/// The differences between two versions of a policy. Order, duplicates and formatting make no difference.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct PolicyChanges {
+    all: Vec<String>,
+    /// The changes by which the policy may allow more callers.
+    widening: Vec<String>,
+}
+
+/// Whether a change may allow more callers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Wider,
+    Narrower,
+}
+
+impl PolicyChanges {
+    /// Compares two versions of a policy.
+    pub(super) fn between(old: &Rule, new: &Rule) -> Self {
+        let mut changes = Self::default();
+        changes.compare_members("", &old.allowed, &new.allowed, Effect::Wider);
+        changes.compare_members("deny ", &old.denied, &new.denied, Effect::Narrower);
+        changes.compare_audiences(&audiences(old), &audiences(new));
+        changes.compare_claims(old, new);
+        changes
+    }
+
+    /// Adds a change that does not affect which callers are allowed.
+    pub(super) fn add_note(&mut self, note: &str) {
+        self.all.push(note.to_owned());
+    }
+
+    /// Returns the changes as text.
+    pub(super) fn summary(&self) -> String {
+        listed(&self.all)
+    }
+
+    /// Returns the changes by which the policy may allow more callers, or `None` if there are none.
+    pub(super) fn widening(&self) -> Option<String> {
+        (!self.widening.is_empty()).then(|| listed(&self.widening))
+    }
+
+    fn add(&mut self, change: String, effect: Effect) {
+        if effect == Effect::Wider {
+            self.widening.push(change.clone());
+        }
+        self.all.push(change);
+    }
+
+    /// Compares two lists of members. `if_added` is the effect of a further member.
+    fn compare_members(&mut self, list: &str, old: &Members, new: &Members, if_added: Effect) {
+        let (old, new) = (old.names(), new.names());
+        let if_removed = match if_added {
+            Effect::Wider => Effect::Narrower,
+            Effect::Narrower => Effect::Wider,
+        };
+        for member in new.difference(&old).map(MemberName::as_str) {
+            self.add(format!("+ {list}{member}"), if_added);
+        }
+        for member in old.difference(&new).map(MemberName::as_str) {
+            self.add(format!("- {list}{member}"), if_removed);
+        }
+    }
+
+    fn compare_audiences(&mut self, old: &BTreeSet<&str>, new: &BTreeSet<&str>) {
+        if old == new {
+            return;
+        }
+        if old.is_empty() || new.is_empty() {
+            let effect = if new.is_empty() {
+                Effect::Wider
+            } else {
+                Effect::Narrower
+            };
+            let change = format!("audiences: {} -> {}", any_of(old), any_of(new));
+            self.add(change, effect);
+            return;
+        }
+        for audience in new.difference(old) {
+            let change = format!("audiences: + {}", quoted_if_needed(audience));
+            self.add(change, Effect::Wider);
+        }
+        for audience in old.difference(new) {
+            let change = format!("audiences: - {}", quoted_if_needed(audience));
+            self.add(change, Effect::Narrower);
+        }
+    }
+
+    fn compare_claims(&mut self, old: &Rule, new: &Rule) {
+        let (old, new) = (claims(old), claims(new));
+        let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+        for name in names {
+            let quoted = quoted_if_needed(name);
+            match (old.get(name), new.get(name)) {
+                (Some(before), Some(after)) if before == after => {}
+                // Callers with the new value were not allowed before.
+                (Some(before), Some(after)) => {
+                    let (before, after) = (claim_value(before), claim_value(after));
+                    self.add(
+                        format!("claims: {quoted} {before} -> {after}"),
+                        Effect::Wider,
+                    );
+                }
+                (Some(before), None) => {
+                    let before = claim_value(before);
+                    self.add(format!("claims: - {quoted} {before}"), Effect::Wider);
+                }
+                (None, Some(after)) => {
+                    let after = claim_value(after);
+                    self.add(format!("claims: + {quoted} {after}"), Effect::Narrower);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+/// Returns whether two policies without conditions allow and deny the same callers by the same lists.
+pub(super) fn is_same(old: &Rule, new: &Rule) -> bool {
+    old.allowed == new.allowed
+        && old.denied == new.denied
+        && audiences(old) == audiences(new)
+        && claims(old) == claims(new)
+}
+
+fn audiences(rule: &Rule) -> BTreeSet<&str> {
+    rule.audiences.iter().map(String::as_str).collect()
+}
+
+fn claims(rule: &Rule) -> BTreeMap<&str, &Value> {
+    rule.claims.iter().collect()
+}
+
+fn any_of(audiences: &BTreeSet<&str>) -> String {
+    if audiences.is_empty() {
+        return "any".to_owned();
+    }
+    let quoted: Vec<_> = audiences
+        .iter()
+        .map(|audience| quoted_if_needed(audience).into_owned())
+        .collect();
+    listed(&quoted)
+}
+
+/// Returns the required value of a claim as text: that of a string without quotes if it needs none.
+fn claim_value(value: &Value) -> String {
+    match value {
+        Value::String(text) => quoted_if_needed(text).into_owned(),
+        other => quoted_if_needed(&other.to_string()).into_owned(),
+    }
+}
+
+/// Joins the first changes, and states how many more there are.
+fn listed(changes: &[String]) -> String {
+    let shown = changes.get(..MAX_LISTED).unwrap_or(changes);
+    let text = shown.join(", ");
+    match changes.len() - shown.len() {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::PolicyContent;
+    use super::*;
+
+    /// Returns the text of all changes and of the widening ones.
+    fn changes(old: &str, new: &str) -> (String, Option<String>) {
+        let parse = |text: &str| PolicyContent::parse(text.as_bytes()).unwrap();
+        let (old, new) = (parse(old), parse(new));
+        let changes = PolicyChanges::between(old.rule(), new.rule());
+        assert_eq!(
+            changes.all.is_empty(),
+            is_same(old.rule(), new.rule()),
+            "{changes:?}"
+        );
+        (changes.summary(), changes.widening())
+    }
+
+    #[test]
+    fn each_kind_of_change_is_described_and_widening_ones_are_marked() {
+        let of = "issuer: \"https://c.example\"";
+        for (old, new, all, widening) in [
+            ("allow: []", "allow: [allUsers]", "+ allUsers", true),
+            ("allow: [allUsers]", "allow: []", "- allUsers", false),
+            (
+                "allow: [\"user:A@example.com\"]",
+                "allow: [\"serviceAccount:p@p.iam.gserviceaccount.com\"]",
+                "+ serviceAccount:p@p.iam.gserviceaccount.com, - user:a@example.com",
+                true,
+            ),
+            (
+                "allow: []",
+                &format!(
+                    "allow: [{{ {of}, members: [allAuthenticatedUsers, \"system:serviceaccounts:shop\"] }}]"
+                ),
+                "+ allAuthenticatedUsers of https://c.example, + system:serviceaccounts:shop of https://c.example",
+                true,
+            ),
+            (
+                "allow: [\"principal:https://c.example#a, \u{e9}\"]",
+                "allow: []",
+                "- \"principal:https://c.example#a, \\u{e9}\"",
+                false,
+            ),
+            (
+                "allow: []",
+                "allow: []\ndeny: [\"system:serviceaccount:shop:legacy\"]",
+                "+ deny system:serviceaccount:shop:legacy",
+                false,
+            ),
+            (
+                "allow: []\ndeny: [\"system:authenticated\"]",
+                "allow: []",
+                "- deny system:authenticated",
+                true,
+            ),
+            (
+                "allow: []",
+                "allow: []\naudiences: [b, a]",
+                "audiences: any -> a, b",
+                false,
+            ),
+            (
+                "allow: []\naudiences: [a]",
+                "allow: []",
+                "audiences: a -> any",
+                true,
+            ),
+            (
+                "allow: []\naudiences: [a]",
+                "allow: []\naudiences: [a, \"https://b\"]",
+                "audiences: + https://b",
+                true,
+            ),
+            (
+                "allow: []\naudiences: [a, b]",
+                "allow: []\naudiences: [a]",
+                "audiences: - b",
+                false,
+            ),
+            (
+                "allow: []\nclaims: { hd: example.com }",
+                "allow: []\nclaims: { hd: example.org }",
+                "claims: hd example.com -> example.org",
+                true,
+            ),
+            (
+                "allow: []",
+                "allow: []\nclaims: { roles: [a, b] }",
+                "claims: + roles \"[\\\"a\\\",\\\"b\\\"]\"",
+                false,
+            ),
+            (
+                "allow: []\nclaims: { n: 1, hd: \"a b\" }",
+                "allow: []\nclaims: { n: 1 }",
+                "claims: - hd \"a b\"",
+                true,
+            ),
+        ] {
+            let expected = (all.to_owned(), widening);
+            let (text, wider) = changes(old, new);
+            assert_eq!((text, wider.is_some()), expected, "{old} -> {new}");
+        }
+    }
+
+    #[test]
+    fn only_the_widening_part_of_a_change_is_listed_as_such() {
+        let (all, widening) = changes(
+            "allow: [\"system:serviceaccount:shop:web\"]\nclaims: { hd: example.com }",
+            "allow: [allUsers]\ndeny: [\"system:serviceaccount:shop:legacy\"]\nclaims: { hd: example.com }",
+        );
+        assert_eq!(
+            all,
+            "+ allUsers, - system:serviceaccount:shop:web, + deny system:serviceaccount:shop:legacy"
+        );
+        assert_eq!(widening.as_deref(), Some("+ allUsers"));
+    }
+
+    #[test]
+    fn order_duplicates_and_formatting_are_no_change() {
+        for (old, new) in [
+            (
+                "allow: [\"user:a@b.example\", allUsers]",
+                "allow:\n- allUsers\n- serviceAccount:A@b.example\n- allUsers\n",
+            ),
+            (
+                "allow: []\naudiences: [a, b]",
+                "{ \"audiences\": [\"b\", \"a\", \"b\"], \"allow\": [] }",
+            ),
+            (
+                "allow: []\nclaims: { a: { x: 1, y: 2 }, b: 1 }",
+                "allow: []\nclaims: { b: 1, a: { y: 2, x: 1 } }",
+            ),
+            (
+                "allow: [\"principal:https://c.example#a\"]",
+                "allow: [{ issuer: \"https://c.example\", members: [\"principal:https://c.example#a\"] }]",
+            ),
+        ] {
+            assert_eq!(changes(old, new), (String::new(), None), "{old} -> {new}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_listed_changes_is_bounded_and_the_widest_members_come_first() {
+        let members: Vec<_> = (0..330)
+            .map(|number| format!("\"system:serviceaccount:a:b{number:03}\""))
+            .collect();
+        let new = format!(
+            "allow: [{}, allUsers, allAuthenticatedUsers]",
+            members.join(", ")
+        );
+        let (all, widening) = changes("allow: []", &new);
+        assert!(
+            all.starts_with(
+                "+ allUsers, + allAuthenticatedUsers, + system:serviceaccount:a:b000, "
+            ),
+            "{all}"
+        );
+        assert!(all.ends_with("b017 and 312 more"), "{all}");
+        assert_eq!(widening, Some(all));
+    }
+}
