@@ -1,5 +1,6 @@
 //! The server: an open path and guarded ones, behind a platform gate if one is configured.
 
+mod check_policy;
 pub mod command_line;
 mod explain;
 mod gate;
@@ -18,6 +19,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+pub use self::check_policy::{PolicyValidity, check_policy};
 pub use self::explain::{Admission, explain};
 pub use self::gate::Gate;
 pub(crate) use self::guard::google_issuer;

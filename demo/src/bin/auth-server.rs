@@ -3,9 +3,11 @@
 
 use std::process::ExitCode;
 
-use demo::server::command_line::{ExplainSettings, ServerCommand, ServerCommandLine};
+use demo::server::command_line::{
+    CheckPolicySettings, ExplainSettings, ServerCommand, ServerCommandLine,
+};
 use demo::server::settings::ServerSettings;
-use demo::server::{self, Admission, Metrics};
+use demo::server::{self, Admission, Metrics, PolicyValidity};
 use demo::signals::{self, Shutdown};
 use demo::{Error, arguments, output};
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     shutdown.set_startup_exit_code(EXIT_UNUSABLE);
     let result = match command {
         ServerCommand::Explain(settings) => explain(settings),
+        ServerCommand::CheckPolicy(settings) => check_policy(&settings),
     };
     result.unwrap_or_else(|error| failed(&error, EXIT_UNUSABLE))
 }
@@ -49,5 +52,12 @@ fn explain(settings: ExplainSettings) -> Result<ExitCode, Error> {
     Ok(match signals::block_on(server::explain(settings))?? {
         Admission::Admitted => ExitCode::SUCCESS,
         Admission::Rejected => ExitCode::FAILURE,
+    })
+}
+
+fn check_policy(settings: &CheckPolicySettings) -> Result<ExitCode, Error> {
+    Ok(match server::check_policy(settings)? {
+        PolicyValidity::Valid => ExitCode::SUCCESS,
+        PolicyValidity::Invalid => ExitCode::FAILURE,
     })
 }

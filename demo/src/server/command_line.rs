@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::settings::ServerSettings;
+use crate::arguments::parse_item;
 
 /// Serves / to any caller, and /private and /whoami to callers with a valid token from a trusted issuer.
 ///
@@ -36,6 +37,40 @@ pub enum ServerCommand {
     /// does not listen. The token is never printed. The exit code is 0 if a request with the token would be admitted, 1 if not,
     /// and 2 if the settings are invalid or the token cannot be read.
     Explain(ExplainSettings),
+
+    /// Checks a policy file, and prints what it allows.
+    ///
+    /// Neither listens nor fetches anything. The exit code is 0 if the file is valid, 1 if it is not or cannot be read, and 2 if
+    /// the settings are invalid. An error is printed as FILE:LINE:COLUMN and a reason.
+    CheckPolicy(CheckPolicySettings),
+}
+
+/// The arguments of `auth-server check-policy`.
+#[derive(Debug, Args)]
+pub struct CheckPolicySettings {
+    /// The policy file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// An issuer that the server trusts, as in the settings of the server. If this and --audience are set, the members and
+    /// audiences of the policy must belong to these issuers.
+    #[arg(
+        long,
+        env = "ID_ISSUER",
+        value_name = "ISSUER",
+        value_delimiter = ',',
+        value_parser = parse_item
+    )]
+    pub issuer: Vec<String>,
+
+    /// An audience that the server accepts, as in the settings of the server.
+    #[arg(
+        long,
+        env = "JWT_AUDIENCE",
+        value_delimiter = ',',
+        value_parser = parse_item
+    )]
+    pub audience: Vec<String>,
 }
 
 /// The arguments of `auth-server explain`.

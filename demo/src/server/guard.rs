@@ -49,19 +49,27 @@ fn ready_when(items: &[String], labels: &[(&str, String)]) -> ReadyWhen {
     }
 }
 
-/// Returns the issuer that a value of `--issuer` describes.
+/// Builds a guard that trusts these issuers for these audiences, to check policies against. It accepts plain http for issuers on
+/// loopback addresses, because nothing is fetched.
+pub(super) fn build_for_checks(
+    issuers: &[String],
+    audiences: &[String],
+) -> Result<OidcGuard, Error> {
+    let mut builder = OidcGuard::builder().any_verified_caller();
+    for value in issuers {
+        let mut issuer = named_issuer(value, None, || Ok(Issuer::in_cluster()?))?;
+        if value != "kubernetes" {
+            issuer = issuer.insecure_loopback_http();
+        }
+        builder = builder.issuer(audiences.iter().fold(issuer, Issuer::audience));
+    }
+    Ok(builder.build()?)
+}
+
+/// Returns the issuer that a value of `--issuer` describes, with the settings of the server.
 fn issuer(value: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
-    let mut issuer = match value.split_once(':') {
-        None if value == "kubernetes" => in_cluster_issuer(settings)?,
-        None if value == "google" => google_issuer(settings.gate.google_keys_url.as_deref()),
-        Some(("gke", cluster)) => match cluster.split('/').collect::<Vec<_>>()[..] {
-            [project, location, cluster] => Issuer::gke(project, location, cluster),
-            _ => return Err(Error::Issuer(value.to_owned())),
-        },
-        Some(("oidc", url)) => Issuer::oidc(validated_url(value, url)?),
-        Some(("https" | "http", _)) => Issuer::kubernetes(validated_url(value, value)?),
-        _ => return Err(Error::Issuer(value.to_owned())),
-    };
+    let google_keys_url = settings.gate.google_keys_url.as_deref();
+    let mut issuer = named_issuer(value, google_keys_url, || in_cluster_issuer(settings))?;
     // The API server of the cluster is always contacted over https.
     if settings.insecure_loopback_http && value != "kubernetes" {
         issuer = issuer.insecure_loopback_http();
@@ -74,6 +82,26 @@ fn issuer(value: &str, settings: &ServerSettings) -> Result<Issuer, Error> {
     }
     let issuer = issuer.leeway(Duration::from_secs(settings.leeway));
     Ok(settings.audience.iter().fold(issuer, Issuer::audience))
+}
+
+/// Returns the issuer that a value of `--issuer` describes.
+fn named_issuer(
+    value: &str,
+    google_keys_url: Option<&str>,
+    in_cluster: impl FnOnce() -> Result<Issuer, Error>,
+) -> Result<Issuer, Error> {
+    let invalid = || Error::Issuer(value.to_owned());
+    match value.split_once(':') {
+        None if value == "kubernetes" => in_cluster(),
+        None if value == "google" => Ok(google_issuer(google_keys_url)),
+        Some(("gke", cluster)) => match cluster.split('/').collect::<Vec<_>>()[..] {
+            [project, location, cluster] => Ok(Issuer::gke(project, location, cluster)),
+            _ => Err(invalid()),
+        },
+        Some(("oidc", url)) => Ok(Issuer::oidc(validated_url(value, url)?)),
+        Some(("https" | "http", _)) => Ok(Issuer::kubernetes(validated_url(value, value)?)),
+        _ => Err(invalid()),
+    }
 }
 
 /// Returns the URL of an issuer unchanged, because a token's `iss` must equal it exactly.

@@ -5,6 +5,8 @@
 #[cfg(unix)]
 mod check;
 #[cfg(unix)]
+mod check_policy;
+#[cfg(unix)]
 mod connections;
 #[cfg(unix)]
 mod explain;
