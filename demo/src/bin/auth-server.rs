@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     };
     shutdown.set_startup_exit_code(EXIT_UNUSABLE);
     let result = match command {
-        ServerCommand::Explain(settings) => explain(settings),
+        ServerCommand::Explain(settings) => explain(*settings),
         ServerCommand::CheckPolicy(settings) => check_policy(&settings),
     };
     result.unwrap_or_else(|error| failed(&error, EXIT_UNUSABLE))

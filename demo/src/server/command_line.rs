@@ -36,7 +36,7 @@ pub enum ServerCommand {
     /// Takes the settings of the server, as flags behind `explain` or as environment variables. Fetches the issuer's keys, but
     /// does not listen. The token is never printed. The exit code is 0 if a request with the token would be admitted, 1 if not,
     /// and 2 if the settings are invalid or the token cannot be read.
-    Explain(ExplainSettings),
+    Explain(Box<ExplainSettings>),
 
     /// Checks a policy file, and prints what it allows.
     ///

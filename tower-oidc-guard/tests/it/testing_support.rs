@@ -1,5 +1,8 @@
 //! The module `testing`: its tokens have the claims of real ones, and its issuers and identities work with guards.
 
+// The document of an issuer in memory is parsed as users of openidconnect parse it.
+#![allow(clippy::disallowed_types)]
+
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -514,7 +517,7 @@ async fn paused_time_expires_tokens_and_refreshes_keys() {
     tokio::time::advance(Duration::from_secs(3)).await;
     assert!(matches!(
         guard.verifier().verify(&first).await,
-        Err(VerifyError::InvalidToken(TokenError::Expired { .. }))
+        Err(VerifyError::InvalidToken(TokenError::Expired))
     ));
     assert!(guard.verifier().verify(token()).await.is_ok());
     assert_eq!(cluster.key_fetches(), 1);
