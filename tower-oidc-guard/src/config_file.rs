@@ -7,6 +7,7 @@
 //! restriction.
 
 mod document;
+mod end;
 mod error;
 mod fields;
 mod syntax;
@@ -107,6 +108,10 @@ impl ConfigFile {
             let reason = "the file is empty; list the members that are allowed in `allow`, or write `allow: []` to allow nobody";
             return Err(ContentError::new(Position::START, reason));
         }
+        if let Some(position) = kubernetes_object(&document) {
+            let reason = "unknown field \"apiVersion\"; the file is a Kubernetes object, such as a ConfigMap. The policy is the text of one key below its `data`: save that text in a separate file, with `allow` and `deny` at the beginning of a line";
+            return Err(ContentError::new(position, reason));
+        }
         let mut fields = Fields::read(document, "the file", &FIELDS)?;
         let advice = "list the members that are allowed, or write `allow: []` to allow nobody";
         let allow = fields.take_required("allow", advice)?.into_list(
@@ -150,6 +155,17 @@ impl ConfigFile {
         let own = self.issuers.iter().map(|entry| &entry.value);
         own.eq(other.issuers.iter().map(|entry| &entry.value))
     }
+}
+
+/// Returns the position of the field `apiVersion` if there is one.
+fn kubernetes_object(document: &Node) -> Option<Position> {
+    let Content::Mapping(entries) = &document.content else {
+        return None;
+    };
+    let mut entries = entries.iter();
+    entries
+        .find(|entry| entry.name == "apiVersion")
+        .map(|entry| entry.position)
 }
 
 fn member_entries(list: Vec<Node>, name: &'static str) -> Result<Vec<MemberEntry>, ContentError> {

@@ -1,11 +1,19 @@
 //! The subcommand `check-policy`: whether a policy file is valid, and what it allows.
 
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::Path;
+
 use tower_oidc_guard::PolicyFile;
 
 use super::command_line::CheckPolicySettings;
 use super::guard;
 use crate::escape::escape;
 use crate::{Error, error_chain, output};
+
+/// The paths that stand for standard input.
+const STANDARD_INPUT: [&str; 2] = ["-", "/dev/stdin"];
+/// The most bytes that are read from standard input: as many as from a file.
+const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Whether a policy file is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +24,7 @@ pub enum PolicyValidity {
     Invalid,
 }
 
-/// Checks a policy file. Prints what it allows to standard output, or the error to standard error.
+/// Checks a policy file, or standard input for the paths `-` and `/dev/stdin`. Prints what it allows to standard output, or the error to standard error.
 ///
 /// # Errors
 ///
@@ -28,10 +36,25 @@ pub fn check_policy(settings: &CheckPolicySettings) -> Result<PolicyValidity, Er
         audience,
     } = settings;
     let has_issuers = !issuer.is_empty() && !audience.is_empty();
-    let checked = if has_issuers {
-        guard::build_for_checks(issuer, audience)?.check_policy_file(file)
+    let guard = has_issuers.then(|| guard::build_for_checks(issuer, audience));
+    let guard = guard.transpose()?;
+    let checked = if STANDARD_INPUT.iter().any(|path| file == Path::new(path)) {
+        let content = match read_standard_input() {
+            Ok(content) => content,
+            Err(error) => {
+                eprintln!("standard input could not be read: {error}");
+                return Ok(PolicyValidity::Invalid);
+            }
+        };
+        match &guard {
+            Some(guard) => guard.check_policy_content("standard input", &content),
+            None => PolicyFile::check_content("standard input", &content),
+        }
     } else {
-        PolicyFile::check(file)
+        match &guard {
+            Some(guard) => guard.check_policy_file(file),
+            None => PolicyFile::check(file),
+        }
     };
     match checked {
         Ok(summary) => {
@@ -50,4 +73,18 @@ pub fn check_policy(settings: &CheckPolicySettings) -> Result<PolicyValidity, Er
             Ok(PolicyValidity::Invalid)
         }
     }
+}
+
+fn read_standard_input() -> io::Result<Vec<u8>> {
+    let input = io::stdin();
+    if input.is_terminal() {
+        eprintln!("reading a policy from standard input; end it with a line break and Ctrl-D");
+    }
+    let mut content = Vec::new();
+    input.take(MAX_INPUT_BYTES + 1).read_to_end(&mut content)?;
+    // The rest of a policy that is cut off may restrict it.
+    if u64::try_from(content.len()).unwrap_or(u64::MAX) > MAX_INPUT_BYTES {
+        return Err(io::Error::other("it has more than 16 MiB"));
+    }
+    Ok(content)
 }

@@ -48,7 +48,7 @@ pub enum ServerCommand {
 /// The arguments of `auth-server check-policy`.
 #[derive(Debug, Args)]
 pub struct CheckPolicySettings {
-    /// The policy file.
+    /// The policy file, or `-` for standard input.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 

@@ -1,7 +1,8 @@
 //! `auth-server check-policy`.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::SERVER;
 
@@ -64,7 +65,7 @@ fn an_invalid_policy_ends_it_with_1_and_the_position_of_the_error() {
     for (content, expected) in [
         (
             "# The shop\nallow:\n  - allUsers\n  -   system:serviceacount:shop:web\n",
-            "shop.yaml:4:7: the member \"system:serviceacount:shop:web\" has no known form; did you mean \"system:serviceaccount:shop:web\"?; the documentation of `Policy` lists the forms",
+            "shop.yaml:4:7: the member \"system:serviceacount:shop:web\" has no known form; did you mean \"system:serviceaccount:shop:web\"?; the forms are allUsers, allAuthenticatedUsers, system:authenticated, system:serviceaccounts, system:serviceaccounts:<namespace>, system:serviceaccount:<namespace>:<name>, serviceAccount:<email>, user:<email> and principal:<issuer>#<subject>",
         ),
         (
             "allow:\n\t- allUsers\n",
@@ -79,6 +80,46 @@ fn an_invalid_policy_ends_it_with_1_and_the_position_of_the_error() {
     let (code, _, errors) = check(folder.path(), &["missing.yaml"], &[]);
     assert_eq!(code, Some(1));
     assert!(errors[0].contains("missing.yaml"), "{errors:?}");
+}
+
+#[test]
+fn a_policy_is_read_from_standard_input() {
+    for path in ["-", "/dev/stdin"] {
+        for (content, code, first) in [
+            (
+                "allow: [allUsers]\n",
+                0,
+                "standard input: the policy is valid",
+            ),
+            (
+                "{\"allow\":[\"allUsers\"]}, \"deny\":[\"system:serviceaccount:shop:evil\"]}",
+                1,
+                "standard input:1:23: there is more text after the closing }; the file must be one mapping",
+            ),
+        ] {
+            let mut server = Command::new(SERVER)
+                .args(["check-policy", path])
+                .env_remove("ID_ISSUER")
+                .env_remove("JWT_AUDIENCE")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut input = server.stdin.take().unwrap();
+            input.write_all(content.as_bytes()).unwrap();
+            drop(input);
+            let output = server.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{path}: {content}");
+            let text = if code == 0 {
+                output.stdout
+            } else {
+                output.stderr
+            };
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(text.lines().next(), Some(first), "{path}: {content}");
+        }
+    }
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::fmt;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::{Error, Location, Spanned};
 
+use super::end::{self, Fault};
 use super::error::{ContentError, Position};
 use super::syntax;
 
@@ -66,8 +67,15 @@ impl Node {
             budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
             alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIASED },
         };
-        let parsed: Spanned<Parsed> = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| syntax::content_error(&error, text))?;
+        let parsed: Spanned<Parsed> =
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+                match (&error, end::check(text)) {
+                    // A syntax error in a second document, such as a `,` after the line `...`.
+                    (Error::ExternalMessage { .. }, Err(Fault::MoreText(error))) => error,
+                    _ => syntax::content_error(&error, text),
+                }
+            })?;
+        end::check(text)?;
         Ok(Self::from_parsed(parsed, text))
     }
 

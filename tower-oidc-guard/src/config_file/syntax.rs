@@ -91,7 +91,7 @@ fn exceeded_limit(breach: &BudgetBreach) -> String {
 }
 
 /// Returns what is wrong with the syntax, and what to do.
-fn syntax_fault(kind: &ErrorKind) -> String {
+pub(super) fn syntax_fault(kind: &ErrorKind) -> String {
     let text = match kind {
         ErrorKind::UnclosedFlowCollection { open } => {
             return format!(

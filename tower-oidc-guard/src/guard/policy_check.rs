@@ -214,6 +214,25 @@ impl PolicyFile {
     pub fn check(path: impl AsRef<Path>) -> Result<PolicySummary, PolicyFileError> {
         check(path.as_ref(), None)
     }
+
+    /// Checks the content of a policy file like [`check`](Self::check). `name` is the path in errors and in the summary.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyFileError`] if the content is not valid.
+    ///
+    /// ```
+    /// use tower_oidc_guard::PolicyFile;
+    ///
+    /// let error = PolicyFile::check_content("shop.yaml", b"allow: []\ndeny: []\n").unwrap_err();
+    /// assert!(error.to_string().starts_with("shop.yaml:2:1: `deny` is null or empty"));
+    /// ```
+    pub fn check_content(
+        name: impl AsRef<Path>,
+        content: &[u8],
+    ) -> Result<PolicySummary, PolicyFileError> {
+        check_parsed(name.as_ref(), PolicyContent::parse(content), None)
+    }
 }
 
 impl OidcGuard {
@@ -246,13 +265,34 @@ impl OidcGuard {
     ) -> Result<PolicySummary, PolicyFileError> {
         check(path.as_ref(), Some(&self.verifier().policy_issuers()))
     }
+
+    /// Checks the content of a policy file like [`check_policy_file`](Self::check_policy_file). `name` is the path in errors and
+    /// in the summary.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyFileError`] if the content is not valid, or does not fit the guard.
+    pub fn check_policy_content(
+        &self,
+        name: impl AsRef<Path>,
+        content: &[u8],
+    ) -> Result<PolicySummary, PolicyFileError> {
+        let trusted = self.verifier().policy_issuers();
+        check_parsed(name.as_ref(), PolicyContent::parse(content), Some(&trusted))
+    }
 }
 
 fn check(path: &Path, trusted: Option<&PolicyIssuers>) -> Result<PolicySummary, PolicyFileError> {
     let parsed = WatchedFile::read_once(path, |bytes| Ok(PolicyContent::parse(bytes)));
-    let content = parsed
-        .map_err(PolicyFileError::Read)?
-        .map_err(|error| PolicyFileError::new(path, error))?;
+    check_parsed(path, parsed.map_err(PolicyFileError::Read)?, trusted)
+}
+
+fn check_parsed(
+    path: &Path,
+    parsed: Result<PolicyContent, ContentError>,
+    trusted: Option<&PolicyIssuers>,
+) -> Result<PolicySummary, PolicyFileError> {
+    let content = parsed.map_err(|error| PolicyFileError::new(path, error))?;
     let mut warnings = Vec::new();
     let own = match file_issuers(&content) {
         Ok(own) => own,

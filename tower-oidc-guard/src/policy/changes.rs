@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::members::{MemberName, Members};
+use super::members::MemberName;
+use super::members::coverage::may_overlap;
 use super::rule::Rule;
 use crate::text::quoted_if_needed;
 
@@ -15,11 +16,11 @@ const MAX_LISTED: usize = 20;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PolicyChanges {
     all: Vec<String>,
-    /// The changes by which the policy may allow more callers.
+    /// The changes by which the policy may allow callers that it did not allow before.
     widening: Vec<String>,
 }
 
-/// Whether a change may allow more callers.
+/// Whether a change may allow callers that were not allowed before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Wider,
@@ -30,10 +31,14 @@ impl PolicyChanges {
     /// Compares two versions of a policy.
     pub(super) fn between(old: &Rule, new: &Rule) -> Self {
         let mut changes = Self::default();
-        changes.compare_members("", &old.allowed, &new.allowed, Effect::Wider);
-        changes.compare_members("deny ", &old.denied, &new.denied, Effect::Narrower);
+        changes.compare_allowed(old, new);
+        changes.compare_denied(old, new);
         changes.compare_audiences(&audiences(old), &audiences(new));
         changes.compare_claims(old, new);
+        if new.allowed.is_empty() {
+            // No caller is allowed, whatever else has changed.
+            changes.widening.clear();
+        }
         changes
     }
 
@@ -47,7 +52,7 @@ impl PolicyChanges {
         listed(&self.all)
     }
 
-    /// Returns the changes by which the policy may allow more callers, or `None` if there are none.
+    /// Returns the changes by which the policy may allow callers that it did not allow before, or `None` if there are none.
     pub(super) fn widening(&self) -> Option<String> {
         (!self.widening.is_empty()).then(|| listed(&self.widening))
     }
@@ -59,18 +64,39 @@ impl PolicyChanges {
         self.all.push(change);
     }
 
-    /// Compares two lists of members. `if_added` is the effect of a further member.
-    fn compare_members(&mut self, list: &str, old: &Members, new: &Members, if_added: Effect) {
-        let (old, new) = (old.names(), new.names());
-        let if_removed = match if_added {
-            Effect::Wider => Effect::Narrower,
-            Effect::Narrower => Effect::Wider,
-        };
-        for member in new.difference(&old).map(MemberName::as_str) {
-            self.add(format!("+ {list}{member}"), if_added);
+    fn compare_allowed(&mut self, old: &Rule, new: &Rule) {
+        let (before, after) = (old.allowed.names(), new.allowed.names());
+        for member in after.difference(&before) {
+            let effect = if old.allowed.covers(member) || new.denied.covers_denial(member) {
+                Effect::Narrower
+            } else {
+                Effect::Wider
+            };
+            self.add(format!("+ {member}"), effect);
         }
-        for member in old.difference(&new).map(MemberName::as_str) {
-            self.add(format!("- {list}{member}"), if_removed);
+        for member in before.difference(&after) {
+            self.add(format!("- {member}"), Effect::Narrower);
+        }
+    }
+
+    fn compare_denied(&mut self, old: &Rule, new: &Rule) {
+        let (before, after) = (old.denied.names(), new.denied.names());
+        for member in after.difference(&before) {
+            self.add(format!("+ deny {member}"), Effect::Narrower);
+        }
+        let allowed = new.allowed.names();
+        let allowed: Vec<_> = allowed.iter().map(MemberName::parsed).collect();
+        for member in before.difference(&after) {
+            let denied = member.parsed();
+            let mut allowed = allowed.iter().map(|allowed| allowed.zip(denied));
+            let may_be_allowed = allowed
+                .any(|both| both.is_none_or(|(allowed, denied)| may_overlap(allowed, denied)));
+            let effect = if may_be_allowed && !new.denied.covers_denial(member) {
+                Effect::Wider
+            } else {
+                Effect::Narrower
+            };
+            self.add(format!("- deny {member}"), effect);
         }
     }
 
@@ -223,8 +249,8 @@ mod tests {
                 false,
             ),
             (
-                "allow: []\ndeny: [\"system:authenticated\"]",
-                "allow: []",
+                "allow: [allUsers]\ndeny: [\"system:authenticated\"]",
+                "allow: [allUsers]",
                 "- deny system:authenticated",
                 true,
             ),
@@ -235,14 +261,14 @@ mod tests {
                 false,
             ),
             (
-                "allow: []\naudiences: [a]",
-                "allow: []",
+                "allow: [allUsers]\naudiences: [a]",
+                "allow: [allUsers]",
                 "audiences: a -> any",
                 true,
             ),
             (
-                "allow: []\naudiences: [a]",
-                "allow: []\naudiences: [a, \"https://b\"]",
+                "allow: [allUsers]\naudiences: [a]",
+                "allow: [allUsers]\naudiences: [a, \"https://b\"]",
                 "audiences: + https://b",
                 true,
             ),
@@ -253,8 +279,8 @@ mod tests {
                 false,
             ),
             (
-                "allow: []\nclaims: { hd: example.com }",
-                "allow: []\nclaims: { hd: example.org }",
+                "allow: [allUsers]\nclaims: { hd: example.com }",
+                "allow: [allUsers]\nclaims: { hd: example.org }",
                 "claims: hd example.com -> example.org",
                 true,
             ),
@@ -265,8 +291,8 @@ mod tests {
                 false,
             ),
             (
-                "allow: []\nclaims: { n: 1, hd: \"a b\" }",
-                "allow: []\nclaims: { n: 1 }",
+                "allow: [allUsers]\nclaims: { n: 1, hd: \"a b\" }",
+                "allow: [allUsers]\nclaims: { n: 1 }",
                 "claims: - hd \"a b\"",
                 true,
             ),
@@ -288,6 +314,121 @@ mod tests {
             "+ allUsers, - system:serviceaccount:shop:web, + deny system:serviceaccount:shop:legacy"
         );
         assert_eq!(widening.as_deref(), Some("+ allUsers"));
+    }
+
+    #[test]
+    fn a_change_that_allows_no_further_caller_is_not_widening() {
+        let of_one =
+            |members: &str| format!("allow: [{{ issuer: https://c, members: [{members}] }}]");
+        let allow = |members: &str| format!("allow: [{members}]");
+        let deny = |allowed: &str, denied: &str| format!("allow: [{allowed}]\ndeny: [{denied}]");
+        let (web, legacy) = (
+            "\"system:serviceaccount:shop:web\"",
+            "\"system:serviceaccount:shop:legacy\"",
+        );
+        let (shop, accounts) = (
+            "\"system:serviceaccounts:shop\"",
+            "\"system:serviceaccounts\"",
+        );
+        let (bank, users) = (
+            "\"system:serviceaccounts:bank\"",
+            "\"system:authenticated\"",
+        );
+        let (jane, joe) = ("\"user:jane@example.com\"", "\"user:joe@example.com\"");
+        let principal = "\"principal:https://c#system:serviceaccount:shop:web\"";
+        let node = "\"principal:https://c#system:node:n\"";
+        let everyone = ["allUsers", "allAuthenticatedUsers"];
+        for (old, new, is_wider) in [
+            // The change of an operator who narrowed the policy.
+            (
+                deny(&format!("allUsers, {shop}"), legacy),
+                allow(web),
+                false,
+            ),
+            (allow(everyone[0]), allow(everyone[1]), false),
+            (allow(everyone[1]), allow(everyone[0]), true),
+            (allow(everyone[1]), allow(jane), false),
+            (allow(everyone[1]), allow(users), false),
+            (allow(everyone[1]), of_one("allAuthenticatedUsers"), false),
+            (of_one("allAuthenticatedUsers"), allow(everyone[1]), true),
+            (of_one("allAuthenticatedUsers"), of_one(users), false),
+            (of_one("allAuthenticatedUsers"), allow(principal), false),
+            (allow(users), allow(accounts), false),
+            (allow(accounts), allow(users), true),
+            (allow(accounts), allow(shop), false),
+            (allow(shop), allow(accounts), true),
+            (allow(shop), allow(web), false),
+            (allow(web), allow(shop), true),
+            (allow(bank), allow(web), true),
+            (allow(accounts), allow(jane), true),
+            // Another issuer, or one that may be another.
+            (allow(shop), of_one(web), true),
+            (of_one(shop), allow(web), true),
+            (of_one(shop), of_one(web), false),
+            (of_one(shop), allow(principal), false),
+            (of_one(accounts), allow(node), true),
+            (allow(principal), of_one(web), false),
+            (allow(principal), allow(web), true),
+            // The callers that were denied are not allowed now.
+            (deny(web, legacy), allow(web), false),
+            (deny(web, web), allow(web), true),
+            (deny(web, shop), allow(web), true),
+            (deny(web, bank), allow(web), false),
+            (deny(shop, legacy), allow(shop), true),
+            (deny(shop, bank), allow(shop), false),
+            (deny(accounts, legacy), allow(accounts), true),
+            (deny(web, users), allow(web), true),
+            (deny(jane, accounts), allow(jane), false),
+            (deny(jane, joe), allow(jane), false),
+            (deny(jane, jane), allow(jane), true),
+            (deny(web, jane), allow(web), false),
+            (deny(node, legacy), allow(node), true),
+            (deny(principal, web), allow(principal), true),
+            (deny(principal, legacy), allow(principal), false),
+            (deny(everyone[0], legacy), allow(everyone[0]), true),
+            (deny(everyone[1], legacy), allow(everyone[1]), true),
+            (deny(web, everyone[1]), allow(web), true),
+            (deny(web, everyone[1]), "allow: []".to_owned(), false),
+            // They are still denied by another member.
+            (
+                deny(everyone[0], &format!("{shop}, {legacy}")),
+                deny(everyone[0], shop),
+                false,
+            ),
+            (
+                deny(everyone[0], &format!("{web}, {principal}")),
+                deny(everyone[0], principal),
+                true,
+            ),
+            (
+                deny(web, shop),
+                deny(&format!("{web}, {legacy}"), shop),
+                false,
+            ),
+            // No caller is allowed.
+            (
+                format!("{}\naudiences: [a]\nclaims: {{ hd: a }}", allow(web)),
+                "allow: []".to_owned(),
+                false,
+            ),
+        ] {
+            let (all, widening) = changes(&old, &new);
+            assert_eq!(widening.is_some(), is_wider, "{old} -> {new}: {all}");
+        }
+    }
+
+    #[test]
+    fn members_that_differ_only_after_the_part_that_is_listed_are_a_change() {
+        let long = format!("principal:https://c.example#{}", "x".repeat(400));
+        let (all, widening) = changes(
+            &format!("allow: [\"{long}a\"]"),
+            &format!("allow: [\"{long}a\", \"{long}b\"]"),
+        );
+        assert!(
+            all.starts_with("+ principal:https://c.example#xxx"),
+            "{all}"
+        );
+        assert_eq!(widening, Some(all));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::text::Escaped;
 pub enum PolicyError {
     /// A member has none of the known forms.
     #[error(
-        "the member {} has no known form{}; the documentation of `Policy` lists the forms",
+        "the member {} has no known form{}; the forms are allUsers, allAuthenticatedUsers, system:authenticated, system:serviceaccounts, system:serviceaccounts:<namespace>, system:serviceaccount:<namespace>:<name>, serviceAccount:<email>, user:<email> and principal:<issuer>#<subject>",
         Escaped(member),
         did_you_mean(suggestion)
     )]
@@ -82,7 +82,7 @@ pub enum PolicyError {
     },
     /// Several trusted issuers issue tokens for a member.
     #[error(
-        "the policy has members of {platform}, and several trusted issuers are of that platform; state which one is meant with `Policy::members_of`, in a file with an `issuer` and its `members`, or with `principal:<issuer>#<subject>`"
+        "the policy has members of {platform}, and several trusted issuers are of that platform; state which one is meant with `principal:<issuer>#<subject>`, or with an `issuer` and its `members` in the list of the file (in code, `Policy::members_of`)"
     )]
     AmbiguousIssuer {
         /// The platform.

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use reqwest_wi_auth::{FileError, WatchedFile, WatchedFileBuilder};
 
 use super::changes::{self, PolicyChanges};
-use super::members::{MemberName, Members};
+use super::members::Members;
 use super::resolved::{Installed, PolicyIssuers, Registration, too_wide};
 use super::rule::{Rule, check_audience};
 use super::{Node, Policy, PolicyError};
@@ -59,8 +59,9 @@ use crate::telemetry;
 /// ```
 ///
 /// Order, duplicates and formatting make no difference. The level of the event is INFO or, if the policy may allow callers that
-/// it did not allow before, WARN: a member was added to `allow` or removed from `deny`, an audience was added to `audiences` or
-/// the field removed, or a claim was removed or got another value. The field `widened_by` then lists these differences.
+/// it did not allow before, WARN: a member was added to `allow` that the other members did not cover, a member was removed from
+/// `deny` whose callers the members of `allow` may match, an audience was added to `audiences` or the field removed, or a claim was
+/// removed or got another value. The field `widened_by` then lists these differences.
 ///
 /// Before a file is deployed, [`check`](Self::check) validates it.
 #[derive(Clone)]
@@ -368,10 +369,7 @@ impl PartialEq for PolicyContent {
 
 fn texts(members: &Members) -> Vec<String> {
     let names = members.names();
-    names
-        .iter()
-        .map(|name| MemberName::as_str(name).to_owned())
-        .collect()
+    names.iter().map(|name| name.to_string()).collect()
 }
 
 /// A member in a file, and the issuer in whose list it is.

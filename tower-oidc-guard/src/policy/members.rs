@@ -1,5 +1,7 @@
 //! Sets of members, in which looking up a caller takes the same time whatever their size.
 
+#[cfg(feature = "policy-file")]
+pub(super) mod coverage;
 mod near;
 
 use std::borrow::Cow;
@@ -307,7 +309,8 @@ impl Members {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct MemberName {
     reach: Reach,
-    text: String,
+    member: String,
+    issuer: Option<String>,
 }
 
 /// The callers that a member can match.
@@ -323,17 +326,23 @@ enum Reach {
 #[cfg(feature = "policy-file")]
 impl MemberName {
     fn new(reach: Reach, member: &str, issuer: Option<&str>) -> Self {
-        let member = text::quoted_if_needed(member);
-        let text = match issuer {
-            Some(issuer) => format!("{member} of {}", text::quoted_if_needed(issuer)),
-            None => member.into_owned(),
-        };
-        Self { reach, text }
+        Self {
+            reach,
+            member: member.to_owned(),
+            issuer: issuer.map(str::to_owned),
+        }
     }
+}
 
-    /// Returns the text, in which everything but printable ASCII is escaped.
-    pub(super) fn as_str(&self) -> &str {
-        &self.text
+/// Everything but printable ASCII is escaped, and a long member or issuer shortened.
+#[cfg(feature = "policy-file")]
+impl fmt::Display for MemberName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&text::quoted_if_needed(&self.member))?;
+        match &self.issuer {
+            Some(issuer) => write!(f, " of {}", text::quoted_if_needed(issuer)),
+            None => Ok(()),
+        }
     }
 }
 

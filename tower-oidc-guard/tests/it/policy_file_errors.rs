@@ -34,15 +34,15 @@ fn members_audiences_and_claims_are_reported_with_their_position() {
     assert_errors(&[
         (
             "# Shop\nallow:\n  - system:serviceaccounts:shop\n  -   system:serviceacount:shop:web\n",
-            "shop.yaml:4:7: the member \"system:serviceacount:shop:web\" has no known form; did you mean \"system:serviceaccount:shop:web\"?; the documentation of `Policy` lists the forms",
+            "shop.yaml:4:7: the member \"system:serviceacount:shop:web\" has no known form; did you mean \"system:serviceaccount:shop:web\"?; the forms are allUsers, allAuthenticatedUsers, system:authenticated, system:serviceaccounts, system:serviceaccounts:<namespace>, system:serviceaccount:<namespace>:<name>, serviceAccount:<email>, user:<email> and principal:<issuer>#<subject>",
         ),
         (
             "{\n  \"allow\": [\n    \"allUsers\", \"alUsers\"\n  ]\n}",
-            "shop.yaml:3:17: the member \"alUsers\" has no known form; did you mean \"allUsers\"?; the documentation of `Policy` lists the forms",
+            "shop.yaml:3:17: the member \"alUsers\" has no known form; did you mean \"allUsers\"?; the forms are allUsers, allAuthenticatedUsers, system:authenticated, system:serviceaccounts, system:serviceaccounts:<namespace>, system:serviceaccount:<namespace>:<name>, serviceAccount:<email>, user:<email> and principal:<issuer>#<subject>",
         ),
         (
             &of_issuer,
-            "shop.yaml:5:9: the member \"gke-sa\" has no known form; the documentation of `Policy` lists the forms",
+            "shop.yaml:5:9: the member \"gke-sa\" has no known form; the forms are allUsers, allAuthenticatedUsers, system:authenticated, system:serviceaccounts, system:serviceaccounts:<namespace>, system:serviceaccount:<namespace>:<name>, serviceAccount:<email>, user:<email> and principal:<issuer>#<subject>",
         ),
         (
             &not_of_issuer,
@@ -54,7 +54,7 @@ fn members_audiences_and_claims_are_reported_with_their_position() {
         ),
         (
             "allow: [12]",
-            "shop.yaml:1:9: the member \"12\" has no known form; the documentation of `Policy` lists the forms",
+            "shop.yaml:1:9: the member \"12\" has no known form; the forms are allUsers, allAuthenticatedUsers, system:authenticated, system:serviceaccounts, system:serviceaccounts:<namespace>, system:serviceaccount:<namespace>:<name>, serviceAccount:<email>, user:<email> and principal:<issuer>#<subject>",
         ),
         (
             "allow:\n  - allUsers\n   - allAuthenticatedUsers\n",
@@ -78,7 +78,7 @@ fn members_audiences_and_claims_are_reported_with_their_position() {
         ),
         (
             "allow: &members [allUser]\ndeny: *members\n",
-            "shop.yaml:1:18: the member \"allUser\" has no known form; did you mean \"allUsers\"?; the documentation of `Policy` lists the forms",
+            "shop.yaml:1:18: the member \"allUser\" has no known form; did you mean \"allUsers\"?; the forms are allUsers, allAuthenticatedUsers, system:authenticated, system:serviceaccounts, system:serviceaccounts:<namespace>, system:serviceaccount:<namespace>:<name>, serviceAccount:<email>, user:<email> and principal:<issuer>#<subject>",
         ),
     ]);
 }
@@ -139,6 +139,53 @@ fn unknown_repeated_missing_and_empty_fields_are_reported_with_their_position() 
             "shop.yaml:3:3: the field `audiences` is missing; list the audiences of this service that its tokens must be for",
         ),
     ]);
+}
+
+#[test]
+fn text_after_the_mapping_is_reported_with_its_position() {
+    assert_errors(&[
+        (
+            "{\"allow\":[\"allUsers\"]}, \"deny\":[\"system:serviceaccount:shop:evil\"]}",
+            "shop.yaml:1:23: there is more text after the closing }; the file must be one mapping",
+        ),
+        (
+            "{\"allow\":[\"allUsers\"]}\n{\"deny\":[\"system:serviceaccount:shop:evil\"]}\n",
+            "shop.yaml:2:1: there is more text after the closing }; the file must be one mapping",
+        ),
+        (
+            "{allow: [allUsers]}\ndeny: [\"system:serviceaccount:shop:evil\"]\n",
+            "shop.yaml:2:1: there is more text after the closing }; the file must be one mapping",
+        ),
+        (
+            "allow: [allUsers]\n...\n, deny: [\"system:serviceaccount:shop:evil\"]\n",
+            "shop.yaml:3:1: there is more text after the value of the file; the file must be one mapping",
+        ),
+    ]);
+}
+
+#[tokio::test]
+async fn a_guard_is_not_built_from_a_file_with_text_after_the_mapping() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("guard.yaml");
+    let content = "{issuers: [{platform: google, audiences: [a]}], allow: [allAuthenticatedUsers]}\ndeny: [\"user:a@example.com\"]\n";
+    std::fs::write(&path, content).unwrap();
+    let error = tower_oidc_guard::OidcGuardBuilder::from_file(&path)
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    let error = format!("{error:?}");
+    assert!(
+        error.contains("there is more text after the closing }"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_kubernetes_object_is_reported_with_where_its_policy_is() {
+    assert_errors(&[(
+        "kind: ConfigMap\napiVersion: v1\ndata:\n  policy.yaml: |\n    allow: []\n",
+        "shop.yaml:2:1: unknown field \"apiVersion\"; the file is a Kubernetes object, such as a ConfigMap. The policy is the text of one key below its `data`: save that text in a separate file, with `allow` and `deny` at the beginning of a line",
+    )]);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn narrower(changes: &str) -> String {
 
 fn wider(changes: &str, widened_by: &str) -> String {
     format!(
-        "WARN tower_oidc_guard::telemetry: policy changed: it is wider than before, and may allow more callers path=shop.yaml changes=\"{changes}\" widened_by=\"{widened_by}\""
+        "WARN tower_oidc_guard::telemetry: policy changed: it may allow callers that it did not allow before path=shop.yaml changes=\"{changes}\" widened_by=\"{widened_by}\""
     )
 }
 
@@ -114,11 +114,22 @@ async fn each_accepted_change_is_one_event_that_says_what_changed() {
         ),
         (
             "allow: []\n",
+            narrower("audiences: a -> any, claims: - hd example.org, claims: - n 1"),
+        ),
+        (
+            "allow: [allUsers, \"system:serviceaccounts:shop\"]\ndeny: [\"system:serviceaccount:shop:legacy\"]\n",
             wider(
-                "audiences: a -> any, claims: - hd example.org, claims: - n 1",
-                "audiences: a -> any, claims: - hd example.org, claims: - n 1",
+                "+ allUsers, + system:serviceaccounts:shop, + deny system:serviceaccount:shop:legacy",
+                "+ allUsers, + system:serviceaccounts:shop",
             ),
         ),
+        (
+            "allow: [\"system:serviceaccount:shop:web\"]\n",
+            narrower(
+                "+ system:serviceaccount:shop:web, - allUsers, - system:serviceaccounts:shop, - deny system:serviceaccount:shop:legacy",
+            ),
+        ),
+        ("allow: []\n", narrower("- system:serviceaccount:shop:web")),
         (
             "allow: []\nissuers: [{ platform: google, audiences: [a] }]\n",
             narrower("issuers changed (no effect until a restart)"),
