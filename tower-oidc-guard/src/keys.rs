@@ -7,13 +7,15 @@
 //! - [`fetch`] requests documents over HTTP with the clients of [`http_client`], and [`discovery`] reads the first of them;
 //! - [`connection_fault`] states what an operator can do about a failed request;
 //! - [`clock_offset`] is the difference between the issuer's clock and this machine's;
-//! - [`store`] holds the current keys, [`driver`] performs the fetches that are due, and [`health`] reports the status.
+//! - [`store`] holds the current keys, [`driver`] performs the fetches that are due, and [`health`] reports the status;
+//! - [`failures`] decides which failed fetches are warnings.
 
 pub(crate) mod clock_offset;
 mod connection_fault;
 pub(crate) mod discovery;
 mod driver;
 pub(crate) mod error;
+mod failures;
 pub(crate) mod fetch;
 pub(crate) mod health;
 pub(crate) mod http_client;

@@ -23,11 +23,17 @@ const COUNTERS: [(&str, &str); 4] = [
 ];
 
 /// The gauges, with their units, if any, and help texts.
-const GAUGES: [(&str, Option<Unit>, &str); 4] = [
+const GAUGES: [(&str, Option<Unit>, &str); 5] = [
     (
         "oidc_guard_keys_last_success_timestamp_seconds",
         Some(Unit::Seconds),
         "When an issuer's keys were last fetched, by issuer. Not set for keys that never change.",
+    ),
+    (
+        "oidc_guard_keys_stale_timestamp_seconds",
+        Some(Unit::Seconds),
+        "When an issuer's keys become stale and its tokens get 503, unless keys are fetched before, by issuer. Not set for keys \
+         that never change.",
     ),
     (
         "oidc_guard_keys_age_seconds",

@@ -115,20 +115,30 @@ pub(crate) fn register_issuer(issuer: &Arc<str>) {
     let _ = issuer;
 }
 
-/// Records the keys of an issuer: how many are usable, and when they were fetched, unless they never change.
-pub(crate) fn record_keys(issuer: &Arc<str>, usable: usize, fetched: Option<Duration>) {
+/// When keys that may change were fetched, and when they become stale, counted from the Unix epoch.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "metrics"), expect(dead_code))]
+pub(crate) struct KeyTimes {
+    pub(crate) fetched: Duration,
+    pub(crate) stale: Duration,
+}
+
+/// Records the keys of an issuer: how many are usable, and their times, unless they never change.
+pub(crate) fn record_keys(issuer: &Arc<str>, usable: usize, times: Option<KeyTimes>) {
     #[cfg(feature = "metrics")]
     {
         let issuer = metrics::SharedString::from(issuer.clone());
         let usable = u32::try_from(usable).unwrap_or(u32::MAX);
         metrics::gauge!("oidc_guard_usable_keys", "issuer" => issuer.clone()).set(usable);
-        if let Some(fetched) = fetched {
-            metrics::gauge!("oidc_guard_keys_last_success_timestamp_seconds", "issuer" => issuer)
+        if let Some(KeyTimes { fetched, stale }) = times {
+            metrics::gauge!("oidc_guard_keys_last_success_timestamp_seconds", "issuer" => issuer.clone())
                 .set(fetched);
+            metrics::gauge!("oidc_guard_keys_stale_timestamp_seconds", "issuer" => issuer)
+                .set(stale);
         }
     }
     #[cfg(not(feature = "metrics"))]
-    let _ = (issuer, usable, fetched);
+    let _ = (issuer, usable, times);
 }
 
 /// Records the age of an issuer's keys.
@@ -150,7 +160,8 @@ pub(crate) fn record_policy_read<T, E>(read: &Result<T, E>) {
     let _ = read;
 }
 
-/// Records a change of the policy in a file. `widened_by` lists the changes by which it may allow more callers.
+/// Records a change of the policy in a file. `widened_by` lists the changes by which it may allow callers that it did not allow
+/// before.
 #[cfg(feature = "policy-file")]
 pub(crate) fn record_policy_change(path: &Path, changes: &str, widened_by: Option<&str>) {
     let path = path.display();
@@ -159,7 +170,7 @@ pub(crate) fn record_policy_change(path: &Path, changes: &str, widened_by: Optio
             %path,
             changes,
             widened_by,
-            "policy changed: it is wider than before, and may allow more callers"
+            "policy changed: it may allow callers that it did not allow before"
         ),
         None => tracing::info!(%path, changes, "policy changed"),
     }

@@ -92,7 +92,30 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
             text.push_str(&cause);
         }
     }
+    // An error of reqwest that a middleware wraps has the whole URL. It may contain a secret in its query, or be the target of
+    // a redirect, which the issuer chose. The outermost error names the URL that was requested.
+    for url in causes(error).flat_map(urls) {
+        text = text.replace(&format!(" for url ({url})"), "");
+        text = text.replace(url.as_str(), &url_without_secrets(&url));
+    }
     text
+}
+
+/// Returns the URLs that an error names.
+fn urls(error: &(dyn Error + 'static)) -> Vec<Url> {
+    let url = |error: &reqwest::Error| error.url().cloned();
+    match error.downcast_ref::<reqwest_middleware::Error>() {
+        Some(reqwest_middleware::Error::Reqwest(error)) => url(error).into_iter().collect(),
+        // The type of the outermost of these errors cannot be found through `source`.
+        Some(reqwest_middleware::Error::Middleware(error)) => {
+            let requests = error.chain().filter_map(|cause| cause.downcast_ref());
+            requests.filter_map(url).collect()
+        }
+        None => {
+            let request = error.downcast_ref::<reqwest::Error>();
+            request.and_then(url).into_iter().collect()
+        }
+    }
 }
 
 /// Returns an error and all its causes, from the outermost to the innermost.

@@ -15,7 +15,7 @@ use tower_oidc_guard::{OidcGuard, PolicyFile};
 use crate::support::AUDIENCE;
 
 /// Labels that Prometheus adds to each series that it scrapes.
-const TARGET_LABELS: [&str; 2] = ["job", "instance"];
+const TARGET_LABELS: [&str; 3] = ["namespace", "job", "instance"];
 
 /// The labels of each metric.
 type Scraped = BTreeMap<String, BTreeSet<String>>;

@@ -18,6 +18,8 @@ pub(super) enum ConnectionFault {
     Unreachable,
     /// The certificate is not signed by a CA that the client trusts.
     UnknownCa,
+    /// The certificate is that of a CA, which may sign certificates and not identify a server.
+    CaCertificate,
     /// The certificate is for another name.
     CertificateName,
     /// The certificate has expired, or is not valid yet.
@@ -48,9 +50,11 @@ impl ConnectionFault {
                 Self::UnresolvedName,
                 has("dns error") || has("failed to lookup address"),
             ),
+            (Self::CaCertificate, has("CaUsedAsEndEntity")),
             (
                 Self::UnknownCa,
-                has("certificate: UnknownIssuer") || has("CaUsedAsEndEntity"),
+                // The signature does not verify if a trusted CA has the name of the one that signed, but another key.
+                has("certificate: UnknownIssuer") || has("certificate: BadSignature"),
             ),
             (
                 Self::CertificateName,
@@ -101,6 +105,9 @@ impl ConnectionFault {
             }
             Self::UnknownCa => {
                 "the certificate is not signed by a CA that this process trusts: add the CA's certificate to the system's root certificates (or to the file of SSL_CERT_FILE), or to the client of `http_client`"
+            }
+            Self::CaCertificate => {
+                "the server presents a CA certificate (a self-signed one) as its own certificate, which is not accepted even if it is trusted: give the server a certificate that a CA has issued (CA:FALSE)"
             }
             Self::CertificateName => {
                 "the certificate is for another host name: use one that it contains, for example with `discovery_url` or `jwks_url`"

@@ -11,12 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::clock_offset::ClockOffset;
 use super::error::KeysError;
 use super::health::warnings;
 use super::schedule::Fetch;
 use super::sources::LoadedKeys;
 use super::store::{FetchOutcome, KeyStore};
-use crate::telemetry;
+use crate::telemetry::{self, KeyTimes};
 use crate::text::log_line;
 
 /// Controls the background task, which ends when this is dropped.
@@ -80,7 +81,10 @@ impl Drop for Running {
 async fn run(weak: Weak<KeyStore>, wake: Arc<Notify>) {
     while let Some(store) = weak.upgrade() {
         store.fetch_if_due().await;
+        store.report_stale(Instant::now());
         let due = store.with_schedule(|schedule| schedule.due());
+        let stale_at = store.not_reported_stale().map(|(_, stale_at)| stale_at);
+        let due = stale_at.map_or(due, |stale_at| stale_at.min(due));
         let source_changed = store.source.changed();
         drop(store);
         tokio::select! {
@@ -138,9 +142,94 @@ impl KeyStore {
 
     fn record_failure(&self, error: &KeysError) {
         telemetry::record_key_fetch(&self.label, None);
+        let now = Instant::now();
         let issuer = &*self.label;
-        tracing::warn!(issuer, error = log_line(error), "keys could not be fetched");
-        self.with_schedule(|schedule| schedule.failed(Instant::now(), jitter()));
+        let error = log_line(error);
+        let (failed, is_warning) = self.with_failures(|failures| failures.record(&error, now));
+        let attempts = failed.attempts;
+        let failing_for_seconds = failed.lasting.as_secs();
+        let consequence = self.consequence(now);
+        if is_warning {
+            tracing::warn!(
+                issuer,
+                error,
+                consequence,
+                attempts,
+                failing_for_seconds,
+                "keys could not be fetched"
+            );
+        } else {
+            tracing::debug!(
+                issuer,
+                error,
+                consequence,
+                attempts,
+                failing_for_seconds,
+                "keys still could not be fetched"
+            );
+        }
+        self.with_schedule(|schedule| schedule.failed(now, jitter()));
+    }
+
+    /// Returns what a failed fetch means for the tokens of the issuer.
+    fn consequence(&self, now: Instant) -> String {
+        let current = self.load();
+        let Some(current) = current.as_ref().filter(|current| current.keys.usable() > 0) else {
+            return "no keys: the issuer's tokens get 503".to_owned();
+        };
+        let age = now.saturating_duration_since(current.fetched);
+        let remaining = self.timing.stale_after.saturating_sub(age).as_secs();
+        let age = age.as_secs();
+        if self.is_fresh(current, now) {
+            format!("the keys fetched {age} s ago are used for at most {remaining} s longer")
+        } else {
+            format!("the keys fetched {age} s ago are stale: the issuer's tokens get 503")
+        }
+    }
+
+    /// Logs that the current keys are stale, once.
+    fn report_stale(&self, now: Instant) {
+        let Some((current, stale_at)) = self.not_reported_stale() else {
+            return;
+        };
+        if now < stale_at {
+            return;
+        }
+        self.set_reported_stale(&current);
+        let failed = self.with_failures(|failures| failures.count(now));
+        let issuer = &*self.label;
+        tracing::error!(
+            issuer,
+            age_seconds = now.saturating_duration_since(current.fetched).as_secs(),
+            attempts = failed.map(|failed| failed.attempts),
+            failing_for_seconds = failed.map(|failed| failed.lasting.as_secs()),
+            "the keys are stale (`stale_after`) and no longer used: the issuer's tokens get 503 until keys can be fetched"
+        );
+    }
+
+    /// Logs a large difference between the issuer's clock and this machine's, and its end.
+    fn report_clock(&self, previous: Option<ClockOffset>, current: Option<ClockOffset>) {
+        let Some(offset) = current else { return };
+        let issuer = &*self.label;
+        let (clock_offset_seconds, leeway_seconds) = (offset.seconds(), self.leeway.as_secs());
+        let reported = previous.filter(|previous| previous.is_large(self.leeway));
+        match (reported, offset.is_large(self.leeway)) {
+            (Some(reported), true)
+                if reported.seconds().signum() == clock_offset_seconds.signum() => {}
+            (_, true) => tracing::warn!(
+                issuer,
+                clock_offset_seconds,
+                leeway_seconds,
+                "the issuer's clock is {offset}, by the `Date` header of its response; its tokens may be rejected because of their times"
+            ),
+            (Some(_), false) => tracing::info!(
+                issuer,
+                clock_offset_seconds,
+                leeway_seconds,
+                "the issuer's clock is {offset}, by the `Date` header of its response, and no longer differs much"
+            ),
+            (None, false) => {}
+        }
     }
 
     /// Replaces the current keys. Returns an error if none of the new ones is usable.
@@ -154,23 +243,25 @@ impl KeyStore {
         let issuer = &*self.label;
         telemetry::record_key_fetch(&self.label, Some(&loaded.hash));
         let (usable, max_age) = (loaded.keys.usable(), loaded.max_age);
-        let last_success = self.source.may_change().then_some(fetched_wall);
-        telemetry::record_keys(&self.label, usable, last_success);
+        let times = self.source.may_change().then(|| KeyTimes {
+            fetched: fetched_wall,
+            stale: fetched_wall.saturating_add(self.timing.stale_after),
+        });
+        telemetry::record_keys(&self.label, usable, times);
+        let failed = self.with_failures(|failures| failures.end(Instant::now()));
+        let previous_clock = self.current().and_then(|previous| previous.clock_offset);
         let location = loaded.location.to_string();
         let is_new = self.replace(loaded, fetch.number, fetched, fetched_wall);
-        tracing::info!(issuer, keys = usable, "keys fetched");
+        tracing::info!(
+            issuer,
+            keys = usable,
+            failed_attempts = failed.map(|failed| failed.attempts),
+            failed_for_seconds = failed.map(|failed| failed.lasting.as_secs()),
+            "keys fetched"
+        );
         let current = self.load();
-        if let Some(current) = current.as_ref()
-            && let Some(offset) = current.clock_offset
-            && offset.is_large(self.leeway)
-        {
-            tracing::warn!(
-                issuer,
-                clock_offset_seconds = offset.seconds(),
-                leeway_seconds = self.leeway.as_secs(),
-                "the issuer's clock is {offset}, by the `Date` header of its response; its tokens may be rejected because of their times"
-            );
-        }
+        let clock = current.as_ref().and_then(|current| current.clock_offset);
+        self.report_clock(previous_clock, clock);
         if let Some(current) = current.as_ref().filter(|_| is_new) {
             for (_, reason) in current.keys.skipped() {
                 tracing::warn!(issuer, reason, "a key of the issuer is skipped");

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::clock_offset::ClockOffset;
 use super::error::KeysError;
+use super::failures::Failures;
 use super::schedule::{FetchTiming, Schedule};
 use super::sources::{KeySource, LoadedKeys};
 use crate::clock::Clock;
@@ -65,6 +66,10 @@ pub(super) struct KeyStore {
     pub(super) outcome: watch::Sender<FetchOutcome>,
     /// The number of requests that wait for a fetch.
     waiting: AtomicUsize,
+    /// The failures since the last successful fetch.
+    failures: Mutex<Failures>,
+    /// The number of the fetch whose keys have been reported as stale, or 0.
+    reported_stale: AtomicU64,
 }
 
 /// The outcome of a fetch.
@@ -106,6 +111,8 @@ impl KeyStore {
             created,
             outcome: watch::Sender::default(),
             waiting: AtomicUsize::new(0),
+            failures: Mutex::default(),
+            reported_stale: AtomicU64::new(0),
         }
     }
 
@@ -155,6 +162,28 @@ impl KeyStore {
     pub(super) fn is_fresh(&self, current: &CurrentKeys, now: Instant) -> bool {
         now.saturating_duration_since(current.fetched) < self.timing.stale_after
             || !self.source.may_change()
+    }
+
+    /// Returns the keys that become stale, or became stale, without a report, and the time at which they do. Returns `None` if
+    /// there are no usable keys, or if they never become stale.
+    pub(super) fn not_reported_stale(&self) -> Option<(Arc<CurrentKeys>, Instant)> {
+        let current = self.current().filter(|current| {
+            self.source.may_change()
+                && current.keys.usable() > 0
+                && current.fetch != self.reported_stale.load(Ordering::Relaxed)
+        })?;
+        let stale_at = current.fetched.checked_add(self.timing.stale_after)?;
+        Some((current, stale_at))
+    }
+
+    /// Remembers that these keys have been reported as stale.
+    pub(super) fn set_reported_stale(&self, current: &CurrentKeys) {
+        self.reported_stale.store(current.fetch, Ordering::Relaxed);
+    }
+
+    /// Calls `access` with the failures since the last successful fetch.
+    pub(super) fn with_failures<R>(&self, access: impl FnOnce(&mut Failures) -> R) -> R {
+        access(&mut self.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Calls `access` with the locked schedule.

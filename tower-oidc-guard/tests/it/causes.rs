@@ -69,6 +69,34 @@ async fn assert_reported(name: &str, guard: OidcGuard, parts: &[&str]) {
     assert_eq!(body_text(probe).await, health.to_string(), "{name}");
 }
 
+/// Starts a TLS server whose own certificate is that of a CA. Returns its URL and the certificate.
+async fn self_signed_server() -> (String, reqwest::Certificate) {
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    let certificate = reqwest::Certificate::from_der(certificate.der()).unwrap();
+    (url, certificate)
+}
+
 #[tokio::test]
 async fn a_failed_fetch_is_one_event_with_the_innermost_cause_and_what_to_do() {
     if !is_child_process() {
@@ -100,6 +128,19 @@ async fn a_failed_fetch_is_one_event_with_the_innermost_cause_and_what_to_do() {
         "SSL_CERT_FILE",
     ];
     assert_reported("unknown CA", guard(unknown_ca), &parts).await;
+
+    let (self_signed, certificate) = self_signed_server().await;
+    let is_trusted = reqwest::Client::builder().no_proxy();
+    let is_trusted = is_trusted.tls_certs_only([certificate]).build().unwrap();
+    for client in [None, Some(ClientBuilder::new(is_trusted).build())] {
+        let parts = [
+            "CaUsedAsEndEntity",
+            "the server presents a CA certificate (a self-signed one) as its own",
+            "give the server a certificate that a CA has issued (CA:FALSE)",
+        ];
+        let guard = guard_with(Issuer::oidc(&self_signed), client);
+        assert_reported("CA certificate", guard, &parts).await;
+    }
 
     // The certificate of the fake API server is not for this address of the loopback network.
     let server = FakeApiServer::start_at([127, 0, 0, 2].into())
@@ -233,6 +274,54 @@ async fn the_causes_of_a_middleware_are_one_line_and_the_query_of_a_url_is_left_
     );
     for text in [probe, not_ready.to_string(), logs.plain_text()] {
         assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+/// Returns an error of reqwest for a URL on which nothing listens.
+async fn refused_request(url: &str) -> reqwest::Error {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    client.get(url).send().await.unwrap_err()
+}
+
+/// An error of a middleware that gave up, with the error of its last attempt.
+#[derive(Debug, thiserror::Error)]
+#[error("failed after 3 attempts")]
+struct GaveUp(#[source] reqwest::Error);
+
+#[tokio::test]
+async fn an_error_of_reqwest_inside_the_error_of_a_middleware_does_not_show_its_url() {
+    use tower_oidc_guard::reqwest_middleware;
+    struct Retrying;
+    #[async_trait::async_trait]
+    impl reqwest_middleware::Middleware for Retrying {
+        async fn handle(
+            &self,
+            request: reqwest::Request,
+            _: &mut http::Extensions,
+            _: reqwest_middleware::Next<'_>,
+        ) -> reqwest_middleware::Result<reqwest::Response> {
+            let refused = refused_request(request.url().as_str()).await;
+            Err(if request.url().path() == "/outermost" {
+                reqwest_middleware::Error::middleware(refused)
+            } else {
+                reqwest_middleware::Error::middleware(GaveUp(refused))
+            })
+        }
+    }
+    for path in ["outermost", "nested"] {
+        let client = ClientBuilder::new(reqwest::Client::new())
+            .with(Retrying)
+            .build();
+        let url = format!("http://127.0.0.1:1/{path}?key=hunter2");
+        let issuer = Issuer::oidc("http://127.0.0.1:1").insecure_loopback_http();
+        let guard = guard_with(issuer.jwks_url(url), Some(client));
+        let not_ready = guard.ready().await.unwrap_err();
+        let probe = http::Request::new(Body::new());
+        let probe = guard.readiness().oneshot(probe).await.unwrap();
+        for text in [body_text(probe).await, not_ready.to_string()] {
+            assert!(!text.contains("hunter2"), "{text}");
+            assert!(text.contains("Connection refused"), "{text}");
+        }
     }
 }
 

@@ -1,15 +1,20 @@
 //! The keys of an issuer from the first fetch until they are stale: health, readiness, outages and rotations.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_oidc_guard::testing::TestIssuer;
 use tower_oidc_guard::{Algorithm, Issuer, OidcGuard, TokenError, VerifyError};
+use tracing::Level;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::support::events::{CapturedEvent, CapturedEvents};
 use crate::support::mock_client::mock_client;
+use crate::support::process::{is_child_process, run_in_child_process};
 use crate::support::signer::Signer;
 use crate::support::{
     AUDIENCE, HEADER, ISSUER_URL, advance_clock, bearer_request, body_text, claims, echo_subject,
@@ -317,4 +322,211 @@ async fn unreachable_issuer_does_not_block_startup_and_is_reported_by_health() {
     assert!(!health.is_ready && health.last_error.is_some());
     let response = guard.readiness().oneshot(request(&[])).await.unwrap();
     assert!(body_text(response).await.contains("http://127.0.0.1:1"));
+}
+
+/// An issuer whose response can be changed, and the events of its guard. Time is paused.
+struct Failing {
+    guard: OidcGuard,
+    /// The status of all responses, and the value of their header `Date`.
+    response: Arc<Mutex<(u16, &'static str)>>,
+    events: CapturedEvents,
+}
+
+impl Failing {
+    /// Creates a guard whose keys are stale after two hours.
+    fn new(status: u16) -> Self {
+        let events = CapturedEvents::default();
+        tracing_subscriber::registry().with(events.clone()).init();
+        let response = Arc::new(Mutex::new((status, "")));
+        let keys = json!({ "keys": [Signer::new().jwk()] }).to_string();
+        let current = response.clone();
+        let client = mock_client(move |request| {
+            let body = if request.url().path() == "/jwks" {
+                keys.clone()
+            } else {
+                let jwks_uri = format!("{ISSUER_URL}/jwks");
+                json!({ "issuer": ISSUER_URL, "jwks_uri": jwks_uri }).to_string()
+            };
+            let (status, date) = *current.lock().unwrap();
+            let response = http::Response::builder().status(status);
+            let response = response.header("date", date);
+            response.body(body.into_bytes()).unwrap()
+        });
+        let issuer = Issuer::oidc(ISSUER_URL).stale_after(2 * HOUR);
+        let guard = guard_with_client(issuer, client);
+        guard.prefetch();
+        Self {
+            guard,
+            response,
+            events,
+        }
+    }
+
+    fn respond(&self, status: u16, date: &'static str) {
+        *self.response.lock().unwrap() = (status, date);
+    }
+
+    /// Waits for this time. Returns the events since the last call, without those below `level`.
+    async fn events_during(&self, duration: Duration, level: Level) -> Vec<CapturedEvent> {
+        tokio::time::sleep(duration).await;
+        assert_eq!(self.guard.health().len(), 1);
+        let mut events = self.events.take();
+        events.retain(|event| event.level <= level);
+        events
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const NOT_FETCHED: &str = "keys could not be fetched";
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_lasts_is_a_warning_every_five_minutes_and_a_changed_error_at_once() {
+    if !is_child_process() {
+        return run_in_child_process(
+            "key_lifecycle::a_failure_that_lasts_is_a_warning_every_five_minutes_and_a_changed_error_at_once",
+            &[],
+        );
+    }
+    let issuer = Failing::new(500);
+    let events = issuer.events_during(HOUR, Level::DEBUG).await;
+    let [warnings, others] = [true, false].map(|is_warning| {
+        let events = events.iter();
+        let events = events.filter(|event| (event.level == Level::WARN) == is_warning);
+        events.collect::<Vec<_>>()
+    });
+    assert!((11..=14).contains(&warnings.len()), "{warnings:?}");
+    let repeated = |event: &&&CapturedEvent| event.message() == "keys still could not be fetched";
+    assert!(others.iter().filter(repeated).count() > 300);
+    for warning in &warnings {
+        assert_eq!(warning.message(), NOT_FETCHED);
+        assert_eq!(warning.field("issuer"), ISSUER_URL);
+        assert_eq!(warning.field("error"), warnings[0].field("error"));
+        assert_eq!(
+            warning.field("consequence"),
+            "no keys: the issuer's tokens get 503"
+        );
+    }
+    assert_eq!(warnings[0].field("attempts"), "1");
+    assert_eq!(warnings[0].field("failing_for_seconds"), "0");
+    let seconds = |event: &CapturedEvent| -> u64 {
+        let seconds = event.field("failing_for_seconds");
+        seconds.parse().unwrap()
+    };
+    for pair in warnings.windows(2) {
+        let pause = seconds(pair[1]) - seconds(pair[0]);
+        assert!((299..=320).contains(&pause), "{pause}");
+    }
+
+    issuer.respond(404, "");
+    let changed = issuer.events_during(MINUTE, Level::WARN).await;
+    let is_new = |event: &&CapturedEvent| event.field("error").contains("404");
+    assert_eq!(changed.iter().filter(is_new).count(), 1, "{changed:?}");
+
+    issuer.respond(200, "");
+    let recovered = issuer.events_during(MINUTE, Level::INFO).await;
+    let [recovered] = &recovered[..] else {
+        panic!("{recovered:?}");
+    };
+    assert_eq!(recovered.message(), "keys fetched");
+    let failed_for: u64 = recovered.field("failed_for_seconds").parse().unwrap();
+    assert!((3600..3700).contains(&failed_for), "{failed_for}");
+    assert!(recovered.field("failed_attempts").parse::<u64>().unwrap() > 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_states_how_long_the_keys_are_used_and_the_end_of_that_time_is_an_error() {
+    if !is_child_process() {
+        return run_in_child_process(
+            "key_lifecycle::a_failure_states_how_long_the_keys_are_used_and_the_end_of_that_time_is_an_error",
+            &[],
+        );
+    }
+    let issuer = Failing::new(200);
+    let fetched = issuer.events_during(MINUTE, Level::INFO).await;
+    assert_eq!(fetched.len(), 1, "{fetched:?}");
+    assert!(!fetched[0].fields.contains_key("failed_attempts"));
+    issuer.respond(500, "");
+    let events = issuer
+        .events_during(2 * HOUR - 2 * MINUTE, Level::WARN)
+        .await;
+    assert!((11..=16).contains(&events.len()), "{events:?}");
+    for event in &events {
+        let text = event.field("consequence");
+        let numbers = text.split(' ').filter_map(|word| word.parse::<u64>().ok());
+        let [age, remaining] = numbers.collect::<Vec<_>>()[..] else {
+            panic!("{text}");
+        };
+        let expected =
+            format!("the keys fetched {age} s ago are used for at most {remaining} s longer");
+        assert_eq!(text, expected);
+        assert!((7199..=7200).contains(&(age + remaining)), "{text}");
+    }
+
+    let stale = issuer.events_during(30 * MINUTE, Level::WARN).await;
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        stale.iter().partition(|event| event.level == Level::ERROR);
+    let [error] = errors[..] else {
+        panic!("{errors:?}");
+    };
+    assert!(
+        error
+            .message()
+            .starts_with("the keys are stale (`stale_after`)"),
+        "{error:?}"
+    );
+    let age: u64 = error.field("age_seconds").parse().unwrap();
+    assert!((7200..7215).contains(&age), "{age}");
+    assert!(error.field("attempts").parse::<u64>().unwrap() > 100);
+    assert!((5..=7).contains(&warnings.len()), "{warnings:?}");
+    for warning in &warnings[1..] {
+        let text = warning.field("consequence");
+        assert!(
+            text.ends_with(" s ago are stale: the issuer's tokens get 503"),
+            "{text}"
+        );
+    }
+
+    // Keys that are fetched again become stale again.
+    issuer.respond(200, "");
+    issuer.events_during(MINUTE, Level::WARN).await;
+    issuer.respond(500, "");
+    let again = issuer.events_during(3 * HOUR, Level::ERROR).await;
+    assert_eq!(again.len(), 1, "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_difference_between_the_clocks_is_a_warning_only_when_it_begins() {
+    if !is_child_process() {
+        return run_in_child_process(
+            "key_lifecycle::a_large_difference_between_the_clocks_is_a_warning_only_when_it_begins",
+            &[],
+        );
+    }
+    // 121 s before the guard's time, the same time, and 120 s after it.
+    let [behind, equal, ahead] = ["07:57:59", "08:00:00", "08:02:00"]
+        .map(|time| &*format!("Fri, 15 Jan 2027 {time} GMT").leak());
+    let issuer = Failing::new(200);
+    let clock = async |date, level| {
+        issuer.respond(200, date);
+        let mut events = issuer.events_during(5 * HOUR, level).await;
+        events.retain(|event| event.message().starts_with("the issuer's clock is"));
+        let found = events.iter();
+        let found =
+            found.map(|event| (event.level, event.field("clock_offset_seconds").to_owned()));
+        found.collect::<Vec<_>>()
+    };
+    for (date, expected) in [
+        (behind, Some((Level::WARN, "-121"))),
+        (behind, None),
+        (equal, Some((Level::INFO, "0"))),
+        (equal, None),
+        (ahead, Some((Level::WARN, "120"))),
+        (behind, Some((Level::WARN, "-121"))),
+    ] {
+        let expected: Vec<_> = expected
+            .map(|(level, seconds)| (level, seconds.to_owned()))
+            .into_iter()
+            .collect();
+        assert_eq!(clock(date, Level::INFO).await, expected, "{date}");
+    }
 }

@@ -102,6 +102,13 @@ fn decisions_fetches_keys_cache_hits_and_durations_are_recorded() {
         panic!("{fetched} is no gauge");
     };
     assert!((now.unwrap().as_secs_f64() - fetched.0).abs() < 60.0);
+    let stale = value(&format!(
+        "oidc_guard_keys_stale_timestamp_seconds issuer={CLUSTER}"
+    ));
+    assert!(
+        matches!(stale, DebugValue::Gauge(stale) if (stale.0 - fetched.0 - 86_400.0).abs() < 1e-3),
+        "{stale:?}"
+    );
     assert!(
         matches!(value("oidc_guard_verification_seconds "), DebugValue::Histogram(times) if times.len() >= 3)
     );
@@ -123,8 +130,12 @@ fn keys_that_never_change_have_no_time_of_their_last_fetch() {
     let _guard = metrics::with_local_recorder(&recorder, build);
     let names = names(&snapshotter);
     assert!(names.contains(&format!("oidc_guard_usable_keys issuer={CLUSTER}")));
-    let timestamp = "oidc_guard_keys_last_success_timestamp_seconds";
-    assert!(!names.iter().any(|name| name.starts_with(timestamp)));
+    for timestamp in [
+        "oidc_guard_keys_last_success_timestamp_seconds",
+        "oidc_guard_keys_stale_timestamp_seconds",
+    ] {
+        assert!(!names.iter().any(|name| name.starts_with(timestamp)));
+    }
 }
 
 #[test]
