@@ -6,6 +6,7 @@ pub(crate) mod claims;
 pub mod command_line;
 pub(crate) mod failure;
 pub mod polling;
+mod redaction;
 pub mod rejection;
 pub mod settings;
 pub(crate) mod tokens;
@@ -15,6 +16,7 @@ use std::time::SystemTime;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_wi_auth::{BearerAuth, TokenSource};
 
+use self::redaction::without_tokens;
 use self::rejection::ResponseDetails;
 use crate::Error;
 
@@ -45,7 +47,7 @@ impl Endpoint {
 pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// The body as text, up to 64 KiB.
+    /// The body as text, up to 64 KiB, with `(token)` in place of each JWT: a server may send back what it received.
     pub body: String,
     /// Whether the body was longer than that. The rest was not read.
     pub is_truncated: bool,
@@ -112,7 +114,7 @@ impl Client {
         }
         Ok(Response {
             status,
-            body: String::from_utf8_lossy(&body).into_owned(),
+            body: without_tokens(&String::from_utf8_lossy(&body)).into_owned(),
             is_truncated,
             details,
         })

@@ -54,8 +54,14 @@ pub enum Error {
         reason: &'static str,
     },
     /// A watched file, such as a policy or a certificate, cannot be read or parsed.
-    #[error("cannot load a file")]
-    File(#[from] reqwest_wi_auth::FileError),
+    #[error("cannot load the file of {flag}")]
+    File {
+        /// The flag that names the file, with its environment variable, or the purpose of the file.
+        flag: &'static str,
+        /// Why the file cannot be loaded.
+        #[source]
+        source: reqwest_wi_auth::FileError,
+    },
     /// The file of CA certificates cannot be read.
     #[error("cannot read the CA certificates of --ca-file (CA_FILE) from {}", path.display())]
     CaFile {
@@ -107,6 +113,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns a function that wraps the error of a watched file in [`Error::File`]. `flag` is the flag that names the file.
+    pub(crate) fn file(flag: &'static str) -> impl FnOnce(reqwest_wi_auth::FileError) -> Self {
+        move |source| Self::File { flag, source }
+    }
+
     /// Returns a function that wraps an I/O error in [`Error::Io`]. `operation` says what was attempted.
     pub fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, source }
@@ -128,7 +139,7 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    crate::escape::escape(&name_flags(text)).into_owned()
+    crate::escape::escape(&name_flags(&text)).into_owned()
 }
 
 /// Methods as the libraries' errors name them, and the flags that call them.
@@ -154,8 +165,42 @@ const METHODS_WITHOUT_FLAG: [&str; 3] = [
     "`dangerous_accept_api_server_audience`",
 ];
 
-/// Replaces methods by the flags that call them, and removes alternatives for which there is no flag.
-pub(crate) fn name_flags(mut text: String) -> String {
+/// Replaces methods by the flags that call them, and removes alternatives for which there is no flag. Text in quotes is not
+/// changed, because it comes from settings, tokens and responses.
+pub(crate) fn name_flags(text: &str) -> String {
+    let mut named = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let mut rest = line;
+        let mut is_quoted = false;
+        loop {
+            let end = next_quote(rest).unwrap_or(rest.len());
+            let (part, after) = rest.split_at(end);
+            if is_quoted {
+                named.push_str(part);
+            } else {
+                named.push_str(&name_flags_in(part.to_owned()));
+            }
+            let Some(after) = after.strip_prefix('"') else {
+                break;
+            };
+            named.push('"');
+            (rest, is_quoted) = (after, !is_quoted);
+        }
+    }
+    named
+}
+
+/// Returns the position of the first quotation mark that is not escaped.
+fn next_quote(text: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    text.char_indices().find_map(|(position, character)| {
+        let is_end = character == '"' && !is_escaped;
+        is_escaped = character == '\\' && !is_escaped;
+        is_end.then_some(position)
+    })
+}
+
+fn name_flags_in(mut text: String) -> String {
     for method in METHODS_WITHOUT_FLAG {
         while let Some(start) = text.find(method) {
             let alternative = text[..start].rfind(", or ").unwrap_or(start);
@@ -189,6 +234,15 @@ mod tests {
         assert_eq!(
             error_chain(&error),
             "cannot collect metrics: use https; see --audience (JWT_AUDIENCE)"
+        );
+    }
+
+    #[test]
+    fn quoted_text_is_neither_replaced_nor_removed() {
+        let text = "kid \"a, or b\"\nissuer FAILED\naudience [\"`any_origin`, \\\"`audience`\"]; use https, or `any_origin`";
+        assert_eq!(
+            name_flags(text),
+            "kid \"a, or b\"\nissuer FAILED\naudience [\"`any_origin`, \\\"`audience`\"]; use https"
         );
     }
 

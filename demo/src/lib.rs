@@ -31,7 +31,49 @@ pub const X_SERVERLESS_AUTHORIZATION: http::HeaderName =
 
 #[cfg(test)]
 mod test_support {
+    use std::io::Write;
     use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    /// The log of a test in memory.
+    #[derive(Clone, Default)]
+    pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        /// Collects the events of this thread of level INFO and above until the guard is dropped.
+        pub(crate) fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::INFO)
+                .with_ansi(false)
+                .with_writer(move || writer.clone());
+            let guard = tracing::subscriber::set_default(subscriber.finish());
+            (log, guard)
+        }
+
+        pub(crate) fn lines(&self) -> Vec<String> {
+            let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            log.lines().map(str::to_owned).collect()
+        }
+
+        /// Returns the lines without time, level and target, if they are not in a span.
+        pub(crate) fn messages(&self) -> Vec<String> {
+            let lines = self.lines().into_iter();
+            let message = |line: String| line.split_once(": ").unwrap().1.to_owned();
+            lines.map(message).collect()
+        }
+    }
 
     /// Returns the content of each source file of both libraries, without comments that take up whole lines.
     pub(crate) fn library_sources() -> Vec<String> {

@@ -1,5 +1,6 @@
 //! Output of the programs: results and events on standard output, logs on standard error.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -7,6 +8,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::{Error, error_chain};
 
@@ -26,17 +28,42 @@ pub enum LogFormat {
     Json,
 }
 
+/// The crates that log events in these programs, and the first part of the audit's target.
+const KNOWN_CRATES: [&str; 16] = [
+    "auth_client",
+    "auth_server",
+    "demo",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "mio",
+    "oidc_guard",
+    "reqwest",
+    "reqwest_middleware",
+    "reqwest_wi_auth",
+    "rustls",
+    "tokio",
+    "tower",
+    "tower_http",
+    "tower_oidc_guard",
+];
+
 /// The format in which this process logs, once logging was started.
 static LOG_FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// Starts logging to standard error, filtered by `RUST_LOG`, or by `default_filter` if that is not set or not valid.
 ///
+/// If `RUST_LOG` is not valid, or part of it looks like a level that is misspelled, a warning says so.
+///
 /// # Panics
 ///
 /// Panics if a global subscriber is already installed.
 pub fn init_logging(default_filter: &str, format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let value = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|value| !value.is_empty());
+    let (filter, warning) = match value {
+        Some(value) => filter(&value, default_filter),
+        None => (EnvFilter::new(default_filter), None),
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -47,6 +74,68 @@ pub fn init_logging(default_filter: &str, format: LogFormat) {
         LogFormat::Json => log.json().with_current_span(false).init(),
     }
     let _ = LOG_FORMAT.set(format);
+    if let Some(warning) = warning {
+        warn_always(&warning);
+    }
+}
+
+/// Returns the filter that a value of `RUST_LOG` describes, and a warning about the value. The filter is `default_filter` if
+/// the value is not valid.
+fn filter(value: &OsStr, default_filter: &str) -> (EnvFilter, Option<String>) {
+    let parsed = match value.to_str() {
+        Some(value) => EnvFilter::try_new(value).map_err(|error| error.to_string()),
+        None => Err("it is not UTF-8".to_owned()),
+    };
+    let text = value.to_string_lossy();
+    match parsed {
+        Ok(filter) => {
+            let misspelled = misspelled_level(&text);
+            let warning = misspelled.map(|word| format!(
+                "RUST_LOG is {text:?}, in which {word:?} is not a level, so that it is used as a target, of which this program has none; expected off, error, warn, info, debug, trace, or TARGET=LEVEL"
+            ));
+            (filter, warning)
+        }
+        Err(error) => {
+            let warning = format!(
+                "RUST_LOG is {text:?}, which cannot be used: {error}; using {default_filter:?} instead"
+            );
+            (EnvFilter::new(default_filter), Some(warning))
+        }
+    }
+}
+
+/// Returns the first directive without a level that is neither a level nor the start of a known target.
+fn misspelled_level(directives: &str) -> Option<&str> {
+    // The directives of a span may contain commas.
+    if directives.contains(['[', '{']) {
+        return None;
+    }
+    directives.split(',').map(str::trim).find(|directive| {
+        let is_level = directive.parse::<LevelFilter>().is_ok();
+        let is_known = KNOWN_CRATES.iter().any(|known| {
+            known.starts_with(directive)
+                || directive
+                    .strip_prefix(known)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        });
+        !directive.is_empty() && !directive.contains('=') && !is_level && !is_known
+    })
+}
+
+/// Logs a warning in the format of the log, whatever `RUST_LOG` is.
+pub(crate) fn warn_always(message: &str) {
+    let log = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    let warn = || tracing::warn!("{message}");
+    match LOG_FORMAT.get() {
+        Some(LogFormat::Json) => {
+            let log = log.json().with_current_span(false).finish();
+            tracing::subscriber::with_default(log, warn);
+        }
+        _ => tracing::subscriber::with_default(log.finish(), warn),
+    }
 }
 
 /// Prints the error that ends a program to standard error, with all its causes, as one line in the format of the log.
@@ -149,5 +238,48 @@ impl EventLog {
             }
         };
         print_line(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_is_not_valid_is_replaced_and_reported() {
+        let (used, warning) = filter(OsStr::new("demo=nonsense=x"), "info");
+        assert_eq!(used.to_string(), "info");
+        let warning = warning.unwrap();
+        let start = "RUST_LOG is \"demo=nonsense=x\", which cannot be used: ";
+        assert!(warning.starts_with(start), "{warning}");
+        assert!(warning.ends_with("; using \"info\" instead"), "{warning}");
+    }
+
+    #[test]
+    fn a_misspelled_level_is_reported_but_levels_and_crates_are_not() {
+        for (value, word) in [
+            ("warm", "warm"),
+            ("info,tower_oidc_guard=debug,wran", "wran"),
+            ("demos", "demos"),
+        ] {
+            let (_, warning) = filter(OsStr::new(value), "info");
+            let warning = warning.unwrap();
+            let part = format!("RUST_LOG is {value:?}, in which {word:?} is not a level");
+            assert!(warning.starts_with(&part), "{warning}");
+        }
+        for value in [
+            "INFO",
+            "3",
+            "off",
+            "tower_oidc_guard",
+            "tower_oidc_guard::keys,warn",
+            "tower",
+            "oidc_guard::audit",
+            "other=debug",
+            "info,demo[request]=trace",
+        ] {
+            let (_, warning) = filter(OsStr::new(value), "info");
+            assert_eq!(warning, None, "{value}");
+        }
     }
 }

@@ -5,6 +5,7 @@ pub mod command_line;
 mod explain;
 mod gate;
 mod guard;
+mod handshakes;
 mod listener;
 mod metrics;
 mod routes;
@@ -28,8 +29,8 @@ use self::listener::{listen_on, listen_on_all_addresses};
 pub use self::metrics::Metrics;
 pub use self::routes::{OPEN_BODY, admin_routes, application_routes};
 use self::settings::ServerSettings;
-use crate::Error;
 use crate::signals::Shutdown;
+use crate::{Error, output};
 
 /// How much longer than its drain and grace periods together the server may take to end.
 const SHUTDOWN_MARGIN: Duration = Duration::from_secs(1);
@@ -60,6 +61,12 @@ pub async fn run(
 ) -> Result<(), Error> {
     // Until the time limit is set below, a signal ends the process at once: no request is in flight.
     let guard = guard::build(&settings).await?;
+    guard::log_settings(&settings);
+    if settings.audit && !tracing::enabled!(target: "oidc_guard::audit", tracing::Level::INFO) {
+        output::warn_always(
+            "--audit is set, but RUST_LOG hides the target oidc_guard::audit; add oidc_guard::audit=info to it",
+        );
+    }
     let log_caller = |caller: Option<&tower_oidc_guard::Identity>| {
         let subject = caller.map_or("anonymous", |caller| caller.subject());
         tracing::info!(subject, "request admitted");

@@ -4,6 +4,7 @@
 //! are printed. The parser is not that of the crate `http-auth`, which rejects a whole header if one of its challenges has
 //! a `token68`, as `Negotiate` does, or a character outside ASCII.
 
+use super::redaction::without_tokens;
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
@@ -43,6 +44,7 @@ impl Challenges {
             let value = &value.as_bytes()[..value.len().min(bytes)];
             bytes -= value.len();
             let value = String::from_utf8_lossy(value);
+            let value = without_tokens(&value);
             for (scheme, parameters) in parse(&value) {
                 count += 1;
                 if count > MAX_CHALLENGES {

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
-use tokio_rustls::rustls::{CertificateError, Error as TlsError};
+use tokio_rustls::rustls::{CertificateError, Error as TlsError, OtherError};
 
 /// The cause of a request's failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(crate) enum CertificateFault {
     UnknownIssuer,
     /// It is for another host name.
     WrongName,
+    /// It is the certificate of a CA.
+    IsCa,
     /// It has expired.
     Expired,
     /// It is not valid yet.
@@ -124,6 +126,9 @@ impl Failure {
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                     CertificateFault::NotYetValid
                 }
+                CertificateError::Other(other) if is_ca_used_as_end_entity(other) => {
+                    CertificateFault::IsCa
+                }
                 _ => CertificateFault::Other,
             }),
             TlsError::InvalidMessage(_) => Self::NotTls,
@@ -145,6 +150,9 @@ impl Failure {
             }
             Self::Certificate(CertificateFault::WrongName) => {
                 format!("the certificate of {host} is for another name")
+            }
+            Self::Certificate(CertificateFault::IsCa) => {
+                "the server presents a CA certificate (a self-signed one) as its own certificate, which is not accepted even with --ca-file".to_owned()
             }
             Self::Certificate(CertificateFault::Expired) => {
                 format!("the certificate of {host} has expired by this machine's clock")
@@ -183,6 +191,9 @@ impl Failure {
             Self::Certificate(CertificateFault::WrongName) => {
                 "use a name in --service-url (SERVICE_URL) that the certificate lists, or issue one that lists this name"
             }
+            Self::Certificate(CertificateFault::IsCa) => {
+                "give the server a certificate that a CA has issued (CA:FALSE)"
+            }
             Self::Certificate(CertificateFault::Expired | CertificateFault::NotYetValid) => {
                 "renew the certificate, or set this machine's clock if it is wrong"
             }
@@ -201,6 +212,12 @@ impl Failure {
             Self::Other => return None,
         })
     }
+}
+
+/// Returns whether a certificate was rejected because it is that of a CA. The type of this error is in a crate of which rustls
+/// exports nothing, so its name is compared.
+fn is_ca_used_as_end_entity(error: &OtherError) -> bool {
+    format!("{:?}", error.0) == "CaUsedAsEndEntity"
 }
 
 /// Returns an error and its causes. Unlike [`StdError::source`], this includes the error that an I/O error wraps.

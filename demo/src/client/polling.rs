@@ -1,5 +1,6 @@
 //! Polls services: requests each path of each service in turn, at an interval, and prints the responses.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,6 +43,8 @@ struct Target {
     client: Client,
     tokens: TokenSources,
     last_rotation: Option<SystemTime>,
+    /// The last line about each path that was printed in full, if it is about a failure.
+    last_failures: HashMap<&'static str, String>,
 }
 
 /// Polls the services until the program is asked to end, or once if the settings say so.
@@ -89,6 +92,7 @@ impl Target {
             service: service.clone(),
             client,
             last_rotation: last_rotation(tokens.projected.as_ref()),
+            last_failures: HashMap::new(),
             tokens,
         })
     }
@@ -192,12 +196,13 @@ async fn poll(
             }
             let elapsed = began.elapsed();
             let outcome = Outcome::new(&result, &target.service, || target.tokens.current());
+            let path = endpoint.path();
             let line = if settings.json {
                 json_line(settings.identity, &url, &outcome, elapsed)
-            } else if has_several_targets {
-                text_line(&url, &outcome)
             } else {
-                text_line(endpoint.path(), &outcome)
+                let shown = if has_several_targets { &url } else { path };
+                let line = text_line(shown, &outcome);
+                shorten_repeated(&mut target.last_failures, path, shown, &outcome, line)
             };
             print_line(&line);
             if is_ending {
@@ -285,6 +290,32 @@ fn text_line(url: &str, outcome: &Outcome<'_>) -> String {
     line
 }
 
+/// Returns the line, or a short one with the status if it is about a failure and equals the last one about that path.
+fn shorten_repeated(
+    last_failures: &mut HashMap<&'static str, String>,
+    path: &'static str,
+    url: &str,
+    outcome: &Outcome<'_>,
+    line: String,
+) -> String {
+    if outcome.response.is_some_and(is_success) {
+        last_failures.remove(path);
+        return line;
+    }
+    if last_failures.get(path) != Some(&line) {
+        last_failures.insert(path, line.clone());
+        return line;
+    }
+    let url = escape(url);
+    match outcome.response {
+        Some(response) => format!(
+            "GET {url}: {}: same as before",
+            rejection::status_line(response.status)
+        ),
+        None => format!("GET {url}: failed: same as before"),
+    }
+}
+
 fn json_line(
     identity: ClientIdentity,
     url: &str,
@@ -323,4 +354,33 @@ fn json_line(
         line["advice"] = advice.clone().into();
     }
     escape_json(&line.to_string()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_is_repeated_is_printed_in_full_once() {
+        let failed = |reason: &str| Outcome {
+            response: None,
+            reason: Some(reason.to_owned()),
+            advice: None,
+        };
+        let mut last = HashMap::new();
+        let mut print = |path, outcome: &Outcome<'_>| {
+            let line = text_line(path, outcome);
+            shorten_repeated(&mut last, path, path, outcome, line)
+        };
+        for (path, reason, expected) in [
+            ("/", "a", "GET /: failed: a"),
+            ("/private", "a", "GET /private: failed: a"),
+            ("/", "a", "GET /: failed: same as before"),
+            ("/", "a", "GET /: failed: same as before"),
+            ("/", "b", "GET /: failed: b"),
+            ("/private", "a", "GET /private: failed: same as before"),
+        ] {
+            assert_eq!(print(path, &failed(reason)), expected);
+        }
+    }
 }

@@ -32,7 +32,7 @@ pub async fn explain(settings: ExplainSettings) -> Result<Admission, Error> {
     let guard = guard::build(&settings.settings).await?;
     let token = read_token(&settings.file).await?;
     let diagnosis = guard.diagnose(&token).await;
-    output::print_line(&name_flags(diagnosis.to_string()));
+    output::print_line(&name_flags(&diagnosis.to_string()));
     Ok(if diagnosis.is_admitted() {
         Admission::Admitted
     } else {

@@ -64,7 +64,11 @@ impl Gate {
         let google = google_issuer(settings.google_keys_url.as_deref());
         let issuer = settings.gate_audience.iter().fold(google, Issuer::audience);
         let policy = match &settings.gate_policy_file {
-            Some(path) => PolicyFile::open(path).await?.policy(),
+            Some(path) => {
+                let file = PolicyFile::open(path).await;
+                file.map_err(Error::file("--gate-policy-file (GATE_POLICY_FILE)"))?
+                    .policy()
+            }
             None => Policy::members(&settings.gate_members),
         };
         Self::new(issuer, policy).map(Some)

@@ -19,7 +19,13 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
     }
     builder = builder.ready_when(ready_when(&settings.ready_issuers, &labels));
     builder = match &settings.policy_file {
-        Some(path) => builder.policy(PolicyFile::open(path).await?.policy()),
+        Some(path) => {
+            let file = PolicyFile::open(path).await;
+            builder.policy(
+                file.map_err(Error::file("--policy-file (POLICY_FILE)"))?
+                    .policy(),
+            )
+        }
         None => builder.any_verified_caller(),
     };
     if settings.optional {
@@ -34,6 +40,36 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
         builder.cache(settings.cache_tokens, settings.cache_bytes)
     };
     Ok(builder.build()?)
+}
+
+/// Logs which callers the server admits, and which issuers `/readyz` requires.
+pub(super) fn log_settings(settings: &ServerSettings) {
+    let policy = settings.policy_file.as_ref();
+    let policy = policy.map(|path| path.display().to_string());
+    tracing::info!(
+        issuers = settings.issuer.join(","),
+        audiences = settings.audience.join(","),
+        policy = policy.as_deref().unwrap_or("any verified caller"),
+        ready_issuers = settings.ready_issuers.join(","),
+        "the guard is configured"
+    );
+    if policy.is_some() {
+        return;
+    }
+    if settings.issuer.iter().any(|issuer| is_google(issuer)) {
+        tracing::warn!(
+            "no --policy-file (POLICY_FILE) is set, so any caller with a valid token is admitted; with the issuer google, that is anyone with a Google account"
+        );
+    } else {
+        tracing::info!(
+            "no --policy-file (POLICY_FILE) is set, so any caller with a valid token is admitted"
+        );
+    }
+}
+
+/// Returns whether a value of `--issuer` describes Google.
+fn is_google(value: &str) -> bool {
+    value == "google" || value == "oidc:https://accounts.google.com"
 }
 
 /// Returns which issuers `--ready-issuers` requires. `labels` are the values of `--issuer` with the labels of these issuers. An

@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::handshakes::{HandshakeFailure, HandshakeFailures};
 use crate::{Error, error_chain};
 
 /// The length of the system's backlog of connections that have not been accepted.
@@ -160,6 +161,8 @@ pub(super) async fn serve(
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let (closing, close) = watch::channel(false);
+    let failures = Arc::new(HandshakeFailures::default());
+    let mut summaries = pin!(failures.log_summaries());
     let mut end = pin!(end);
     loop {
         let accepted = async {
@@ -170,6 +173,8 @@ pub(super) async fn serve(
         let ((stream, peer), permit) = tokio::select! {
             biased;
             () = &mut end => break,
+            // Never completes.
+            () = &mut summaries => continue,
             Some(accepted) = accepted => accepted,
             else => break,
         };
@@ -178,6 +183,7 @@ pub(super) async fn serve(
             limits,
             routes: routes.clone(),
             close: close.clone(),
+            handshake_failures: failures.clone(),
             _permit: permit,
         };
         tokio::spawn(connection.serve(stream, tls.clone()));
@@ -187,6 +193,7 @@ pub(super) async fn serve(
     // All permits are available once all connections have ended. The semaphore is never closed.
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     let _ = permits.acquire_many(all).await;
+    failures.log("");
 }
 
 /// Accepts the next connection. Retries after errors.
@@ -221,6 +228,7 @@ struct Connection {
     routes: Router,
     /// Becomes `true` when the server shuts down.
     close: watch::Receiver<bool>,
+    handshake_failures: Arc<HandshakeFailures>,
     /// Counts towards [`Limits::connections`] until the connection ends.
     _permit: OwnedSemaphorePermit,
 }
@@ -233,12 +241,19 @@ impl Connection {
             return self.serve_http(stream).await;
         };
         let peer = self.peer;
-        match timeout(self.limits.handshake_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http(stream).await,
+        let failure = match timeout(self.limits.handshake_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => return self.serve_http(stream).await,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, error = error_chain(&error), "the TLS handshake failed");
+                HandshakeFailure::classify(&error)
             }
-            Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
+            Err(_) => {
+                tracing::debug!(%peer, "the TLS handshake took too long");
+                Some(HandshakeFailure::TimedOut)
+            }
+        };
+        if let Some(failure) = failure {
+            self.handshake_failures.count(failure);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderName, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -71,7 +71,8 @@ pub fn admin_routes(
     let metrics = move || async move { (content_type, render_metrics()) };
     let readiness = Router::new()
         .route_service("/readyz", guard.readiness())
-        .layer(from_fn_with_state(ReadinessLog::default(), log_readiness));
+        // Does not apply to the fallback, so that requests to unknown paths are no probes.
+        .route_layer(from_fn_with_state(ReadinessLog::default(), log_readiness));
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .merge(readiness)
@@ -82,8 +83,12 @@ pub fn admin_routes(
 #[derive(Debug, Clone, Default)]
 struct ReadinessLog(Arc<Mutex<Option<String>>>);
 
-/// Logs the result of a readiness probe if it is not that of the previous one.
+/// Logs the result of a readiness probe if it is not that of the previous one. Probes are GET requests: responses to other
+/// methods do not contain the reason.
 async fn log_readiness(State(log): State<ReadinessLog>, request: Request, next: Next) -> Response {
+    if request.method() != Method::GET {
+        return next.run(request).await;
+    }
     let (parts, body) = next.run(request).await.into_parts();
     // The guard responds with a short text, so that reading it cannot fail.
     let body = to_bytes(body, MAX_READINESS_BYTES)
@@ -218,47 +223,27 @@ fn identity_json(caller: &Identity) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
-    use axum::body::Body;
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
 
     use super::*;
-
-    /// An in-memory log.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::test_support::Log;
 
     /// Runs requests to paths in turn, and returns the lines that are logged meanwhile.
     async fn logged(routes: Router, paths: &[&str]) -> Vec<String> {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
-            .with_ansi(false)
-            .with_writer(move || writer.clone());
-        let _guard = tracing::subscriber::set_default(subscriber.finish());
+        let (log, _guard) = Log::start();
         let service = TowerToHyperService::new(routes);
         for path in paths {
             let request = Request::builder().uri(format!("{path}?access_token=secret"));
             let request = request.body(Body::empty()).unwrap();
             service.call(request).await.unwrap();
         }
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        assert!(!log.contains("secret"), "{log}");
-        log.lines().map(str::to_owned).collect()
+        let lines = log.lines();
+        assert!(
+            lines.iter().all(|line| !line.contains("secret")),
+            "{lines:?}"
+        );
+        lines
     }
 
     #[tokio::test]
@@ -305,7 +290,7 @@ mod tests {
         };
         let readiness = Router::new()
             .route("/readyz", get(probe))
-            .layer(from_fn_with_state(ReadinessLog::default(), log_readiness));
+            .route_layer(from_fn_with_state(ReadinessLog::default(), log_readiness));
         let lines = logged(with_layers(Router::new(), readiness), &["/readyz"; 6]).await;
         let expected = [
             (" WARN ", "status=503 reason=\"no keys of a\""),
@@ -318,6 +303,30 @@ mod tests {
                 line.contains(level) && line.contains(text),
                 "{text}: {line}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_to_an_unknown_path_is_no_readiness_probe() {
+        let issuer = tower_oidc_guard::testing::TestIssuer::start()
+            .await
+            .unwrap();
+        let guard = OidcGuard::builder()
+            .issuer(issuer.issuer().audience("https://auth-server.example"))
+            .any_verified_caller()
+            .build()
+            .unwrap();
+        guard.ready().await.unwrap();
+        let admin = admin_routes(&guard, String::new);
+        let application = application_routes(&guard, |_| {});
+        let paths = ["/x1", "/readyz", "/x2", "/readyz/x", "/readyz"];
+        for routes in [
+            // The port of the application, with and without the admin routes, and the admin port.
+            with_layers(application.clone(), admin.clone()),
+            with_layers(application, Router::new()),
+            with_limits(admin),
+        ] {
+            assert_eq!(logged(routes, &paths).await, Vec::<String>::new());
         }
     }
 }

@@ -66,8 +66,11 @@ impl FileCertResolver {
                 Ok(content.to_vec())
             }
         };
-        let certificate = WatchedFile::open(certificate, parse).await?;
-        let key = WatchedFile::open(key, parse).await?;
+        let certificate = WatchedFile::open(certificate, parse).await;
+        let certificate =
+            certificate.map_err(Error::file("--tls-certificate (TLS_CERTIFICATE)"))?;
+        let key = WatchedFile::open(key, parse).await;
+        let key = key.map_err(Error::file("--tls-key (TLS_KEY)"))?;
         let (certificate_pem, key_pem) = (certificate.current(), key.current());
         let pair = load(&certificate_pem, &key_pem, &provider).map_err(Error::Tls)?;
         let loaded = Loaded {

@@ -202,6 +202,35 @@ async fn stalled_tls_connections_and_handshakes_are_closed_after_their_timeouts(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn failed_tls_handshakes_are_logged_without_what_the_client_sent() {
+    let limited = LimitedServer::start(Transport::Tls, &[]).await;
+    // A probe of the port is no failed handshake.
+    drop(limited.connect().await);
+    let untrusting = http_client().get(format!("https://{}/", limited.server.address));
+    assert!(untrusting.send().await.is_err());
+    let process = &limited.server.process;
+    process
+        .wait_for_line(
+            "1 TLS handshake failed: 1 the client does not trust the certificate (alert UnknownCA)",
+        )
+        .await;
+    for _ in 0..3 {
+        let plain = http_client().get(limited.server.url("/forged"));
+        assert!(plain.send().await.is_err());
+    }
+    process
+        .wait_for_line("3 TLS handshakes failed in the last 10 s: 3 not TLS (plain HTTP?)")
+        .await;
+    let lines = process.lines();
+    let summaries = lines.iter().filter(|line| line.contains("TLS handshake"));
+    assert_eq!(summaries.count(), 2, "{lines:?}");
+    assert!(
+        lines.iter().all(|line| !line.contains("forged")),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_above_the_limit_are_served_once_others_have_ended() {
     let limits = ["--max-connections", "3", "--header-timeout-seconds", "2"];
     let limited = LimitedServer::start(Transport::Plain, &limits).await;

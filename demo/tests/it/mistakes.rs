@@ -73,6 +73,12 @@ impl Event<'_> {
         let Ok(line) = serde_json::from_str::<Value>(line) else {
             return false;
         };
+        // Text has no span before the message, so that JSON has none, either.
+        let expected = ["fields", "level", "target", "timestamp"];
+        let names = line.as_object().map(|line| line.keys());
+        if !names.is_some_and(|names| names.eq(expected)) {
+            return false;
+        }
         let fields = line["fields"].as_object();
         let message = line["fields"]["message"].as_str();
         line["level"] == self.level
@@ -142,7 +148,13 @@ fn keys_not_fetched<'e>(issuer: &'e str, error: &'e str) -> Event<'e> {
         level: "WARN",
         target: "tower_oidc_guard::keys::driver",
         message: "keys could not be fetched",
-        fields: vec![("issuer", issuer), ("error", error)],
+        fields: vec![
+            ("issuer", issuer),
+            ("error", error),
+            ("consequence", "\"no keys: the issuer's tokens get 503\""),
+            ("attempts", "<n>"),
+            ("failing_for_seconds", "<n>"),
+        ],
     }
 }
 
@@ -199,6 +211,7 @@ async fn expect_fatal(binary: &str, program: &str, flags: &[&str], expected: &st
         let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
         assert_eq!(line["level"], "ERROR");
         assert_eq!(line["fields"]["program"], program);
+        assert_eq!(line["fields"].as_object().unwrap().len(), 2, "{line}");
         assert_line(
             &[line["fields"]["message"].as_str().unwrap().to_owned()],
             expected,
@@ -377,28 +390,123 @@ async fn a_typing_error_in_the_policy() {
         "--policy-file",
         &path,
     ];
-    // The position, what was found, and what was expected.
-    let parts = [
-        &*path,
-        "line 1",
-        "column 1",
-        "unknown field",
-        "alow",
-        "allow",
-        "deny",
-        "audiences",
-        "claims",
-        "issuers",
-    ];
+    let expected = format!(
+        "cannot load the file of --policy-file (POLICY_FILE): {path} had no valid content within 5s; last error: the content of {path} is not valid: line 1, column 1: unknown field \"alow\"; did you mean \"allow\"? The fields of the file are `allow`, `deny`, `audiences`, `claims` and `issuers`"
+    );
+    expect_fatal(SERVER, "auth-server", &flags, &expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_policy_file() {
+    let flags = ["--issuer", "google", "--audience", AUDIENCE];
+    let flags = [&flags[..], &["--policy-file", "/nowhere/policy.yaml"]].concat();
+    let expected = "cannot load the file of --policy-file (POLICY_FILE): /nowhere/policy.yaml had no valid content within 5s; check that the volume is mounted and that the path is correct; last error: reading /nowhere/policy.yaml failed: No such file or directory (os error 2)";
+    expect_fatal(SERVER, "auth-server", &flags, expected).await;
+}
+
+/// Starts a server with this `RUST_LOG`, and waits for the event in each format of the log.
+async fn expect_with_filter(filter: &str, flags: &[&str], event: &Event<'_>) {
     for format in FORMATS {
-        let flags = [&flags[..], &["--log-format", format]].concat();
-        let mut server = Process::start(SERVER, &flags, &NO_VARIABLES);
-        assert_eq!(server.wait_for_exit().await, Some(1));
-        let line = server.wait_for_line("unknown field").await;
-        for part in parts {
-            assert!(line.contains(part), "{part}: {line}");
+        let flags = [&ON_LOOPBACK[..], flags, &["--log-format", format]].concat();
+        let process = Process::start(SERVER, &flags, &[("RUST_LOG", filter)]);
+        event.wait_in(&process, format).await;
+    }
+}
+
+/// The event about settings that would otherwise have no visible effect. No value of `RUST_LOG` hides it.
+fn warned(message: &str) -> Event<'_> {
+    Event {
+        level: "WARN",
+        target: "demo::output",
+        message,
+        fields: Vec::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_is_not_valid() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let flags = trusting(issuer.url(), &[]);
+    let message = "RUST_LOG is \"demo=nonsense=x\", which cannot be used: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number <n>-<n>; using \"info\" instead";
+    expect_with_filter("demo=nonsense=x", &flags, &warned(message)).await;
+    let message = "RUST_LOG is \"warm\", in which \"warm\" is not a level, so that it is used as a target, of which this program has none; expected off, error, warn, info, debug, trace, or TARGET=LEVEL";
+    expect_with_filter("warm", &flags, &warned(message)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_that_the_filter_hides() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let flags = trusting(issuer.url(), &["--audit"]);
+    let message = "--audit is set, but RUST_LOG hides the target oidc_guard::audit; add oidc_guard::audit=info to it";
+    for filter in ["tower_oidc_guard=debug", "off"] {
+        expect_with_filter(filter, &flags, &warned(message)).await;
+    }
+    let filter = [("RUST_LOG", "info,tower_oidc_guard=debug")];
+    let flags = [&ON_LOOPBACK[..], &flags].concat();
+    let server = Server::start_with(&flags, &filter).await;
+    let lines = server.process.lines();
+    assert!(
+        lines.iter().all(|line| !line.contains("--audit")),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_policy() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let admitted =
+        "no --policy-file (POLICY_FILE) is set, so any caller with a valid token is admitted";
+    let google =
+        format!("{admitted}; with the issuer google, that is anyone with a Google account");
+    let with_google = [issuer.url(), "google"].join(",");
+    for (issuers, level, message) in [
+        (issuer.url(), "INFO", admitted),
+        (&with_google, "WARN", &google),
+    ] {
+        let label = format!("{issuers:?}");
+        let configured = Event {
+            level: "INFO",
+            target: "demo::server::guard",
+            message: "the guard is configured",
+            fields: vec![
+                ("issuers", &label),
+                ("audiences", "\"https://auth-server.example\""),
+                ("policy", "\"any verified caller\""),
+                ("ready_issuers", "\"all\""),
+            ],
+        };
+        let admits_all = Event {
+            level,
+            target: "demo::server::guard",
+            message,
+            fields: Vec::new(),
+        };
+        for event in [configured, admits_all] {
+            expect_event(&trusting(issuers, &[]), &event).await;
         }
-        assert_eq!(server.lines().len(), 1, "{:?}", server.lines());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_a_ca_as_the_servers_own() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let (ca, folder) = (Ca::new(), tempfile::tempdir().unwrap());
+    let [certificate, key] =
+        [("tls.crt", ca.pem()), ("tls.key", ca.key_pem())].map(|(name, content)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path_string(path)
+        });
+    let flags = ["--tls-certificate", &certificate, "--tls-key", &key];
+    let server = start_server(&trusting(issuer.url(), &flags), "text").await;
+    let url = format!("https://{}", server.address);
+    let volume = TokenVolume::new(&service_account_token(&issuer, AUDIENCE).mint());
+    let expected = format!(
+        "GET /private: failed: the server presents a CA certificate (a self-signed one) as its own certificate, which is not accepted even with --ca-file: error sending request for url ({url}/private): client error (Connect): invalid peer certificate: Other(OtherError(CaUsedAsEndEntity)); give the server a certificate that a CA has issued (CA:FALSE)"
+    );
+    for flags in [&["--ca-file", &certificate][..], &[]] {
+        let lines = run_client(&url, &volume.token_path(), flags).await;
+        assert_line(&lines, &expected);
     }
 }
 

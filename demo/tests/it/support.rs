@@ -154,6 +154,11 @@ impl Ca {
         self.0.pem()
     }
 
+    /// Returns the CA's own private key, in PEM.
+    pub(crate) fn key_pem(&self) -> String {
+        self.0.key().serialize_pem()
+    }
+
     /// Issues a certificate for loopback. Returns it and its private key, both in PEM.
     pub(crate) fn issue(&self) -> (String, String) {
         let key = KeyPair::generate().unwrap();

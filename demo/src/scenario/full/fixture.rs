@@ -88,7 +88,8 @@ impl<'s> Fixture<'s> {
 
     /// Creates a gate that follows the policy file in the volume, and returns the file, too.
     pub(super) async fn gate(&self) -> Result<(Gate, PolicyFile), Error> {
-        let file = PolicyFile::open(self.kubelet.path(POLICY_FILE)).await?;
+        let file = PolicyFile::open(self.kubelet.path(POLICY_FILE)).await;
+        let file = file.map_err(Error::file("the scenario's policy"))?;
         let gate = Gate::new(self.google_issuer(), file.policy())?;
         Ok((gate, file))
     }
