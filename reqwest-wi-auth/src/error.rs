@@ -1,5 +1,6 @@
 //! The errors of this crate.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,9 @@ use crate::watched_file::FileError;
 /// the causes as well, so a reporter that prints the whole chain of sources prints some of them twice.
 ///
 /// No error contains a token.
-#[derive(Debug, Clone, thiserror::Error)]
+///
+/// The `Debug` form is the text as well, because that is what a program prints that returns the error from `main`.
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The token file could not be read, or does not contain a valid token.
@@ -65,6 +68,12 @@ pub enum Error {
     /// The HTTP client could not be created.
     #[error("the HTTP client could not be created: {}", with_causes(.0.as_ref()))]
     Client(#[source] Arc<reqwest::Error>),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// An error of a request to the metadata server.

@@ -34,17 +34,17 @@ fn guarded<E: Endpoint + 'static>(guard: OidcGuard, endpoint: E) -> impl Endpoin
             *copy.method_mut() = request.method().clone();
             *copy.uri_mut() = request.uri().clone();
             *copy.headers_mut() = request.headers().clone();
+            // The guard removes an identity that is already there.
+            *copy.extensions_mut() = std::mem::take(request.extensions_mut());
             if let Err(rejected) = guard.admit(&mut copy).await {
                 let (parts, body) = rejected.into_parts();
                 let mut response = Response::from((parts.status, body));
                 *response.headers_mut() = parts.headers;
                 return Ok(response);
             }
-            // The token's header is marked as sensitive in the copy, so that logs do not show it.
+            // The token's header is marked as sensitive in the copy, so that logs do not show it, or removed by `strip_token`.
             *request.headers_mut() = std::mem::take(copy.headers_mut());
-            request
-                .extensions_mut()
-                .extend(std::mem::take(copy.extensions_mut()));
+            *request.extensions_mut() = std::mem::take(copy.extensions_mut());
             endpoint
                 .call(request)
                 .await

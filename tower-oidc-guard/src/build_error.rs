@@ -2,6 +2,7 @@
 
 use crate::policy::PolicyError;
 use crate::text::with_causes;
+use std::fmt;
 
 /// The reason why a guard does not build.
 ///
@@ -19,7 +20,9 @@ use crate::text::with_causes;
 /// assert!(matches!(error, BuildError::Policy(_)));
 /// assert!(error.to_string().contains("\"user:jane\""));
 /// ```
-#[derive(Debug, thiserror::Error)]
+///
+/// The `Debug` form is the text as well, because that is what a program prints that returns the error from `main`.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// No issuer is configured. Add one with [`issuer`](crate::OidcGuardBuilder::issuer).
@@ -136,6 +139,12 @@ pub enum BuildError {
     /// The HTTP client for discovery documents and keys could not be created.
     #[error("the HTTP client for discovery documents and keys could not be created: {}", with_causes(.0))]
     HttpClient(reqwest::Error),
+}
+
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl From<PolicyError> for BuildError {

@@ -155,7 +155,9 @@ impl OidcGuard {
     /// #     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
     /// #     .any_verified_caller()
     /// #     .build()?;
-    /// # let (_, orders) = tonic_health::server::health_reporter();
+    /// # let descriptors = tonic_health::pb::FILE_DESCRIPTOR_SET;
+    /// # let orders = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(descriptors);
+    /// # let orders = orders.build_v1()?;
     /// use tonic::service::{LayerExt as _, Routes};
     ///
     /// let (_, health) = tonic_health::server::health_reporter();
@@ -198,8 +200,10 @@ impl OidcGuard {
     /// Decides on a request like the guard's layer, for web frameworks whose services are no tower services.
     ///
     /// An admitted request has the caller's [`Identity`] in its extensions, and the value of the token's header is marked as
-    /// sensitive or the header removed, as behind the layer. The body is not used, so a request of another type can be copied
-    /// into a `Request<()>`: its method, URI and headers.
+    /// sensitive or the header removed, as behind the layer. An identity that is already in the extensions is removed.
+    ///
+    /// The body is not used, so a request of another type can be copied into a `Request<()>`: its method, URI, headers and
+    /// extensions. If it is admitted, replace its headers and extensions by those of the copy.
     ///
     /// # Errors
     ///

@@ -39,6 +39,7 @@
 //! [`Issuer::max_document_bytes`]: crate::Issuer::max_document_bytes
 //! [`Issuer::max_keys`]: crate::Issuer::max_keys
 //! [`Issuer::max_lifetime`]: crate::Issuer::max_lifetime
+//! [`Issuer::label`]: crate::Issuer::label
 //! [`Issuer::oidc`]: crate::Issuer::oidc
 //! [`Issuer::require`]: crate::Issuer::require
 //! [`Issuer::require_claim`]: crate::Issuer::require_claim

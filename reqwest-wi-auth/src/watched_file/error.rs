@@ -1,5 +1,6 @@
 //! Why a file could not be read.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +14,9 @@ pub type ParseError = Box<dyn std::error::Error + Send + Sync>;
 /// An error of opening or reading a [`WatchedFile`](super::WatchedFile).
 ///
 /// The text of an error contains the path and the texts of all its causes.
-#[derive(Debug, Clone, thiserror::Error)]
+///
+/// The `Debug` form is the text as well, because that is what a program prints that returns the error from `main`.
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
     /// The file cannot be read: it is missing, is not a regular file, this process lacks the permission, or reading took
@@ -55,6 +58,12 @@ pub enum FileError {
         /// The path of the file.
         path: PathBuf,
     },
+}
+
+impl fmt::Debug for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Returns what to do about an error of the operating system, if it is known and not obvious.

@@ -283,18 +283,24 @@ impl AdmissionController {
         rule: AnonymousRule,
     ) -> Admission {
         if let Some(audit) = self.active_audit() {
-            let policy = || self.policy.explain_anonymous();
             let rule = match rule {
-                AnonymousRule::CorsPreflight => "the setting `allow_cors_preflight`".to_owned(),
-                AnonymousRule::MissingToken if self.requests.allow_missing_token => {
-                    "the setting `allow_missing_token`".to_owned()
+                AnonymousRule::CorsPreflight => {
+                    Some("the setting `allow_cors_preflight`".to_owned())
                 }
-                AnonymousRule::MissingToken => policy().reason().to_owned(),
+                AnonymousRule::MissingToken if self.requests.allow_missing_token => {
+                    Some("the setting `allow_missing_token`".to_owned())
+                }
+                AnonymousRule::MissingToken => {
+                    let decision = self.policy.explain_anonymous();
+                    // The content of a policy file may have been replaced since the decision.
+                    let reason = decision.is_allowed().then(|| decision.reason());
+                    reason.map(str::to_owned)
+                }
             };
             let anonymous = AuditedDecision {
                 decision: AuditDecision::Anonymous,
                 reason: AuditDecision::Anonymous.as_str(),
-                rule: Some(&rule),
+                rule: rule.as_deref(),
                 issuer: None,
                 caller: None,
             };
@@ -371,7 +377,7 @@ impl AdmissionController {
             reason = rejection.reason(),
             issuer = issuer.unwrap_or(telemetry::NO_ISSUER),
             status = rejection.status().as_u16(),
-            error = %rejection,
+            error = rejection.to_string(),
             subject = subject.as_deref(),
             rule = rejected.rule,
             expected = expected.map(|text| text.strip_prefix("expected ").unwrap_or(text)),

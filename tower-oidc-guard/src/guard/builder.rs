@@ -583,7 +583,7 @@ impl OidcGuardBuilder {
     ///
     /// The first refusal after a quiet time is logged immediately. Those that follow are counted, and logged as one event per
     /// interval, which also has what is configured, such as the accepted audiences. Nothing that a caller sent is logged. The
-    /// level is WARN, or INFO if all of the requests had no token. One summary includes the requests of all layers of the guard:
+    /// level is WARN, or INFO if none of the requests had any credentials. One summary includes the requests of all layers of the guard:
     ///
     /// ```text
     /// WARN 1 request refused: 1 wrong_audience, expected https://a.example or https://b.example
@@ -592,7 +592,9 @@ impl OidcGuardBuilder {
     ///
     /// Its fields are `count`, `seconds` (the time in which they were counted; absent for a request that is logged immediately)
     /// and `reasons`, such as `wrong_audience=30 expired=7`. Outside a tokio runtime, and in one without timers
-    /// (`enable_time`), the summary of an interval is logged with the first refusal after it.
+    /// (`enable_time`), the summary of an interval is logged with the first refusal after it. In a runtime without timers, the
+    /// task that waits for the end of the first interval panics, as any use of tokio's timers does, which has no other effect
+    /// unless the program aborts at a panic; [`without_refusal_summary`](Self::without_refusal_summary) avoids it.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -828,7 +830,8 @@ fn trusted_issuers(
                 .clone(),
         };
         let issuer = issuer.resolve(client)?;
-        let own: HashSet<_> = issuer.all_issuers().map(str::to_owned).collect();
+        // In the order of the settings, so that the error is always about the same one.
+        let own: Vec<_> = issuer.all_issuers().map(str::to_owned).collect();
         if let Some(duplicate) = own.iter().find(|iss| all.contains(*iss)) {
             return Err(BuildError::DuplicateIssuer {
                 issuer: duplicate.clone(),

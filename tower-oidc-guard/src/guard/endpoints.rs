@@ -24,6 +24,9 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// The body is plain text. It is `ready`, or one line for each issuer without keys: `no keys of`, the issuer's label, and the
 /// whole chain of causes, as the `Display` form of [`IssuerHealth`](crate::IssuerHealth). While the guard is ready, these lines
 /// follow the line `ready`. They contain the URL or path that failed, and no part of a token.
+///
+/// Mount it where only probes and operators can reach it, such as on a separate port: the causes name hosts and files of the
+/// deployment, and whether a connection to a host that a discovery document names succeeds.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     verifier: TokenVerifier,

@@ -18,10 +18,12 @@ use http::HeaderName;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
-use tracing::Level;
 use tracing::instrument::WithSubscriber as _;
+use tracing::span::Id;
+use tracing::{Dispatch, Level, dispatcher};
 
 use super::expected::{detail, expected};
+use crate::jose::TokenError;
 use crate::policy::ResolvedPolicy;
 use crate::rejection::Rejection;
 use crate::verifier::{TokenVerifier, alternatives};
@@ -211,6 +213,7 @@ impl RefusalSummary {
         let (count, seconds) = (summary.count(), summary.seconds());
         let reasons = summary.reasons();
         let message = self.message(summary);
+        let _outside = OutsideSpans::leave();
         // Events of two levels are two events.
         if expected {
             tracing::info!(parent: None, count, seconds, reasons, "{message}");
@@ -227,7 +230,15 @@ impl RefusalSummary {
             let _ = write!(message, " in the last {seconds} s");
         }
         let counted = &mut summary.counted;
-        counted.sort_by_key(|counted| (Reverse(counted.count), counted.rejection.reason()));
+        // Of equal counts, those that are probably a setting come first, since the number of described reasons is limited.
+        counted.sort_by_key(|counted| {
+            let rejection = &counted.rejection;
+            let is_junk = matches!(
+                rejection,
+                Rejection::MalformedRequest(_) | Rejection::InvalidToken(TokenError::Malformed(_))
+            );
+            (Reverse(counted.count), is_junk, rejection.reason())
+        });
         for (index, counted) in counted.iter().take(MAX_DESCRIBED).enumerate() {
             message.push_str(if index == 0 { ": " } else { "; " });
             let _ = write!(message, "{} {}", counted.count, counted.rejection.reason());
@@ -366,6 +377,40 @@ impl Summary {
             .map(|(reason, count)| format!("{reason}={count}"))
             .collect();
         texts.join(" ")
+    }
+}
+
+/// Leaves the current spans until it is dropped, as an executor does between two polls of a future.
+///
+/// A summary is about many requests, but is logged while one of them is handled. `parent: None` is not enough: the JSON
+/// formatter of tracing-subscriber lists the current spans nevertheless, with the method and path of that request.
+struct OutsideSpans {
+    subscriber: Dispatch,
+    /// The spans that were left, from the innermost to the outermost.
+    left: Vec<Id>,
+}
+
+impl OutsideSpans {
+    fn leave() -> Self {
+        let subscriber = dispatcher::get_default(Dispatch::clone);
+        let mut left = Vec::new();
+        while let Some(span) = subscriber.current_span().id().cloned() {
+            // A subscriber that does not support this keeps its current span.
+            if left.last() == Some(&span) {
+                break;
+            }
+            subscriber.exit(&span);
+            left.push(span);
+        }
+        Self { subscriber, left }
+    }
+}
+
+impl Drop for OutsideSpans {
+    fn drop(&mut self) {
+        for span in self.left.iter().rev() {
+            self.subscriber.enter(span);
+        }
     }
 }
 

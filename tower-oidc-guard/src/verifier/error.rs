@@ -78,7 +78,8 @@ impl From<TokenError> for FailedVerification {
 ///
 /// The guard continues to fetch them, with random pauses of at most 10 s. The text contains the cause for each of these issuers
 /// and its causes, so `source` returns `None`; see [`cause`](Self::cause).
-#[derive(Debug)]
+///
+/// The `Debug` form is the text as well, because that is what a program prints that returns the error from `main`.
 pub struct NotReady {
     /// The issuer whose keys are missing.
     pub(super) first: MissingKeys,
@@ -92,6 +93,12 @@ pub(super) struct MissingKeys {
     /// The issuer's label.
     pub(super) issuer: String,
     pub(super) cause: Arc<KeysError>,
+}
+
+impl fmt::Debug for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl NotReady {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tracing::field::{Field, Visit};
 use tracing::{Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
 
 /// A log event.
 #[derive(Debug, Clone)]
@@ -15,7 +16,7 @@ pub struct CapturedEvent {
     pub level: Level,
     /// The fields, including `message`, as text that is not escaped.
     pub fields: BTreeMap<String, String>,
-    /// Whether the event is outside all spans.
+    /// Whether the event is outside all spans, and the JSON formatter finds no current one either.
     pub is_root: bool,
 }
 
@@ -73,8 +74,8 @@ impl CapturedEvents {
     }
 }
 
-impl<S: Subscriber> Layer<S> for CapturedEvents {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for CapturedEvents {
+    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
         let target = event.metadata().target();
         if !target.starts_with("tower_oidc_guard") && !target.starts_with("oidc_guard") {
             return;
@@ -83,7 +84,7 @@ impl<S: Subscriber> Layer<S> for CapturedEvents {
             target: target.to_owned(),
             level: *event.metadata().level(),
             fields: BTreeMap::new(),
-            is_root: event.is_root(),
+            is_root: event.is_root() && context.lookup_current().is_none(),
         };
         event.record(&mut captured);
         self.0.lock().unwrap().push(captured);
