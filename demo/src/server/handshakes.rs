@@ -105,8 +105,9 @@ impl HandshakeFailures {
 
     /// Logs the failures since the last call. Returns whether there were any.
     pub(super) fn log(&self, period: &str) -> bool {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = std::mem::take(&mut *counts);
+        // Not locked while it is logged, so that a slow output does not delay connections.
+        let counts =
+            std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
         let total: u64 = counts.values().sum();
         if total == 0 {
             return false;

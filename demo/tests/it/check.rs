@@ -51,8 +51,6 @@ async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Checked {
     let arguments = [&["check"], arguments].concat();
     let mut client = Process::start(CLIENT, &arguments, variables);
     let code = client.wait_for_exit().await;
-    // The last lines may not have been read yet.
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let lines = client.lines();
     let is_token = |line: &&String| line.contains("eyJ");
     assert_eq!(lines.iter().find(is_token), None, "a token was printed");
@@ -140,7 +138,11 @@ async fn what_depends_on_a_failed_check_is_skipped() {
         .mint();
     let checked = check(&url, &expired, &[]).await;
     assert_eq!(checked.code, Some(1));
-    checked.assert_row("expiry", "FAILED", &["expired 11", "lifetime of 600 s"]);
+    checked.assert_row(
+        "expiry",
+        "FAILED",
+        &["expired 1", " s ago", "lifetime of 600 s"],
+    );
     checked.assert_row("guarded path", "skipped", &["no token"]);
 
     let quoted = format!("\"{}\"", service_account_token(&issuer, AUDIENCE).mint());
@@ -159,11 +161,7 @@ async fn each_step_of_the_connection_has_its_own_row() {
     let token = service_account_token(&issuer, AUDIENCE).mint();
     let unresolved = check("https://auth-server.invalid", &token, &[]).await;
     assert_eq!(unresolved.code, Some(1));
-    unresolved.assert_row(
-        "DNS",
-        "FAILED",
-        &["auth-server.invalid cannot be resolved: ", "SERVICE_URL"],
-    );
+    unresolved.assert_row("DNS", "FAILED", &["auth-server.invalid", "SERVICE_URL"]);
     for name in ["TCP", "TLS", "clock", "open path", "guarded path"] {
         unresolved.assert_row(name, "skipped", &[]);
     }

@@ -166,7 +166,7 @@ async fn each_mistake_is_explained_in_one_line_and_with_1() {
     explain(url, &[], &expired).await.assert_rejected(&[
         "expiry",
         "FAILED",
-        "expired 300",
+        "expired 30",
         " s ago by this clock (leeway 60 s)",
         "the issuer's clock, by its `Date` header, is ",
     ]);

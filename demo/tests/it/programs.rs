@@ -21,8 +21,6 @@ async fn get(server: &Server, path: &str, token: Option<&str>) -> reqwest::Respo
 /// Waits until a program that prints to both streams has ended. Returns its exit code and all that it printed.
 async fn wait_for_output(program: &mut Process) -> (Option<i32>, String) {
     let code = program.wait_for_exit().await;
-    // The last lines may not have been read yet.
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     (code, program.lines().join("\n"))
 }
 

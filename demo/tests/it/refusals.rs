@@ -10,7 +10,7 @@ async fn the_default_log_states_which_audience_is_expected() {
     let issuer = TestIssuer::start().await.unwrap();
     let server = Server::start(issuer.url(), &[]).await;
     let other = service_account_token(&issuer, "https://other.example").mint();
-    for _ in 0..5 {
+    for _ in 0..2 {
         assert_eq!(server.status("/private?zqx", &other).await, 401);
     }
     let expected = format!("wrong_audience, expected {AUDIENCE}");
@@ -22,9 +22,9 @@ async fn the_default_log_states_which_audience_is_expected() {
     assert!(first.contains(" WARN "), "{first}");
     let rest = server
         .process
-        .wait_for_line("4 requests refused in the last ")
+        .wait_for_line("1 request refused in the last ")
         .await;
-    assert!(rest.contains(&format!(": 4 {expected}")), "{rest}");
+    assert!(rest.contains(&format!(": 1 {expected}")), "{rest}");
     let lines = server.process.lines();
     let about_requests: Vec<_> = lines
         .iter()

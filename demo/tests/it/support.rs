@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest_wi_auth::testing::Kubelet;
@@ -41,10 +42,19 @@ impl Process {
         panic!("no line with {text:?}: {:?}", self.lines());
     }
 
-    /// Waits until the process has ended, and returns its exit code, or `None` if a signal ended it.
+    /// Waits until the process has ended and all that it printed has been read. Returns its exit code, or `None` if a signal
+    /// ended it.
     pub(crate) async fn wait_for_exit(&mut self) -> Option<i32> {
+        /// A process that it has started may keep the streams open, so the wait for their end is short.
+        const MAX_POLLS_OF_STREAMS: usize = 200;
         for _ in 0..MAX_POLLS {
             if let Some(status) = self.child.try_wait().unwrap() {
+                for _ in 0..MAX_POLLS_OF_STREAMS {
+                    if Arc::strong_count(&self.lines) == 1 {
+                        break;
+                    }
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
                 return status.code();
             }
             tokio::time::sleep(POLL_INTERVAL).await;

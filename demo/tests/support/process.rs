@@ -12,7 +12,8 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A child process, which is killed when dropped.
 pub(crate) struct Process {
     pub(crate) child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
+    /// What the process has printed. Each thread that reads one of its streams has a clone until the stream ends.
+    pub(crate) lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
@@ -27,7 +28,7 @@ impl Process {
             // Programs log at their default level, unless a test sets another.
             .env_remove("RUST_LOG")
             .env("NO_COLOR", "1")
-            .env("NO_PROXY", "127.0.0.1,localhost")
+            .env("NO_PROXY", "127.0.0.1,localhost,.invalid")
             .envs(
                 environment
                     .iter()

@@ -31,6 +31,9 @@ use crate::verifier::{TokenVerifier, alternatives};
 /// The most combinations of reason and issuer that a message describes.
 const MAX_DESCRIBED: usize = 8;
 
+/// The most nested spans that are left for an event.
+const MAX_SPANS: usize = 64;
+
 /// Counts and logs the refused requests of a guard and all its layers.
 pub(super) struct RefusalSummary {
     /// The time between two events.
@@ -395,8 +398,8 @@ impl OutsideSpans {
         let subscriber = dispatcher::get_default(Dispatch::clone);
         let mut left = Vec::new();
         while let Some(span) = subscriber.current_span().id().cloned() {
-            // A subscriber that does not support this keeps its current span.
-            if left.last() == Some(&span) {
+            // A span that was entered twice is left twice. A subscriber that does not support this keeps its current span.
+            if left.len() == MAX_SPANS {
                 break;
             }
             subscriber.exit(&span);

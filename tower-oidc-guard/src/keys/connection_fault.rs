@@ -45,7 +45,7 @@ impl ConnectionFault {
             errors.any(|error| kinds.contains(&error.kind()))
         };
         let faults = [
-            (Self::Proxy, has("tunnel error") || has("proxy")),
+            (Self::Proxy, has("tunnel error")),
             (
                 Self::UnresolvedName,
                 has("dns error") || has("failed to lookup address"),
@@ -69,6 +69,8 @@ impl ConnectionFault {
             ),
             (Self::Certificate, has("invalid peer certificate")),
             (Self::NotTls, has("InvalidContentType")),
+            // Not before the certificate's faults, whose text has host names.
+            (Self::Proxy, has("proxy")),
             (Self::Refused, is_io(&[io::ErrorKind::ConnectionRefused])),
             (
                 Self::Unreachable,

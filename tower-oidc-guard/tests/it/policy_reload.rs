@@ -1,6 +1,8 @@
 //! Log events of reloaded policy files, and the status of files in the policies of layers.
 #![cfg(all(feature = "policy-file", unix))]
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use reqwest_wi_auth::testing::Kubelet;
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyFile};
 use tracing::subscriber::DefaultGuard;
@@ -49,10 +51,9 @@ impl Reloads {
     async fn write(&self, content: &str) -> Vec<String> {
         self.logs.clear();
         // Content that is not valid, and different each time, is always logged.
-        let marker = format!(
-            "allow: [\"{}\"]\n",
-            self.file.health().last_change.elapsed().unwrap().as_nanos()
-        );
+        static MARKERS: AtomicU64 = AtomicU64::new(0);
+        let marker = MARKERS.fetch_add(1, Ordering::Relaxed);
+        let marker = format!("allow: [\"{marker}\"]\n");
         let error = || self.file.health().last_error.map(|error| error.to_string());
         let before = error();
         self.kubelet.rotate("shop.yaml", &marker).unwrap();
