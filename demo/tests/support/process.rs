@@ -12,7 +12,7 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A child process, which is killed when dropped.
 pub(crate) struct Process {
     pub(crate) child: Child,
-    /// What the process has printed. Each thread that reads one of its streams has a clone until the stream ends.
+    /// The lines that the process has printed. Each thread that reads one of its streams has a clone until the stream ends.
     pub(crate) lines: Arc<Mutex<Vec<String>>>,
 }
 
