@@ -1,6 +1,6 @@
 //! Parses the challenges of a response: the header `WWW-Authenticate` (RFC 9110, section 11.6.1).
 //!
-//! The values are text from a server. They are bounded here, and have to be [escaped](crate::escape::escape) before they
+//! The values are text from a server. They are bounded here, and have to be escaped before they
 //! are printed. The parser is not that of the crate `http-auth`, which rejects a whole header if one of its challenges has
 //! a `token68`, as `Negotiate` does, or a character outside ASCII.
 
