@@ -100,7 +100,8 @@ mod source;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod text;
+#[doc(hidden)]
+pub mod text;
 mod token;
 mod token_client;
 mod watched_file;

@@ -1,4 +1,7 @@
 //! Errors as text: in one line, with all their causes.
+//!
+//! Not part of the public API, and may change in any version: it is public for tower-oidc-guard only, whose errors and log
+//! events have the same form.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -10,7 +13,7 @@ const MAX_LOG_BYTES: usize = 1000;
 const MAX_CAUSES: usize = 64;
 
 /// Returns the text of an error and of all its causes: `a: b: c`. A cause whose text is already contained in it is left out.
-pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     for cause in causes(error).skip(1) {
         let cause = cause.to_string();
@@ -23,7 +26,9 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Returns an error and all its causes, from the outermost to the innermost.
-fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+pub fn causes<'e>(
+    error: &'e (dyn Error + 'static),
+) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&cause: &&'e (dyn Error + 'static)| {
         cause.source()
     })
@@ -33,13 +38,17 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn
 /// Returns an error with all its causes as the value of a field of a log event: one line without control characters, of at
 /// most about 1,000 bytes.
 pub(crate) fn log_line(error: &(dyn Error + 'static)) -> String {
-    let text = with_causes(error);
-    shorten_middle(&printable(&text), MAX_LOG_BYTES)
+    one_line(&with_causes(error))
+}
+
+/// Returns a text as one line without control characters, of at most about 1,000 bytes.
+pub fn one_line(text: &str) -> String {
+    shorten_middle(&printable(text), MAX_LOG_BYTES)
 }
 
 /// Shortens a text to about this number of bytes, by replacing its middle with `…`. In an error, the beginning states what
 /// was attempted, and the end the innermost cause and the remedy.
-fn shorten_middle(text: &str, bytes: usize) -> String {
+pub fn shorten_middle(text: &str, bytes: usize) -> String {
     if text.len() <= bytes {
         return text.to_owned();
     }
@@ -68,8 +77,8 @@ fn contains_phrase(text: &str, phrase: &str) -> bool {
 /// Escapes the characters of a text that are not printable: line breaks, terminal escape sequences, and characters that
 /// change the direction of text.
 ///
-/// Whatever a subscriber does with the value, a file or a server cannot forge a line of the log with it.
-fn printable(text: &str) -> Cow<'_, str> {
+/// Whatever a subscriber does with the value, a token, a file or a server cannot forge a line of the log with it.
+pub fn printable(text: &str) -> Cow<'_, str> {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Cow::Borrowed(text);
     }

@@ -194,6 +194,14 @@ fn assert_line(lines: &[String], expected: &str) {
     );
 }
 
+/// Asserts that a client with this token prints the expected line about a server that trusts an issuer.
+async fn expect_client_line(issuer: &str, token: &str, expected: &str) {
+    let server = Server::start(issuer, &[]).await;
+    let volume = TokenVolume::new(token);
+    let lines = run_client(&server.url(""), &volume.token_path(), &[]).await;
+    assert_line(&lines, expected);
+}
+
 /// Asserts that the error that ends a program is exactly the expected one, in each format of the log.
 async fn expect_fatal(binary: &str, program: &str, flags: &[&str], expected: &str) {
     for format in FORMATS {
@@ -229,13 +237,12 @@ async fn wrong_audience() {
     let event = refused(message, "\"wrong_audience=1\"");
     expect_refusal(issuer.url(), &token, 401, &event).await;
 
-    let server = Server::start(issuer.url(), &[]).await;
-    let volume = TokenVolume::new(&token);
-    let lines = run_client(&server.url(""), &volume.token_path(), &[]).await;
-    assert_line(
-        &lines,
+    expect_client_line(
+        issuer.url(),
+        &token,
         "GET /private: 401 Unauthorized: the token is for another audience (invalid_token); the token's audience is [\"https://other.example\"]: set the audience of the projected volume to one that the server accepts with --audience (JWT_AUDIENCE)",
-    );
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,14 +267,11 @@ async fn a_slash_at_the_end_of_the_issuer() {
     let event = refused(&message, "\"unknown_issuer=1\"");
     expect_refusal(&with_slash, &token, 401, &event).await;
 
-    let server = Server::start(&with_slash, &[]).await;
-    let volume = TokenVolume::new(&token);
-    let lines = run_client(&server.url(""), &volume.token_path(), &[]).await;
     let expected = format!(
         "GET /private: 401 Unauthorized: the token's issuer is not trusted (invalid_token); the token's issuer is \"{}\": the server's --issuer (ID_ISSUER) must equal it exactly, including a slash at the end",
         issuer.url()
     );
-    assert_line(&lines, &expected);
+    expect_client_line(&with_slash, &token, &expected).await;
 }
 
 /// Returns a token as it is issued by an issuer whose clock is ahead.
@@ -286,13 +290,12 @@ async fn clocks_that_differ() {
     let event = refused(message, "\"not_yet_valid=1\"");
     expect_refusal(issuer.url(), &token, 401, &event).await;
 
-    let server = Server::start(issuer.url(), &[]).await;
-    let volume = TokenVolume::new(&token);
-    let lines = run_client(&server.url(""), &volume.token_path(), &[]).await;
-    assert_line(
-        &lines,
+    expect_client_line(
+        issuer.url(),
+        &token,
         "GET /private: 401 Unauthorized: the token is not valid yet (invalid_token); by this machine's clock, it is issued <n> s in the future and expires in <n> s; the server's clock agrees with this machine's, by its `Date`: check the issuer's clock, and that the token is replaced in time",
-    );
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
