@@ -14,8 +14,11 @@ use serde::de::DeserializeOwned;
 
 pub use self::google::{ComputeEngine, GoogleIdentity};
 pub use self::kubernetes::{KubernetesIdentity, ObjectRef};
+#[cfg(feature = "testing")]
+use crate::clock::Clock;
 use crate::jose::VerifiedToken;
 use crate::jose::claims::{Claims, Times};
+use crate::validity::Validity;
 
 /// The platform of an issuer, which determines the format of its subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,6 +61,7 @@ struct Inner {
     platform_claims: PlatformClaims,
     /// The JSON text of the claims.
     payload: Box<[u8]>,
+    validity: Validity,
 }
 
 /// The names of a token's issuer.
@@ -83,8 +87,10 @@ impl Identity {
         issuer: IssuerNames,
         platform: Platform,
         verified: &VerifiedToken<'_>,
+        validity: Validity,
     ) -> Self {
-        Self::from_claims(issuer, platform, verified.claims(), verified.payload())
+        let (claims, payload) = (verified.claims(), verified.payload());
+        Self::from_claims(issuer, platform, claims, payload, validity)
     }
 
     /// Creates an identity from claims that nobody has verified, for [`TestIdentity`](crate::testing::TestIdentity).
@@ -93,6 +99,7 @@ impl Identity {
         issuer: &str,
         platform: Platform,
         payload: &[u8],
+        clock: Clock,
     ) -> Result<Self, crate::jose::TokenError> {
         let claims = Claims::parse(payload)?;
         let issuer: Arc<str> = Arc::from(issuer);
@@ -101,7 +108,14 @@ impl Identity {
             label: issuer.clone(),
             issuer,
         };
-        Ok(Self::from_claims(names, platform, &claims, payload))
+        let validity = Validity {
+            end: claims.times.expires_at,
+            clock,
+            revocation: None,
+        };
+        Ok(Self::from_claims(
+            names, platform, &claims, payload, validity,
+        ))
     }
 
     fn from_claims(
@@ -109,6 +123,7 @@ impl Identity {
         platform: Platform,
         claims: &Claims<'_>,
         payload: &[u8],
+        validity: Validity,
     ) -> Self {
         let platform_claims = match platform {
             Platform::Kubernetes => {
@@ -127,7 +142,14 @@ impl Identity {
             token_id: claims.token_id.as_ref().map(owned),
             platform_claims,
             payload: payload.into(),
+            validity,
         }))
+    }
+
+    /// Returns how long the token may be used.
+    #[allow(dead_code)]
+    pub(crate) fn validity(&self) -> &Validity {
+        &self.0.validity
     }
 
     /// Returns the times at which the token is valid.

@@ -167,10 +167,12 @@ mod metric_descriptions;
 mod missing_feature;
 mod policy;
 mod rejection;
+mod revocation;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
+mod validity;
 mod verifier;
 
 pub use build_error::BuildError;

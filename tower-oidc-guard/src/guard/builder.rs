@@ -872,5 +872,6 @@ fn trusted_issuer(issuer: ResolvedIssuer, clock: &Clock) -> TrustedIssuer {
         required_claims: issuer.required_claims,
         claim_predicates: issuer.claim_predicates,
         label: issuer.label,
+        clock: clock.clone(),
     }
 }

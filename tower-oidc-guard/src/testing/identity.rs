@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::claims::{GOOGLE, KUBERNETES, TestClaims};
+use crate::clock::Clock;
 use crate::guard::Identities;
 use crate::identity::{Identity, Platform};
 
@@ -58,6 +59,7 @@ use crate::identity::{Identity, Platform};
 pub struct TestIdentity {
     platform: Platform,
     claims: TestClaims,
+    clock: Clock,
 }
 
 impl TestIdentity {
@@ -74,6 +76,7 @@ impl TestIdentity {
         Self {
             platform: Platform::Kubernetes,
             claims: TestClaims::kubernetes(KUBERNETES, namespace, service_account),
+            clock: Clock::default(),
         }
     }
 
@@ -90,6 +93,7 @@ impl TestIdentity {
         Self {
             platform: Platform::Google,
             claims: TestClaims::google(GOOGLE).google_service_account(email),
+            clock: Clock::default(),
         }
     }
 
@@ -107,6 +111,7 @@ impl TestIdentity {
         Self {
             platform: Platform::Other,
             claims: TestClaims::oidc(issuer, subject),
+            clock: Clock::default(),
         }
     }
 
@@ -264,6 +269,22 @@ impl TestIdentity {
         self
     }
 
+    /// Reads the time of day from this function instead of from the system, as
+    /// [`OidcGuardBuilder::clock`](crate::OidcGuardBuilder::clock) does for a guard.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use tower_oidc_guard::testing::TestIdentity;
+    ///
+    /// let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    /// let caller = TestIdentity::kubernetes("shop", "web").issued_at(time).clock(move || time).build();
+    /// assert_eq!(caller.issued_at(), Some(time));
+    /// ```
+    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Clock::new(now);
+        self
+    }
+
     /// Creates the identity.
     ///
     /// # Panics
@@ -272,7 +293,9 @@ impl TestIdentity {
     /// or if another registered claim has a wrong type.
     pub fn build(&self) -> Identity {
         let payload = self.claims.to_json().to_string();
-        match Identity::from_test_claims(self.claims.issuer(), self.platform, payload.as_bytes()) {
+        let (issuer, payload) = (self.claims.issuer(), payload.as_bytes());
+        let clock = self.clock.clone();
+        match Identity::from_test_claims(issuer, self.platform, payload, clock) {
             Ok(identity) => identity,
             Err(error) => panic!("these claims cannot be those of an identity: {error}"),
         }

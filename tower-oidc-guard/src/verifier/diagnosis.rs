@@ -212,7 +212,8 @@ impl TokenVerifier {
             Some(verified) => {
                 checks.push(check_claim_conditions(issuer, &verified));
                 let names = issuer.identity_names(&verified.claims().issuer, current);
-                Some(Identity::new(names, issuer.platform, &verified))
+                let validity = issuer.validity(&verified.claims().times, None);
+                Some(Identity::new(names, issuer.platform, &verified, validity))
             }
             None => {
                 checks.push(unchecked_conditions());

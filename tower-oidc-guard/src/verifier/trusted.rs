@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{FailedVerification, VerifyError};
+use crate::clock::Clock;
 use crate::identity::{Identity, IssuerNames, Platform};
 use crate::jose::claim_rules::ClaimRules;
 use crate::jose::claims::Times;
@@ -12,6 +13,8 @@ use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
 use crate::jose::{TokenError, UnverifiedToken};
 use crate::keys::store::CurrentKeys;
 use crate::keys::{Keys, KeysSnapshot, NoNewerKeys};
+use crate::revocation::Revocation;
+use crate::validity::Validity;
 
 /// An issuer whose tokens are accepted.
 pub(crate) struct TrustedIssuer {
@@ -34,6 +37,8 @@ pub(crate) struct TrustedIssuer {
     pub(crate) required_claims: RequiredClaims,
     pub(crate) claim_predicates: ClaimPredicates,
     pub(crate) keys: Keys,
+    /// The clock that tokens are verified with.
+    pub(crate) clock: Clock,
 }
 
 /// The `iss` of an issuer's tokens.
@@ -109,13 +114,23 @@ impl TrustedIssuer {
         let required = self.required_claims.validate(payload);
         let required = required.and_then(|()| self.claim_predicates.validate(payload));
         let names = self.identity_names(&verified.claims().issuer, current);
-        let identity = Identity::new(names, self.platform, &verified);
+        let validity = self.validity(&times, None);
+        let identity = Identity::new(names, self.platform, &verified, validity);
         match required {
             Ok(()) => Ok((TokenStatus::Verified(identity), generation)),
             Err(error) => Err(FailedVerification {
                 caller: Some(identity),
                 ..self.failed(error.into())
             }),
+        }
+    }
+
+    /// Returns how long a token with these times may be used.
+    pub(super) fn validity(&self, times: &Times, revocation: Option<Revocation>) -> Validity {
+        Validity {
+            end: times.expires_at.saturating_add(self.claim_rules.leeway),
+            clock: self.clock.clone(),
+            revocation,
         }
     }
 
