@@ -1,6 +1,7 @@
 //! The guard: verifies the token of each request, and calls the service for callers that the policy allows.
 
 mod admission;
+mod admission_slot;
 mod audit;
 mod authorization;
 mod bearer;
@@ -19,14 +20,15 @@ mod policy_check;
 mod refusal_summary;
 mod rejection_response;
 mod service;
+mod token_verifier;
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
 
 use self::admission::AdmissionController;
+use self::admission_slot::AdmissionSlot;
 pub use self::audit::{AuditDecision, AuditEvent, AuditPath};
 pub use self::body::ResponseBody;
 pub use self::builder::OidcGuardBuilder;
@@ -38,6 +40,7 @@ pub use self::identities::Identities;
 #[cfg(feature = "policy-file")]
 pub use self::policy_check::{PolicyFileError, PolicySummary};
 pub use self::service::{OidcGuardLayer, OidcGuardService};
+pub use self::token_verifier::TokenVerifier;
 use crate::diagnosis::Diagnosis;
 use crate::identity::Identity;
 use crate::keys::health::IssuerHealth;
@@ -45,7 +48,7 @@ use crate::keys::health::IssuerHealth;
 use crate::policy::PolicyHealth;
 use crate::policy::{Policy, PolicyError};
 use crate::rejection::Rejection;
-use crate::verifier::{NotReady, TokenVerifier};
+use crate::verifier::NotReady;
 
 /// A guard for services. Created once, and put in front of any number of services.
 ///
@@ -84,10 +87,19 @@ use crate::verifier::{NotReady, TokenVerifier};
 /// ```
 #[derive(Clone)]
 pub struct OidcGuard {
-    admission: Arc<AdmissionController>,
+    admission: AdmissionSlot,
+    verifier: TokenVerifier,
 }
 
 impl OidcGuard {
+    fn new(admission: AdmissionController) -> Self {
+        let admission = AdmissionSlot::fixed(admission);
+        Self {
+            verifier: TokenVerifier::new(admission.clone()),
+            admission,
+        }
+    }
+
     /// Creates a builder without issuers and without a policy.
     pub fn builder() -> OidcGuardBuilder {
         OidcGuardBuilder::default()
@@ -194,7 +206,7 @@ impl OidcGuard {
     /// ```
     pub fn layer_with(&self, policy: Policy) -> Result<OidcGuardLayer, PolicyError> {
         let admission = self.admission.with_policy(policy)?;
-        Ok(OidcGuardLayer::new(Arc::new(admission)))
+        Ok(OidcGuardLayer::new(admission))
     }
 
     /// Decides on a request like the guard's layer, for web frameworks whose services are no tower services.
@@ -239,7 +251,7 @@ impl OidcGuard {
     /// # }
     /// ```
     pub async fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Response<Bytes>> {
-        self.admission.admit(request).await
+        self.admission.load_full().admit(request).await
     }
 
     /// Verifies a token and evaluates the guard's policy for its caller, for tokens that do not arrive in an HTTP request, such
@@ -270,12 +282,12 @@ impl OidcGuard {
     /// # }
     /// ```
     pub async fn authorize(&self, token: impl AsRef<[u8]>) -> Result<Identity, Rejection> {
-        self.admission.authorize(token.as_ref()).await
+        self.admission.load_full().authorize(token.as_ref()).await
     }
 
     /// Returns the guard's policy, for example to [explain](Policy::explain) its decisions.
-    pub fn policy(&self) -> &Policy {
-        self.admission.policy()
+    pub fn policy(&self) -> Policy {
+        self.admission.load().policy().clone()
     }
 
     /// Returns the status of the files in the guard's policy and in the policies of its layers
@@ -304,7 +316,7 @@ impl OidcGuard {
     /// ```
     #[cfg(feature = "policy-file")]
     pub fn policy_health(&self) -> Vec<PolicyHealth> {
-        self.admission.policy.file_health()
+        self.admission.load().policy.file_health()
     }
 
     /// Returns a service that responds with the metadata of the protected resource (RFC 9728), to be mounted at its
@@ -320,8 +332,8 @@ impl OidcGuard {
     /// # }
     /// ```
     pub fn resource_metadata(&self) -> Option<ResourceMetadata> {
-        let resource = self.admission.protected_resource()?.clone();
-        Some(ResourceMetadata::new(self.verifier().clone(), resource))
+        let resource = self.admission.load().protected_resource()?.clone();
+        Some(ResourceMetadata::new(self.admission.clone(), resource))
     }
 
     /// Starts fetching the keys of every issuer in the background, and returns immediately.
@@ -346,7 +358,7 @@ impl OidcGuard {
     /// # }
     /// ```
     pub fn prefetch(&self) {
-        self.verifier().prefetch();
+        self.admission.load().verifier.prefetch();
     }
 
     /// Waits until there are usable keys of every issuer, or of those that [`ready_when`](OidcGuardBuilder::ready_when) requires.
@@ -364,7 +376,7 @@ impl OidcGuard {
     ///
     /// Panics if it has to wait in a tokio runtime without timers (`enable_time`).
     pub async fn ready(&self) -> Result<(), NotReady> {
-        self.verifier().ready().await
+        self.admission.load_full().verifier.ready().await
     }
 
     /// Returns whether there are usable keys of every issuer now, or of those that
@@ -382,7 +394,7 @@ impl OidcGuard {
     /// # }
     /// ```
     pub fn is_ready(&self) -> bool {
-        let verifier = self.verifier();
+        let verifier = &self.admission.load().verifier;
         verifier.is_ready(&verifier.health())
     }
 
@@ -390,7 +402,7 @@ impl OidcGuard {
     ///
     /// Starts no fetch: call [`prefetch`](Self::prefetch) or [`ready`](Self::ready) for that.
     pub fn health(&self) -> Vec<IssuerHealth> {
-        self.verifier().health()
+        self.admission.load().verifier.health()
     }
 
     /// Returns a service for readiness probes, which responds with 200 while there are usable keys of every issuer, or of those
@@ -406,7 +418,7 @@ impl OidcGuard {
     /// # }
     /// ```
     pub fn readiness(&self) -> Readiness {
-        Readiness::new(self.verifier().clone())
+        Readiness::new(self.admission.clone())
     }
 
     /// Makes every check of a token, and returns what was found and what was expected. For operators: the result contains claims
@@ -434,13 +446,13 @@ impl OidcGuard {
     /// # }
     /// ```
     pub async fn diagnose(&self, token: impl AsRef<[u8]>) -> Diagnosis {
-        self.admission.diagnose(token.as_ref()).await
+        self.admission.load_full().diagnose(token.as_ref()).await
     }
 
     /// Returns the guard's verifier, for tokens that do not arrive in an HTTP request. It evaluates no policy;
     /// [`authorize`](Self::authorize) does.
     pub fn verifier(&self) -> &TokenVerifier {
-        self.admission.verifier()
+        &self.verifier
     }
 }
 

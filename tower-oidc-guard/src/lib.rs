@@ -181,7 +181,7 @@ pub use diagnosis::{Check, CheckResult, Diagnosis};
 pub use guard::IdentityRejection;
 pub use guard::{
     AuditDecision, AuditEvent, AuditPath, Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer,
-    OidcGuardService, Readiness, ResourceMetadata, ResponseBody, ResponseFuture,
+    OidcGuardService, Readiness, ResourceMetadata, ResponseBody, ResponseFuture, TokenVerifier,
 };
 #[cfg(feature = "policy-file")]
 pub use guard::{PolicyFileError, PolicySummary};
@@ -201,7 +201,7 @@ pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};
 pub use rejection::{OtherScheme, Rejection};
-pub use verifier::{NotReady, ReadyWhen, TokenVerifier, VerifyError};
+pub use verifier::{NotReady, ReadyWhen, VerifyError};
 
 // The crates whose types are part of this crate's API, so that users can name the same versions.
 #[cfg(feature = "policy-file")]

@@ -44,12 +44,9 @@ use crate::telemetry;
 /// The longest time that a token waits for newer keys.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// Verifies tokens from any transport: requests, queues, sockets.
-///
-/// It is returned by [`OidcGuard::verifier`](crate::OidcGuard::verifier). It evaluates no policy;
-/// [`OidcGuard::authorize`](crate::OidcGuard::authorize) does. Cloning it copies a pointer.
+/// Verifies tokens of the issuers of one configuration. Cloning it copies a pointer.
 #[derive(Clone)]
-pub struct TokenVerifier(Arc<Inner>);
+pub(crate) struct TokenVerifier(Arc<Inner>);
 
 struct Inner {
     issuers: Vec<TrustedIssuer>,
@@ -92,48 +89,6 @@ impl TokenVerifier {
             max_token_bytes,
             clock,
         }))
-    }
-
-    /// Verifies a token: its format, issuer, audience, times, algorithm and signature.
-    ///
-    /// A token that the available keys verify does not wait. For a token that is valid except for its signature, newer keys
-    /// are fetched once, as soon as the limits permit, and the call waits for them, at most 5 s in total. If there is a key
-    /// with the token's `kid` but the signature does not verify, they are fetched only if the limits permit it now. Dropping
-    /// the future does not cancel a fetch that other tokens wait for.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`VerifyError::InvalidToken`] if the token failed verification, and [`VerifyError::KeysUnavailable`] if the
-    /// issuer has no usable keys, for example because they have not been fetched yet. Keys cannot be fetched outside a tokio
-    /// runtime.
-    ///
-    /// # Panics
-    ///
-    /// Panics if it has to wait in a tokio runtime without timers (`enable_time`).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use tower_oidc_guard::{OidcGuard, VerifyError};
-    /// # async fn example(guard: OidcGuard, token: &str) -> Result<(), VerifyError> {
-    /// match guard.verifier().verify(token).await {
-    ///     Ok(caller) => println!("message from {}", caller.subject()),
-    ///     Err(error) if error.is_transient() => println!("try again later: {error}"),
-    ///     Err(error) => println!("drop the message: {error}"),
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn verify(&self, token: impl AsRef<[u8]>) -> Result<Identity, VerifyError> {
-        let token = token.as_ref();
-        let verified = match self.try_verify(token) {
-            Ok(TokenStatus::Verified(identity)) => return Ok(identity),
-            Ok(TokenStatus::NeedsNewerKeys(pending)) => {
-                self.verify_with_newer_keys(token, pending).await
-            }
-            Err(failed) => Err(failed),
-        };
-        verified.map_err(|failed| failed.error)
     }
 
     /// Verifies a token that the available keys do not verify, as soon as there are newer keys.

@@ -120,10 +120,6 @@ pub(super) enum TryAdmission {
 }
 
 impl AdmissionController {
-    pub(super) fn verifier(&self) -> &TokenVerifier {
-        &self.verifier
-    }
-
     pub(super) fn policy(&self) -> &Policy {
         self.policy.as_policy()
     }

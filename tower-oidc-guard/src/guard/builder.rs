@@ -789,9 +789,7 @@ impl OidcGuardBuilder {
             refusals: refusals.map(Arc::new),
             audit: is_audited.then_some(audit),
         };
-        Ok(OidcGuard {
-            admission: Arc::new(admission),
-        })
+        Ok(OidcGuard::new(admission))
     }
 }
 

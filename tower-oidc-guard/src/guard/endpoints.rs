@@ -12,7 +12,7 @@ use serde_json::json;
 use tower_service::Service;
 use url::Url;
 
-use crate::verifier::TokenVerifier;
+use super::admission_slot::AdmissionSlot;
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
@@ -29,12 +29,12 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// deployment, and whether a connection to a host that a discovery document names succeeds.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    verifier: TokenVerifier,
+    admission: AdmissionSlot,
 }
 
 impl Readiness {
-    pub(super) fn new(verifier: TokenVerifier) -> Self {
-        Self { verifier }
+    pub(super) fn new(admission: AdmissionSlot) -> Self {
+        Self { admission }
     }
 }
 
@@ -48,10 +48,11 @@ impl<B> Service<Request<B>> for Readiness {
     }
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
+        let verifier = &self.admission.load().verifier;
         // A server that is not ready may get no other request that would start the fetch.
-        self.verifier.prefetch();
-        let health = self.verifier.health();
-        let is_ready = self.verifier.is_ready(&health);
+        verifier.prefetch();
+        let health = verifier.health();
+        let is_ready = verifier.is_ready(&health);
         let missing = health.iter().filter(|issuer| !issuer.is_ready);
         let ready_line = is_ready.then(|| "ready".to_owned());
         let lines = ready_line
@@ -100,13 +101,16 @@ impl ProtectedResource {
 /// issuers. Created by [`OidcGuard::resource_metadata`](super::OidcGuard::resource_metadata).
 #[derive(Debug, Clone)]
 pub struct ResourceMetadata {
-    verifier: TokenVerifier,
+    admission: AdmissionSlot,
     resource: ProtectedResource,
 }
 
 impl ResourceMetadata {
-    pub(super) fn new(verifier: TokenVerifier, resource: ProtectedResource) -> Self {
-        Self { verifier, resource }
+    pub(super) fn new(admission: AdmissionSlot, resource: ProtectedResource) -> Self {
+        Self {
+            admission,
+            resource,
+        }
     }
 
     /// Returns the path at which clients request the metadata (RFC 9728, section 3.1).
@@ -141,7 +145,7 @@ impl<B> Service<Request<B>> for ResourceMetadata {
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
         // `authorization_servers` contains URLs only (RFC 9728, section 2).
-        let mut issuers = self.verifier.current_issuers();
+        let mut issuers = self.admission.load().verifier.current_issuers();
         issuers.retain(|issuer| Url::parse(issuer).is_ok_and(|url| url.has_host()));
         let document = json!({
             "resource": self.resource.resource,

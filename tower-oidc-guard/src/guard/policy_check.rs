@@ -263,7 +263,10 @@ impl OidcGuard {
         &self,
         path: impl AsRef<Path>,
     ) -> Result<PolicySummary, PolicyFileError> {
-        check(path.as_ref(), Some(&self.verifier().policy_issuers()))
+        check(
+            path.as_ref(),
+            Some(&self.admission.load().verifier.policy_issuers()),
+        )
     }
 
     /// Checks the content of a policy file like [`check_policy_file`](Self::check_policy_file). `name` is the path in errors and
@@ -277,7 +280,7 @@ impl OidcGuard {
         name: impl AsRef<Path>,
         content: &[u8],
     ) -> Result<PolicySummary, PolicyFileError> {
-        let trusted = self.verifier().policy_issuers();
+        let trusted = self.admission.load().verifier.policy_issuers();
         check_parsed(name.as_ref(), PolicyContent::parse(content), Some(&trusted))
     }
 }
@@ -335,5 +338,5 @@ fn file_issuers(content: &PolicyContent) -> Result<Option<PolicyIssuers>, BuildE
         .into_iter()
         .fold(builder, |builder, issuer| builder.issuer(issuer))
         .build()?;
-    Ok(Some(guard.verifier().policy_issuers()))
+    Ok(Some(guard.admission.load().verifier.policy_issuers()))
 }

@@ -1,13 +1,13 @@
 //! The tower layer and the service that it wraps around another.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::admission::{Admission, AdmissionController, TryAdmission};
+use super::admission::{Admission, TryAdmission};
+use super::admission_slot::AdmissionSlot;
 use super::{ResponseBody, ResponseFuture};
 use crate::diagnosis::Diagnosis;
 
@@ -15,11 +15,11 @@ use crate::diagnosis::Diagnosis;
 /// [`OidcGuard::layer_with`](super::OidcGuard::layer_with).
 #[derive(Debug, Clone)]
 pub struct OidcGuardLayer {
-    admission: Arc<AdmissionController>,
+    admission: AdmissionSlot,
 }
 
 impl OidcGuardLayer {
-    pub(super) fn new(admission: Arc<AdmissionController>) -> Self {
+    pub(super) fn new(admission: AdmissionSlot) -> Self {
         Self { admission }
     }
 
@@ -35,7 +35,7 @@ impl OidcGuardLayer {
     /// # }
     /// ```
     pub async fn diagnose(&self, token: impl AsRef<[u8]>) -> Diagnosis {
-        self.admission.diagnose(token.as_ref()).await
+        self.admission.load_full().diagnose(token.as_ref()).await
     }
 }
 
@@ -57,7 +57,7 @@ impl<S> Layer<S> for OidcGuardLayer {
 /// has reserved, such as a permit of a concurrency limit, and waits until a clone is ready once its token is verified.
 #[derive(Debug, Clone)]
 pub struct OidcGuardService<S> {
-    admission: Arc<AdmissionController>,
+    admission: AdmissionSlot,
     inner: S,
 }
 
@@ -74,8 +74,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        match self.admission.try_admit(&mut request) {
+        let admission = self.admission.load();
+        match admission.try_admit(&mut request) {
             TryAdmission::Decided(Admission::Admitted(span)) => {
+                drop(admission);
                 let future = span.in_scope(|| self.inner.call(request));
                 ResponseFuture::calling(future, span)
             }
@@ -86,7 +88,7 @@ where
                 let service = self.inner.clone();
                 // Drops the service that was polled ready, with its reservation: other requests may use it meanwhile.
                 self.inner = service.clone();
-                ResponseFuture::waiting(&self.admission, bearer, pending, service, request)
+                ResponseFuture::waiting(&admission, bearer, pending, service, request)
             }
         }
     }

@@ -1,0 +1,66 @@
+//! Where the guard's layers find the settings that are in effect.
+//!
+//! A guard whose settings are in code has the same ones as long as it exists. One that follows a configuration file gets others when
+//! the file changes: a request is decided by those that are in effect when it arrives, also if it has to wait.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::admission::AdmissionController;
+use crate::policy::{Policy, PolicyError};
+
+/// The settings of a guard with the policy of one layer, which may be replaced.
+#[derive(Clone)]
+pub(super) enum AdmissionSlot {
+    /// They never change.
+    Fixed(Arc<AdmissionController>),
+}
+
+/// The settings that are in effect at the moment.
+pub(super) enum CurrentAdmission<'s> {
+    Fixed(&'s Arc<AdmissionController>),
+}
+
+impl AdmissionSlot {
+    pub(super) fn fixed(admission: AdmissionController) -> Self {
+        Self::Fixed(Arc::new(admission))
+    }
+
+    /// Returns the settings that are in effect.
+    #[inline]
+    pub(super) fn load(&self) -> CurrentAdmission<'_> {
+        match self {
+            Self::Fixed(admission) => CurrentAdmission::Fixed(admission),
+        }
+    }
+
+    /// Returns the settings that are in effect, to be used for longer than a moment.
+    pub(super) fn load_full(&self) -> Arc<AdmissionController> {
+        Arc::clone(&self.load())
+    }
+
+    /// Returns the slot of a further layer of the same guard, with another policy.
+    pub(super) fn with_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
+        match self {
+            Self::Fixed(admission) => admission.with_policy(policy).map(Self::fixed),
+        }
+    }
+}
+
+impl Deref for CurrentAdmission<'_> {
+    type Target = Arc<AdmissionController>;
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Fixed(admission) => admission,
+        }
+    }
+}
+
+impl fmt::Debug for AdmissionSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.load().fmt(f)
+    }
+}
