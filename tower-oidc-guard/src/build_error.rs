@@ -136,6 +136,23 @@ pub enum BuildError {
         /// The interval, as configured.
         interval: std::time::Duration,
     },
+    /// A setting is both in code and in the configuration file.
+    #[cfg(feature = "policy-file")]
+    #[error("`{setting}` is set in code and in the configuration file; remove one of them")]
+    SettingInFile {
+        /// The field of the file.
+        setting: &'static str,
+    },
+    /// A change of the configuration file adds, moves or removes the metadata of the protected resource.
+    #[cfg(feature = "policy-file")]
+    #[error(
+        "`protected_resource` cannot be added or removed, nor get another path, while the service runs, because its metadata is mounted at a path; restart the service"
+    )]
+    ResourceMetadataPath,
+    /// The policy of a layer does not fit the issuers in the configuration file.
+    #[cfg(feature = "policy-file")]
+    #[error("the policy of a layer (`OidcGuard::layer_with`) does not fit: {0}")]
+    LayerPolicy(PolicyError),
     /// The HTTP client for discovery documents and keys could not be created.
     #[error("the HTTP client for discovery documents and keys could not be created: {}", with_causes(.0))]
     HttpClient(reqwest::Error),

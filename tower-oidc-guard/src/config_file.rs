@@ -6,21 +6,25 @@
 //! No field may be null and, except for `allow`, none may be empty: a template whose values are missing would otherwise lift a
 //! restriction.
 
+mod changes;
 mod document;
 mod end;
 mod error;
 mod fields;
+mod settings;
 mod syntax;
 
 use std::time::Duration;
 
 use serde_json::Value;
 
+pub(crate) use self::changes::config_changes;
 use self::document::{Content, Entry, Node};
 pub(crate) use self::error::{ContentError, Position, Positioned, Reason};
 use self::fields::{Field, Fields, found, into_text, listed, quoted};
+pub(crate) use self::settings::{CacheValues, GuardSettings, SettingValues};
 use crate::build_error::BuildError;
-use crate::issuer::Issuer;
+use crate::issuer::{IN_CLUSTER_LABEL, Issuer};
 use crate::jose::algorithm::Algorithm;
 use crate::jose::required_claims::invalid_requirement;
 use crate::policy::{PolicyError, is_close};
@@ -34,6 +38,7 @@ pub(crate) struct ConfigFile {
     /// Names and values.
     pub(crate) claims: Vec<(String, Value)>,
     issuers: Vec<Positioned<IssuerEntry>>,
+    pub(crate) settings: GuardSettings,
 }
 
 /// A member, or members of one issuer.
@@ -55,15 +60,24 @@ struct IssuerEntry {
     /// The URL of the issuer; absent for the cluster that this process runs in, and for Google.
     url: Option<String>,
     platform: PlatformName,
-    audiences: Vec<String>,
+    audiences: Vec<Positioned<String>>,
+    also_known_as: Vec<String>,
     algorithms: Option<Vec<Algorithm>>,
     leeway_seconds: Option<u64>,
     max_lifetime_seconds: Option<u64>,
+    stale_after_seconds: Option<u64>,
+    unknown_key_jitter_seconds: Option<u64>,
+    fetch_timeout_seconds: Option<u64>,
+    max_document_bytes: Option<u64>,
+    max_keys: Option<u64>,
     token_types: Option<Vec<String>>,
     claims: Vec<(String, Value)>,
     discovery_url: Option<String>,
     jwks_url: Option<String>,
     keys_file: Option<String>,
+    api_token_file: Option<String>,
+    api_ca_file: Option<String>,
+    insecure_loopback_http: bool,
     dangerous_accept_api_server_audience: bool,
 }
 
@@ -75,9 +89,9 @@ enum PlatformName {
     Other,
 }
 
-const FIELDS: [&str; 5] = ["allow", "deny", "audiences", "claims", "issuers"];
+const POLICY_FIELDS: [&str; 5] = ["allow", "deny", "audiences", "claims", "issuers"];
 const ISSUER_LIST_FIELDS: [&str; 2] = ["issuer", "members"];
-const ISSUER_FIELDS: [&str; 12] = [
+const ISSUER_FIELDS: [&str; 21] = [
     "url",
     "platform",
     "audiences",
@@ -89,6 +103,15 @@ const ISSUER_FIELDS: [&str; 12] = [
     "discovery_url",
     "jwks_url",
     "keys_file",
+    "also_known_as",
+    "stale_after_seconds",
+    "unknown_key_jitter_seconds",
+    "fetch_timeout_seconds",
+    "max_document_bytes",
+    "max_keys",
+    "api_token_file",
+    "api_ca_file",
+    "insecure_loopback_http",
     "dangerous_accept_api_server_audience",
 ];
 const PLATFORMS: [(&str, PlatformName); 4] = [
@@ -97,6 +120,9 @@ const PLATFORMS: [(&str, PlatformName); 4] = [
     ("google", PlatformName::Google),
     ("other", PlatformName::Other),
 ];
+
+/// The issuer of the platform `google`.
+const GOOGLE: &str = "https://accounts.google.com";
 
 const NO_AUDIENCES: &str = "`audiences` is null or empty, so no audience would be required; list one, or (in a policy) leave the field out";
 
@@ -112,7 +138,8 @@ impl ConfigFile {
             let reason = "unknown field \"apiVersion\"; the file is a Kubernetes object, such as a ConfigMap. The policy is the text of one key below its `data`: save that text in a separate file, with `allow` and `deny` at the beginning of a line";
             return Err(ContentError::new(position, reason));
         }
-        let mut fields = Fields::read(document, "the file", &FIELDS)?;
+        let known = [&POLICY_FIELDS[..], &settings::FIELDS].concat();
+        let mut fields = Fields::read(document, "the file", &known)?;
         let advice = "list the members that are allowed, or write `allow: []` to allow nobody";
         let allow = fields.take_required("allow", advice)?.into_list(
             "`allow` is null; list the members that are allowed, or write `[]` to allow nobody",
@@ -139,6 +166,7 @@ impl ConfigFile {
                 .into_iter()
                 .map(IssuerEntry::read)
                 .collect::<Result<_, _>>()?,
+            settings: GuardSettings::read(&mut fields)?,
         })
     }
 
@@ -152,8 +180,54 @@ impl ConfigFile {
 
     /// Returns whether two files have the same issuers with the same settings.
     pub(crate) fn has_same_issuers(&self, other: &Self) -> bool {
-        let own = self.issuers.iter().map(|entry| &entry.value);
-        own.eq(other.issuers.iter().map(|entry| &entry.value))
+        self.issuers.len() == other.issuers.len()
+            && self
+                .issuers
+                .iter()
+                .zip(&other.issuers)
+                .all(|(own, other)| own.value.is_same(&other.value))
+    }
+
+    /// Returns the position of the part of the file that an error is about: the first character if it is not known.
+    pub(crate) fn position_of(&self, error: &BuildError) -> Position {
+        let setting = |name| self.settings.position(name);
+        let named = |label: &str| {
+            let mut entries = self.issuers.iter().rev();
+            let is_named = |entry: &&Positioned<IssuerEntry>| {
+                let entry = &entry.value;
+                entry.url.as_deref() == Some(label)
+                    || entry.also_known_as.iter().any(|other| other == label)
+                    || entry.platform.implied_label() == Some(label)
+            };
+            entries.find(is_named).map(|entry| entry.position)
+        };
+        let with_audience = |audience: &str| {
+            let mut audiences = self.issuers.iter().flat_map(|entry| &entry.value.audiences);
+            let found = audiences.find(|own| own.value == audience);
+            found.map(|audience| audience.position)
+        };
+        let position = match error {
+            BuildError::Issuer { issuer, .. }
+            | BuildError::NoAudience { issuer }
+            | BuildError::DuplicateIssuer { issuer } => named(issuer),
+            BuildError::ApiServerAudience { audience } => with_audience(audience),
+            BuildError::TokenHeaders { .. } => {
+                setting("token_from").or_else(|| setting("token_from_exactly_one_of"))
+            }
+            BuildError::ReadyWhen { .. } => setting("ready_when"),
+            BuildError::Resource { .. } | BuildError::ResourceMetadataPath => {
+                setting("protected_resource")
+            }
+            BuildError::Realm { .. } => setting("realm"),
+            BuildError::MaxTokenBytes { .. } => setting("max_token_bytes"),
+            BuildError::Cache { .. } => setting("cache"),
+            BuildError::RefusalSummaryInterval { .. } => {
+                setting("refusal_summary_interval_seconds")
+            }
+            BuildError::SettingInFile { setting: name } => setting(name),
+            _ => None,
+        };
+        position.unwrap_or(Position::START)
     }
 }
 
@@ -235,7 +309,31 @@ impl MembersOfIssuer {
     }
 }
 
+impl PlatformName {
+    /// Returns the label of the only issuer of the platform, if the platform determines it.
+    fn implied_label(self) -> Option<&'static str> {
+        match self {
+            Self::InCluster => Some(IN_CLUSTER_LABEL),
+            Self::Google => Some(GOOGLE),
+            Self::Kubernetes | Self::Other => None,
+        }
+    }
+}
+
 impl IssuerEntry {
+    /// Returns whether the settings are the same, wherever they are in a file.
+    fn is_same(&self, other: &Self) -> bool {
+        let values = |entry: &Self| -> Vec<String> {
+            let audiences = entry.audiences.iter();
+            audiences.map(|audience| audience.value.clone()).collect()
+        };
+        let without = |entry: &Self| Self {
+            audiences: Vec::new(),
+            ..entry.clone()
+        };
+        values(self) == values(other) && without(self) == without(other)
+    }
+
     fn read(node: Node) -> Result<Positioned<Self>, ContentError> {
         let mut fields = Fields::read(node, "an issuer", &ISSUER_FIELDS)?;
         let position = fields.position;
@@ -249,6 +347,7 @@ impl IssuerEntry {
         };
         let (url, discovery_url) = (text("url")?, text("discovery_url")?);
         let (jwks_url, keys_file) = (text("jwks_url")?, text("keys_file")?);
+        let (api_token_file, api_ca_file) = (text("api_token_file")?, text("api_ca_file")?);
         let platform = fields.take("platform").map(platform).transpose()?;
         let algorithms = fields.take("algorithms").map(algorithms).transpose()?;
         let token_types = fields.take("token_types").map(|field| {
@@ -257,24 +356,48 @@ impl IssuerEntry {
         let mut seconds = |name| fields.take(name).map(Field::into_seconds).transpose();
         let leeway_seconds = seconds("leeway_seconds")?;
         let max_lifetime_seconds = seconds("max_lifetime_seconds")?;
-        let flag = fields
-            .take("dangerous_accept_api_server_audience")
-            .map(Field::into_flag);
+        let stale_after_seconds = seconds("stale_after_seconds")?;
+        let unknown_key_jitter_seconds = seconds("unknown_key_jitter_seconds")?;
+        let fetch_timeout_seconds = seconds("fetch_timeout_seconds")?;
+        let mut number = |name, unit| {
+            let field = fields.take(name);
+            field.map(|field| field.into_number(unit)).transpose()
+        };
+        let max_document_bytes = number("max_document_bytes", "bytes")?;
+        let max_keys = number("max_keys", "keys")?;
+        let also_known_as = fields.take("also_known_as").map(|field| {
+            field.into_texts("`also_known_as` is null or empty; list the other values of `iss`, or leave the field out")
+        });
+        let mut flag = |name| -> Result<bool, ContentError> {
+            let flag = fields.take(name).map(Field::into_flag).transpose()?;
+            Ok(flag.unwrap_or_default())
+        };
+        let insecure_loopback_http = flag("insecure_loopback_http")?;
+        let dangerous_accept_api_server_audience = flag("dangerous_accept_api_server_audience")?;
         Ok(Positioned {
             position,
             value: Self {
                 url,
                 platform: platform.unwrap_or(PlatformName::Other),
-                audiences: values(audiences),
+                audiences,
+                also_known_as: values(also_known_as.transpose()?.unwrap_or_default()),
                 algorithms,
                 leeway_seconds,
                 max_lifetime_seconds,
+                stale_after_seconds,
+                unknown_key_jitter_seconds,
+                fetch_timeout_seconds,
+                max_document_bytes,
+                max_keys,
                 token_types: token_types.transpose()?.map(values),
                 claims: claims(fields.take("claims"))?,
                 discovery_url,
                 jwks_url,
                 keys_file,
-                dangerous_accept_api_server_audience: flag.transpose()?.unwrap_or_default(),
+                api_token_file,
+                api_ca_file,
+                insecure_loopback_http,
+                dangerous_accept_api_server_audience,
             },
         })
     }
@@ -297,7 +420,10 @@ impl IssuerEntry {
             }
         };
         for audience in &self.audiences {
-            issuer = issuer.audience(audience);
+            issuer = issuer.audience(&audience.value);
+        }
+        for other in &self.also_known_as {
+            issuer = issuer.also_known_as(other);
         }
         if let Some(algorithms) = &self.algorithms {
             issuer = issuer.algorithms(algorithms.iter().copied());
@@ -307,6 +433,30 @@ impl IssuerEntry {
         }
         if let Some(seconds) = self.max_lifetime_seconds {
             issuer = issuer.max_lifetime(Duration::from_secs(seconds));
+        }
+        if let Some(seconds) = self.stale_after_seconds {
+            issuer = issuer.stale_after(Duration::from_secs(seconds));
+        }
+        if let Some(seconds) = self.unknown_key_jitter_seconds {
+            issuer = issuer.unknown_key_jitter(Duration::from_secs(seconds));
+        }
+        if let Some(seconds) = self.fetch_timeout_seconds {
+            issuer = issuer.fetch_timeout(Duration::from_secs(seconds));
+        }
+        if let Some(bytes) = self.max_document_bytes {
+            issuer = issuer.max_document_bytes(to_usize(bytes));
+        }
+        if let Some(keys) = self.max_keys {
+            issuer = issuer.max_keys(to_usize(keys));
+        }
+        if let Some(path) = &self.api_token_file {
+            issuer = issuer.api_token_file(path);
+        }
+        if let Some(path) = &self.api_ca_file {
+            issuer = issuer.api_ca_file(path);
+        }
+        if self.insecure_loopback_http {
+            issuer = issuer.insecure_loopback_http();
         }
         if let Some(types) = &self.token_types {
             issuer = issuer.token_types(types);
@@ -341,6 +491,11 @@ impl IssuerEntry {
             ),
         }
     }
+}
+
+/// Returns a limit. One that is larger than any number of bytes in memory is no limit.
+pub(crate) fn to_usize(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 fn values(texts: Vec<Positioned<String>>) -> Vec<String> {

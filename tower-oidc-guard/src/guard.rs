@@ -12,6 +12,8 @@ mod endpoints;
 mod expected;
 #[cfg(feature = "axum")]
 mod extractors;
+#[cfg(feature = "policy-file")]
+mod followed;
 mod future;
 mod grpc;
 mod identities;
@@ -27,7 +29,6 @@ use std::fmt;
 use bytes::Bytes;
 use http::{Request, Response};
 
-use self::admission::AdmissionController;
 use self::admission_slot::AdmissionSlot;
 pub use self::audit::{AuditDecision, AuditEvent, AuditPath};
 pub use self::body::ResponseBody;
@@ -92,8 +93,7 @@ pub struct OidcGuard {
 }
 
 impl OidcGuard {
-    fn new(admission: AdmissionController) -> Self {
-        let admission = AdmissionSlot::fixed(admission);
+    fn new(admission: AdmissionSlot) -> Self {
         Self {
             verifier: TokenVerifier::new(admission.clone()),
             admission,
@@ -316,7 +316,9 @@ impl OidcGuard {
     /// ```
     #[cfg(feature = "policy-file")]
     pub fn policy_health(&self) -> Vec<PolicyHealth> {
-        self.admission.load().policy.file_health()
+        let mut files = self.admission.load().policy.file_health();
+        files.extend(self.admission.config_file_health());
+        files
     }
 
     /// Returns a service that responds with the metadata of the protected resource (RFC 9728), to be mounted at its
@@ -358,6 +360,7 @@ impl OidcGuard {
     /// # }
     /// ```
     pub fn prefetch(&self) {
+        self.admission.ensure_watched();
         self.admission.load().verifier.prefetch();
     }
 
@@ -376,6 +379,7 @@ impl OidcGuard {
     ///
     /// Panics if it has to wait in a tokio runtime without timers (`enable_time`).
     pub async fn ready(&self) -> Result<(), NotReady> {
+        self.admission.ensure_watched();
         self.admission.load_full().verifier.ready().await
     }
 

@@ -6,6 +6,8 @@
 //! [`resolution`].
 
 mod api_server_audience;
+#[cfg(feature = "policy-file")]
+mod comparison;
 mod in_cluster;
 mod openidconnect;
 mod presets;

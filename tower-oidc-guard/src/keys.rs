@@ -25,6 +25,7 @@ pub(crate) mod sources;
 pub(crate) mod store;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -48,6 +49,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Keys {
     store: Arc<KeyStore>,
     driver: Driver,
+    /// Whether the guard may be ready before these keys have been fetched for the first time.
+    is_joining: AtomicBool,
 }
 
 /// The keys that a request found when it looked.
@@ -90,7 +93,33 @@ impl Keys {
         Self {
             store,
             driver: Driver::default(),
+            is_joining: AtomicBool::new(false),
         }
+    }
+
+    /// Changes the settings that do not affect the keys themselves: the allowed difference between the clocks, and the audiences
+    /// that must not be those of the API server.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn update(&self, leeway: Duration, audiences: &[String]) {
+        self.store.set_leeway(leeway);
+        self.store.source.set_audiences(audiences);
+    }
+
+    /// Marks the keys of an issuer that a guard in use has begun to trust: the guard stays ready until they are fetched.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn join(&self) {
+        self.is_joining.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the guard may be ready although these keys have not been fetched yet.
+    pub(crate) fn is_joining(&self) -> bool {
+        self.is_joining.load(Ordering::Relaxed) && self.store.load().is_none()
+    }
+
+    /// Ends the metrics of the keys, which are no longer used for new requests.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn retire(&self) {
+        self.store.retire();
     }
 
     /// Returns the current keys, without waiting. Starts the fetch that is due, if any.

@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+#[cfg(feature = "policy-file")]
+pub(crate) use self::changes::{Effect, PolicyChanges};
 pub use self::error::PolicyError;
 #[cfg(feature = "policy-file")]
 pub(crate) use self::file::PolicyContent;

@@ -141,6 +141,51 @@ pub(crate) fn record_keys(issuer: &Arc<str>, usable: usize, times: Option<KeyTim
     let _ = (issuer, usable, times);
 }
 
+/// Records that an issuer is no longer trusted. Its gauges become NaN, which meets no condition of an alert, since the `metrics`
+/// facade cannot remove them.
+#[cfg(feature = "policy-file")]
+pub(crate) fn record_issuer_removed(issuer: &Arc<str>) {
+    #[cfg(feature = "metrics")]
+    for gauge in [
+        "oidc_guard_usable_keys",
+        "oidc_guard_keys_last_success_timestamp_seconds",
+        "oidc_guard_keys_stale_timestamp_seconds",
+        "oidc_guard_keys_age_seconds",
+        "oidc_guard_key_set_hash",
+    ] {
+        let issuer = metrics::SharedString::from(issuer.clone());
+        metrics::gauge!(gauge, "issuer" => issuer).set(f64::NAN);
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = issuer;
+}
+
+/// Records that a configuration file was read, and whether its content was accepted.
+#[cfg(feature = "policy-file")]
+pub(crate) fn record_config_read<T, E>(read: &Result<T, E>) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("oidc_guard_config_reads_total", "outcome" => outcome(read.is_ok()))
+        .increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = read;
+}
+
+/// Records a change of the settings in a configuration file. `widened_by` lists the changes by which the guard may admit callers
+/// that it did not admit before.
+#[cfg(feature = "policy-file")]
+pub(crate) fn record_config_change(path: &Path, changes: &str, widened_by: Option<&str>) {
+    let path = path.display();
+    match widened_by {
+        Some(widened_by) => tracing::warn!(
+            %path,
+            changes,
+            widened_by,
+            "configuration changed: the guard may admit callers that it did not admit before"
+        ),
+        None => tracing::info!(%path, changes, "configuration changed"),
+    }
+}
+
 /// Records the age of an issuer's keys.
 pub(crate) fn record_keys_age(issuer: &Arc<str>, age: Duration) {
     #[cfg(feature = "metrics")]

@@ -223,6 +223,46 @@ impl TokenVerifier {
             .collect()
     }
 
+    /// Returns the trusted issuers.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn issuers(&self) -> &[TrustedIssuer] {
+        &self.0.issuers
+    }
+
+    /// Takes over from another verifier: its cached tokens of issuers that are the same, and its place in metrics.
+    ///
+    /// Called before the first token is verified.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn succeed(&self, previous: &Self) {
+        let (own, earlier) = (self.issuers(), previous.issuers());
+        let was_ready = previous.is_ready(&previous.health());
+        for issuer in own {
+            let audiences = issuer.settings.audiences_to_check();
+            issuer.keys.update(issuer.claim_rules.leeway, audiences);
+            let is_kept = |earlier: &TrustedIssuer| Arc::ptr_eq(&earlier.keys, &issuer.keys);
+            if was_ready && !earlier.iter().any(is_kept) {
+                issuer.keys.join();
+            }
+        }
+        for issuer in earlier {
+            if own.iter().any(|own| Arc::ptr_eq(&own.keys, &issuer.keys)) {
+                continue;
+            }
+            issuer.keys.retire();
+            if !own.iter().any(|own| own.label == issuer.label) {
+                telemetry::record_issuer_removed(&issuer.label);
+            }
+        }
+        if let (Some(cache), Some(previous_cache)) = (&self.0.cache, &previous.0.cache) {
+            let index_of =
+                |earlier: &TrustedIssuer| own.iter().position(|own| own.verifies_like(earlier));
+            let indices: Vec<_> = earlier.iter().map(index_of).collect();
+            cache.adopt(previous_cache, |index| {
+                indices.get(index).copied().flatten()
+            });
+        }
+    }
+
     /// Starts fetching the keys of every issuer, without waiting.
     pub(crate) fn prefetch(&self) {
         for issuer in &self.0.issuers {
@@ -234,7 +274,7 @@ impl TokenVerifier {
     pub(crate) fn health(&self) -> Vec<IssuerHealth> {
         let issuers = self.0.issuers.iter().enumerate();
         let health = |(index, issuer): (usize, &TrustedIssuer)| IssuerHealth {
-            is_required: self.0.required.contains(index),
+            is_required: self.0.required.contains(index) && !issuer.keys.is_joining(),
             ..issuer.keys.health()
         };
         issuers.map(health).collect()
@@ -242,7 +282,12 @@ impl TokenVerifier {
 
     /// Returns whether the issuers with this status have the keys that the settings require.
     pub(crate) fn is_ready(&self, health: &[IssuerHealth]) -> bool {
-        let is_ready = |index: usize| health.get(index).is_some_and(|issuer| issuer.is_ready);
+        let is_ready = |index: usize| {
+            let is_joining = |issuer: &TrustedIssuer| issuer.keys.is_joining();
+            health.get(index).is_some_and(|issuer| issuer.is_ready)
+                || self.0.required.contains(index)
+                    && self.0.issuers.get(index).is_some_and(is_joining)
+        };
         self.0.required.are_ready(health.len(), is_ready)
     }
 

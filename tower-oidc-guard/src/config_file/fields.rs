@@ -73,6 +73,14 @@ impl Fields {
         })
     }
 
+    /// Returns the position of a field, or `None` if it is absent.
+    pub(super) fn position_of(&self, name: &str) -> Option<Position> {
+        let mut entries = self.entries.iter();
+        entries
+            .find(|entry| entry.name == name)
+            .map(|entry| entry.position)
+    }
+
     /// Removes a field and returns it. `advice` says what to do if it is absent.
     pub(super) fn take_required(
         &mut self,
@@ -155,12 +163,27 @@ impl Field {
 
     /// Returns a number of seconds.
     pub(super) fn into_seconds(self) -> Result<u64, ContentError> {
+        self.into_number("seconds")
+    }
+
+    /// Returns whether the value is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.value.content, Content::List(_))
+    }
+
+    /// Returns the value, which is not null.
+    pub(super) fn into_node(self) -> Result<Node, ContentError> {
+        Ok(self.present()?.value)
+    }
+
+    /// Returns a whole number of these units.
+    pub(super) fn into_number(self, unit: &str) -> Result<u64, ContentError> {
         let field = self.present()?;
         match &field.value.content {
             Content::Plain(Value::Number(number), _) if number.is_u64() => {
                 Ok(number.as_u64().unwrap_or_default())
             }
-            _ => Err(field.not_a("a whole number of seconds, without quotes")),
+            _ => Err(field.not_a(&format!("a whole number of {unit}, without quotes"))),
         }
     }
 

@@ -7,7 +7,14 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+#[cfg(feature = "policy-file")]
+use arc_swap::Guard;
+
 use super::admission::AdmissionController;
+#[cfg(feature = "policy-file")]
+use super::followed::FollowedAdmission;
+#[cfg(feature = "policy-file")]
+use crate::policy::PolicyHealth;
 use crate::policy::{Policy, PolicyError};
 
 /// The settings of a guard with the policy of one layer, which may be replaced.
@@ -15,11 +22,16 @@ use crate::policy::{Policy, PolicyError};
 pub(super) enum AdmissionSlot {
     /// They never change.
     Fixed(Arc<AdmissionController>),
+    /// They follow a configuration file.
+    #[cfg(feature = "policy-file")]
+    Followed(Arc<FollowedAdmission>),
 }
 
 /// The settings that are in effect at the moment.
 pub(super) enum CurrentAdmission<'s> {
     Fixed(&'s Arc<AdmissionController>),
+    #[cfg(feature = "policy-file")]
+    Followed(Guard<Arc<AdmissionController>>),
 }
 
 impl AdmissionSlot {
@@ -32,6 +44,8 @@ impl AdmissionSlot {
     pub(super) fn load(&self) -> CurrentAdmission<'_> {
         match self {
             Self::Fixed(admission) => CurrentAdmission::Fixed(admission),
+            #[cfg(feature = "policy-file")]
+            Self::Followed(followed) => CurrentAdmission::Followed(followed.load()),
         }
     }
 
@@ -40,10 +54,29 @@ impl AdmissionSlot {
         Arc::clone(&self.load())
     }
 
+    /// Returns the status of the configuration file, or `None` if there is none.
+    #[cfg(feature = "policy-file")]
+    pub(super) fn config_file_health(&self) -> Option<PolicyHealth> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Followed(followed) => Some(followed.file_health()),
+        }
+    }
+
+    /// Watches the configuration file again, if there is one and the runtime that it was watched on has ended.
+    pub(super) fn ensure_watched(&self) {
+        #[cfg(feature = "policy-file")]
+        if let Self::Followed(followed) = self {
+            followed.ensure_watched();
+        }
+    }
+
     /// Returns the slot of a further layer of the same guard, with another policy.
     pub(super) fn with_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
         match self {
             Self::Fixed(admission) => admission.with_policy(policy).map(Self::fixed),
+            #[cfg(feature = "policy-file")]
+            Self::Followed(followed) => followed.with_policy(policy).map(Self::Followed),
         }
     }
 }
@@ -55,6 +88,8 @@ impl Deref for CurrentAdmission<'_> {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::Fixed(admission) => admission,
+            #[cfg(feature = "policy-file")]
+            Self::Followed(admission) => admission,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 #[cfg(feature = "policy-file")]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 #[cfg(feature = "testing")]
@@ -16,22 +16,29 @@ use reqwest_middleware::ClientWithMiddleware;
 
 use super::OidcGuard;
 use super::admission::{AdmissionController, RequestSettings};
+use super::admission_slot::AdmissionSlot;
 use super::audit::{Audit, AuditEvent, AuditPath, DecisionCallback};
 use super::bearer::{SeveralTokens, TokenHeaders};
 use super::endpoints::ProtectedResource;
+#[cfg(feature = "policy-file")]
+use super::followed::ConfigWatch;
 use super::identities::IdentityPlace;
 use super::refusal_summary::RefusalSummary;
 use super::rejection_response::{CustomResponse, Description, RejectionResponses};
 use crate::build_error::BuildError;
 use crate::clock::Clock;
+#[cfg(feature = "policy-file")]
+use crate::config_file::{CacheValues, SettingValues, to_usize};
+#[cfg(feature = "policy-file")]
+use crate::issuer::is_api_server_audience;
 use crate::issuer::{Issuer, ResolvedIssuer};
 use crate::jose::DEFAULT_MAX_TOKEN_BYTES;
 use crate::keys::Keys;
 use crate::keys::http_client::{AllowedUrls, default_client};
 use crate::keys::sources::KeySource;
-#[cfg(feature = "policy-file")]
-use crate::policy::PolicyFile;
 use crate::policy::{Policy, ResolvedPolicy};
+#[cfg(feature = "policy-file")]
+use crate::policy::{PolicyContent, PolicyError, PolicyIssuers};
 use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::verifier::{
@@ -60,16 +67,16 @@ const MAX_TOKEN_BYTES: RangeInclusive<usize> = 1024..=1024 * 1024;
 /// assert!(matches!(builder().build(), Err(BuildError::NoPolicy)));
 /// assert!(builder().any_verified_caller().build().is_ok());
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct OidcGuardBuilder {
     issuers: Vec<Issuer>,
     /// The policy, with the setting that it comes from.
     policy: Option<(&'static str, Policy)>,
     http_client: Option<ClientWithMiddleware>,
-    ready_when: ReadyWhen,
+    ready_when: Option<ReadyWhen>,
     clock: Clock,
-    cache: CacheSetting,
+    cache: Option<CacheSetting>,
     max_token_bytes: Option<usize>,
     /// The headers that a token is read from, with the setting that they come from.
     token_headers: Option<(&'static str, TokenHeaders)>,
@@ -81,12 +88,23 @@ pub struct OidcGuardBuilder {
     description: Description,
     protected_resource: Option<String>,
     custom_response: Option<CustomResponseSetting>,
-    refusal_summary: RefusalSummarySetting,
+    refusal_summary: Option<RefusalSummarySetting>,
     logs_decisions: bool,
     decision_callback: Option<DecisionCallbackSetting>,
-    audit_path: AuditPath,
+    audit_path: Option<AuditPath>,
+    /// The file that further settings come from.
+    #[cfg(feature = "policy-file")]
+    config_file: Option<ConfigWatch>,
     /// The first setting that would have replaced an earlier one; reported by `build`.
-    conflict: Option<BuildError>,
+    conflict: Option<Conflict>,
+}
+
+/// A setting that would have replaced an earlier one.
+#[derive(Debug, Clone, Copy)]
+struct Conflict {
+    first: &'static str,
+    second: &'static str,
+    advice: &'static str,
 }
 
 /// Whether verified tokens are cached, and how many.
@@ -142,6 +160,7 @@ impl RefusalSummarySetting {
 }
 
 /// A [`CustomResponse`] with a `Debug` implementation.
+#[derive(Clone)]
 struct CustomResponseSetting(CustomResponse);
 
 impl fmt::Debug for CustomResponseSetting {
@@ -151,6 +170,7 @@ impl fmt::Debug for CustomResponseSetting {
 }
 
 /// A [`DecisionCallback`] with a `Debug` implementation.
+#[derive(Clone)]
 struct DecisionCallbackSetting(DecisionCallback);
 
 impl fmt::Debug for DecisionCallbackSetting {
@@ -202,9 +222,10 @@ impl OidcGuardBuilder {
     /// ```
     #[cfg(feature = "policy-file")]
     pub async fn from_file(path: impl Into<PathBuf>) -> Result<Self, BuildError> {
-        let file = PolicyFile::open(path).await?;
-        let builder = Self::default().set_policy("from_file", file.policy());
-        Ok(file.issuers()?.into_iter().fold(builder, Self::issuer))
+        Ok(Self {
+            config_file: Some(ConfigWatch::open(path.into()).await?),
+            ..Self::default()
+        })
     }
 
     /// Trusts an issuer. Required; if called several times, all of the issuers are trusted.
@@ -252,6 +273,12 @@ impl OidcGuardBuilder {
     }
 
     fn set_policy(mut self, setting: &'static str, policy: Policy) -> Self {
+        #[cfg(feature = "policy-file")]
+        if self.config_file.is_some() {
+            let advice = "the policy of the guard is in the file; remove one of them";
+            self.conflict("from_file", setting, advice);
+            return self;
+        }
         match &self.policy {
             None => self.policy = Some((setting, policy)),
             Some((first, _)) => {
@@ -500,7 +527,7 @@ impl OidcGuardBuilder {
     /// assert!(builder().cache(0, 0).build().is_err());
     /// ```
     pub fn cache(mut self, tokens: usize, bytes: u64) -> Self {
-        self.cache = CacheSetting::Limited(CacheLimits { tokens, bytes });
+        self.cache = Some(CacheSetting::Limited(CacheLimits { tokens, bytes }));
         self
     }
 
@@ -513,7 +540,7 @@ impl OidcGuardBuilder {
     /// let builder = OidcGuard::builder().without_cache();
     /// ```
     pub fn without_cache(mut self) -> Self {
-        self.cache = CacheSetting::Off;
+        self.cache = Some(CacheSetting::Off);
         self
     }
 
@@ -574,7 +601,7 @@ impl OidcGuardBuilder {
     /// assert!(matches!(unknown, Err(BuildError::ReadyWhen { .. })));
     /// ```
     pub fn ready_when(mut self, ready_when: ReadyWhen) -> Self {
-        self.ready_when = ready_when;
+        self.ready_when = Some(ready_when);
         self
     }
 
@@ -603,7 +630,7 @@ impl OidcGuardBuilder {
     /// let builder = OidcGuard::builder().refusal_summary_interval(Duration::from_secs(60));
     /// ```
     pub fn refusal_summary_interval(mut self, interval: Duration) -> Self {
-        self.refusal_summary = RefusalSummarySetting::Every(interval);
+        self.refusal_summary = Some(RefusalSummarySetting::Every(interval));
         self
     }
 
@@ -615,7 +642,7 @@ impl OidcGuardBuilder {
     /// let builder = OidcGuard::builder().without_refusal_summary();
     /// ```
     pub fn without_refusal_summary(mut self) -> Self {
-        self.refusal_summary = RefusalSummarySetting::Off;
+        self.refusal_summary = Some(RefusalSummarySetting::Off);
         self
     }
 
@@ -683,7 +710,7 @@ impl OidcGuardBuilder {
     /// let builder = OidcGuard::builder().audit_events().audit_path(AuditPath::Uri);
     /// ```
     pub fn audit_path(mut self, path: AuditPath) -> Self {
-        self.audit_path = path;
+        self.audit_path = Some(path);
         self
     }
 
@@ -705,7 +732,7 @@ impl OidcGuardBuilder {
 
     /// Records a setting that would replace an earlier one. The first conflict is reported by `build`.
     fn conflict(&mut self, first: &'static str, second: &'static str, advice: &'static str) {
-        self.conflict.get_or_insert(BuildError::Conflict {
+        self.conflict.get_or_insert(Conflict {
             first,
             second,
             advice,
@@ -718,10 +745,33 @@ impl OidcGuardBuilder {
     ///
     /// [`BuildError`] if there is no issuer or no policy, if a setting is invalid, if the policy does not fit the issuers, or
     /// if a setting would replace another.
-    pub fn build(self) -> Result<OidcGuard, BuildError> {
-        if let Some(conflict) = self.conflict {
-            return Err(conflict);
+    #[cfg_attr(not(feature = "policy-file"), expect(unused_mut))]
+    pub fn build(mut self) -> Result<OidcGuard, BuildError> {
+        if let Some(Conflict {
+            first,
+            second,
+            advice,
+        }) = self.conflict
+        {
+            return Err(BuildError::Conflict {
+                first,
+                second,
+                advice,
+            });
         }
+        #[cfg(feature = "policy-file")]
+        if let Some(file) = self.config_file.take() {
+            return file.follow(self);
+        }
+        let admission = self.assemble(&mut Assembly::default())?;
+        Ok(OidcGuard::new(AdmissionSlot::fixed(admission)))
+    }
+
+    /// Resolves the settings into those of the guard's layer.
+    pub(super) fn assemble(
+        self,
+        assembly: &mut Assembly<'_>,
+    ) -> Result<AdmissionController, BuildError> {
         if self.issuers.is_empty() {
             return Err(BuildError::NoIssuer);
         }
@@ -764,18 +814,24 @@ impl OidcGuardBuilder {
                 .identity_name
                 .map_or(IdentityPlace::Extension, IdentityPlace::Named),
         };
-        let cache = self.cache.limits()?;
-        let interval = self.refusal_summary.interval()?;
+        let cache = self.cache.unwrap_or_default().limits()?;
+        let interval = self.refusal_summary.unwrap_or_default().interval()?;
         telemetry::describe();
-        let issuers = trusted_issuers(self.issuers, self.http_client, &self.clock)?;
-        let required = RequiredIssuers::resolve(&self.ready_when, &issuers)?;
+        let issuers = trusted_issuers(self.issuers, self.http_client, &self.clock, assembly)?;
+        let ready_when = self.ready_when.unwrap_or_default();
+        let required = RequiredIssuers::resolve(&ready_when, &issuers)?;
         let verifier = TokenVerifier::new(issuers, required, cache, max_token_bytes, self.clock);
-        let policy = ResolvedPolicy::new(policy, &verifier.policy_issuers())?;
+        let trusted = verifier.policy_issuers();
+        #[cfg(feature = "policy-file")]
+        if let Some(file) = &assembly.file {
+            file.check_issuers(&trusted)?;
+        }
+        let policy = ResolvedPolicy::new(policy, &trusted)?;
         let callback = self.decision_callback;
         let audit = Audit {
             is_logged: self.logs_decisions,
             callback: callback.map(|DecisionCallbackSetting(callback)| callback),
-            path: self.audit_path,
+            path: self.audit_path.unwrap_or_default(),
         };
         let is_audited = audit.is_logged || audit.callback.is_some();
         let headers = &requests.token_headers.names;
@@ -789,7 +845,194 @@ impl OidcGuardBuilder {
             refusals: refusals.map(Arc::new),
             audit: is_audited.then_some(audit),
         };
-        Ok(OidcGuard::new(admission))
+        Ok(admission)
+    }
+}
+
+/// What a guard is assembled from, besides its settings.
+#[derive(Default)]
+pub(super) struct Assembly<'a> {
+    /// The file that the policy comes from.
+    #[cfg(feature = "policy-file")]
+    pub(super) file: Option<FileInUse<'a>>,
+    /// The settings that the new ones replace.
+    #[cfg(feature = "policy-file")]
+    pub(super) previous: Option<&'a AdmissionController>,
+    /// The default HTTP clients.
+    pub(super) clients: HttpClients,
+    #[cfg(not(feature = "policy-file"))]
+    pub(super) lifetime: std::marker::PhantomData<&'a ()>,
+}
+
+/// The default HTTP clients, which are created when they are first needed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HttpClients {
+    https: Option<ClientWithMiddleware>,
+    loopback: Option<ClientWithMiddleware>,
+}
+
+impl HttpClients {
+    fn get(&mut self, urls: AllowedUrls) -> Result<ClientWithMiddleware, BuildError> {
+        let client = match urls {
+            AllowedUrls::HttpsOnly => &mut self.https,
+            AllowedUrls::HttpsOrLoopback => &mut self.loopback,
+        };
+        if let Some(client) = client {
+            return Ok(client.clone());
+        }
+        let created = default_client(urls).map_err(BuildError::HttpClient)?;
+        Ok(client.insert(created).clone())
+    }
+}
+
+/// A configuration file with the content that is to be put into effect.
+#[cfg(feature = "policy-file")]
+pub(super) struct FileInUse<'a> {
+    pub(super) path: &'a Path,
+    pub(super) content: &'a PolicyContent,
+}
+
+#[cfg(feature = "policy-file")]
+impl FileInUse<'_> {
+    /// Checks the policy against the trusted issuers. The error has the position in the file.
+    fn check_issuers(&self, trusted: &PolicyIssuers) -> Result<(), PolicyError> {
+        let checked = self.content.check_issuers(trusted);
+        checked.map_err(|(position, error)| PolicyError::InFile {
+            path: self.path.to_owned(),
+            line: position.line,
+            column: position.column,
+            error: Box::new(error),
+        })
+    }
+}
+
+/// Settings in a configuration file.
+#[cfg(feature = "policy-file")]
+impl OidcGuardBuilder {
+    /// Adds the issuers, the policy and the settings of a file to those in code.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a setting is in both, or an issuer in the file is invalid.
+    pub(super) fn with_file(mut self, content: &PolicyContent) -> Result<Self, BuildError> {
+        let config = content.config();
+        self.issuers.extend(config.issuers()?);
+        self.policy = Some(("from_file", content.policy()));
+        // All fields, so that a new one is not forgotten.
+        let SettingValues {
+            realm,
+            token_from,
+            token_from_exactly_one_of,
+            strip_token,
+            allow_missing_token,
+            allow_cors_preflight,
+            max_token_bytes,
+            without_error_description,
+            protected_resource,
+            cache,
+            without_cache,
+            ready_when,
+            refusal_summary_interval_seconds,
+            without_refusal_summary,
+            audit_events,
+            audit_path,
+        } = config.settings.values.clone();
+        let has_headers = self.token_headers.is_some();
+        let has_cache = self.cache.is_some();
+        let has_summary = self.refusal_summary.is_some();
+        for (setting, in_code, in_file) in [
+            ("realm", self.realm.is_some(), realm.is_some()),
+            ("token_from", has_headers, token_from.is_some()),
+            (
+                "token_from_exactly_one_of",
+                has_headers,
+                token_from_exactly_one_of.is_some(),
+            ),
+            ("strip_token", self.strip_token, strip_token.is_some()),
+            (
+                "allow_missing_token",
+                self.allow_missing_token,
+                allow_missing_token.is_some(),
+            ),
+            (
+                "allow_cors_preflight",
+                self.allow_cors_preflight,
+                allow_cors_preflight.is_some(),
+            ),
+            (
+                "max_token_bytes",
+                self.max_token_bytes.is_some(),
+                max_token_bytes.is_some(),
+            ),
+            (
+                "without_error_description",
+                self.description == Description::Omitted,
+                without_error_description.is_some(),
+            ),
+            (
+                "protected_resource",
+                self.protected_resource.is_some(),
+                protected_resource.is_some(),
+            ),
+            ("cache", has_cache, cache.is_some()),
+            ("without_cache", has_cache, without_cache.is_some()),
+            (
+                "ready_when",
+                self.ready_when.is_some(),
+                ready_when.is_some(),
+            ),
+            (
+                "refusal_summary_interval_seconds",
+                has_summary,
+                refusal_summary_interval_seconds.is_some(),
+            ),
+            (
+                "without_refusal_summary",
+                has_summary,
+                without_refusal_summary.is_some(),
+            ),
+            ("audit_events", self.logs_decisions, audit_events.is_some()),
+            (
+                "audit_path",
+                self.audit_path.is_some(),
+                audit_path.is_some(),
+            ),
+        ] {
+            if in_code && in_file {
+                return Err(BuildError::SettingInFile { setting });
+            }
+        }
+        if let Some(headers) = token_from {
+            self = self.token_from(headers);
+        }
+        if let Some(headers) = token_from_exactly_one_of {
+            self = self.token_from_exactly_one_of(headers);
+        }
+        if let Some(CacheValues { tokens, bytes }) = cache {
+            self = self.cache(to_usize(tokens), bytes);
+        }
+        if without_cache == Some(true) {
+            self = self.without_cache();
+        }
+        if let Some(seconds) = refusal_summary_interval_seconds {
+            self = self.refusal_summary_interval(Duration::from_secs(seconds));
+        }
+        if without_refusal_summary == Some(true) {
+            self = self.without_refusal_summary();
+        }
+        if without_error_description == Some(true) {
+            self = self.without_error_description();
+        }
+        self.strip_token |= strip_token == Some(true);
+        self.allow_missing_token |= allow_missing_token == Some(true);
+        self.allow_cors_preflight |= allow_cors_preflight == Some(true);
+        self.logs_decisions |= audit_events == Some(true);
+        self.realm = realm.or(self.realm);
+        self.max_token_bytes = max_token_bytes.map(to_usize).or(self.max_token_bytes);
+        self.protected_resource = protected_resource.or(self.protected_resource);
+        self.ready_when = ready_when.or(self.ready_when);
+        self.audit_path = audit_path.or(self.audit_path);
+        Ok(self)
     }
 }
 
@@ -811,21 +1054,14 @@ fn trusted_issuers(
     issuers: Vec<Issuer>,
     http_client: Option<ClientWithMiddleware>,
     clock: &Clock,
+    assembly: &mut Assembly<'_>,
 ) -> Result<Vec<TrustedIssuer>, BuildError> {
-    let (mut client, mut loopback_client) = (http_client.clone(), http_client);
     let mut all = HashSet::new();
     let mut trusted = Vec::with_capacity(issuers.len());
     for issuer in issuers {
-        let urls = issuer.allowed_urls();
-        let client = match urls {
-            AllowedUrls::HttpsOnly => &mut client,
-            AllowedUrls::HttpsOrLoopback => &mut loopback_client,
-        };
-        let client = match client {
+        let client = match &http_client {
             Some(client) => client.clone(),
-            None => client
-                .insert(default_client(urls).map_err(BuildError::HttpClient)?)
-                .clone(),
+            None => assembly.clients.get(issuer.allowed_urls())?,
         };
         let issuer = issuer.resolve(client)?;
         // In the order of the settings, so that the error is always about the same one.
@@ -836,7 +1072,7 @@ fn trusted_issuers(
             });
         }
         all.extend(own);
-        trusted.push(trusted_issuer(issuer, clock));
+        trusted.push(trusted_issuer(issuer, clock, assembly)?);
     }
     for issuer in &mut trusted {
         let own = &issuer.configured_issuers;
@@ -846,10 +1082,24 @@ fn trusted_issuers(
     Ok(trusted)
 }
 
-fn trusted_issuer(issuer: ResolvedIssuer, clock: &Clock) -> TrustedIssuer {
+fn trusted_issuer(
+    issuer: ResolvedIssuer,
+    clock: &Clock,
+    assembly: &Assembly<'_>,
+) -> Result<TrustedIssuer, BuildError> {
+    #[cfg(feature = "policy-file")]
+    let kept = match assembly.previous {
+        Some(previous) => kept_keys(&issuer, &previous.verifier)?,
+        None => None,
+    };
+    #[cfg(not(feature = "policy-file"))]
+    let kept = {
+        let _ = assembly;
+        None
+    };
     let other_issuers = issuer.spellings.iter().chain(&issuer.also_known_as);
     let in_cluster = matches!(issuer.key_source, KeySource::ApiServer(_));
-    TrustedIssuer {
+    Ok(TrustedIssuer {
         other_issuers: other_issuers.cloned().collect(),
         configured_issuers: issuer.all_issuers().map(str::to_owned).collect(),
         issuer: match issuer.issuer {
@@ -859,17 +1109,46 @@ fn trusted_issuer(issuer: ResolvedIssuer, clock: &Clock) -> TrustedIssuer {
         spellings: issuer.spellings,
         issuers_of_others: HashSet::new(),
         platform: issuer.platform,
-        keys: Keys::new(
-            issuer.label.clone(),
-            issuer.key_source,
-            issuer.timing,
-            clock.clone(),
-            issuer.claim_rules.leeway,
-        ),
+        keys: kept.unwrap_or_else(|| {
+            Arc::new(Keys::new(
+                issuer.label.clone(),
+                issuer.key_source,
+                issuer.timing,
+                clock.clone(),
+                issuer.claim_rules.leeway,
+            ))
+        }),
+        settings: issuer.settings,
         claim_rules: issuer.claim_rules,
         required_claims: issuer.required_claims,
         claim_predicates: issuer.claim_predicates,
         label: issuer.label,
         clock: clock.clone(),
+    })
+}
+
+/// Returns the keys of an issuer that another verifier trusts already, if they come from the same place.
+#[cfg(feature = "policy-file")]
+fn kept_keys(
+    issuer: &ResolvedIssuer,
+    previous: &TokenVerifier,
+) -> Result<Option<Arc<Keys>>, BuildError> {
+    let is_same = |own: &&TrustedIssuer| {
+        own.label == issuer.label && own.settings.has_same_keys(&issuer.settings)
+    };
+    let Some(same) = previous.issuers().iter().find(is_same) else {
+        return Ok(None);
+    };
+    if let (KeySource::ApiServer(_), Some(announced)) = (&issuer.key_source, same.keys.issuers()) {
+        // The next fetch would find this as well, and then there would be no keys.
+        let is_api_server = |audience: &&String| {
+            is_api_server_audience(audience, announced.iter().map(|iss| &**iss))
+        };
+        let mut audiences = issuer.settings.audiences_to_check().iter();
+        if let Some(audience) = audiences.find(is_api_server) {
+            let audience = audience.clone();
+            return Err(BuildError::ApiServerAudience { audience });
+        }
     }
+    Ok(Some(same.keys.clone()))
 }

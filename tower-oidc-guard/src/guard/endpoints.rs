@@ -48,6 +48,7 @@ impl<B> Service<Request<B>> for Readiness {
     }
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
+        self.admission.ensure_watched();
         let verifier = &self.admission.load().verifier;
         // A server that is not ready may get no other request that would start the fetch.
         verifier.prefetch();
@@ -76,7 +77,7 @@ impl<B> Service<Request<B>> for Readiness {
 pub(super) struct ProtectedResource {
     resource: String,
     pub(super) metadata_url: String,
-    metadata_path: String,
+    pub(super) metadata_path: String,
 }
 
 impl ProtectedResource {
@@ -145,10 +146,12 @@ impl<B> Service<Request<B>> for ResourceMetadata {
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
         // `authorization_servers` contains URLs only (RFC 9728, section 2).
-        let mut issuers = self.admission.load().verifier.current_issuers();
+        let current = self.admission.load();
+        let resource = current.protected_resource().unwrap_or(&self.resource);
+        let mut issuers = current.verifier.current_issuers();
         issuers.retain(|issuer| Url::parse(issuer).is_ok_and(|url| url.has_host()));
         let document = json!({
-            "resource": self.resource.resource,
+            "resource": resource.resource,
             "authorization_servers": issuers,
             "bearer_methods_supported": ["header"],
         });

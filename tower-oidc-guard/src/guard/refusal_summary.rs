@@ -100,6 +100,14 @@ impl RefusalSummary {
         }
     }
 
+    /// Takes over from another summary, so that the current window goes on. Logs what that one has counted.
+    #[cfg(feature = "policy-file")]
+    pub(super) fn succeed(&self, previous: &Self) {
+        previous.flush();
+        let window = previous.with_state(|state| state.window.take());
+        self.with_state(|state| state.window = window);
+    }
+
     /// Counts a refused request. `issuer` is the label of the token's issuer, if that is a trusted one, and `policy` the policy
     /// of the layer.
     pub(super) fn record(

@@ -49,6 +49,8 @@ pub(crate) struct ResolvedIssuer {
     pub(crate) claim_predicates: ClaimPredicates,
     pub(crate) key_source: KeySource,
     pub(crate) timing: FetchTiming,
+    /// The settings that this was resolved from.
+    pub(crate) settings: Issuer,
 }
 
 impl ResolvedIssuer {
@@ -105,6 +107,7 @@ impl Issuer {
             .unwrap_or_else(|| Arc::from(IN_CLUSTER_LABEL));
         let defaults = FetchTiming::default();
         Ok(ResolvedIssuer {
+            settings: self.clone(),
             issuer,
             label,
             spellings: self.spellings,

@@ -138,6 +138,17 @@ impl ClaimPredicates {
         self.0.is_empty()
     }
 
+    /// Returns whether these are the same functions as others, not only functions with the same results.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self
+                .0
+                .iter()
+                .zip(&other.0)
+                .all(|(own, other)| Arc::ptr_eq(own, other))
+    }
+
     /// Requires a function to return true for the claims.
     pub(crate) fn push(
         &mut self,

@@ -115,7 +115,9 @@ impl KeyStore {
         let started = Instant::now();
         if let Some(current) = self.current() {
             let age = started.saturating_duration_since(current.fetched);
-            telemetry::record_keys_age(&self.label, age);
+            if let Some(label) = self.metrics_label() {
+                telemetry::record_keys_age(label, age);
+            }
         }
         let Some(fetch) = self.with_schedule(|schedule| schedule.start_if_due(started)) else {
             return;
@@ -141,7 +143,9 @@ impl KeyStore {
     }
 
     fn record_failure(&self, error: &KeysError) {
-        telemetry::record_key_fetch(&self.label, None);
+        if let Some(label) = self.metrics_label() {
+            telemetry::record_key_fetch(label, None);
+        }
         let now = Instant::now();
         let issuer = &*self.label;
         let error = log_line(error);
@@ -211,9 +215,9 @@ impl KeyStore {
     fn report_clock(&self, previous: Option<ClockOffset>, current: Option<ClockOffset>) {
         let Some(offset) = current else { return };
         let issuer = &*self.label;
-        let (clock_offset_seconds, leeway_seconds) = (offset.seconds(), self.leeway.as_secs());
-        let reported = previous.filter(|previous| previous.is_large(self.leeway));
-        match (reported, offset.is_large(self.leeway)) {
+        let (clock_offset_seconds, leeway_seconds) = (offset.seconds(), self.leeway().as_secs());
+        let reported = previous.filter(|previous| previous.is_large(self.leeway()));
+        match (reported, offset.is_large(self.leeway())) {
             (Some(reported), true)
                 if reported.seconds().signum() == clock_offset_seconds.signum() => {}
             (_, true) => tracing::warn!(
@@ -241,13 +245,15 @@ impl KeyStore {
         fetched_wall: std::time::Duration,
     ) -> Option<KeysError> {
         let issuer = &*self.label;
-        telemetry::record_key_fetch(&self.label, Some(&loaded.hash));
         let (usable, max_age) = (loaded.keys.usable(), loaded.max_age);
         let times = self.source.may_change().then(|| KeyTimes {
             fetched: fetched_wall,
             stale: fetched_wall.saturating_add(self.timing.stale_after),
         });
-        telemetry::record_keys(&self.label, usable, times);
+        if let Some(label) = self.metrics_label() {
+            telemetry::record_key_fetch(label, Some(&loaded.hash));
+            telemetry::record_keys(label, usable, times);
+        }
         let failed = self.with_failures(|failures| failures.end(Instant::now()));
         let previous_clock = self.current().and_then(|previous| previous.clock_offset);
         let location = loaded.location.to_string();

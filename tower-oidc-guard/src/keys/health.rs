@@ -136,7 +136,9 @@ impl KeyStore {
         let keys = current.as_ref().map(|current| &current.keys);
         if let Some(current) = &current {
             let age = now.saturating_duration_since(current.fetched);
-            telemetry::record_keys_age(&self.label, age);
+            if let Some(label) = self.metrics_label() {
+                telemetry::record_keys_age(label, age);
+            }
         }
         let is_fresh = current
             .as_ref()

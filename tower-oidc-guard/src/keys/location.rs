@@ -9,7 +9,7 @@ use crate::jose::pem;
 /// Where the keys of an issuer come from.
 ///
 /// Its `Display` form completes a sentence such as "the keys from … cannot be read".
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KeyLocation {
     /// The key set that a discovery document names as its `jwks_uri`: the document at this URL, or the one below the
     /// issuer's URL if it is `None`.
@@ -38,7 +38,7 @@ impl fmt::Display for KeyLocation {
 }
 
 /// Keys that are the value of a setting, such as `keys_json`. They never change.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct InlineKeys {
     /// The setting's name.
     pub(crate) setting: &'static str,

@@ -78,6 +78,14 @@ impl KeySource {
         }
     }
 
+    /// Replaces the audiences that must not be those of the API server.
+    #[cfg(feature = "policy-file")]
+    pub(super) fn set_audiences(&self, audiences: &[String]) {
+        if let Self::ApiServer(api) = self {
+            api.set_audiences(audiences);
+        }
+    }
+
     /// Returns the longest time that a [`load`](Self::load) takes.
     pub(super) fn time_limit(&self) -> Duration {
         let request = match self {

@@ -1,6 +1,6 @@
 //! The keys of one issuer and the state of their fetches, shared by requests and the driver.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,8 +53,8 @@ pub(super) struct KeyStore {
     pub(super) source: KeySource,
     pub(super) timing: FetchTiming,
     pub(super) clock: Clock,
-    /// The allowed difference between the clocks of the issuer and this machine.
-    pub(super) leeway: Duration,
+    /// The allowed difference between the clocks of the issuer and this machine, in milliseconds.
+    leeway: AtomicU64,
     current: ArcSwapOption<CurrentKeys>,
     schedule: Mutex<Schedule>,
     /// When a request has to start the fetch itself, in milliseconds since `created`. Read without the lock.
@@ -70,6 +70,8 @@ pub(super) struct KeyStore {
     failures: Mutex<Failures>,
     /// The number of the fetch whose keys have been reported as stale, or 0.
     reported_stale: AtomicU64,
+    /// Whether the guard no longer trusts the issuer, or has replaced its keys. Nothing is recorded in its metrics any more.
+    is_retired: AtomicBool,
 }
 
 /// The outcome of a fetch.
@@ -103,7 +105,7 @@ impl KeyStore {
             source,
             timing,
             clock,
-            leeway,
+            leeway: AtomicU64::new(milliseconds(leeway)),
             current: ArcSwapOption::empty(),
             overdue_at: AtomicU64::new(milliseconds(schedule.overdue_at() - created)),
             fetches_started: AtomicU64::new(schedule.fetches_started()),
@@ -113,7 +115,30 @@ impl KeyStore {
             waiting: AtomicUsize::new(0),
             failures: Mutex::default(),
             reported_stale: AtomicU64::new(0),
+            is_retired: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the allowed difference between the clocks of the issuer and this machine.
+    pub(super) fn leeway(&self) -> Duration {
+        Duration::from_millis(self.leeway.load(Ordering::Relaxed))
+    }
+
+    /// Replaces the allowed difference between the clocks of the issuer and this machine.
+    #[cfg(feature = "policy-file")]
+    pub(super) fn set_leeway(&self, leeway: Duration) {
+        self.leeway.store(milliseconds(leeway), Ordering::Relaxed);
+    }
+
+    /// Ends the metrics of the keys, which no request uses any more.
+    #[cfg(feature = "policy-file")]
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the label of the keys in metrics, or `None` if nothing is to be recorded.
+    pub(super) fn metrics_label(&self) -> Option<&Arc<str>> {
+        (!self.is_retired.load(Ordering::Relaxed)).then_some(&self.label)
     }
 
     /// Returns the current keys without changing their reference count, which all threads share.

@@ -14,7 +14,7 @@ const MAX_LISTED: usize = 20;
 
 /// The differences between two versions of a policy. Order, duplicates and formatting make no difference.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct PolicyChanges {
+pub(crate) struct PolicyChanges {
     all: Vec<String>,
     /// The changes by which the policy may allow callers that it did not allow before.
     widening: Vec<String>,
@@ -22,7 +22,7 @@ pub(super) struct PolicyChanges {
 
 /// Whether a change may allow callers that were not allowed before.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
+pub(crate) enum Effect {
     Wider,
     Narrower,
 }
@@ -48,16 +48,16 @@ impl PolicyChanges {
     }
 
     /// Returns the changes as text.
-    pub(super) fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         listed(&self.all)
     }
 
     /// Returns the changes by which the policy may allow callers that it did not allow before, or `None` if there are none.
-    pub(super) fn widening(&self) -> Option<String> {
+    pub(crate) fn widening(&self) -> Option<String> {
         (!self.widening.is_empty()).then(|| listed(&self.widening))
     }
 
-    fn add(&mut self, change: String, effect: Effect) {
+    pub(crate) fn add(&mut self, change: String, effect: Effect) {
         if effect == Effect::Wider {
             self.widening.push(change.clone());
         }

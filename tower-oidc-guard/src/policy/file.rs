@@ -15,9 +15,9 @@ use super::members::Members;
 use super::resolved::{Installed, PolicyIssuers, Registration, too_wide};
 use super::rule::{Rule, check_audience};
 use super::{Node, Policy, PolicyError};
-use crate::build_error::BuildError;
-use crate::config_file::{ConfigFile, ContentError, MemberEntry, Position, Positioned};
-use crate::issuer::Issuer;
+use crate::config_file::{
+    ConfigFile, ContentError, MemberEntry, Position, Positioned, config_changes,
+};
 use crate::telemetry;
 
 /// A policy in a YAML or JSON file, which is reloaded when the file changes.
@@ -183,11 +183,6 @@ impl PolicyFile {
         async move { changes.next().await.is_some() }
     }
 
-    /// Returns the issuers in the file.
-    pub(crate) fn issuers(&self) -> Result<Vec<Issuer>, BuildError> {
-        self.state.content.load().config.issuers()
-    }
-
     /// Calls a function with the rule in effect.
     pub(super) fn with<R>(&self, look: impl FnOnce(&Rule) -> R) -> R {
         look(&self.state.content.load().rule)
@@ -251,6 +246,9 @@ impl State {
         if !old.config.has_same_issuers(&new.config) {
             changes.add_note("issuers changed (no effect until a restart)");
         }
+        if old.config.settings != new.config.settings {
+            changes.add_note("settings changed (no effect on a policy file)");
+        }
         telemetry::record_policy_change(path, &changes.summary(), changes.widening().as_deref());
         let installed: Vec<_> = lock(&self.installed)
             .iter()
@@ -311,6 +309,18 @@ impl PolicyContent {
         &self.rule
     }
 
+    /// Returns the policy, which does not change with the file.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy(Arc::new(Node::Rule(Box::new(self.rule.clone()))))
+    }
+
+    /// Returns how the whole file differs from an earlier version of it.
+    pub(crate) fn changes_since(&self, earlier: &Self) -> PolicyChanges {
+        let mut changes = PolicyChanges::between(&earlier.rule, &self.rule);
+        config_changes(&mut changes, &earlier.config, &self.config);
+        changes
+    }
+
     /// Returns the allowed members as text.
     pub(crate) fn allowed(&self) -> Vec<String> {
         texts(&self.rule.allowed)
@@ -356,14 +366,15 @@ impl PolicyContent {
 
     /// Returns warnings about what the policy allows. If `trusted` is given, they include those about its issuers.
     pub(crate) fn too_wide(&self, trusted: &PolicyIssuers) -> Vec<&'static str> {
-        let policy = Policy(Arc::new(Node::Rule(Box::new(self.rule.clone()))));
-        too_wide(&policy, trusted)
+        too_wide(&self.policy(), trusted)
     }
 }
 
 impl PartialEq for PolicyContent {
     fn eq(&self, other: &Self) -> bool {
-        changes::is_same(&self.rule, &other.rule) && self.config.has_same_issuers(&other.config)
+        changes::is_same(&self.rule, &other.rule)
+            && self.config.has_same_issuers(&other.config)
+            && self.config.settings == other.config.settings
     }
 }
 

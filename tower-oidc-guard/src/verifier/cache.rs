@@ -5,10 +5,12 @@
 //! 3. The times of the token are validated again at each hit.
 //! 4. An entry is used only as long as its issuer's keys are those that verified the token.
 //!
-//! A cache belongs to one verifier, whose rules never change.
+//! A cache belongs to one verifier, whose rules never change. The verifier that replaces it gets the entries of the issuers whose
+//! rules and keys are the same, so that their tokens need not be verified again at once.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
@@ -53,7 +55,8 @@ pub(crate) struct TokenCache {
 const HASHED_BYTES: usize = 32;
 
 /// A token in the cache.
-struct CachedToken(Box<[u8]>);
+#[derive(Clone)]
+struct CachedToken(Arc<[u8]>);
 
 /// A token that is looked up in the cache.
 struct LookupToken<'t>(&'t [u8]);
@@ -131,6 +134,29 @@ impl TokenCache {
         self.entries.insert(CachedToken(token.into()), entry);
     }
 
+    /// Adds the entries of another cache whose issuers verify tokens exactly like those of this one. `index_of` returns the index
+    /// of such an issuer. The tokens are shared, not copied.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn adopt(&self, other: &Self, index_of: impl Fn(usize) -> Option<usize>) {
+        let load = |generations: &[AtomicU64], issuer: usize| {
+            let generation = generations.get(issuer)?;
+            Some(generation.load(Ordering::Relaxed))
+        };
+        for (token, entry) in other.entries.iter() {
+            // The keys that verified it may have been withdrawn.
+            if load(&other.generations, entry.issuer) != Some(entry.generation) {
+                continue;
+            }
+            let Some(issuer) = index_of(entry.issuer) else {
+                continue;
+            };
+            if let Some(generation) = self.generations.get(issuer) {
+                generation.store(entry.generation, Ordering::Relaxed);
+                self.entries.insert(token, CacheEntry { issuer, ..entry });
+            }
+        }
+    }
+
     /// Removes the entries of an issuer that were verified with keys of another generation: a key of those may have been
     /// withdrawn.
     pub(crate) fn retain_generation(&self, issuer: usize, generation: u64) {
@@ -168,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_token_with_the_end_of_a_cached_token_is_not_found() {
-        let cached = CachedToken(Box::from(
+        let cached = CachedToken(Arc::from(
             &b"a.b.0123456789012345678901234567890123456789"[..],
         ));
         let other = LookupToken(b"a.c.0123456789012345678901234567890123456789");

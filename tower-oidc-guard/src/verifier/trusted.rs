@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::error::{FailedVerification, VerifyError};
 use crate::clock::Clock;
 use crate::identity::{Identity, IssuerNames, Platform};
+use crate::issuer::Issuer;
 use crate::jose::claim_rules::ClaimRules;
 use crate::jose::claims::Times;
 use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
@@ -36,12 +37,17 @@ pub(crate) struct TrustedIssuer {
     pub(crate) claim_rules: ClaimRules,
     pub(crate) required_claims: RequiredClaims,
     pub(crate) claim_predicates: ClaimPredicates,
-    pub(crate) keys: Keys,
+    /// Shared with the verifier that this one replaces, if the issuer's keys come from the same place.
+    pub(crate) keys: Arc<Keys>,
+    /// The settings that this was resolved from.
+    #[cfg_attr(not(feature = "policy-file"), expect(dead_code))]
+    pub(crate) settings: Issuer,
     /// The clock that tokens are verified with.
     pub(crate) clock: Clock,
 }
 
 /// The `iss` of an issuer's tokens.
+#[derive(PartialEq, Eq)]
 pub(crate) enum IssuerName {
     /// It was configured.
     Configured(Arc<str>),
@@ -132,6 +138,17 @@ impl TrustedIssuer {
             clock: self.clock.clone(),
             revocation,
         }
+    }
+
+    /// Returns whether this issuer accepts exactly the tokens that another one accepts, with the same keys and the same identities.
+    #[cfg(feature = "policy-file")]
+    pub(super) fn verifies_like(&self, other: &Self) -> bool {
+        let is_named_by_keys = matches!(self.issuer, IssuerName::FromKeys { .. });
+        Arc::ptr_eq(&self.keys, &other.keys)
+            && self.settings.is_same(&other.settings)
+            && self.issuer == other.issuer
+            && self.label == other.label
+            && (!is_named_by_keys || self.issuers_of_others == other.issuers_of_others)
     }
 
     /// Returns the issuer names for the identity of a token with this `iss`.

@@ -25,7 +25,7 @@ pub(crate) const JWKS_PATH: &str = "/openid/v1/jwks";
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
 /// The address of an API server, and the files needed to authenticate it and to be authenticated by it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiServer {
     /// The in-cluster address: `https`, host and port.
     pub(crate) address: Url,
@@ -43,7 +43,7 @@ pub(crate) struct ApiServerKeys {
     limits: FetchLimits,
     rules: KeyRules,
     /// Audiences that the guard accepts and that must not be audiences of the API server.
-    audiences: Vec<String>,
+    audiences: Mutex<Vec<String>>,
     /// The HTTP client, and the CA certificate that it was created with.
     client: Mutex<Option<(Vec<u8>, ClientWithMiddleware)>>,
 }
@@ -59,8 +59,19 @@ impl ApiServerKeys {
             api,
             limits,
             rules,
-            audiences,
+            audiences: Mutex::new(audiences),
             client: Mutex::default(),
+        }
+    }
+
+    #[cfg(feature = "policy-file")]
+    pub(super) fn set_audiences(&self, audiences: &[String]) {
+        let mut own = self
+            .audiences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *own != audiences {
+            *own = audiences.to_vec();
         }
     }
 
@@ -102,8 +113,14 @@ impl ApiServerKeys {
             pod_token.audiences.contains(audience)
                 || is_api_server_audience(audience, issuers.iter().map(String::as_str))
         };
-        if let Some(audience) = self.audiences.iter().find(is_api_server_audience) {
-            let audience = audience.clone();
+        let fault = {
+            let audiences = self
+                .audiences
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            audiences.iter().find(is_api_server_audience).cloned()
+        };
+        if let Some(audience) = fault {
             return Err(KeysError::ApiServerAudience { audience });
         }
         let url = self.url(JWKS_PATH);
