@@ -152,6 +152,15 @@ impl Identity {
         &self.0.validity
     }
 
+    /// Returns whether this identity and another learn of the same revocation.
+    pub(crate) fn shares_revocation(&self, other: &Self) -> bool {
+        let (own, others) = (&self.0.validity, &other.0.validity);
+        match (&own.revocation, &others.revocation) {
+            (Some(own), Some(others)) => own.is_same(others),
+            (own, others) => own.is_none() && others.is_none(),
+        }
+    }
+
     /// Returns the times at which the token is valid.
     pub(crate) fn times(&self) -> &Times {
         &self.0.times

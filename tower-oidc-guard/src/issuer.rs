@@ -26,6 +26,7 @@ use crate::jose::required_claims::{ClaimPredicates, RequiredClaims, invalid_requ
 use crate::keys::http_client::AllowedUrls;
 use crate::keys::location::{InlineKeys, KeyFormat, KeyLocation};
 use crate::text::audience_fault;
+use crate::token_review::TokenReview;
 
 /// A trusted OpenID Connect issuer: whose tokens a guard accepts, and for which audiences.
 ///
@@ -79,6 +80,7 @@ pub struct Issuer {
     max_keys: Option<usize>,
     allowed_urls: AllowedUrls,
     accept_api_server_audience: bool,
+    token_review: Option<TokenReview>,
     /// The fault of the first invalid setting; reported when the guard is built.
     fault: Option<String>,
 }
@@ -156,6 +158,7 @@ impl Issuer {
             max_keys: None,
             allowed_urls: AllowedUrls::HttpsOnly,
             accept_api_server_audience: false,
+            token_review: None,
             fault: None,
         }
     }
@@ -387,6 +390,38 @@ impl Issuer {
             );
         }
         self.accept_api_server_audience = true;
+        self
+    }
+}
+
+/// Settings for what only the cluster's API server knows.
+impl Issuer {
+    /// Has each token confirmed by the cluster's API server after it has passed all other checks, so that the tokens of deleted
+    /// pods and service accounts are refused. By default nothing is asked. For an issuer that is not a Kubernetes cluster, or
+    /// if called twice, it does not build.
+    ///
+    /// The policy is evaluated first: a token of a caller that it does not allow is not sent to the API server.
+    ///
+    /// ```
+    /// use tower_oidc_guard::{BuildError, Issuer, TokenReview, WhenUnavailable};
+    ///
+    /// # fn example() -> Result<(), BuildError> {
+    /// let issuer = Issuer::in_cluster()?
+    ///     .token_review(TokenReview::new(WhenUnavailable::Refuse))
+    ///     .audience("https://auth-server.example");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn token_review(mut self, review: TokenReview) -> Self {
+        if self.platform != Platform::Kubernetes {
+            self.fault(
+                "`token_review` is for Kubernetes issuers, whose API server reviews tokens, and this issuer is not one",
+            );
+        }
+        if self.token_review.is_some() {
+            self.fault("`token_review` is set twice; set it once");
+        }
+        self.token_review = Some(review);
         self
     }
 }

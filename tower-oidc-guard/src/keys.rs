@@ -11,11 +11,11 @@
 //! - [`failures`] decides which failed fetches are warnings.
 
 pub(crate) mod clock_offset;
-mod connection_fault;
+pub(crate) mod connection_fault;
 pub(crate) mod discovery;
 mod driver;
 pub(crate) mod error;
-mod failures;
+pub(crate) mod failures;
 pub(crate) mod fetch;
 pub(crate) mod health;
 pub(crate) mod http_client;
@@ -31,7 +31,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::driver::{Driver, jitter};
+use self::driver::Driver;
+pub(crate) use self::driver::jitter;
 use self::error::KeysError;
 use self::health::IssuerHealth;
 use self::schedule::{FetchDecision, FetchTiming};

@@ -172,6 +172,7 @@ mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
+mod token_review;
 mod validity;
 mod verifier;
 
@@ -201,6 +202,7 @@ pub use policy::{Decision, Policy, PolicyError};
 #[cfg(feature = "policy-file")]
 pub use policy::{PolicyFile, PolicyHealth};
 pub use rejection::{OtherScheme, Rejection};
+pub use token_review::{TokenReview, TokenReviewError, TokenReviewHealth, WhenUnavailable};
 pub use verifier::{NotReady, ReadyWhen, VerifyError};
 
 // The crates whose types are part of this crate's API, so that users can name the same versions.

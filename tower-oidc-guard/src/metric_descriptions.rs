@@ -3,7 +3,7 @@
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// The counters, with their help texts.
-const COUNTERS: [(&str, &str); 4] = [
+const COUNTERS: [(&str, &str); 7] = [
     (
         "oidc_guard_decisions_total",
         "Requests that the guard admitted or rejected, by reason and issuer.",
@@ -19,6 +19,18 @@ const COUNTERS: [(&str, &str); 4] = [
     (
         "oidc_guard_policy_reads_total",
         "Reads of a policy file, by outcome.",
+    ),
+    (
+        "oidc_guard_token_reviews_total",
+        "Reviews of tokens by an API server, by issuer and outcome.",
+    ),
+    (
+        "oidc_guard_token_review_unconfirmed_total",
+        "Tokens accepted although the API server has not confirmed them, by issuer.",
+    ),
+    (
+        "oidc_guard_token_review_limited_total",
+        "Token reviews delayed, and requests decided, by a limit on reviews, by issuer and limit.",
     ),
 ];
 
@@ -79,5 +91,10 @@ pub fn describe_metrics() {
         "oidc_guard_verification_seconds",
         Unit::Seconds,
         "Time to verify a token that was not in the cache."
+    );
+    describe_histogram!(
+        "oidc_guard_token_review_seconds",
+        Unit::Seconds,
+        "Time of a review of a token by an API server, by issuer."
     );
 }

@@ -21,6 +21,7 @@ use crate::verifier::VerifyError;
 /// | [`InvalidToken`](Self::InvalidToken) | 401 | `invalid_token` | `UNAUTHENTICATED` |
 /// | [`NotAllowed`](Self::NotAllowed) | 403 | `insufficient_scope` | `PERMISSION_DENIED` |
 /// | [`KeysUnavailable`](Self::KeysUnavailable) | 503 | none | `UNAVAILABLE` |
+/// | [`TokenReviewUnavailable`](Self::TokenReviewUnavailable) | 503 | none | `UNAVAILABLE` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -47,6 +48,13 @@ pub enum Rejection {
         /// The time to wait before another attempt.
         retry_after: Duration,
     },
+    /// The API server of the issuer's cluster could not be asked to confirm the token, and
+    /// [`WhenUnavailable::Refuse`](crate::WhenUnavailable::Refuse) is set.
+    #[error("the token could not be confirmed by its cluster's API server")]
+    TokenReviewUnavailable {
+        /// The time to wait before another attempt.
+        retry_after: Duration,
+    },
 }
 
 impl From<VerifyError> for Rejection {
@@ -54,13 +62,16 @@ impl From<VerifyError> for Rejection {
         match error {
             VerifyError::InvalidToken(error) => Self::InvalidToken(error),
             VerifyError::KeysUnavailable { retry_after } => Self::KeysUnavailable { retry_after },
+            VerifyError::TokenReviewUnavailable { retry_after } => {
+                Self::TokenReviewUnavailable { retry_after }
+            }
         }
     }
 }
 
 impl Rejection {
-    /// Returns whether the request was rejected only because the issuer's keys are not available now, so that another attempt
-    /// with the same token can succeed.
+    /// Returns whether the request was rejected only because the issuer's keys or the API server's confirmation are not
+    /// available now, so that another attempt with the same token can succeed.
     ///
     /// A queue worker keeps the message and tries again after [`retry_after`](Self::KeysUnavailable::retry_after).
     ///
@@ -72,7 +83,16 @@ impl Rejection {
     /// assert!(!Rejection::NotAllowed.is_transient());
     /// ```
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::KeysUnavailable { .. })
+        self.retry_after().is_some()
+    }
+
+    /// Returns the time to wait before another attempt, if the rejection is [transient](Self::is_transient).
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match *self {
+            Self::KeysUnavailable { retry_after }
+            | Self::TokenReviewUnavailable { retry_after } => Some(retry_after),
+            _ => None,
+        }
     }
 
     /// Returns the HTTP status of the response (RFC 6750, section 3.1).
@@ -89,14 +109,19 @@ impl Rejection {
                 StatusCode::UNAUTHORIZED
             }
             Self::NotAllowed => StatusCode::FORBIDDEN,
-            Self::KeysUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::KeysUnavailable { .. } | Self::TokenReviewUnavailable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
     /// Returns the `error` code of RFC 6750, section 3.1, or `None` if the challenge has none.
     pub fn error_code(&self) -> Option<&'static str> {
         match self {
-            Self::MissingToken | Self::UnsupportedScheme(_) | Self::KeysUnavailable { .. } => None,
+            Self::MissingToken
+            | Self::UnsupportedScheme(_)
+            | Self::KeysUnavailable { .. }
+            | Self::TokenReviewUnavailable { .. } => None,
             Self::MalformedRequest(_) => Some("invalid_request"),
             Self::InvalidToken(_) => Some("invalid_token"),
             Self::NotAllowed => Some("insufficient_scope"),
@@ -111,14 +136,14 @@ impl Rejection {
             | Self::MalformedRequest(_)
             | Self::InvalidToken(_) => 16,
             Self::NotAllowed => 7,
-            Self::KeysUnavailable { .. } => 14,
+            Self::KeysUnavailable { .. } | Self::TokenReviewUnavailable { .. } => 14,
         }
     }
 
     /// Returns a short, stable name of the reason for logs and metric labels.
     ///
-    /// It is `missing_token`, `unsupported_scheme`, `malformed_request`, `not_allowed`, `keys_unavailable`, or the
-    /// [reason](TokenError::reason) of the token error.
+    /// It is `missing_token`, `unsupported_scheme`, `malformed_request`, `not_allowed`, `keys_unavailable`,
+    /// `token_review_unavailable`, or the [reason](TokenError::reason) of the token error.
     ///
     /// ```
     /// # use tower_oidc_guard::{Rejection, TokenError};
@@ -133,6 +158,7 @@ impl Rejection {
             Self::InvalidToken(error) => error.reason(),
             Self::NotAllowed => "not_allowed",
             Self::KeysUnavailable { .. } => "keys_unavailable",
+            Self::TokenReviewUnavailable { .. } => "token_review_unavailable",
         }
     }
 }

@@ -35,6 +35,11 @@ impl Revocation {
         self.0.receiver_count() > 0
     }
 
+    /// Returns whether this is a clone of the other one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.same_channel(&other.0)
+    }
+
     /// Waits until the token is revoked. Watches the token from this call until the future is dropped.
     pub(crate) fn revoked(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut receiver = self.0.subscribe();

@@ -115,6 +115,65 @@ pub(crate) fn register_issuer(issuer: &Arc<str>) {
     let _ = issuer;
 }
 
+/// The outcomes of token reviews, as label values.
+#[cfg(feature = "metrics")]
+const REVIEW_OUTCOMES: [&str; 6] = [
+    "confirmed",
+    "gone",
+    "expired",
+    "not_recognized",
+    "missing_role",
+    "failed",
+];
+
+/// Registers the counters of an issuer whose tokens are reviewed, so that they are 0 rather than absent until the first review.
+pub(crate) fn register_token_reviews(issuer: &Arc<str>) {
+    #[cfg(feature = "metrics")]
+    {
+        for outcome in REVIEW_OUTCOMES {
+            let issuer = metrics::SharedString::from(issuer.clone());
+            metrics::counter!("oidc_guard_token_reviews_total", "issuer" => issuer, "outcome" => outcome)
+                .increment(0);
+        }
+        let issuer = metrics::SharedString::from(issuer.clone());
+        metrics::counter!("oidc_guard_token_review_unconfirmed_total", "issuer" => issuer)
+            .increment(0);
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = issuer;
+}
+
+/// Records a token review.
+pub(crate) fn record_token_review(issuer: &Arc<str>, outcome: &'static str, duration: Duration) {
+    #[cfg(feature = "metrics")]
+    {
+        let issuer = metrics::SharedString::from(issuer.clone());
+        metrics::counter!("oidc_guard_token_reviews_total", "issuer" => issuer.clone(), "outcome" => outcome)
+            .increment(1);
+        metrics::histogram!("oidc_guard_token_review_seconds", "issuer" => issuer).record(duration);
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = (issuer, outcome, duration);
+}
+
+/// Records that a token was accepted although the API server has not confirmed it.
+pub(crate) fn record_unconfirmed_token(issuer: &Arc<str>) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("oidc_guard_token_review_unconfirmed_total", "issuer" => metrics::SharedString::from(issuer.clone()))
+        .increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = issuer;
+}
+
+/// Records that a limit delays token reviews, or decides on requests.
+pub(crate) fn record_limited_reviews(issuer: &Arc<str>, limit: &'static str, reviews: usize) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("oidc_guard_token_review_limited_total", "issuer" => metrics::SharedString::from(issuer.clone()), "limit" => limit)
+        .increment(u64::try_from(reviews).unwrap_or(u64::MAX));
+    #[cfg(not(feature = "metrics"))]
+    let _ = (issuer, limit, reviews);
+}
+
 /// When keys that may change were fetched, and when they become stale, counted from the Unix epoch.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "metrics"), expect(dead_code))]

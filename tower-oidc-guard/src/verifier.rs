@@ -8,6 +8,8 @@
 //! 3. The claims are validated, then the signature is verified with the issuer's keys; see [`jose`](crate::jose).
 //! 4. If the signature cannot be verified with the available keys, the issuer's keys are fetched again, within limits, and
 //!    the token waits for them.
+//! 5. If the issuer's tokens are reviewed, the token waits until the cluster's API server has confirmed it; see
+//!    [`token_review`](crate::token_review).
 
 mod cache;
 mod diagnosis;
@@ -31,7 +33,10 @@ pub use self::error::{NotReady, VerifyError};
 pub(crate) use self::expected::alternatives;
 pub use self::readiness::ReadyWhen;
 pub(crate) use self::readiness::RequiredIssuers;
-pub(crate) use self::trusted::{IssuerName, PendingToken, TokenStatus, TrustedIssuer};
+pub(crate) use self::trusted::{
+    IssuerName, PendingReview, PendingToken, TokenStatus, TrustedIssuer,
+};
+use self::trusted::{PendingKeys, Verification};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::jose::{TokenError, UnverifiedJws, UnverifiedToken};
@@ -40,6 +45,7 @@ use crate::keys::health::IssuerHealth;
 use crate::keys::store::CurrentKeys;
 use crate::policy::{PolicyIssuer, PolicyIssuers};
 use crate::telemetry;
+use crate::token_review::{KnownToken, TokenReviews};
 
 /// The longest time that a token waits for newer keys.
 const MAX_WAIT: Duration = Duration::from_secs(5);
@@ -91,14 +97,75 @@ impl TokenVerifier {
         }))
     }
 
-    /// Verifies a token that the available keys do not verify, as soon as there are newer keys.
-    pub(crate) async fn verify_with_newer_keys(
+    /// Verifies a token that has to wait, without a policy.
+    pub(crate) async fn verify_pending(
         &self,
         token: &[u8],
         pending: PendingToken,
     ) -> Result<Identity, FailedVerification> {
+        let review = match pending {
+            PendingToken::Review(review) => review,
+            PendingToken::NewerKeys(pending) => {
+                match self.verify_with_newer_keys(token, pending).await? {
+                    WithNewerKeys::Verified(identity) => return Ok(identity),
+                    WithNewerKeys::Review(review) => review,
+                }
+            }
+        };
+        self.confirm(token, review).await
+    }
+
+    /// Waits until the cluster's API server has confirmed a token that has passed all other checks.
+    pub(crate) async fn confirm(
+        &self,
+        token: &[u8],
+        pending: PendingReview,
+    ) -> Result<Identity, FailedVerification> {
+        let PendingReview {
+            issuer: index,
+            generation,
+            mut identity,
+        } = pending;
+        let issuer = self.0.issuers.get(index);
+        let issuer = issuer.ok_or(TokenError::UnknownIssuer)?;
+        let Some(reviews) = &issuer.reviews else {
+            return Ok(identity);
+        };
+        let review = match reviews.confirm(token, &identity).await {
+            Ok(review) => review,
+            Err(error) => {
+                if let (VerifyError::InvalidToken(_), Some(cache)) = (&error, &self.0.cache) {
+                    cache.remove(token);
+                }
+                return Err(issuer.failed_caller(error, identity));
+            }
+        };
+        // Requests that arrive with a new token at the same time have an identity each, of which one learns of a revocation.
+        if let Some(review) = &review
+            && !identity.shares_revocation(review.identity())
+        {
+            identity = review.identity().clone();
+        }
+        if let Some(cache) = &self.0.cache {
+            let entry = CacheEntry {
+                identity: identity.clone(),
+                issuer: index,
+                generation,
+                review,
+            };
+            cache.insert(token, entry);
+        }
+        Ok(identity)
+    }
+
+    /// Verifies a token that the available keys do not verify, as soon as there are newer keys.
+    pub(crate) async fn verify_with_newer_keys(
+        &self,
+        token: &[u8],
+        pending: PendingKeys,
+    ) -> Result<WithNewerKeys, FailedVerification> {
         let deadline = Instant::now() + MAX_WAIT;
-        let PendingToken {
+        let PendingKeys {
             issuer: index,
             seen: first_seen,
             mut error,
@@ -121,8 +188,11 @@ impl TokenVerifier {
                 continue;
             }
             match self.try_verify(token)? {
-                TokenStatus::Verified(identity) => return Ok(identity),
-                TokenStatus::NeedsNewerKeys(pending) => {
+                TokenStatus::Verified(identity) => return Ok(WithNewerKeys::Verified(identity)),
+                TokenStatus::Pending(PendingToken::Review(review)) => {
+                    return Ok(WithNewerKeys::Review(review));
+                }
+                TokenStatus::Pending(PendingToken::NewerKeys(pending)) => {
                     (seen, error) = (pending.seen.current, pending.error);
                 }
             }
@@ -133,7 +203,7 @@ impl TokenVerifier {
     pub(crate) fn try_verify(&self, token: &[u8]) -> Result<TokenStatus, FailedVerification> {
         let now = self.now();
         if let Some(cached) = self.verify_cached(token, now) {
-            return cached.map(TokenStatus::Verified);
+            return cached;
         }
         let _timed = telemetry::VerificationTimer::start();
         let jws = UnverifiedJws::parse(token, self.0.max_token_bytes)?;
@@ -142,12 +212,22 @@ impl TokenVerifier {
         let index = index.ok_or(TokenError::UnknownIssuer)?;
         let issuer = self.0.issuers.get(index);
         let issuer = issuer.ok_or(TokenError::UnknownIssuer)?;
-        let (status, generation) = issuer.verify(index, unverified, now)?;
-        if let (TokenStatus::Verified(identity), Some(cache)) = (&status, &self.0.cache) {
+        let Verification {
+            status,
+            generation,
+            review,
+        } = issuer.verify(index, token, unverified, now)?;
+        let identity = match &status {
+            TokenStatus::Verified(identity) => Some(identity),
+            TokenStatus::Pending(PendingToken::Review(pending)) => Some(pending.identity()),
+            TokenStatus::Pending(PendingToken::NewerKeys(_)) => None,
+        };
+        if let (Some(identity), Some(cache)) = (identity, &self.0.cache) {
             let entry = CacheEntry {
                 identity: identity.clone(),
                 issuer: index,
                 generation,
+                review,
             };
             cache.insert(token, entry);
         }
@@ -164,7 +244,7 @@ impl TokenVerifier {
         &self,
         token: &[u8],
         now: Duration,
-    ) -> Option<Result<Identity, FailedVerification>> {
+    ) -> Option<Result<TokenStatus, FailedVerification>> {
         // A token over the limit is never cached, so it need not be hashed.
         let is_within_limit = token.len() <= self.0.max_token_bytes;
         let cache = self.0.cache.as_ref().filter(|_| is_within_limit)?;
@@ -184,7 +264,15 @@ impl TokenVerifier {
             }));
         }
         telemetry::record_cache_hit();
-        Some(Ok(entry.identity))
+        if issuer.reviews.is_none() {
+            return Some(Ok(TokenStatus::Verified(entry.identity)));
+        }
+        let known = entry.review.map_or(KnownToken::New, KnownToken::Kept);
+        let status = issuer.review_status(entry.issuer, generation, entry.identity, &known);
+        if status.is_err() {
+            cache.remove(token);
+        }
+        Some(status)
     }
 
     /// Returns the index of the only issuer that may have issued a token with this `iss`.
@@ -224,7 +312,6 @@ impl TokenVerifier {
     }
 
     /// Returns the trusted issuers.
-    #[cfg(feature = "policy-file")]
     pub(crate) fn issuers(&self) -> &[TrustedIssuer] {
         &self.0.issuers
     }
@@ -275,6 +362,7 @@ impl TokenVerifier {
         let issuers = self.0.issuers.iter().enumerate();
         let health = |(index, issuer): (usize, &TrustedIssuer)| IssuerHealth {
             is_required: self.0.required.contains(index) && !issuer.keys.is_joining(),
+            token_review: issuer.reviews.as_deref().map(TokenReviews::health),
             ..issuer.keys.health()
         };
         issuers.map(health).collect()
@@ -301,6 +389,14 @@ impl TokenVerifier {
         self.prefetch();
         self.0.required.wait(&self.0.issuers).await
     }
+}
+
+/// The status of a token that newer keys verify.
+pub(crate) enum WithNewerKeys {
+    /// The token is valid.
+    Verified(Identity),
+    /// The cluster's API server has to confirm it.
+    Review(PendingReview),
 }
 
 /// Returns the fetch that a token with this error waits for.

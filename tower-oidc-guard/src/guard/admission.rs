@@ -33,7 +33,9 @@ use crate::policy::{Decision, Policy, PolicyError, ResolvedPolicy};
 use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::text::printable;
-use crate::verifier::{FailedVerification, PendingToken, TokenStatus, TokenVerifier};
+use crate::verifier::{
+    FailedVerification, PendingToken, TokenStatus, TokenVerifier, WithNewerKeys,
+};
 
 /// Decides on requests: the settings of a guard with the policy of one layer.
 #[derive(Debug, Clone)]
@@ -115,8 +117,21 @@ impl<'r> From<&'r FailedVerification> for RejectedRequest<'r> {
 /// The result of [`AdmissionController::try_admit`].
 pub(super) enum TryAdmission {
     Decided(Admission),
-    /// The token can be verified only with newer keys.
-    NeedsNewerKeys(Bearer<'static>, PendingToken),
+    /// The request has to wait until its token is verified.
+    Pending(Bearer<'static>, PendingToken),
+}
+
+/// Why a token that had to wait is not accepted.
+pub(super) enum NotAccepted {
+    Failed(FailedVerification),
+    /// The policy does not allow the caller, so the cluster's API server was not asked to confirm the token.
+    NotAllowed(Identity),
+}
+
+impl From<FailedVerification> for NotAccepted {
+    fn from(failed: FailedVerification) -> Self {
+        Self::Failed(failed)
+    }
 }
 
 impl AdmissionController {
@@ -170,8 +185,14 @@ impl AdmissionController {
         };
         let admission = match self.verifier.try_verify(bearer.token()) {
             Ok(TokenStatus::Verified(identity)) => self.decide(request, Ok(identity)),
-            Ok(TokenStatus::NeedsNewerKeys(pending)) => {
-                return TryAdmission::NeedsNewerKeys(bearer.into_owned(), pending);
+            Ok(TokenStatus::Pending(PendingToken::Review(pending)))
+                if !self.policy.allows(pending.identity()) =>
+            {
+                let caller = pending.identity().clone();
+                self.decide(request, Err(NotAccepted::NotAllowed(caller)))
+            }
+            Ok(TokenStatus::Pending(pending)) => {
+                return TryAdmission::Pending(bearer.into_owned(), pending);
             }
             Err(_) if bearer.is_malformed() => {
                 let malformed = Rejection::MalformedRequest(
@@ -179,30 +200,74 @@ impl AdmissionController {
                 );
                 self.reject(request, malformed.into())
             }
-            Err(failed) => self.decide(request, Err(failed)),
+            Err(failed) => self.decide(request, Err(failed.into())),
         };
         TryAdmission::Decided(admission)
     }
 
-    /// Verifies a token with newer keys, once they are available.
-    pub(super) async fn verify_with_newer_keys(
+    /// Verifies the token of a request that has to wait.
+    pub(super) async fn verify_bearer(
         self: Arc<Self>,
         bearer: Bearer<'static>,
         pending: PendingToken,
-    ) -> Result<Identity, FailedVerification> {
-        let token = bearer.token();
-        self.verifier.verify_with_newer_keys(token, pending).await
+    ) -> Result<Identity, NotAccepted> {
+        self.verify_pending(bearer.token(), pending).await
+    }
+
+    /// Verifies a token that has to wait: for newer keys, and for the review by the cluster's API server.
+    ///
+    /// The policy is evaluated before the review, so that valid tokens of callers that are not allowed cost the API server
+    /// nothing.
+    pub(super) async fn verify_pending(
+        &self,
+        token: &[u8],
+        pending: PendingToken,
+    ) -> Result<Identity, NotAccepted> {
+        let review = match pending {
+            PendingToken::Review(review) => review,
+            PendingToken::NewerKeys(pending) => {
+                match self.verifier.verify_with_newer_keys(token, pending).await? {
+                    WithNewerKeys::Verified(identity) => return Ok(identity),
+                    WithNewerKeys::Review(review) => review,
+                }
+            }
+        };
+        if !self.policy.allows(review.identity()) {
+            return Err(NotAccepted::NotAllowed(review.identity().clone()));
+        }
+        Ok(self.verifier.confirm(token, review).await?)
     }
 
     /// Decides on a request whose token was verified with this result. Prepares an admitted request for the service.
     pub(super) fn decide<B>(
         &self,
         request: &mut Request<B>,
-        verified: Result<Identity, FailedVerification>,
+        verified: Result<Identity, NotAccepted>,
     ) -> Admission {
         match verified {
             Ok(identity) => self.decide_on_caller(request, identity),
-            Err(failed) => self.reject(request, (&failed).into()),
+            Err(not_accepted) => {
+                let rejection = self.record_not_accepted(Some(&*request), &not_accepted);
+                self.respond(request, &rejection)
+            }
+        }
+    }
+
+    /// Records that a token that had to wait is not accepted.
+    pub(super) fn record_not_accepted<B>(
+        &self,
+        request: Option<&Request<B>>,
+        not_accepted: &NotAccepted,
+    ) -> Rejection {
+        match not_accepted {
+            NotAccepted::Failed(failed) => self.record_rejected(request, failed.into()),
+            NotAccepted::NotAllowed(caller) => {
+                let is_explained = self.active_audit().is_some() || tracing::enabled!(Level::DEBUG);
+                let decision = is_explained.then(|| self.policy.explain(caller));
+                // The content of a policy file may have been replaced since the decision.
+                let decision = decision.filter(|decision| !decision.is_allowed());
+                self.record_caller_rejected(request, caller, decision.as_ref())
+            }
         }
     }
 

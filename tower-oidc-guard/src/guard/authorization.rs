@@ -14,16 +14,15 @@ use crate::verifier::TokenStatus;
 const NO_REQUEST: Option<&Request<()>> = None;
 
 impl AdmissionController {
-    /// Decides on a request, after waiting for newer keys if necessary. Prepares an admitted request for the service.
+    /// Decides on a request, after waiting for its token if necessary. Prepares an admitted request for the service.
     pub(super) async fn admit<B>(
         self: &Arc<Self>,
         request: &mut Request<B>,
     ) -> Result<(), Response<Bytes>> {
         let admission = match self.try_admit(request) {
             TryAdmission::Decided(admission) => admission,
-            TryAdmission::NeedsNewerKeys(bearer, pending) => {
-                let verified = Arc::clone(self).verify_with_newer_keys(bearer, pending);
-                let verified = verified.await;
+            TryAdmission::Pending(bearer, pending) => {
+                let verified = Arc::clone(self).verify_bearer(bearer, pending).await;
                 self.decide(request, verified)
             }
         };
@@ -37,17 +36,15 @@ impl AdmissionController {
     pub(super) async fn authorize(&self, token: &[u8]) -> Result<Identity, Rejection> {
         let verified = match self.verifier.try_verify(token) {
             Ok(TokenStatus::Verified(identity)) => Ok(identity),
-            Ok(TokenStatus::NeedsNewerKeys(pending)) => {
-                self.verifier.verify_with_newer_keys(token, pending).await
-            }
-            Err(failed) => Err(failed),
+            Ok(TokenStatus::Pending(pending)) => self.verify_pending(token, pending).await,
+            Err(failed) => Err(failed.into()),
         };
         match verified {
             Ok(caller) => {
                 self.evaluate_policy(NO_REQUEST, &caller)?;
                 Ok(caller)
             }
-            Err(failed) => Err(self.record_rejected(NO_REQUEST, (&failed).into())),
+            Err(not_accepted) => Err(self.record_not_accepted(NO_REQUEST, &not_accepted)),
         }
     }
 }

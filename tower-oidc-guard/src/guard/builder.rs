@@ -41,6 +41,7 @@ use crate::policy::{Policy, ResolvedPolicy};
 use crate::policy::{PolicyContent, PolicyError, PolicyIssuers};
 use crate::rejection::Rejection;
 use crate::telemetry;
+use crate::token_review::TokenReviews;
 use crate::verifier::{
     CacheLimits, IssuerName, ReadyWhen, RequiredIssuers, TokenVerifier, TrustedIssuer,
 };
@@ -1097,6 +1098,11 @@ fn trusted_issuer(
         let _ = assembly;
         None
     };
+    #[cfg(feature = "policy-file")]
+    let previous = assembly.previous.map(|previous| &previous.verifier);
+    #[cfg(not(feature = "policy-file"))]
+    let previous = None;
+    let reviews = token_reviews(&issuer, previous, clock);
     let other_issuers = issuer.spellings.iter().chain(&issuer.also_known_as);
     let in_cluster = matches!(issuer.key_source, KeySource::ApiServer(_));
     Ok(TrustedIssuer {
@@ -1119,12 +1125,40 @@ fn trusted_issuer(
             ))
         }),
         settings: issuer.settings,
+        reviews,
         claim_rules: issuer.claim_rules,
         required_claims: issuer.required_claims,
         claim_predicates: issuer.claim_predicates,
         label: issuer.label,
         clock: clock.clone(),
     })
+}
+
+/// Returns the reviews of an issuer's tokens. Those of another verifier are kept if it trusts the issuer already with the same
+/// settings; otherwise what it knows about refused tokens is.
+fn token_reviews(
+    issuer: &ResolvedIssuer,
+    previous: Option<&TokenVerifier>,
+    clock: &Clock,
+) -> Option<Arc<TokenReviews>> {
+    let settings = issuer.review.as_ref()?;
+    let audiences = &issuer.claim_rules.audiences;
+    let earlier = previous.and_then(|previous| {
+        let mut issuers = previous.issuers().iter();
+        let same = issuers.find(|own| own.label == issuer.label)?;
+        same.reviews.as_ref()
+    });
+    if let Some(earlier) = earlier
+        && earlier.has_settings(settings, audiences)
+    {
+        return Some(earlier.clone());
+    }
+    let label = issuer.label.clone();
+    let reviews = TokenReviews::new(label, settings.clone(), audiences.clone(), clock.clone());
+    if let Some(earlier) = earlier {
+        reviews.inherit_refusals(earlier);
+    }
+    Some(Arc::new(reviews))
 }
 
 /// Returns the keys of an issuer that another verifier trusts already, if they come from the same place.

@@ -3,7 +3,7 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 
-use super::admission::AdmissionController;
+use super::admission::{AdmissionController, NotAccepted};
 use crate::diagnosis::{Check, CheckResult, Diagnosis};
 use crate::identity::Identity;
 use crate::jose::{TokenError, lookalike};
@@ -51,16 +51,16 @@ impl AdmissionController {
             .find(&headers, &Uri::default())?;
         let verified = match self.verifier.try_verify(bearer.token()) {
             Ok(TokenStatus::Verified(identity)) => Ok(identity),
-            Ok(TokenStatus::NeedsNewerKeys(pending)) => {
-                let token = bearer.token();
-                self.verifier.verify_with_newer_keys(token, pending).await
-            }
+            Ok(TokenStatus::Pending(pending)) => self.verify_pending(bearer.token(), pending).await,
             Err(_) if bearer.is_malformed() => {
                 return Err(Rejection::MalformedRequest(BROKEN));
             }
-            Err(failed) => Err(failed),
+            Err(failed) => Err(failed.into()),
         };
-        let identity = verified.map_err(|failed| failed.error)?;
+        let identity = verified.map_err(|not_accepted| match not_accepted {
+            NotAccepted::Failed(failed) => Rejection::from(failed.error),
+            NotAccepted::NotAllowed(_) => Rejection::NotAllowed,
+        })?;
         if self.policy.allows(&identity) {
             Ok(identity)
         } else {
@@ -88,10 +88,17 @@ impl AdmissionController {
             caller,
         } = self.verifier.check_token(inner);
         checks.extend(more);
-        checks.push(match caller {
-            Some(caller) => self.check_policy(&caller),
+        checks.push(match &caller {
+            Some(caller) => self.check_policy(caller),
             None => Check::not_checked(POLICY, "the caller is not verified"),
         });
+        // The API server is asked last, and only about tokens that have passed all other checks.
+        let is_asked = first_failure(&checks).is_none();
+        let review = caller.and_then(|caller| {
+            let outcome = is_asked.then_some(inner);
+            self.verifier.check_review(&caller, outcome)
+        });
+        checks.extend(review);
         checks
     }
 

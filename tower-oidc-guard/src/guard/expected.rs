@@ -26,6 +26,9 @@ pub(super) fn expected(
         Rejection::MalformedRequest(_) | Rejection::NotAllowed => return None,
         Rejection::InvalidToken(error) => VerifyError::InvalidToken(error),
         Rejection::KeysUnavailable { retry_after } => VerifyError::KeysUnavailable { retry_after },
+        Rejection::TokenReviewUnavailable { retry_after } => {
+            VerifyError::TokenReviewUnavailable { retry_after }
+        }
     };
     verifier.expected(error, issuer)
 }

@@ -13,17 +13,17 @@ use tower_service::Service;
 use tracing::Span;
 
 use super::ResponseBody;
-use super::admission::{Admission, AdmissionController};
+use super::admission::{Admission, AdmissionController, NotAccepted};
 use super::bearer::Bearer;
 use crate::identity::Identity;
-use crate::verifier::{FailedVerification, PendingToken};
+use crate::verifier::PendingToken;
 
-type Verified = Pin<Box<dyn Future<Output = Result<Identity, FailedVerification>> + Send>>;
+type Verified = Pin<Box<dyn Future<Output = Result<Identity, NotAccepted>> + Send>>;
 
 pin_project! {
     /// The response future of [`OidcGuardService`](super::OidcGuardService).
     ///
-    /// It allocates only for a request that has to wait for keys.
+    /// It allocates only for a request that has to wait for keys or for a review of its token.
     ///
     /// # Panics
     ///
@@ -47,7 +47,7 @@ pin_project! {
     }
 }
 
-/// A request that has to wait for keys.
+/// A request that has to wait for its token to be verified.
 ///
 /// It is rare, so it is boxed: the future of all other requests stays small, which is moved once for each layer around it.
 struct Waiting<S, ReqBody> {
@@ -132,7 +132,7 @@ where
         request: Request<ReqBody>,
     ) -> Self {
         let admission = Arc::clone(admission);
-        let verified = Box::pin(Arc::clone(&admission).verify_with_newer_keys(bearer, pending));
+        let verified = Box::pin(Arc::clone(&admission).verify_bearer(bearer, pending));
         let waiting = Waiting {
             service,
             request,

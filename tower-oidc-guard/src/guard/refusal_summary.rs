@@ -331,7 +331,9 @@ impl State {
         members: Option<usize>,
     ) {
         // The time to wait depends on the moment, and is of no interest here.
-        if let Rejection::KeysUnavailable { retry_after } = &mut rejection {
+        if let Rejection::KeysUnavailable { retry_after }
+        | Rejection::TokenReviewUnavailable { retry_after } = &mut rejection
+        {
             *retry_after = Duration::ZERO;
         }
         let is_same = |counted: &&mut Counted| {

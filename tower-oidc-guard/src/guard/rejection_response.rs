@@ -67,7 +67,7 @@ impl RejectionResponses {
             HeaderValue::from_static("text/plain; charset=utf-8"),
         );
         headers.insert(CACHE_CONTROL, NO_STORE);
-        if let Rejection::KeysUnavailable { retry_after } = rejection {
+        if let Some(retry_after) = rejection.retry_after() {
             let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }

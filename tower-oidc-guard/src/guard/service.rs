@@ -84,7 +84,7 @@ where
             TryAdmission::Decided(Admission::Rejected(response)) => {
                 ResponseFuture::rejected(response)
             }
-            TryAdmission::NeedsNewerKeys(bearer, pending) => {
+            TryAdmission::Pending(bearer, pending) => {
                 let service = self.inner.clone();
                 // Drops the service that was polled ready, with its reservation: other requests may use it meanwhile.
                 self.inner = service.clone();

@@ -31,11 +31,15 @@ impl TokenVerifier {
     /// with the token's `kid` but the signature does not verify, they are fetched only if the limits permit it now. Dropping
     /// the future does not cancel a fetch that other tokens wait for.
     ///
+    /// If the issuer has a [`TokenReview`](crate::TokenReview), the first call with a token also waits until the cluster's API
+    /// server has confirmed the token.
+    ///
     /// # Errors
     ///
-    /// Returns [`VerifyError::InvalidToken`] if the token failed verification, and [`VerifyError::KeysUnavailable`] if the
-    /// issuer has no usable keys, for example because they have not been fetched yet. Keys cannot be fetched outside a tokio
-    /// runtime.
+    /// Returns [`VerifyError::InvalidToken`] if the token failed verification, [`VerifyError::KeysUnavailable`] if the
+    /// issuer has no usable keys, for example because they have not been fetched yet, and
+    /// [`VerifyError::TokenReviewUnavailable`] if the token could not be reviewed. Keys cannot be fetched, and tokens cannot be
+    /// reviewed, outside a tokio runtime.
     ///
     /// # Panics
     ///
@@ -60,11 +64,11 @@ impl TokenVerifier {
             let current = self.admission.load();
             match current.verifier.try_verify(token) {
                 Ok(TokenStatus::Verified(identity)) => return Ok(identity),
-                Ok(TokenStatus::NeedsNewerKeys(pending)) => (Arc::clone(&current), pending),
+                Ok(TokenStatus::Pending(pending)) => (Arc::clone(&current), pending),
                 Err(failed) => return Err(failed.error),
             }
         };
-        let verified = admission.verifier.verify_with_newer_keys(token, pending);
+        let verified = admission.verifier.verify_pending(token, pending);
         verified.await.map_err(|failed| failed.error)
     }
 }

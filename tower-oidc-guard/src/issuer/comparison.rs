@@ -38,6 +38,7 @@ impl Issuer {
             max_keys: _,
             allowed_urls: _,
             accept_api_server_audience,
+            token_review,
             fault: _,
         } = self;
         self.has_same_keys(other)
@@ -49,6 +50,7 @@ impl Issuer {
             && *required_claims == other.required_claims
             && claim_predicates.is_same(&other.claim_predicates)
             && *accept_api_server_audience == other.accept_api_server_audience
+            && *token_review == other.token_review
     }
 
     /// Returns whether the keys of both come from the same place, are chosen by the same rules and are fetched in the same way.
@@ -126,6 +128,12 @@ impl Issuer {
             let before = earlier.accept_api_server_audience;
             let name = "dangerous_accept_api_server_audience";
             changes.add(format!("{name}: {before} -> {accepts}"), effect);
+        }
+        match (&earlier.token_review, &self.token_review) {
+            (None, Some(_)) => changes.add("token_review added", Effect::Narrower),
+            (Some(_), None) => changes.add("token_review removed", Effect::Wider),
+            (earlier, now) if earlier != now => changes.add("token_review changed", Effect::Wider),
+            _ => {}
         }
         let fetches = |issuer: &Self| {
             let (jitter, timeout) = (issuer.unknown_key_jitter, issuer.fetch_timeout);

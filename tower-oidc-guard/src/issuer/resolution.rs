@@ -24,6 +24,7 @@ use crate::keys::sources::{
     ApiServer, ApiServerKeys, KeyFile, KeyRules, KeySource, PodToken, RemoteKeys,
 };
 use crate::text::{self, Escaped, audience_fault, is_invisible};
+use crate::token_review::ReviewSettings;
 
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
@@ -48,6 +49,8 @@ pub(crate) struct ResolvedIssuer {
     pub(crate) required_claims: RequiredClaims,
     pub(crate) claim_predicates: ClaimPredicates,
     pub(crate) key_source: KeySource,
+    /// Has tokens confirmed by the cluster's API server.
+    pub(crate) review: Option<ReviewSettings>,
     pub(crate) timing: FetchTiming,
     /// The settings that this was resolved from.
     pub(crate) settings: Issuer,
@@ -101,6 +104,7 @@ impl Issuer {
         }
         self.check_api_server_audience(issuer.as_deref(), &[])?;
         let key_source = self.key_source(client)?;
+        let review = self.review_settings()?;
         let issuer: Option<Arc<str>> = issuer.map(Arc::from);
         let label = issuer
             .clone()
@@ -122,12 +126,38 @@ impl Issuer {
             required_claims: self.required_claims,
             claim_predicates: self.claim_predicates,
             key_source,
+            review,
             timing: FetchTiming {
                 stale_after: self.stale_after.unwrap_or(defaults.stale_after),
                 on_demand_jitter: self.unknown_key_jitter.unwrap_or(defaults.on_demand_jitter),
                 ..defaults
             },
         })
+    }
+
+    /// Checks the settings of token reviews, and reads their files.
+    fn review_settings(&self) -> Result<Option<ReviewSettings>, BuildError> {
+        let Some(review) = &self.token_review else {
+            return Ok(None);
+        };
+        let own = match &self.key_location {
+            KeyLocation::ApiServer(api) => Some(api),
+            _ => None,
+        };
+        let settings = review.resolve(own);
+        let settings = settings.map_err(|reason| self.invalid(reason))?;
+        if own.is_none() {
+            let ReviewSettings { api, .. } = &settings;
+            for (setting, path) in [("token_file", &api.token_file), ("ca_file", &api.ca_file)] {
+                std::fs::read(path).map_err(|error| {
+                    self.invalid(format!(
+                        "{}, the `{setting}` of `token_review`, cannot be read: {error}",
+                        path.display()
+                    ))
+                })?;
+            }
+        }
+        Ok(Some(settings))
     }
 
     fn check_audiences(&self) -> Result<(), BuildError> {

@@ -56,6 +56,10 @@ pub enum TokenError {
     /// The signature does not verify with the issuer's key.
     #[error("the token's signature does not verify")]
     BadSignature,
+    /// The API server of the issuer's cluster does not confirm the token: for example, the pod that it is bound to is gone. See
+    /// [`TokenReview`](crate::TokenReview).
+    #[error("the token is not confirmed by its cluster's API server")]
+    TokenRevoked,
 }
 
 impl TokenError {
@@ -82,6 +86,7 @@ impl TokenError {
             Self::IssuedInFuture => "issued_in_future",
             Self::UnknownKey => "unknown_key",
             Self::BadSignature => "bad_signature",
+            Self::TokenRevoked => "token_revoked",
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::text::{causes, with_causes};
 
 /// Why an HTTP client received no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ConnectionFault {
+pub(crate) enum ConnectionFault {
     /// The proxy of the HTTP client could not be reached, or did not connect to the server.
     Proxy,
     /// The host name does not resolve.
@@ -37,7 +37,7 @@ impl ConnectionFault {
     ///
     /// The HTTP client has no public types for most of them, so its texts are compared. They can contain a name that the
     /// server chose, so the result is used for a hint only.
-    pub(super) fn find(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+    pub(crate) fn find(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let text = with_causes(error);
         let has = |part| text.contains(part);
         let is_io = |kinds: &[io::ErrorKind]| {
@@ -89,7 +89,7 @@ impl ConnectionFault {
     }
 
     /// Returns what an operator can do about the fault of a request to this server.
-    pub(super) fn hint(self, server: &DocumentServer) -> &'static str {
+    pub(crate) fn hint(self, server: &DocumentServer) -> &'static str {
         let is_own_api_server = matches!(server, DocumentServer::OwnApiServer { .. });
         match self {
             Self::Proxy => {

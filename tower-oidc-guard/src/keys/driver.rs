@@ -317,7 +317,7 @@ impl Drop for InterruptOnDrop<'_> {
 }
 
 /// Returns a random number from 0 to 1. It spreads load and needs no cryptographic quality.
-pub(super) fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let random = RandomState::new().build_hasher().finish();
     random as f64 / u64::MAX as f64

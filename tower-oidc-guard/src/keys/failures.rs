@@ -14,7 +14,7 @@ const MAX_TEXTS: usize = 8;
 
 /// The failures since the last successful fetch.
 #[derive(Default)]
-pub(super) struct Failures(Option<Streak>);
+pub(crate) struct Failures(Option<Streak>);
 
 struct Streak {
     /// When the first of the fetches failed.
@@ -28,16 +28,16 @@ struct Streak {
 
 /// The fetches that have failed in succession.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FailureCount {
-    pub(super) attempts: u64,
+pub(crate) struct FailureCount {
+    pub(crate) attempts: u64,
     /// The time since the first of them failed.
-    pub(super) lasting: Duration,
+    pub(crate) lasting: Duration,
 }
 
 impl Failures {
     /// Records a failed fetch. Returns how many have failed in succession, and whether this one is a warning: its error
     /// differs from those logged before, or they were logged a while ago.
-    pub(super) fn record(&mut self, error: &str, now: Instant) -> (FailureCount, bool) {
+    pub(crate) fn record(&mut self, error: &str, now: Instant) -> (FailureCount, bool) {
         let streak = self.0.get_or_insert_with(|| Streak {
             since: now,
             attempts: 0,
@@ -58,12 +58,12 @@ impl Failures {
     }
 
     /// Returns how many fetches have failed in succession, if any.
-    pub(super) fn count(&self, now: Instant) -> Option<FailureCount> {
+    pub(crate) fn count(&self, now: Instant) -> Option<FailureCount> {
         self.0.as_ref().map(|streak| streak.count(now))
     }
 
     /// Records a successful fetch. Returns how many have failed before it in succession, if any.
-    pub(super) fn end(&mut self, now: Instant) -> Option<FailureCount> {
+    pub(crate) fn end(&mut self, now: Instant) -> Option<FailureCount> {
         self.0.take().map(|streak| streak.count(now))
     }
 }

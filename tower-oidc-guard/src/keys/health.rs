@@ -12,6 +12,7 @@ use super::store::KeyStore;
 use crate::jose::key_set::{KeySet, MAX_CANDIDATES};
 use crate::telemetry;
 use crate::text::{excerpt, printable, shorten_middle};
+use crate::token_review::TokenReviewHealth;
 
 /// The longest text of an error in the `Display` form of an [`IssuerHealth`], in bytes.
 const MAX_ERROR_BYTES: usize = 500;
@@ -52,6 +53,8 @@ pub struct IssuerHealth {
     pub clock_offset: Option<ClockOffset>,
     /// The time until the next fetch, or `None` while one is in flight and for keys that never change.
     pub next_attempt: Option<Duration>,
+    /// The state of the reviews of the issuer's tokens, or `None` if they are not reviewed.
+    pub token_review: Option<TokenReviewHealth>,
 }
 
 /// A key of a key set that cannot be used, and the reason. Other keys of the set are not affected.
@@ -104,6 +107,21 @@ impl fmt::Display for IssuerHealth {
             let error = error.to_string();
             shorten_middle(&printable(&error), MAX_ERROR_BYTES)
         });
+        self.fmt_keys(f, &issuer, error)?;
+        match &self.token_review {
+            Some(reviews) => write!(f, "; {reviews}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl IssuerHealth {
+    fn fmt_keys(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        issuer: &str,
+        error: Option<String>,
+    ) -> fmt::Result {
         match (self.is_ready, error) {
             (true, None) => write!(f, "keys of {issuer}: {} usable", self.usable_keys),
             (true, Some(error)) => write!(
@@ -159,6 +177,8 @@ impl KeyStore {
             last_success: current.map(|current| SystemTime::UNIX_EPOCH + current.fetched_wall),
             last_error: self.outcome.borrow().error.clone(),
             next_attempt: due.map(|due| due.saturating_duration_since(now)),
+            // Set by the verifier, which has the reviews.
+            token_review: None,
         }
     }
 }

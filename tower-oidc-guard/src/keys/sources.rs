@@ -11,7 +11,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 #[cfg(feature = "testing")]
 pub(crate) use self::api_server::JWKS_PATH;
-pub(crate) use self::api_server::{ApiServer, ApiServerKeys, PodToken};
+pub(crate) use self::api_server::{
+    ApiServer, ApiServerConnector, ApiServerKeys, Connection, PodToken,
+};
 pub(crate) use self::file::KeyFile;
 pub(crate) use self::remote::RemoteKeys;
 use super::clock_offset::IssuerTime;

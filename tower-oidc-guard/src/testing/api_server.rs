@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -29,13 +29,14 @@ use super::kubernetes_http::{
     AcceptHeader, DISCOVERY_PATH, JWKS_PATH, document, document_type, forbidden, healthy,
     negotiate, object, status, unauthorized,
 };
-use super::server::serve;
+use super::server::{ResponseDelay, serve};
 use super::token::TokenSpec;
 use crate::build_error::BuildError;
 use crate::clock::Clock;
 use crate::issuer::Issuer;
 use crate::jose::algorithm::Algorithm;
 
+const REVIEW_PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const HEALTH_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String> + Send + Sync;
@@ -98,6 +99,7 @@ struct Inner {
     admin_token: String,
     requests: Vec<ApiServerRequest>,
     map_response: Option<Arc<MapResponse>>,
+    review_delay: Duration,
     /// The clock that the times of tokens are compared with.
     clock: Clock,
 }
@@ -152,6 +154,7 @@ impl FakeApiServer {
                 admin_token: super::claims::uid(&format!("administrator {address}")),
                 requests: Vec::new(),
                 map_response: None,
+                review_delay: Duration::ZERO,
                 clock: Clock::default(),
             }),
         });
@@ -381,6 +384,61 @@ impl FakeApiServer {
         self.shared.inner().accounts.grant_reviews(namespace, name);
     }
 
+    /// Takes the role `system:auth-delegator` away from a service account. Its next TokenReview gets 403.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// server.grant_token_reviews("shop", "orders");
+    /// server.withdraw_token_reviews("shop", "orders");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn withdraw_token_reviews(&self, namespace: &str, name: &str) {
+        let mut inner = self.shared.inner();
+        inner.accounts.withdraw_reviews(namespace, name);
+    }
+
+    /// Returns how many TokenReviews have been responded to, whatever the response.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// assert_eq!(server.token_reviews(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn token_reviews(&self) -> usize {
+        let inner = self.shared.inner();
+        let requests = inner.requests.iter();
+        requests
+            .filter(|request| request.path == REVIEW_PATH)
+            .count()
+    }
+
+    /// Delays each response to a TokenReview by this time from now on. Zero, the default, does not delay them.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// server.delay_token_reviews(Duration::from_secs(10));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn delay_token_reviews(&self, delay: Duration) {
+        self.shared.inner().review_delay = delay;
+    }
+
     /// Sets a function that may replace every response before it is sent, to simulate faults: another status, another document,
     /// a redirect. If called again, the last function is used.
     ///
@@ -441,10 +499,14 @@ impl Shared {
     fn respond(&self, request: &Request<Bytes>) -> Response<String> {
         let response = self.unmapped_response(request);
         let map = self.inner().map_response.clone();
-        let response = match map {
+        let mut response = match map {
             Some(map) => map(request, response),
             None => response,
         };
+        if request.uri().path() == REVIEW_PATH {
+            let delay = ResponseDelay(self.inner().review_delay);
+            response.extensions_mut().insert(delay);
+        }
         self.inner().requests.push(ApiServerRequest {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),

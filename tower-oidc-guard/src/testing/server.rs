@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,6 +17,10 @@ use tokio_rustls::TlsAcceptor;
 
 /// The longest request body that a fake reads.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// The time to wait before a response that has this extension is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ResponseDelay(pub(super) Duration);
 
 /// Returns the response to a request whose body has been read.
 pub(super) type Respond = dyn Fn(Request<Bytes>) -> Response<String> + Send + Sync;
@@ -57,7 +62,10 @@ async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin, respond: 
             let (parts, body) = request.into_parts();
             let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
             let body = body.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
-            let response = respond(Request::from_parts(parts, body));
+            let mut response = respond(Request::from_parts(parts, body));
+            if let Some(ResponseDelay(delay)) = response.extensions_mut().remove() {
+                tokio::time::sleep(delay).await;
+            }
             Ok::<_, Infallible>(response.map(|body| Full::new(Bytes::from(body))))
         }
     });

@@ -17,6 +17,7 @@ use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
 use crate::identity::Identity;
+use crate::token_review::ReviewedToken;
 
 /// The default limit on the number of tokens.
 const DEFAULT_TOKENS: usize = 4096;
@@ -96,6 +97,8 @@ pub(crate) struct CacheEntry {
     pub(crate) issuer: usize,
     /// The generation of the keys that verified the token.
     pub(crate) generation: u64,
+    /// What the cluster's API server has said about the token, if it was asked.
+    pub(crate) review: Option<Arc<ReviewedToken>>,
 }
 
 #[derive(Clone)]

@@ -21,11 +21,15 @@ use crate::jose::{
 use crate::keys::clock_offset::ClockOffset;
 use crate::keys::store::CurrentKeys;
 use crate::text::{is_invisible, log_line, printable, quoted_excerpt, quoted_list};
+use crate::token_review::{ReviewDescription, WhenUnavailable};
 
 /// How much longer than its time limit a fetch is waited for.
 const WAIT_MARGIN: Duration = Duration::from_secs(1);
 /// The reason of a rejection because of missing keys, as [`VerifyError::reason`](super::VerifyError::reason) returns it.
 const KEYS_UNAVAILABLE: &str = "keys_unavailable";
+/// The reason of a rejection because a token could not be reviewed, as [`VerifyError::reason`](super::VerifyError::reason)
+/// returns it.
+const TOKEN_REVIEW_UNAVAILABLE: &str = "token_review_unavailable";
 const UNREADABLE: &str = "the token could not be read";
 /// The text that Google's front ends put in place of the signature of a token that they have checked.
 const REMOVED_SIGNATURE: &[u8] = b"SIGNATURE_REMOVED_BY_GOOGLE";
@@ -48,6 +52,7 @@ const KEYS: &str = "keys";
 const KEY: &str = "key";
 const SIGNATURE: &str = "signature";
 const REQUIRED_CLAIMS: &str = "required claims";
+const REVIEW: &str = "token review";
 const CLAIM_CONDITIONS: &str = "claim conditions";
 
 /// The checks of a token, and its identity if its signature is valid.
@@ -157,6 +162,39 @@ impl TokenVerifier {
         checks.extend(check_times(rules, &claims.times, &results, offset, now));
         let caller = self.check_keys(token, &inspection, issuer, current, &mut checks);
         TokenChecks { checks, caller }
+    }
+
+    /// Returns the check whether the cluster's API server confirms a token of this caller, or `None` if its issuer's tokens are
+    /// not reviewed. `token` is `None` if another check has failed, so that the API server is not asked.
+    pub(crate) fn check_review(&self, caller: &Identity, token: Option<&[u8]>) -> Option<Check> {
+        let mut issuers = self.0.issuers.iter();
+        let issuer = issuers.find(|issuer| issuer.label == *caller.issuer_label())?;
+        let reviews = issuer.reviews.as_ref()?;
+        let Some(token) = token else {
+            return Some(Check::not_checked(
+                REVIEW,
+                "another check has failed, so the API server is not asked",
+            ));
+        };
+        Some(
+            match (reviews.describe(token), reviews.when_unavailable()) {
+                (ReviewDescription::Confirmed, _) => {
+                    Check::passed(REVIEW, "the API server confirms the token")
+                }
+                (ReviewDescription::Refused { error, text }, _) => {
+                    Check::failed(REVIEW, error.reason(), text)
+                }
+                (ReviewDescription::NotReviewed(why), WhenUnavailable::Accept) => Check::passed(
+                    REVIEW,
+                    format!(
+                        "accepted without confirmation by the API server (`WhenUnavailable::Accept`): {why}"
+                    ),
+                ),
+                (ReviewDescription::NotReviewed(why), WhenUnavailable::Refuse) => {
+                    Check::failed(REVIEW, TOKEN_REVIEW_UNAVAILABLE, why)
+                }
+            },
+        )
     }
 
     /// Makes the checks that require keys. Returns the caller if the signature is valid.

@@ -21,10 +21,18 @@ pub enum VerifyError {
         /// The time to wait before another attempt.
         retry_after: Duration,
     },
+    /// The API server of the issuer's cluster could not be asked to confirm the token, and
+    /// [`WhenUnavailable::Refuse`](crate::WhenUnavailable::Refuse) is set.
+    #[error("the token could not be confirmed by its cluster's API server")]
+    TokenReviewUnavailable {
+        /// The time to wait before another attempt.
+        retry_after: Duration,
+    },
 }
 
 impl VerifyError {
-    /// Returns whether the token was not verified only because the issuer's keys are not available now.
+    /// Returns whether the token was not verified only because the issuer's keys or the API server's confirmation are not
+    /// available now.
     ///
     /// A queue worker keeps the message and tries again after [`retry_after`](Self::KeysUnavailable::retry_after). For all
     /// other errors this returns `false`, although a few of them, such as [`TokenError::NotYetValid`] and
@@ -38,15 +46,19 @@ impl VerifyError {
     /// assert!(!VerifyError::InvalidToken(TokenError::Expired).is_transient());
     /// ```
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::KeysUnavailable { .. })
+        matches!(
+            self,
+            Self::KeysUnavailable { .. } | Self::TokenReviewUnavailable { .. }
+        )
     }
 
-    /// Returns a short, stable name of the error for logs and metric labels: `keys_unavailable`, or the
-    /// [reason](TokenError::reason) of the token error.
+    /// Returns a short, stable name of the error for logs and metric labels: `keys_unavailable`,
+    /// `token_review_unavailable`, or the [reason](TokenError::reason) of the token error.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidToken(error) => error.reason(),
             Self::KeysUnavailable { .. } => "keys_unavailable",
+            Self::TokenReviewUnavailable { .. } => "token_review_unavailable",
         }
     }
 }

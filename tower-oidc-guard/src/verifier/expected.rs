@@ -24,6 +24,10 @@ impl TokenVerifier {
             VerifyError::KeysUnavailable { .. } => {
                 return Some(self.issuer(issuer)?.missing_keys());
             }
+            VerifyError::TokenReviewUnavailable { .. } => {
+                let reviews = self.issuer(issuer)?.reviews.as_ref()?;
+                return Some(reviews.obstacle());
+            }
         };
         match error {
             TokenError::TooLong => Some(format!(
@@ -106,6 +110,9 @@ impl TrustedIssuer {
             ),
             TokenError::NotYetValid | TokenError::IssuedInFuture => {
                 format!("leeway {leeway} s: compare this machine's clock with the issuer's")
+            }
+            TokenError::TokenRevoked => {
+                "the pod, service account or node that the token is bound to is gone, unless a warning states that the API server does not recognize the issuer's tokens".to_owned()
             }
             TokenError::UnmetClaim => self.required_claims_text(),
             TokenError::UnknownKey | TokenError::BadSignature => {

@@ -15,6 +15,7 @@ use crate::jose::{TokenError, UnverifiedToken};
 use crate::keys::store::CurrentKeys;
 use crate::keys::{Keys, KeysSnapshot, NoNewerKeys};
 use crate::revocation::Revocation;
+use crate::token_review::{Knowledge, KnownToken, ReviewedToken, TokenReviews};
 use crate::validity::Validity;
 
 /// An issuer whose tokens are accepted.
@@ -42,6 +43,9 @@ pub(crate) struct TrustedIssuer {
     /// The settings that this was resolved from.
     #[cfg_attr(not(feature = "policy-file"), expect(dead_code))]
     pub(crate) settings: Issuer,
+    /// Has tokens confirmed by the cluster's API server; `None` if that is turned off. Shared with the verifier that this one
+    /// replaces, if the settings are the same.
+    pub(crate) reviews: Option<Arc<TokenReviews>>,
     /// The clock that tokens are verified with.
     pub(crate) clock: Clock,
 }
@@ -62,12 +66,45 @@ pub(crate) enum IssuerName {
 pub(crate) enum TokenStatus {
     /// The token is valid.
     Verified(Identity),
-    /// The token is not valid with these keys, but may be with newer ones.
-    NeedsNewerKeys(PendingToken),
+    /// The token has to wait until that is known.
+    Pending(PendingToken),
+}
+
+/// A token that has to wait until it is known whether it is valid.
+pub(crate) enum PendingToken {
+    /// The token is not valid with the available keys, but may be with newer ones.
+    NewerKeys(PendingKeys),
+    /// The token has passed all other checks, and the cluster's API server has to confirm it.
+    Review(PendingReview),
+}
+
+/// A token that has passed all checks but the review by the cluster's API server.
+pub(crate) struct PendingReview {
+    /// The index of its issuer.
+    pub(super) issuer: usize,
+    /// The generation of the keys that verified it.
+    pub(super) generation: u64,
+    pub(super) identity: Identity,
+}
+
+impl PendingReview {
+    /// Returns the identity in the token. Not a reason to admit a request before the review.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+/// The result of verifying a token with the available keys.
+pub(super) struct Verification {
+    pub(super) status: TokenStatus,
+    /// The generation of the keys.
+    pub(super) generation: u64,
+    /// What the cluster's API server has said about the token, if it was asked.
+    pub(super) review: Option<Arc<ReviewedToken>>,
 }
 
 /// A token that the available keys do not verify, although newer keys may.
-pub(crate) struct PendingToken {
+pub(crate) struct PendingKeys {
     /// The index of its issuer.
     pub(super) issuer: usize,
     /// The keys that were available.
@@ -79,13 +116,14 @@ pub(crate) struct PendingToken {
 impl TrustedIssuer {
     /// Verifies a token with the keys that are available.
     ///
-    /// `index` is the index of this issuer. Also returns the generation of the keys.
+    /// `index` is the index of this issuer, and `bytes` is the text of the token.
     pub(super) fn verify(
         &self,
         index: usize,
+        bytes: &[u8],
         token: UnverifiedToken<'_>,
         now: Duration,
-    ) -> Result<(TokenStatus, u64), FailedVerification> {
+    ) -> Result<Verification, FailedVerification> {
         let is_accepted = self.accepts_issuer(token.issuer());
         let times = token.times();
         let validated = token.validate_claims(&self.claim_rules, now);
@@ -94,25 +132,27 @@ impl TrustedIssuer {
         }
         let token = validated.map_err(|error| self.failed_at(error, &times, now))?;
         let seen = self.keys.snapshot();
-        let pending = |seen, error| {
-            TokenStatus::NeedsNewerKeys(PendingToken {
+        let pending = |seen, error, generation| Verification {
+            status: TokenStatus::Pending(PendingToken::NewerKeys(PendingKeys {
                 issuer: index,
                 seen,
                 error,
-            })
+            })),
+            generation,
+            review: None,
         };
         let Some(current) = &seen.current else {
-            return Ok((pending(seen, TokenError::UnknownKey), 0));
+            return Ok(pending(seen, TokenError::UnknownKey, 0));
         };
         let generation = current.generation;
         // The keys may have been replaced since `accepts_issuer`, and the name withdrawn with them.
         if !is_accepted || !self.accepts_issuer_with(current, token.issuer()) {
-            return Ok((pending(seen, TokenError::UnknownIssuer), generation));
+            return Ok(pending(seen, TokenError::UnknownIssuer, generation));
         }
         let verified = match token.verify(&current.keys) {
             Ok(verified) => verified,
             Err(error) if self.keys.may_fix(error) => {
-                return Ok((pending(seen, error.into()), generation));
+                return Ok(pending(seen, error.into(), generation));
             }
             Err(error) => return Err(self.failed(TokenError::from(error).into())),
         };
@@ -120,14 +160,57 @@ impl TrustedIssuer {
         let required = self.required_claims.validate(payload);
         let required = required.and_then(|()| self.claim_predicates.validate(payload));
         let names = self.identity_names(&verified.claims().issuer, current);
-        let validity = self.validity(&times, None);
+        let reviews = self.reviews.as_deref().filter(|_| required.is_ok());
+        let known = reviews.map_or(KnownToken::New, |reviews| reviews.find(bytes));
+        let revocation = reviews.map(|_| known.revocation().unwrap_or_else(Revocation::new));
+        let validity = self.validity(&times, revocation);
         let identity = Identity::new(names, self.platform, &verified, validity);
-        match required {
-            Ok(()) => Ok((TokenStatus::Verified(identity), generation)),
-            Err(error) => Err(FailedVerification {
-                caller: Some(identity),
-                ..self.failed(error.into())
-            }),
+        if let Err(error) = required {
+            return Err(self.failed_caller(error.into(), identity));
+        }
+        let status = self.review_status(index, generation, identity, &known)?;
+        Ok(Verification {
+            status,
+            generation,
+            review: known.into_kept(),
+        })
+    }
+
+    /// Returns the status of a token that has passed all other checks, by what the cluster's API server has said about it.
+    pub(super) fn review_status(
+        &self,
+        index: usize,
+        generation: u64,
+        identity: Identity,
+        known: &KnownToken,
+    ) -> Result<TokenStatus, FailedVerification> {
+        let Some(reviews) = &self.reviews else {
+            return Ok(TokenStatus::Verified(identity));
+        };
+        let knowledge = match known {
+            KnownToken::Kept(token) => reviews.check(token),
+            KnownToken::Refused(error) => Knowledge::Refused(*error),
+            KnownToken::New => Knowledge::Unknown,
+        };
+        match knowledge {
+            Knowledge::Accepted => Ok(TokenStatus::Verified(identity)),
+            Knowledge::Refused(error) => Err(self.failed_caller(error.into(), identity)),
+            Knowledge::Unknown => {
+                let review = PendingReview {
+                    issuer: index,
+                    generation,
+                    identity,
+                };
+                Ok(TokenStatus::Pending(PendingToken::Review(review)))
+            }
+        }
+    }
+
+    /// Returns the failure of a token whose signature was verified.
+    pub(super) fn failed_caller(&self, error: VerifyError, caller: Identity) -> FailedVerification {
+        FailedVerification {
+            caller: Some(caller),
+            ..self.failed(error)
         }
     }
 

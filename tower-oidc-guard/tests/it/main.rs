@@ -49,6 +49,7 @@ mod support;
 mod telemetry;
 mod testing_support;
 mod token_extraction;
+mod token_review;
 mod tokens;
 mod tonic_layers;
 mod without_runtime;

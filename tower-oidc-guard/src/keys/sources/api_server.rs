@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
 use reqwest_middleware::ClientWithMiddleware;
 use serde::Deserialize;
+use tokio::runtime::{Handle, Id};
 use url::Url;
 
 use super::remote::fetch_key_set;
@@ -44,8 +45,36 @@ pub(crate) struct ApiServerKeys {
     rules: KeyRules,
     /// Audiences that the guard accepts and that must not be audiences of the API server.
     audiences: Mutex<Vec<String>>,
-    /// The HTTP client, and the CA certificate that it was created with.
-    client: Mutex<Option<(Vec<u8>, ClientWithMiddleware)>>,
+    connector: ApiServerConnector,
+}
+
+/// Reads the files that authenticate an API server and this process to it, and creates HTTP clients for it.
+pub(crate) struct ApiServerConnector {
+    api: ApiServer,
+    /// The latest clients.
+    clients: Mutex<Vec<ConnectorClient>>,
+}
+
+/// A client with the CA certificate that it was created with. The connections of a client run on the runtime that they were
+/// opened on, so each runtime has a client of its own.
+struct ConnectorClient {
+    ca: Vec<u8>,
+    runtime: Option<Id>,
+    client: ClientWithMiddleware,
+}
+
+/// The most clients that are kept.
+const MAX_CLIENTS: usize = 4;
+
+/// What a request to an API server needs.
+pub(crate) struct Connection {
+    pub(crate) client: ClientWithMiddleware,
+    /// The `Authorization` header of the request.
+    pub(crate) authorization: HeaderValue,
+    /// The `sub` of the token, if it has one: this process's service account.
+    pub(crate) account: Option<String>,
+    /// The claims of the token that concern its issuer.
+    pub(super) own_token: PodToken,
 }
 
 impl ApiServerKeys {
@@ -55,12 +84,13 @@ impl ApiServerKeys {
         rules: KeyRules,
         audiences: Vec<String>,
     ) -> Self {
+        let connector = ApiServerConnector::new(api.clone());
         Self {
             api,
             limits,
             rules,
             audiences: Mutex::new(audiences),
-            client: Mutex::default(),
+            connector,
         }
     }
 
@@ -84,18 +114,11 @@ impl ApiServerKeys {
     }
 
     pub(super) async fn load(&self, cache_policy: CachePolicy) -> Result<LoadedKeys, KeysError> {
-        // Both files are read each time, because the kubelet replaces them.
-        let token = read(&self.api.token_file).await?;
-        let client = self.client(read(&self.api.ca_file).await?)?;
-        let invalid_token = || {
-            let path = &self.api.token_file;
-            file_error(path, "does not contain a service account token (a JWT)")
+        let connection = self.connector.connect().await?;
+        let (client, pod_token) = (connection.client, connection.own_token);
+        let server = DocumentServer::OwnApiServer {
+            authorization: connection.authorization,
         };
-        let pod_token = PodToken::parse(&token).ok_or_else(invalid_token)?;
-        let value = [b"Bearer ", token.trim_ascii()].concat();
-        let mut authorization = HeaderValue::try_from(value).map_err(|_| invalid_token())?;
-        authorization.set_sensitive(true);
-        let server = DocumentServer::OwnApiServer { authorization };
         let fetcher = Fetcher::new(client, AllowedUrls::HttpsOnly, self.limits, server);
 
         let url = self.url(DISCOVERY_PATH);
@@ -137,18 +160,61 @@ impl ApiServerKeys {
         url.set_path(path);
         url
     }
+}
+
+impl ApiServerConnector {
+    pub(crate) fn new(api: ApiServer) -> Self {
+        Self {
+            api,
+            clients: Mutex::default(),
+        }
+    }
+
+    /// Reads the token and the CA, and returns what a request needs. Both files are read each time, because the kubelet replaces
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError::File`] if a file cannot be used, and [`KeysError::Interrupted`] if the runtime is shut down.
+    pub(crate) async fn connect(&self) -> Result<Connection, KeysError> {
+        let token = read(&self.api.token_file).await?;
+        let client = self.client(read(&self.api.ca_file).await?)?;
+        let invalid_token = || {
+            let path = &self.api.token_file;
+            file_error(path, "does not contain a service account token (a JWT)")
+        };
+        let own_token = PodToken::parse(&token).ok_or_else(invalid_token)?;
+        let value = [b"Bearer ", token.trim_ascii()].concat();
+        let mut authorization = HeaderValue::try_from(value).map_err(|_| invalid_token())?;
+        authorization.set_sensitive(true);
+        Ok(Connection {
+            client,
+            authorization,
+            account: own_token.account.clone(),
+            own_token,
+        })
+    }
 
     /// Returns a client that trusts this CA only. It is created again when the CA changes.
     fn client(&self, ca: Vec<u8>) -> Result<ClientWithMiddleware, KeysError> {
-        let mut cached = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((cached_ca, client)) = cached.as_ref()
-            && *cached_ca == ca
-        {
-            return Ok(client.clone());
+        let runtime = Handle::try_current().ok().map(|runtime| runtime.id());
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = |cached: &&ConnectorClient| cached.ca == ca && cached.runtime == runtime;
+        if let Some(cached) = clients.iter().find(is_current) {
+            return Ok(cached.client.clone());
         }
         let client =
             api_server_client(&ca).map_err(|fault| file_error(&self.api.ca_file, &fault))?;
-        *cached = Some((ca, client.clone()));
+        // No connection of a client for another CA is used any more.
+        clients.retain(|cached| cached.ca == ca);
+        if clients.len() >= MAX_CLIENTS {
+            clients.remove(0);
+        }
+        clients.push(ConnectorClient {
+            ca,
+            runtime,
+            client: client.clone(),
+        });
         Ok(client)
     }
 }
@@ -179,6 +245,8 @@ pub(crate) struct PodToken {
     pub(crate) issuer: Option<String>,
     /// The API server's audiences.
     pub(crate) audiences: Vec<String>,
+    /// The service account (`sub`).
+    account: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -186,6 +254,7 @@ struct PodTokenClaims {
     iss: String,
     #[serde(default)]
     aud: Audiences,
+    sub: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -209,6 +278,7 @@ impl PodToken {
         let claims: PodTokenClaims = serde_json::from_slice(&payload).ok()?;
         Some(Self {
             issuer: Some(claims.iss).filter(|issuer| issuer != LEGACY_ISSUER),
+            account: claims.sub,
             audiences: match claims.aud {
                 Audiences::One(audience) => vec![audience],
                 Audiences::Many(audiences) => audiences,

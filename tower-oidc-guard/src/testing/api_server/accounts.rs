@@ -92,6 +92,10 @@ impl Accounts {
         self.reviewers.insert(key(namespace, name));
     }
 
+    pub(super) fn withdraw_reviews(&mut self, namespace: &str, name: &str) {
+        self.reviewers.remove(&key(namespace, name));
+    }
+
     pub(super) fn may_review(&self, user: &User) -> bool {
         match user {
             User::ServiceAccount {

@@ -9,6 +9,7 @@ pub mod logs;
 pub mod mock_client;
 pub mod process;
 pub mod recorded;
+pub mod reviews;
 pub mod signer;
 
 use std::collections::HashMap;

@@ -1,0 +1,105 @@
+//! Makes the reviews that are due.
+//!
+//! A background task waits until a token in use has to be confirmed again, or a queued review is permitted. It is spawned by the
+//! first use of a token, not by a constructor, and ends with the guard. Each use checks that it still runs, because it ends with
+//! the runtime that it was spawned on. A review is a task of its own, on the runtime of whoever starts it; their number is
+//! limited.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use tokio::runtime::Handle;
+use tokio::time::sleep_until;
+
+use super::store::{Shared, Start};
+
+/// Starts the background task.
+#[derive(Default)]
+pub(super) struct Driver {
+    is_running: Arc<AtomicBool>,
+}
+
+impl Driver {
+    /// Spawns the task, unless it runs already. Does nothing outside a tokio runtime.
+    pub(super) fn ensure_running(&self, shared: &Arc<Shared>) {
+        if self.is_running.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if self.is_running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let running = Running(self.is_running.clone());
+        let task = run(Arc::downgrade(shared));
+        runtime.spawn(async move {
+            let _running = running;
+            task.await;
+        });
+    }
+}
+
+/// Records the end of the task, whether it returns, panics or is dropped with its runtime.
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+async fn run(weak: Weak<Shared>) {
+    let Some(wake) = weak.upgrade().map(|shared| shared.wake.clone()) else {
+        return;
+    };
+    while let Some(shared) = weak.upgrade().filter(|shared| !shared.is_closed()) {
+        let next = shared.run_due();
+        drop(shared);
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = wake.notified() => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Spawns these reviews on the current runtime. Must be called without the lock: at the shutdown of the runtime a review is
+    /// dropped at once.
+    pub(super) fn spawn(self: &Arc<Self>, started: Vec<Start>) {
+        for start in started {
+            let interrupted = InterruptOnDrop {
+                shared: self.clone(),
+                start: Some(start),
+            };
+            // Nothing was started without a runtime.
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.spawn(interrupted.review());
+            }
+        }
+    }
+}
+
+/// A review, which is recorded as interrupted if it is dropped before it ends.
+struct InterruptOnDrop {
+    shared: Arc<Shared>,
+    start: Option<Start>,
+}
+
+impl InterruptOnDrop {
+    async fn review(mut self) {
+        let Some(start) = &self.start else { return };
+        let result = self.shared.review(&start.token).await;
+        if let Some(start) = self.start.take() {
+            self.shared.finish(&start, result);
+        }
+    }
+}
+
+impl Drop for InterruptOnDrop {
+    fn drop(&mut self) {
+        if let Some(start) = &self.start {
+            self.shared.interrupted(start);
+        }
+    }
+}
