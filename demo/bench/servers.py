@@ -87,12 +87,16 @@ def send(server, path, tokens, file, seconds):
     }
 
 
-def measure(servers, file, rounds, seconds):
-    """Returns the result of each round by server, load and path. A first run of each, to warm up, is not counted."""
-    runs = {server.name: {load: {path: [] for path in PATHS} for load in LOADS} for server in servers}
+def warm_up(servers, file, seconds):
+    """Sends requests to both paths of each server, which are not counted."""
     for server in servers:
         for path in PATHS:
             send(server, path, TOKENS, file, seconds)
+
+
+def measure(servers, file, rounds, seconds):
+    """Returns the result of each round by server, load and path."""
+    runs = {server.name: {load: {path: [] for path in PATHS} for load in LOADS} for server in servers}
     for number in range(rounds):
         for server in servers:
             for load, tokens in LOADS.items():
@@ -160,6 +164,8 @@ def main():
             for server in servers:
                 server.wait_until_listening()
             token = (issuer.folder / "good").read_text().splitlines()[0]
+            if not arguments.smoke:
+                warm_up(servers, issuer.folder / "good", arguments.seconds)
             runs = measure(servers, issuer.folder / "good", arguments.rounds, arguments.seconds)
     table = summarize(runs)
     print_table(table)
