@@ -2,6 +2,7 @@
 
 mod accounts;
 mod authentication;
+mod objects;
 mod tls;
 
 use std::fmt;
@@ -49,13 +50,14 @@ type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String>
 /// | `POST /api/v1/namespaces/NS/serviceaccounts/NAME/token` | TokenRequest, for the administrator |
 /// | `POST /apis/authentication.k8s.io/v1/tokenreviews` | TokenReview, for the administrator and for accounts with the role `system:auth-delegator` |
 /// | `POST /api/v1/namespaces/NS/serviceaccounts`, `DELETE …/NAME` | creates and deletes service accounts, for the administrator |
-/// | `POST /apis/rbac.authorization.k8s.io/v1/clusterrolebindings` | grants `system:auth-delegator` to service accounts, for the administrator |
+/// | `POST /api/v1/namespaces/NS/pods`, `POST /api/v1/nodes`, `DELETE …/NAME` | creates and deletes pods and nodes, which a TokenRequest can bind a token to (`boundObjectRef`), for the administrator |
+/// | `POST /apis/rbac.authorization.k8s.io/v1/clusterrolebindings`, `DELETE …/NAME` | grants `system:auth-delegator` to service accounts, and revokes it, for the administrator |
 /// | `GET /healthz`, `/livez`, `/readyz` | `ok` |
 ///
 /// A caller is authenticated by its bearer token, whose signature, issuer, audience and times are verified, whose service
 /// account must exist, and whose pod must not have been [deleted](Self::delete_pod). A request without a token gets 403, and one with an invalid token 401. A service account may only
-/// `GET` the two documents (`HEAD` gets 403). A real server may repeat a positive TokenReview for 10 s after the service
-/// account was deleted; this one applies a deletion immediately.
+/// `GET` the two documents (`HEAD` gets 403). A real server may repeat a positive TokenReview for 10 s after a service
+/// account, a pod or a node was deleted; this one applies a deletion immediately.
 ///
 /// This crate's tests compare its responses, header by header, with recorded ones of Kubernetes 1.20 and 1.36, and the
 /// repository's contract tests run against this fake as well as a real kube-apiserver. Like Kubernetes 1.22 and later, and
@@ -381,7 +383,26 @@ impl FakeApiServer {
 
     /// Grants the role `system:auth-delegator` to a service account, which may then create TokenReviews.
     pub fn grant_token_reviews(&self, namespace: &str, name: &str) {
-        self.shared.inner().accounts.grant_reviews(namespace, name);
+        let mut inner = self.shared.inner();
+        inner.accounts.grant_reviews("", [(namespace, name)]);
+    }
+
+    /// Takes the role `system:auth-delegator` away from a service account. Its next TokenReview gets 403.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// server.grant_token_reviews("shop", "orders");
+    /// server.withdraw_token_reviews("shop", "orders");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn withdraw_token_reviews(&self, namespace: &str, name: &str) {
+        let mut inner = self.shared.inner();
+        inner.accounts.withdraw_reviews(namespace, name);
     }
 
     /// Takes the role `system:auth-delegator` away from a service account. Its next TokenReview gets 403.
@@ -568,6 +589,24 @@ impl Shared {
                     "clusterrolebindings",
                 ],
             ) => self.bind_role(&user, request.body()),
+            (
+                &Method::DELETE,
+                [
+                    "apis",
+                    "rbac.authorization.k8s.io",
+                    "v1",
+                    "clusterrolebindings",
+                    name,
+                ],
+            ) => self.unbind_role(&user, name),
+            (&Method::POST, ["api", "v1", "namespaces", namespace, "pods"]) => {
+                self.create_pod(&user, namespace, request.body())
+            }
+            (&Method::DELETE, ["api", "v1", "namespaces", namespace, "pods", name]) => {
+                self.delete_pod(&user, namespace, name)
+            }
+            (&Method::POST, ["api", "v1", "nodes"]) => self.create_node(&user, request.body()),
+            (&Method::DELETE, ["api", "v1", "nodes", name]) => self.delete_node(&user, name),
             _ if user.is_admin() => {
                 let paths = json!({ "paths": [DISCOVERY_PATH, JWKS_PATH, "/apis", "/readyz"] });
                 object(StatusCode::NOT_FOUND, &paths)
@@ -701,7 +740,12 @@ impl Shared {
         }
         let inner = self.inner();
         let Some(uid) = inner.accounts.uid(namespace, name) else {
-            return account_not_found(name);
+            return not_found("serviceaccounts", name);
+        };
+        let reference = &request["spec"]["boundObjectRef"];
+        let bound_to = match inner.accounts.bound_object(namespace, name, reference) {
+            Ok(bound_to) => bound_to,
+            Err(refused) => return *refused,
         };
         let mut audiences = strings(&request["spec"]["audiences"]);
         if audiences.is_empty() {
@@ -715,13 +759,18 @@ impl Shared {
             .issued_at(inner.clock.now())
             .lifetime(std::time::Duration::from_secs(seconds));
         let spec = audiences.iter().fold(spec, TokenSpec::audience);
+        let spec = match &bound_to {
+            Some(bound_to) => bound_to.add_to(spec),
+            None => spec,
+        };
+        let reference = bound_to.map(|bound_to| bound_to.reference());
         object(
             StatusCode::CREATED,
             &json!({
                 "kind": "TokenRequest",
                 "apiVersion": "authentication.k8s.io/v1",
                 "metadata": {},
-                "spec": { "audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": null },
+                "spec": { "audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": reference },
                 "status": { "token": spec.mint(), "expirationTimestamp": spec.expiration_timestamp() },
             }),
         )
@@ -743,7 +792,7 @@ impl Shared {
         }
         match self.inner().accounts.delete(namespace, name) {
             Some(uid) => object(StatusCode::OK, &account(namespace, name, &uid)),
-            None => account_not_found(name),
+            None => not_found("serviceaccounts", name),
         }
     }
 
@@ -759,17 +808,50 @@ impl Shared {
             );
         }
         if binding["roleRef"]["name"] == "system:auth-delegator" {
-            let mut inner = self.inner();
-            for subject in binding["subjects"].as_array().into_iter().flatten() {
-                let text = |member: &str| subject[member].as_str().unwrap_or_default();
-                inner
-                    .accounts
-                    .grant_reviews(text("namespace"), text("name"));
-            }
+            let subjects = binding["subjects"].as_array().into_iter().flatten();
+            let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+            let accounts: Vec<_> = subjects
+                .map(|subject| (text(&subject["namespace"]), text(&subject["name"])))
+                .collect();
+            let accounts = accounts
+                .iter()
+                .map(|(namespace, name)| (namespace.as_str(), name.as_str()));
+            let binding = text(&binding["metadata"]["name"]);
+            self.inner().accounts.grant_reviews(&binding, accounts);
         }
         binding["kind"] = "ClusterRoleBinding".into();
         binding["apiVersion"] = "rbac.authorization.k8s.io/v1".into();
         object(StatusCode::CREATED, &binding)
+    }
+
+    fn unbind_role(&self, user: &User, name: &str) -> Response<String> {
+        if !user.is_admin() {
+            return forbidden(
+                &format!(
+                    "clusterrolebindings.rbac.authorization.k8s.io {name:?} is forbidden: User {:?} cannot delete resource \"clusterrolebindings\" in API group \"rbac.authorization.k8s.io\" at the cluster scope",
+                    user.name()
+                ),
+                json!({ "name": name, "group": "rbac.authorization.k8s.io", "kind": "clusterrolebindings" }),
+            );
+        }
+        if !self.inner().accounts.delete_binding(name) {
+            return status(
+                StatusCode::NOT_FOUND,
+                "NotFound",
+                &format!("clusterrolebindings.rbac.authorization.k8s.io {name:?} not found"),
+                Some(json!({ "name": name, "group": "rbac.authorization.k8s.io", "kind": "clusterrolebindings" })),
+            );
+        }
+        object(
+            StatusCode::OK,
+            &json!({
+                "kind": "Status",
+                "apiVersion": "v1",
+                "metadata": {},
+                "status": "Success",
+                "details": { "name": name, "group": "rbac.authorization.k8s.io", "kind": "clusterrolebindings" },
+            }),
+        )
     }
 }
 
@@ -781,12 +863,12 @@ fn account(namespace: &str, name: &str, uid: &str) -> Value {
     })
 }
 
-fn account_not_found(name: &str) -> Response<String> {
+fn not_found(kind: &str, name: &str) -> Response<String> {
     status(
         StatusCode::NOT_FOUND,
         "NotFound",
-        &format!("serviceaccounts {name:?} not found"),
-        Some(json!({ "name": name, "kind": "serviceaccounts" })),
+        &format!("{kind} {name:?} not found"),
+        Some(json!({ "name": name, "kind": kind })),
     )
 }
 

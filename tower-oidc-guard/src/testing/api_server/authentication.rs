@@ -138,9 +138,11 @@ impl Inner {
                 "[invalid bearer token, serviceaccounts {name:?} not found]"
             ));
         };
-        let pod = account["pod"]["uid"].as_str();
-        let is_pod_deleted = pod.is_some_and(|uid| self.accounts.is_pod_deleted(uid));
-        if account["serviceaccount"]["uid"] != *uid || is_pod_deleted {
+        // The node of a token that is bound to a pod is only information.
+        let bound_to = account["pod"]["uid"].as_str();
+        let bound_to = bound_to.or_else(|| account["node"]["uid"].as_str());
+        let is_deleted = bound_to.is_some_and(|uid| self.accounts.is_deleted(uid));
+        if account["serviceaccount"]["uid"] != *uid || is_deleted {
             return Err(
                 "[invalid bearer token, service account token has been invalidated]".to_owned(),
             );
