@@ -17,11 +17,14 @@ mod followed;
 mod future;
 mod grpc;
 mod identities;
+mod message_boundary;
 #[cfg(feature = "policy-file")]
 mod policy_check;
 mod refusal_summary;
 mod rejection_response;
 mod service;
+mod token_bound;
+mod token_bound_body;
 mod token_verifier;
 
 use std::fmt;
@@ -41,6 +44,8 @@ pub use self::identities::Identities;
 #[cfg(feature = "policy-file")]
 pub use self::policy_check::{PolicyFileError, PolicySummary};
 pub use self::service::{OidcGuardLayer, OidcGuardService};
+pub use self::token_bound::{TokenBound, TokenBoundFuture, TokenBoundLayer};
+pub use self::token_bound_body::{BodyEnded, BodyKind, TokenBoundBody};
 pub use self::token_verifier::TokenVerifier;
 use crate::diagnosis::Diagnosis;
 use crate::identity::Identity;

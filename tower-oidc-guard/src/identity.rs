@@ -1,5 +1,6 @@
 //! The identity of a caller: the claims of a verified token.
 
+mod expired;
 mod google;
 mod kubernetes;
 
@@ -12,6 +13,7 @@ use openidconnect::core::CoreGenderClaim;
 use openidconnect::{AdditionalClaims, IdTokenClaims};
 use serde::de::DeserializeOwned;
 
+pub use self::expired::{Expired, TokenEnd};
 pub use self::google::{ComputeEngine, GoogleIdentity};
 pub use self::kubernetes::{KubernetesIdentity, ObjectRef};
 #[cfg(feature = "testing")]
@@ -147,7 +149,6 @@ impl Identity {
     }
 
     /// Returns how long the token may be used.
-    #[allow(dead_code)]
     pub(crate) fn validity(&self) -> &Validity {
         &self.0.validity
     }
@@ -217,6 +218,41 @@ impl Identity {
     /// Returns the time at which the token expires (`exp`).
     pub fn expires_at(&self) -> SystemTime {
         system_time(self.0.times.expires_at)
+    }
+
+    /// Returns a future that completes once the token is not valid any longer: when `exp` plus the leeway of its issuer has
+    /// passed by the guard's clock, or when its issuer has confirmed that it is revoked.
+    ///
+    /// It is for what outlives a request and is not a body, such as a WebSocket or another upgraded connection; streamed bodies
+    /// end with their token behind [`end_streams_with_token`](crate::OidcGuardLayer::end_streams_with_token).
+    ///
+    /// The future is independent of the identity, [`Unpin`] and cancel safe: it can be polled in a `tokio::select!` by reference, or be
+    /// created anew in each iteration. It spawns no task and creates no timer until it is polled. It looks at the clock at
+    /// least once a minute, so that a clock that is set is noticed. Where there are no timers, outside a tokio runtime or in one
+    /// without `enable_time`, it looks at the clock only when it is polled; in such a runtime, tokio's panic because of the missing timers is
+    /// caught, and printed once for each thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Identity;
+    /// # use tokio::sync::mpsc::Receiver;
+    /// async fn serve(caller: Identity, mut messages: Receiver<String>) {
+    ///     let mut expired = caller.expired();
+    ///     loop {
+    ///         tokio::select! {
+    ///             end = &mut expired => {
+    ///                 println!("closing the connection: {end}");
+    ///                 return;
+    ///             }
+    ///             Some(message) = messages.recv() => println!("{message}"),
+    ///             else => return,
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn expired(&self) -> Expired {
+        Expired::new(self.clone())
     }
 
     /// Returns the time at which the token was issued (`iat`), or `None` if it has no such claim.

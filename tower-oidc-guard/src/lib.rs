@@ -9,7 +9,7 @@
 //! [`GoogleIdentity`]: crate::GoogleIdentity
 //! [`Identities`]: crate::Identities
 //! [`Identity`]: crate::Identity
-//! [`Identity::expires_at`]: crate::Identity::expires_at
+//! [`Identity::expired`]: crate::Identity::expired
 //! [`Identity::id_token_claims`]: crate::Identity::id_token_claims
 //! [`Issuer`]: crate::Issuer
 //! [`Issuer::aks`]: crate::Issuer::aks
@@ -70,6 +70,7 @@
 //! [`OidcGuard::ready`]: crate::OidcGuard::ready
 //! [`OidcGuard::resource_metadata`]: crate::OidcGuard::resource_metadata
 //! [`OidcGuard::verifier`]: crate::OidcGuard::verifier
+//! [`OidcGuardLayer::end_streams_with_token`]: crate::OidcGuardLayer::end_streams_with_token
 //! [`OidcGuardBuilder`]: crate::OidcGuardBuilder
 //! [`OidcGuardBuilder::allow_cors_preflight`]: crate::OidcGuardBuilder::allow_cors_preflight
 //! [`OidcGuardBuilder::allow_missing_token`]: crate::OidcGuardBuilder::allow_missing_token
@@ -117,9 +118,11 @@
     feature = "policy-file",
     doc = "[`OidcGuard::check_policy_file`]: crate::OidcGuard::check_policy_file"
 )]
+//! [`BodyEnded`]: crate::BodyEnded
 //! [`Rejection`]: crate::Rejection
 //! [`ResponseFuture`]: crate::ResponseFuture
 #![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
+//! [`TokenBoundBody`]: crate::TokenBoundBody
 //! [`TokenVerifier`]: crate::TokenVerifier
 //! [`TokenVerifier::verify`]: crate::TokenVerifier::verify
 //! [`VerifyError`]: crate::VerifyError
@@ -181,13 +184,15 @@ pub use diagnosis::{Check, CheckResult, Diagnosis};
 #[cfg(feature = "axum")]
 pub use guard::IdentityRejection;
 pub use guard::{
-    AuditDecision, AuditEvent, AuditPath, Identities, OidcGuard, OidcGuardBuilder, OidcGuardLayer,
-    OidcGuardService, Readiness, ResourceMetadata, ResponseBody, ResponseFuture, TokenVerifier,
+    AuditDecision, AuditEvent, AuditPath, BodyEnded, BodyKind, Identities, OidcGuard,
+    OidcGuardBuilder, OidcGuardLayer, OidcGuardService, Readiness, ResourceMetadata, ResponseBody,
+    ResponseFuture, TokenBound, TokenBoundBody, TokenBoundFuture, TokenBoundLayer, TokenVerifier,
 };
 #[cfg(feature = "policy-file")]
 pub use guard::{PolicyFileError, PolicySummary};
 pub use identity::{
-    ComputeEngine, GoogleIdentity, Identity, KubernetesIdentity, ObjectRef, Platform,
+    ComputeEngine, Expired, GoogleIdentity, Identity, KubernetesIdentity, ObjectRef, Platform,
+    TokenEnd,
 };
 pub use issuer::Issuer;
 pub use jose::algorithm::Algorithm;

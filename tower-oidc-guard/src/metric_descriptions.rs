@@ -3,7 +3,7 @@
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// The counters, with their help texts.
-const COUNTERS: [(&str, &str); 7] = [
+const COUNTERS: [(&str, &str); 8] = [
     (
         "oidc_guard_decisions_total",
         "Requests that the guard admitted or rejected, by reason and issuer.",
@@ -15,6 +15,10 @@ const COUNTERS: [(&str, &str); 7] = [
     (
         "oidc_guard_cache_hits_total",
         "Tokens found in the cache of verified tokens.",
+    ),
+    (
+        "oidc_guard_streams_ended_total",
+        "Bodies that were ended because their token had expired or was revoked, by body (request or response), reason and issuer.",
     ),
     (
         "oidc_guard_policy_reads_total",

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tracing::Span;
 
-use crate::identity::Identity;
+use crate::guard::BodyKind;
+use crate::identity::{Identity, TokenEnd};
 use crate::rejection::Rejection;
 use crate::text::printable;
 
@@ -52,6 +53,26 @@ fn count_decision(reason: &'static str, issuer: Option<&Arc<str>>) {
     }
     #[cfg(not(feature = "metrics"))]
     let _ = (reason, issuer);
+}
+
+/// Records that the body of a request or of its response was ended with its token.
+pub(crate) fn record_stream_ended(identity: &Identity, body: BodyKind, end: TokenEnd) {
+    let (issuer, body, reason) = (identity.issuer_label(), body.as_str(), end.reason());
+    tracing::debug!(
+        body,
+        reason,
+        issuer = &**issuer,
+        subject = &*printable(identity.subject()),
+        "stream ended with its token"
+    );
+    #[cfg(feature = "metrics")]
+    metrics::counter!(
+        "oidc_guard_streams_ended_total",
+        "body" => body,
+        "reason" => reason,
+        "issuer" => metrics::SharedString::from(issuer.clone())
+    )
+    .increment(1);
 }
 
 /// Records that a token was found in the cache.

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest_middleware::ClientBuilder;
@@ -19,6 +21,23 @@ const TARGET_LABELS: [&str; 3] = ["namespace", "job", "instance"];
 
 /// The labels of each metric.
 type Scraped = BTreeMap<String, BTreeSet<String>>;
+
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+/// The body of a stream that never ends.
+struct Endless;
+
+impl hyper::body::Body for Endless {
+    type Data = hyper::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<hyper::body::Bytes>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
+}
 
 /// A source whose token is rejected until it is refreshed.
 struct Renewed {
@@ -56,15 +75,27 @@ async fn scrape() -> (Scraped, String) {
     std::fs::write(&policy, "allow: [\"system:serviceaccount:shop:web\"]").unwrap();
     let policy = PolicyFile::open(&policy).await.unwrap();
     let cluster = MemoryIssuer::kubernetes().unwrap();
+    let is_tomorrow = Arc::new(AtomicBool::new(false));
+    let shown = is_tomorrow.clone();
+    let expired = move || shown.load(Ordering::Relaxed);
     let guard = OidcGuard::builder()
         .issuer(cluster.issuer().audience(AUDIENCE))
         .http_client(cluster.client())
         .policy(policy.policy())
+        .clock(move || SystemTime::now() + if expired() { A_DAY } else { Duration::ZERO })
         .build()
         .unwrap();
     let app = axum::Router::new()
         .route("/", axum::routing::get(async || "ok"))
-        .layer(guard.layer());
+        .layer(guard.layer())
+        .route(
+            "/stream",
+            axum::routing::get(async move || {
+                is_tomorrow.store(true, Ordering::Relaxed);
+                axum::body::Body::new(Endless)
+            })
+            .layer(guard.layer().end_streams_with_token()),
+        );
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
         .await
         .unwrap();
@@ -109,6 +140,13 @@ async fn scrape() -> (Scraped, String) {
         assert_eq!(response.status(), expected);
     }
     assert_eq!(http().get(&url).send().await.unwrap().status(), 401);
+    let stream = http().get(format!("{url}/stream"));
+    // The stream is ended at once, with or without the head of its response.
+    let stream = match stream.bearer_auth(mint("web").mint()).send().await {
+        Ok(response) => response.bytes().await,
+        Err(error) => Err(error),
+    };
+    assert!(stream.is_err());
 
     let metadata = FakeMetadataServer::start().await.unwrap();
     let server = MetadataServer::with_host(metadata.host()).unwrap();

@@ -1,14 +1,21 @@
 //! Recognizes gRPC requests, and makes the responses to those that are rejected (gRPC over HTTP/2, "Responses").
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
+use super::message_boundary::{TRAILERS, WebEncoding};
 use super::rejection_response::{Description, NO_STORE};
+use super::token_bound_body::BodyEnded;
 use crate::rejection::Rejection;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+/// The status `UNAUTHENTICATED`.
+const UNAUTHENTICATED: HeaderValue = HeaderValue::from_static("16");
 
 /// The protocol of a request, and so of the response that its client understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +42,14 @@ impl Protocol {
             }
             _ => Self::Http,
         }
+    }
+
+    /// Returns the protocol of a response by its content type.
+    pub(super) fn of_response(headers: &HeaderMap) -> Self {
+        let content_type = headers.get(CONTENT_TYPE);
+        content_type.map_or(Self::Http, |content_type| {
+            Self::from_content_type(content_type.as_bytes())
+        })
     }
 
     fn from_content_type(content_type: &[u8]) -> Self {
@@ -82,6 +97,56 @@ pub(super) fn trailers_only(
         headers.extend(message.ok().map(|message| (MESSAGE, message)));
     }
     response
+}
+
+/// Returns the trailers of a call that was ended with its token.
+pub(super) fn unauthenticated_trailers(ended: &BodyEnded, description: Description) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(STATUS, UNAUTHENTICATED);
+    if description == Description::Sent {
+        let message = HeaderValue::try_from(percent_encoded(&ended.to_string()));
+        trailers.extend(message.ok().map(|message| (MESSAGE, message)));
+    }
+    trailers
+}
+
+/// Returns trailers as the last frame of a gRPC-Web body.
+pub(super) fn web_trailers(trailers: &HeaderMap, encoding: WebEncoding) -> Bytes {
+    let mut text = Vec::new();
+    for (name, value) in trailers {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.push(b':');
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let frame = [&[TRAILERS], &length[..], &text].concat();
+    match encoding {
+        WebEncoding::Binary => frame.into(),
+        WebEncoding::Base64 => STANDARD.encode(frame).into(),
+    }
+}
+
+/// Returns whether headers or trailers have a status other than `OK`.
+pub(super) fn has_failed(headers: &HeaderMap) -> bool {
+    headers.get(STATUS).is_some_and(|status| *status != "0")
+}
+
+/// Returns whether headers have a status, so that the response has no body.
+pub(super) fn has_status(headers: &HeaderMap) -> bool {
+    headers.contains_key(STATUS)
+}
+
+/// Replaces the status in headers or trailers, with its description, by that of others.
+pub(super) fn replace_status(headers: &mut HeaderMap, status: HeaderMap) {
+    headers.remove(MESSAGE);
+    headers.remove(DETAILS);
+    for (name, value) in status
+        .into_iter()
+        .filter_map(|(name, value)| Some((name?, value)))
+    {
+        headers.insert(name, value);
+    }
 }
 
 /// Percent-encodes a message: everything but printable ASCII, and the percent sign itself (gRPC over HTTP/2, "Responses").

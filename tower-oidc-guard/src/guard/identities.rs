@@ -27,6 +27,14 @@ impl IdentityPlace {
         }
     }
 
+    /// Returns the identity that is stored there.
+    pub(super) fn get(self, extensions: &Extensions) -> Option<&Identity> {
+        match self {
+            Self::Extension => extensions.get(),
+            Self::Named(name) => extensions.get::<Identities>()?.get(name),
+        }
+    }
+
     /// Records that the request was admitted without a token, for the messages of extractors.
     #[cfg(feature = "axum")]
     pub(super) fn mark_without_token(self, extensions: &mut Extensions) {

@@ -8,7 +8,7 @@ use tower_service::Service;
 
 use super::admission::{Admission, TryAdmission};
 use super::admission_slot::AdmissionSlot;
-use super::{ResponseBody, ResponseFuture};
+use super::{ResponseBody, ResponseFuture, TokenBoundLayer};
 use crate::diagnosis::Diagnosis;
 
 /// A [`Layer`] that puts a guard in front of a service. Created by [`OidcGuard::layer`](super::OidcGuard::layer) and
@@ -39,14 +39,46 @@ impl OidcGuardLayer {
     }
 }
 
+impl OidcGuardLayer {
+    /// Ends streams with their token: the body of a response, and that of a request that is still being read, do not outlive
+    /// the token (`exp` plus the issuer's leeway) by the guard's clock, nor its revocation.
+    ///
+    /// By default a request is admitted once, and what it has started goes on for as long as both sides like.
+    ///
+    /// - The service behind the layer gets requests with the body [`TokenBoundBody<ReqBody>`](TokenBoundBody). axum's routers and tonic's
+    ///   services take any body; a function for hyper, or a middleware between, names the type.
+    /// - Reading the body of a request fails with [`BodyEnded`](crate::BodyEnded).
+    /// - The body of an HTTP response fails with `BodyEnded`, so that the client sees that it is incomplete: hyper ends the
+    ///   connection (HTTP/1.1) or resets the stream (HTTP/2).
+    /// - A gRPC response ends with trailers with the status `UNAUTHENTICATED`, also in gRPC-Web. A call that fails because the body of
+    ///   its request was ended has that status too.
+    /// - Data that the service has produced before is sent, and a body that has ended by itself is left as it is.
+    /// - A request without a token is not bound, nor is a connection after an upgrade: use
+    ///   [`Identity::expired`](crate::Identity::expired) for that.
+    ///
+    /// No task is spawned, and a timer exists only while a body waits for its next frame. A body that waits is woken at the
+    /// end of its token. In a runtime without timers the clock is read only when the body is polled.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")]
+    /// # async fn example(guard: tower_oidc_guard::OidcGuard) {
+    /// use axum::{Router, routing::get};
+    ///
+    /// let app: Router = Router::new()
+    ///     .route("/events", get(|| async { "a stream of server-sent events" }))
+    ///     .route_layer(guard.layer().end_streams_with_token());
+    /// # }
+    /// ```
+    pub fn end_streams_with_token(self) -> TokenBoundLayer {
+        TokenBoundLayer::new(self.admission)
+    }
+}
+
 impl<S> Layer<S> for OidcGuardLayer {
     type Service = OidcGuardService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OidcGuardService {
-            admission: self.admission.clone(),
-            inner,
-        }
+        OidcGuardService::new(self.admission.clone(), inner)
     }
 }
 
@@ -59,6 +91,12 @@ impl<S> Layer<S> for OidcGuardLayer {
 pub struct OidcGuardService<S> {
     admission: AdmissionSlot,
     inner: S,
+}
+
+impl<S> OidcGuardService<S> {
+    pub(super) fn new(admission: AdmissionSlot, inner: S) -> Self {
+        Self { admission, inner }
+    }
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for OidcGuardService<S>

@@ -11,6 +11,7 @@ pub mod process;
 pub mod recorded;
 pub mod reviews;
 pub mod signer;
+pub mod streams;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
