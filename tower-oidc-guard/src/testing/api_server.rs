@@ -405,24 +405,6 @@ impl FakeApiServer {
         inner.accounts.withdraw_reviews(namespace, name);
     }
 
-    /// Takes the role `system:auth-delegator` away from a service account. Its next TokenReview gets 403.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_oidc_guard::testing::FakeApiServer;
-    ///
-    /// let server = FakeApiServer::start().await?;
-    /// server.grant_token_reviews("shop", "orders");
-    /// server.withdraw_token_reviews("shop", "orders");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn withdraw_token_reviews(&self, namespace: &str, name: &str) {
-        let mut inner = self.shared.inner();
-        inner.accounts.withdraw_reviews(namespace, name);
-    }
-
     /// Returns how many TokenReviews have been responded to, whatever the response.
     ///
     /// ```
@@ -839,7 +821,9 @@ impl Shared {
                 StatusCode::NOT_FOUND,
                 "NotFound",
                 &format!("clusterrolebindings.rbac.authorization.k8s.io {name:?} not found"),
-                Some(json!({ "name": name, "group": "rbac.authorization.k8s.io", "kind": "clusterrolebindings" })),
+                Some(
+                    json!({ "name": name, "group": "rbac.authorization.k8s.io", "kind": "clusterrolebindings" }),
+                ),
             );
         }
         object(

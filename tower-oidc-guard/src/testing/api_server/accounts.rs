@@ -172,10 +172,6 @@ impl Accounts {
         self.reviewers.remove(binding).is_some()
     }
 
-    pub(super) fn withdraw_reviews(&mut self, namespace: &str, name: &str) {
-        self.reviewers.remove(&key(namespace, name));
-    }
-
     pub(super) fn may_review(&self, user: &User) -> bool {
         match user {
             User::ServiceAccount {
