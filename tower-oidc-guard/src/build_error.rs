@@ -85,6 +85,9 @@ pub enum BuildError {
     /// The policy is invalid, or does not fit the trusted issuers.
     #[error("the policy is invalid: {0}")]
     Policy(PolicyError),
+    /// The [shadow policy](crate::OidcGuardBuilder::shadow_policy) is invalid or does not fit the issuers.
+    #[error("the shadow policy is invalid: {0}")]
+    ShadowPolicy(PolicyError),
     /// A policy file has no valid content.
     #[cfg(feature = "policy-file")]
     #[error("the policy file cannot be used: {0}")]

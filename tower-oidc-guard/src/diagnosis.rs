@@ -6,6 +6,8 @@ use crate::rejection::Rejection;
 
 /// The number of characters before the text of a check, beside the longest name: those of the longest result, and spaces.
 const RESULT_WIDTH: usize = "not checked".len();
+/// The name in the line of the shadow policy. It is not a check, because it does not affect the decision.
+const SHADOW_POLICY: &str = "shadow policy";
 
 /// The result of [`OidcGuard::diagnose`](crate::OidcGuard::diagnose): whether the guard admits a request with a token, and the
 /// result of every check that it makes.
@@ -14,7 +16,8 @@ const RESULT_WIDTH: usize = "not checked".len();
 /// accept. It does not contain the token, its signature, or other parts of it that could be used. In all texts, everything but
 /// printable ASCII is escaped, and long values are shortened.
 ///
-/// Its `Display` form is a table for a terminal, with one line for each check, and the decision as the last line.
+/// Its `Display` form is a table for a terminal, with one line for each check, one for the decision of the shadow policy if
+/// there is one, and the decision of the guard as the last line.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -41,8 +44,17 @@ const RESULT_WIDTH: usize = "not checked".len();
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnosis {
     checks: Vec<Check>,
+    /// What the shadow policy decides on the caller, if there is one and the token is valid.
+    shadow: Option<ShadowCheck>,
     /// The caller of an admitted request, as text.
     decision: Result<String, Rejection>,
+}
+
+/// The decision of a shadow policy in a [`Diagnosis`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ShadowCheck {
+    pub(crate) is_admitted: bool,
+    pub(crate) rule: String,
 }
 
 /// One check of a [`Diagnosis`].
@@ -72,8 +84,16 @@ pub enum CheckResult {
 
 impl Diagnosis {
     /// Creates a diagnosis of these checks, which agree with the decision.
-    pub(crate) fn new(checks: Vec<Check>, decision: Result<String, Rejection>) -> Self {
-        Self { checks, decision }
+    pub(crate) fn new(
+        checks: Vec<Check>,
+        shadow: Option<ShadowCheck>,
+        decision: Result<String, Rejection>,
+    ) -> Self {
+        Self {
+            checks,
+            shadow,
+            decision,
+        }
     }
 
     /// Returns whether the guard admits a request with the token.
@@ -86,6 +106,21 @@ impl Diagnosis {
     /// The [reason](Rejection::reason) of the rejection is that of the first check that failed.
     pub fn rejection(&self) -> Option<Rejection> {
         self.decision.as_ref().err().copied()
+    }
+
+    /// Returns whether the guard would admit a request with the token if its
+    /// [shadow policy](crate::OidcGuardBuilder::shadow_policy) was enforced.
+    ///
+    /// Returns `None` if it has none, or if the token is rejected whatever the policy.
+    pub fn is_admitted_by_shadow_policy(&self) -> Option<bool> {
+        Some(self.shadow.as_ref()?.is_admitted)
+    }
+
+    /// Returns which rule and which member of the [shadow policy](crate::OidcGuardBuilder::shadow_policy) would decide.
+    ///
+    /// Returns `None` if the guard has none, or if the token is rejected whatever the policy.
+    pub fn shadow_rule(&self) -> Option<&str> {
+        Some(&self.shadow.as_ref()?.rule)
     }
 
     /// Returns all checks, in the order in which the guard makes them.
@@ -187,7 +222,9 @@ impl fmt::Display for CheckResult {
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.checks.iter().map(|check| check.name.len());
-        let width = names.max().unwrap_or(0);
+        let shadow = self.shadow.as_ref().map(|shadow| (SHADOW_POLICY, shadow));
+        let shadow_width = shadow.map_or(0, |(name, _)| name.len());
+        let width = names.max().unwrap_or(0).max(shadow_width);
         for check in &self.checks {
             let Check { name, result, .. } = check;
             write!(f, "{name:width$}  {result:RESULT_WIDTH$}  ")?;
@@ -198,6 +235,24 @@ impl fmt::Display for Diagnosis {
             if let Some(hint) = &check.hint {
                 let indent = width + RESULT_WIDTH + 4;
                 writeln!(f, "{:indent$}hint: {hint}", "")?;
+            }
+        }
+        if let Some((name, shadow)) = shadow {
+            let result = if shadow.is_admitted {
+                "allowed"
+            } else {
+                "rejected"
+            };
+            writeln!(f, "{name:width$}  {result:RESULT_WIDTH$}  {}", shadow.rule)?;
+            if shadow.is_admitted != self.is_admitted() {
+                let indent = width + RESULT_WIDTH + 4;
+                let changed = if shadow.is_admitted {
+                    "would be admitted"
+                } else {
+                    "would be rejected with 403"
+                };
+                let hint = "hint: if the shadow policy was enforced, the request";
+                writeln!(f, "{:indent$}{hint} {changed}", "")?;
             }
         }
         match &self.decision {

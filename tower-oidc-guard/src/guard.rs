@@ -23,6 +23,8 @@ mod policy_check;
 mod refusal_summary;
 mod rejection_response;
 mod service;
+mod shadow;
+mod summary_windows;
 mod token_bound;
 mod token_bound_body;
 mod token_verifier;
@@ -188,7 +190,8 @@ impl OidcGuard {
 
     /// Returns a layer that guards a service with another policy. Use it for routes with other callers.
     ///
-    /// It may be called any number of times, also with the policy of a file.
+    /// It may be called any number of times, also with the policy of a file. The layer has no shadow policy, since that of the
+    /// guard is compared with the guard's policy; see [`OidcGuardLayer::with_shadow_policy`].
     ///
     /// # Errors
     ///
@@ -295,8 +298,26 @@ impl OidcGuard {
         self.admission.load().policy().clone()
     }
 
+    /// Returns the guard's [shadow policy](OidcGuardBuilder::shadow_policy), if it has one, for example to
+    /// [explain](Policy::explain) its decisions.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{Identity, OidcGuard};
+    /// # fn example(guard: &OidcGuard, caller: &Identity) {
+    /// if let Some(shadow) = guard.shadow_policy() {
+    ///     // "rejected: system:serviceaccount:shop:legacy is denied"
+    ///     println!("{}", shadow.explain(caller));
+    /// }
+    /// # }
+    /// ```
+    pub fn shadow_policy(&self) -> Option<Policy> {
+        let admission = self.admission.load();
+        let shadow = admission.shadow.as_ref()?;
+        Some(shadow.policy.as_policy().clone())
+    }
+
     /// Returns the status of the files in the guard's policy and in the policies of its layers
-    /// ([`layer_with`](Self::layer_with)), each path once.
+    /// ([`layer_with`](Self::layer_with)), and in their shadow policies, each path once.
     ///
     /// A file of a layer is included for as long as the layer, or a service that it was applied to, exists.
     ///

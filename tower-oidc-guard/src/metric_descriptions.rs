@@ -3,7 +3,7 @@
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// The counters, with their help texts.
-const COUNTERS: [(&str, &str); 8] = [
+const COUNTERS: [(&str, &str); 10] = [
     (
         "oidc_guard_decisions_total",
         "Requests that the guard admitted or rejected, by reason and issuer.",
@@ -35,6 +35,14 @@ const COUNTERS: [(&str, &str); 8] = [
     (
         "oidc_guard_token_review_limited_total",
         "Token reviews delayed, and requests decided, by a limit on reviews, by issuer and limit.",
+    ),
+    (
+        "oidc_guard_shadow_policy_evaluations_total",
+        "Requests for which a shadow policy was evaluated.",
+    ),
+    (
+        "oidc_guard_shadow_policy_differences_total",
+        "Requests on which the shadow policy would have decided otherwise, by issuer and difference (would_reject, would_allow).",
     ),
 ];
 

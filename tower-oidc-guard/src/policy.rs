@@ -36,8 +36,9 @@ pub use self::file::{PolicyFile, PolicyHealth};
 pub(crate) use self::member::{is_close, is_similar};
 use self::members::Members;
 pub use self::outcome::Decision;
+pub(crate) use self::outcome::Difference;
 use self::outcome::{Outcome, Reason};
-pub(crate) use self::resolved::{PolicyIssuer, PolicyIssuers, ResolvedPolicy};
+pub(crate) use self::resolved::{PolicyIssuer, PolicyIssuers, PolicyRole, ResolvedPolicy};
 use self::rule::Rule;
 use crate::identity::Identity;
 

@@ -12,6 +12,7 @@ use tracing::Span;
 
 use crate::guard::BodyKind;
 use crate::identity::{Identity, TokenEnd};
+use crate::policy::{Difference, PolicyRole};
 use crate::rejection::Rejection;
 use crate::text::printable;
 
@@ -41,13 +42,54 @@ pub(crate) fn count_rejected(rejection: &Rejection, issuer: Option<&Arc<str>>) {
     count_decision(rejection.reason(), issuer);
 }
 
+/// Counts a request for which a shadow policy is evaluated.
+pub(crate) fn count_shadow_evaluation() {
+    // Without labels, so that nothing is allocated.
+    #[cfg(feature = "metrics")]
+    metrics::counter!("oidc_guard_shadow_policy_evaluations_total").increment(1);
+}
+
+/// Counts a request on which the shadow policy would have decided otherwise.
+pub(crate) fn count_shadow_difference(difference: Difference, issuer: Option<&Arc<str>>) {
+    increment_shadow_differences(difference, issuer, 1);
+}
+
+/// Registers the counters of shadow policies, so that they are 0 rather than absent until the first difference.
+pub(crate) fn register_shadow_policy<'l>(issuers: impl Iterator<Item = &'l Arc<str>>) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("oidc_guard_shadow_policy_evaluations_total").increment(0);
+    for issuer in issuers.map(Some).chain([None]) {
+        for difference in Difference::ALL {
+            increment_shadow_differences(difference, issuer, 0);
+        }
+    }
+}
+
+fn increment_shadow_differences(difference: Difference, issuer: Option<&Arc<str>>, by: u64) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!(
+        "oidc_guard_shadow_policy_differences_total",
+        "difference" => difference.as_str(),
+        "issuer" => issuer_label(issuer)
+    )
+    .increment(by);
+    #[cfg(not(feature = "metrics"))]
+    let _ = (difference, issuer, by);
+}
+
+/// Returns the metric label for an issuer.
+#[cfg(feature = "metrics")]
+fn issuer_label(issuer: Option<&Arc<str>>) -> metrics::SharedString {
+    issuer.map_or_else(
+        || NO_ISSUER.into(),
+        |issuer| metrics::SharedString::from(issuer.clone()),
+    )
+}
+
 fn count_decision(reason: &'static str, issuer: Option<&Arc<str>>) {
     #[cfg(feature = "metrics")]
     {
-        let issuer = issuer.map_or_else(
-            || NO_ISSUER.into(),
-            |issuer| metrics::SharedString::from(issuer.clone()),
-        );
+        let issuer = issuer_label(issuer);
         metrics::counter!("oidc_guard_decisions_total", "reason" => reason, "issuer" => issuer)
             .increment(1);
     }
@@ -286,27 +328,42 @@ pub(crate) fn record_policy_read<T, E>(read: &Result<T, E>) {
 }
 
 /// Records a change of the policy in a file. `widened_by` lists the changes by which it may allow callers that it did not allow
-/// before.
+/// before. A shadow policy allows no callers, so nothing about it is a warning.
 #[cfg(feature = "policy-file")]
-pub(crate) fn record_policy_change(path: &Path, changes: &str, widened_by: Option<&str>) {
+pub(crate) fn record_policy_change(
+    role: PolicyRole,
+    path: &Path,
+    changes: &str,
+    widened_by: Option<&str>,
+) {
     let path = path.display();
-    match widened_by {
-        Some(widened_by) => tracing::warn!(
+    match (role, widened_by) {
+        (PolicyRole::Shadow, _) => tracing::info!(
+            %path,
+            changes,
+            widened_by,
+            "shadow policy changed; it affects no request"
+        ),
+        (PolicyRole::Enforced, Some(widened_by)) => tracing::warn!(
             %path,
             changes,
             widened_by,
             "policy changed: it may allow callers that it did not allow before"
         ),
-        None => tracing::info!(%path, changes, "policy changed"),
+        (PolicyRole::Enforced, None) => tracing::info!(%path, changes, "policy changed"),
     }
 }
 
 /// Records a warning about a policy that allows more, or less, than its author may expect. `path` is that of the file that has
 /// changed, if one has.
-pub(crate) fn record_too_wide(path: Option<&Path>, warning: &'static str) {
+pub(crate) fn record_too_wide(role: PolicyRole, path: Option<&Path>, warning: &'static str) {
+    let prefix = match role {
+        PolicyRole::Enforced => "",
+        PolicyRole::Shadow => "shadow policy: ",
+    };
     match path {
-        Some(path) => tracing::warn!(path = %path.display(), "{warning}"),
-        None => tracing::warn!("{warning}"),
+        Some(path) => tracing::warn!(path = %path.display(), "{prefix}{warning}"),
+        None => tracing::warn!("{prefix}{warning}"),
     }
 }
 

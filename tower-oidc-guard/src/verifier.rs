@@ -291,6 +291,11 @@ impl TokenVerifier {
         known.or_else(|| announced.next())
     }
 
+    /// Returns the label of each issuer.
+    pub(crate) fn issuer_labels(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.issuers.iter().map(|issuer| &issuer.label)
+    }
+
     /// Returns the issuers by the names that policies use for them.
     pub(crate) fn policy_issuers(&self) -> PolicyIssuers {
         let trusted = |issuer: &TrustedIssuer| PolicyIssuer {

@@ -7,7 +7,8 @@
 //! 3. The bearer token is extracted from the configured headers ([`bearer`](super::bearer)). Without a token, the request is
 //!    admitted without an identity if the guard or its policy allows that.
 //! 4. The token is verified: from the cache, or with the issuer's keys ([`TokenVerifier`]).
-//! 5. The policy decides whether this caller is allowed.
+//! 5. The policy decides whether this caller is allowed. A [shadow policy](super::shadow) is evaluated as well, as it is for a
+//!    request without a token, and affects nothing.
 //! 6. The identity is stored in the request's extensions, and the token's headers are removed or marked as sensitive.
 //!
 //! A token that needs newer keys makes the request wait; see [`ResponseFuture`](super::ResponseFuture).
@@ -28,8 +29,9 @@ use super::grpc::Protocol;
 use super::identities::IdentityPlace;
 use super::refusal_summary::RefusalSummary;
 use super::rejection_response::RejectionResponses;
+use super::shadow::{EnforcedDecision, MISSING_TOKEN_SETTING, ShadowDecision, ShadowPolicy};
 use crate::identity::Identity;
-use crate::policy::{Decision, Policy, PolicyError, ResolvedPolicy};
+use crate::policy::{Decision, Policy, PolicyError, PolicyRole, ResolvedPolicy};
 use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::text::printable;
@@ -42,10 +44,14 @@ use crate::verifier::{
 pub(super) struct AdmissionController {
     pub(super) verifier: TokenVerifier,
     pub(super) policy: ResolvedPolicy,
+    /// The policy that the decisions of `policy` are compared with, if there is one.
+    pub(super) shadow: Option<ShadowPolicy>,
     pub(super) requests: RequestSettings,
     pub(super) responses: RejectionResponses,
+    /// The interval of the summaries in the log, or `None` if they are turned off.
+    pub(super) summary_interval: Option<Duration>,
     /// Logs a summary of refused requests; `None` if that is turned off. Shared by all layers of the guard.
-    pub(super) refusals: Option<Arc<RefusalSummary>>,
+    pub(super) refusals: Option<RefusalSummary>,
     /// Receives each decision; `None` if that is turned off.
     pub(super) audit: Option<Audit>,
 }
@@ -86,6 +92,8 @@ pub(super) struct RejectedRequest<'r> {
     caller: Option<&'r Identity>,
     /// Which rule of the policy decided.
     rule: Option<&'r str>,
+    /// The decision of the shadow policy, if it was evaluated for the audit.
+    shadow: Option<&'r ShadowDecision>,
     /// How far the guard's clock is from the time in the token that the rejection is about.
     clock_difference: Option<Duration>,
 }
@@ -97,6 +105,7 @@ impl From<Rejection> for RejectedRequest<'_> {
             issuer: None,
             caller: None,
             rule: None,
+            shadow: None,
             clock_difference: None,
         }
     }
@@ -109,6 +118,7 @@ impl<'r> From<&'r FailedVerification> for RejectedRequest<'r> {
             issuer: failed.issuer_label.as_ref(),
             caller: failed.caller.as_ref(),
             rule: None,
+            shadow: None,
             clock_difference: failed.clock_difference,
         }
     }
@@ -146,9 +156,26 @@ impl AdmissionController {
     /// Returns the settings of the same guard with another policy.
     pub(super) fn with_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
         let trusted = self.verifier.policy_issuers();
-        let policy = self.policy.for_layer(policy, &trusted)?;
+        let role = PolicyRole::Enforced;
+        let policy = self.policy.resolve_further(policy, role, &trusted)?;
         Ok(Self {
             policy,
+            // It was meant to be compared with the other policy.
+            shadow: None,
+            ..self.clone()
+        })
+    }
+
+    /// Returns the settings of the same guard with this shadow policy.
+    pub(super) fn with_shadow_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
+        let trusted = self.verifier.policy_issuers();
+        let role = PolicyRole::Shadow;
+        let policy = self.policy.resolve_further(policy, role, &trusted)?;
+        telemetry::register_shadow_policy(self.verifier.issuer_labels());
+        let allow_missing_token = self.requests.allow_missing_token;
+        let shadow = ShadowPolicy::new(policy, allow_missing_token, self.summary_interval);
+        Ok(Self {
+            shadow: Some(shadow),
             ..self.clone()
         })
     }
@@ -164,7 +191,7 @@ impl AdmissionController {
                 let malformed = Rejection::MalformedRequest("a CORS preflight with credentials");
                 self.reject(request, malformed.into())
             } else {
-                self.admit_without_identity(request, AnonymousRule::CorsPreflight)
+                self.admit_without_identity(request, AnonymousRule::CorsPreflight, None)
             };
             return TryAdmission::Decided(admission);
         }
@@ -173,11 +200,8 @@ impl AdmissionController {
             .find(request.headers(), request.uri())
         {
             Ok(bearer) => bearer,
-            Err(Rejection::MissingToken | Rejection::UnsupportedScheme(_))
-                if self.allows_missing_token() =>
-            {
-                let rule = AnonymousRule::MissingToken;
-                return TryAdmission::Decided(self.admit_without_identity(request, rule));
+            Err(rejection @ (Rejection::MissingToken | Rejection::UnsupportedScheme(_))) => {
+                return TryAdmission::Decided(self.decide_without_token(request, rejection));
             }
             Err(rejection) => {
                 return TryAdmission::Decided(self.reject(request, rejection.into()));
@@ -266,7 +290,13 @@ impl AdmissionController {
                 let decision = is_explained.then(|| self.policy.explain(caller));
                 // The content of a policy file may have been replaced since the decision.
                 let decision = decision.filter(|decision| !decision.is_allowed());
-                self.record_caller_rejected(request, caller, decision.as_ref())
+                let shadow = self.compare_with_shadow(&EnforcedDecision {
+                    policy: &self.policy,
+                    caller: Some(caller),
+                    is_admitted: false,
+                    rule: decision.as_ref().map(Decision::reason),
+                });
+                self.record_caller_rejected(request, caller, decision.as_ref(), shadow.as_ref())
             }
         }
     }
@@ -293,8 +323,15 @@ impl AdmissionController {
         if let Some(audit) = self.active_audit() {
             // One evaluation, so that the audit has the rule that decided.
             let decision = self.policy.explain(caller);
+            let shadow = self.compare_with_shadow(&EnforcedDecision {
+                policy: &self.policy,
+                caller: Some(caller),
+                is_admitted: decision.is_allowed(),
+                rule: Some(decision.reason()),
+            });
+            let shadow = shadow.as_ref();
             if !decision.is_allowed() {
-                return Err(self.record_caller_rejected(request, caller, Some(&decision)));
+                return Err(self.record_caller_rejected(request, caller, Some(&decision), shadow));
             }
             let allowed = AuditedDecision {
                 decision: AuditDecision::Allowed,
@@ -302,13 +339,25 @@ impl AdmissionController {
                 rule: Some(decision.reason()),
                 issuer: Some(caller.issuer_label()),
                 caller: Some(caller),
+                shadow,
             };
             audit.record(request, self.verifier.now(), &allowed);
-        } else if !self.policy.allows(caller) {
-            let decision = tracing::enabled!(Level::DEBUG).then(|| self.policy.explain(caller));
-            // The content of a policy file may have been replaced since the decision.
-            let decision = decision.filter(|decision| !decision.is_allowed());
-            return Err(self.record_caller_rejected(request, caller, decision.as_ref()));
+        } else {
+            let is_admitted = self.policy.allows(caller);
+            if let Some(shadow) = &self.shadow {
+                shadow.compare(&EnforcedDecision {
+                    policy: &self.policy,
+                    caller: Some(caller),
+                    is_admitted,
+                    rule: None,
+                });
+            }
+            if !is_admitted {
+                let decision = tracing::enabled!(Level::DEBUG).then(|| self.policy.explain(caller));
+                // The content of a policy file may have been replaced since the decision.
+                let decision = decision.filter(|decision| !decision.is_allowed());
+                return Err(self.record_caller_rejected(request, caller, decision.as_ref(), None));
+            }
         }
         Ok(telemetry::record_allowed(caller))
     }
@@ -319,11 +368,13 @@ impl AdmissionController {
         request: Option<&Request<B>>,
         caller: &Identity,
         decision: Option<&Decision>,
+        shadow: Option<&ShadowDecision>,
     ) -> Rejection {
         let rejected = RejectedRequest {
             issuer: Some(caller.issuer_label()),
             caller: Some(caller),
             rule: decision.map(Decision::reason),
+            shadow,
             ..Rejection::NotAllowed.into()
         };
         self.record_rejected(request, rejected)
@@ -334,14 +385,42 @@ impl AdmissionController {
         self.audit.as_ref().filter(|audit| audit.is_active())
     }
 
-    fn allows_missing_token(&self) -> bool {
-        self.requests.allow_missing_token || self.policy.allows_anonymous()
+    /// Compares a decision with that of the shadow policy, if there is one. Returns the latter for the audit, if it is active.
+    fn compare_with_shadow(&self, enforced: &EnforcedDecision<'_>) -> Option<ShadowDecision> {
+        let shadow = self.shadow.as_ref()?;
+        if self.active_audit().is_some() {
+            return Some(shadow.compare_explained(enforced));
+        }
+        shadow.compare(enforced);
+        None
+    }
+
+    /// Decides on a request without a token, which is rejected with this rejection unless the guard or its policy allows it.
+    fn decide_without_token<B>(&self, request: &mut Request<B>, rejection: Rejection) -> Admission {
+        let is_admitted = self.requests.allow_missing_token || self.policy.allows_anonymous();
+        let shadow = self.compare_with_shadow(&EnforcedDecision {
+            policy: &self.policy,
+            caller: None,
+            is_admitted,
+            rule: None,
+        });
+        let shadow = shadow.as_ref();
+        if is_admitted {
+            self.admit_without_identity(request, AnonymousRule::MissingToken, shadow)
+        } else {
+            let rejected = RejectedRequest {
+                shadow,
+                ..rejection.into()
+            };
+            self.reject(request, rejected)
+        }
     }
 
     fn admit_without_identity<B>(
         &self,
         request: &mut Request<B>,
         rule: AnonymousRule,
+        shadow: Option<&ShadowDecision>,
     ) -> Admission {
         if let Some(audit) = self.active_audit() {
             let rule = match rule {
@@ -349,7 +428,7 @@ impl AdmissionController {
                     Some("the setting `allow_cors_preflight`".to_owned())
                 }
                 AnonymousRule::MissingToken if self.requests.allow_missing_token => {
-                    Some("the setting `allow_missing_token`".to_owned())
+                    Some(MISSING_TOKEN_SETTING.to_owned())
                 }
                 AnonymousRule::MissingToken => {
                     let decision = self.policy.explain_anonymous();
@@ -364,6 +443,7 @@ impl AdmissionController {
                 rule: rule.as_deref(),
                 issuer: None,
                 caller: None,
+                shadow,
             };
             audit.record(Some(&*request), self.verifier.now(), &anonymous);
         }
@@ -419,6 +499,7 @@ impl AdmissionController {
                 rule: rejected.rule,
                 issuer: issuer.map(|issuer| &**issuer),
                 caller: rejected.caller,
+                shadow: rejected.shadow,
             };
             audit.record(request, self.verifier.now(), &audited);
         }

@@ -79,6 +79,15 @@ impl AdmissionSlot {
             Self::Followed(followed) => followed.with_policy(policy).map(Self::Followed),
         }
     }
+
+    /// Returns the slot of a further layer of the same guard, with the same policy and this shadow policy.
+    pub(super) fn with_shadow_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
+        match self {
+            Self::Fixed(admission) => admission.with_shadow_policy(policy).map(Self::fixed),
+            #[cfg(feature = "policy-file")]
+            Self::Followed(followed) => followed.with_shadow_policy(policy).map(Self::Followed),
+        }
+    }
 }
 
 impl Deref for CurrentAdmission<'_> {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::{Method, Request};
 use tracing::Level;
 
+use super::shadow::ShadowDecision;
 use crate::identity::Identity;
 use crate::text::{excerpt, printable};
 
@@ -38,6 +39,8 @@ pub(super) type DecisionCallback = Arc<dyn Fn(&AuditEvent<'_>) + Send + Sync>;
 /// | [`audiences`](Self::audiences) | `audience` | string, the values of the claim `aud` with a space between them | if the signature was verified |
 /// | [`method`](Self::method) | `method` | string | if the decision is on a request |
 /// | [`path`](Self::path) | `path` | string | as chosen with [`audit_path`](crate::OidcGuardBuilder::audit_path) |
+/// | [`shadow_decision`](Self::shadow_decision) | `shadow_decision` | string, as `decision` | if there is a [shadow policy](crate::OidcGuardBuilder::shadow_policy) and the policy decided: `allowed`, `anonymous` without a preflight, and the reasons `not_allowed`, `missing_token` and `unsupported_scheme` |
+/// | [`shadow_rule`](Self::shadow_rule) | `shadow_rule` | string | with `shadow_decision` |
 ///
 /// The signature was verified if the decision is `allowed`, if the reason is `not_allowed` or `unmet_claim`, and for a token
 /// that has expired since it was cached.
@@ -69,6 +72,10 @@ pub struct AuditEvent<'a> {
     pub method: Option<&'a Method>,
     /// The path of the request, as chosen with [`audit_path`](crate::OidcGuardBuilder::audit_path).
     pub path: Option<&'a str>,
+    /// What the decision would be if the [shadow policy](crate::OidcGuardBuilder::shadow_policy) was enforced.
+    pub shadow_decision: Option<AuditDecision>,
+    /// Which member or rule of the shadow policy, or which setting of the guard, would decide. The text is like that of `rule`.
+    pub shadow_rule: Option<&'a str>,
 }
 
 /// The decision in an [`AuditEvent`].
@@ -132,6 +139,8 @@ pub(super) struct AuditedDecision<'d> {
     pub(super) issuer: Option<&'d str>,
     /// The identity in the token, if its signature was verified.
     pub(super) caller: Option<&'d Identity>,
+    /// The decision of the shadow policy, if it was evaluated.
+    pub(super) shadow: Option<&'d ShadowDecision>,
 }
 
 impl Audit {
@@ -163,6 +172,8 @@ impl Audit {
             audiences: caller.map(Identity::audiences).unwrap_or_default(),
             method: request.map(Request::method),
             path: request.and_then(|request| self.path.of_request(request)),
+            shadow_decision: decided.shadow.map(|shadow| shadow.decision),
+            shadow_rule: decided.shadow.map(|shadow| &*shadow.rule),
         };
         if self.logs() {
             event.log(now);
@@ -209,6 +220,8 @@ impl AuditEvent<'_> {
             audience = audience.as_deref(),
             method = self.method.map(|method| excerpt(method.as_str())).as_deref(),
             path = self.path.map(printable).as_deref(),
+            shadow_decision = self.shadow_decision.map(AuditDecision::as_str),
+            shadow_rule = self.shadow_rule,
             "decision"
         );
     }

@@ -74,6 +74,7 @@ pub struct OidcGuardBuilder {
     issuers: Vec<Issuer>,
     /// The policy, with the setting that it comes from.
     policy: Option<(&'static str, Policy)>,
+    shadow_policy: Option<Policy>,
     http_client: Option<ClientWithMiddleware>,
     ready_when: Option<ReadyWhen>,
     clock: Clock,
@@ -271,6 +272,48 @@ impl OidcGuardBuilder {
     /// ```
     pub fn any_verified_caller(self) -> Self {
         self.set_policy("any_verified_caller", Policy::any_verified_caller())
+    }
+
+    /// Sets a shadow policy: a second policy that is evaluated for each request and not enforced, to try a change of the
+    /// [policy](Self::policy) before it is made. A second call does not build.
+    ///
+    /// Where the two differ, the shadow policy announces the requests whose outcome changes once it replaces the policy:
+    ///
+    /// - the metric `oidc_guard_shadow_policy_differences_total` counts them by issuer, as `would_reject` or `would_allow`;
+    /// - each [audit event](Self::audit_events) has the decision of the shadow policy and the rule that decided;
+    /// - the log has a summary (INFO): the first difference immediately, and then, as long as there are differences, one event per
+    ///   [interval](Self::refusal_summary_interval), with their number, an example of a caller, and the rules of both policies.
+    ///   [`without_refusal_summary`](Self::without_refusal_summary) turns it off, too. At the level DEBUG each
+    ///   difference is an event.
+    ///
+    /// Requests without a token are compared as well, since a policy may allow `allUsers`. Requests that are rejected whatever the
+    /// policy, such as those with an expired token, and CORS preflights are not. A request that would be allowed may still be
+    /// rejected by a review of its token, because the API server is not asked about tokens of callers that the policy does not allow.
+    ///
+    /// The shadow policy has to fit the trusted issuers, like the policy. It may be that of a
+    /// [file](crate::PolicyFile), which is reloaded when it changes; a reload that fails keeps the previous shadow policy and
+    /// affects no request. Its [conditions](Policy::require) are called for each request in addition to those of the policy. If one
+    /// panics, the panic is caught, and the request is counted as one that would be rejected; in a program that is compiled with
+    /// `panic = "abort"`, it ends the program.
+    ///
+    /// It is compared with the policy of the guard. Layers with another policy can have one of their own:
+    /// [`OidcGuardLayer::with_shadow_policy`](crate::OidcGuardLayer::with_shadow_policy).
+    ///
+    /// ```
+    /// # use tower_oidc_guard::{OidcGuard, Policy};
+    /// let shop = Policy::members(["system:serviceaccounts:shop"]);
+    /// // Logs and counts the requests of `legacy`, which are still admitted.
+    /// let builder = OidcGuard::builder()
+    ///     .shadow_policy(shop.clone().deny(["system:serviceaccount:shop:legacy"]))
+    ///     .policy(shop);
+    /// ```
+    pub fn shadow_policy(mut self, policy: Policy) -> Self {
+        if self.shadow_policy.is_some() {
+            let advice = "a guard has one shadow policy; remove one, or combine them with `Policy::any_of` or `Policy::all_of`";
+            self.conflict("shadow_policy", "shadow_policy", advice);
+        }
+        self.shadow_policy = Some(policy);
+        self
     }
 
     fn set_policy(mut self, setting: &'static str, policy: Policy) -> Self {
@@ -841,16 +884,23 @@ impl OidcGuardBuilder {
         let admission = AdmissionController {
             verifier,
             policy,
+            shadow: None,
             requests,
             responses,
-            refusals: refusals.map(Arc::new),
+            summary_interval: interval,
+            refusals,
             audit: is_audited.then_some(audit),
         };
-        Ok(admission)
+        match self.shadow_policy {
+            Some(policy) => admission
+                .with_shadow_policy(policy)
+                .map_err(BuildError::ShadowPolicy),
+            None => Ok(admission),
+        }
     }
 }
 
-/// What a guard is assembled from, besides its settings.
+/// Parts that a guard is assembled from, besides its settings.
 #[derive(Default)]
 pub(super) struct Assembly<'a> {
     /// The file that the policy comes from.

@@ -4,7 +4,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 
 use super::admission::{AdmissionController, NotAccepted};
-use crate::diagnosis::{Check, CheckResult, Diagnosis};
+use crate::diagnosis::{Check, CheckResult, Diagnosis, ShadowCheck};
 use crate::identity::Identity;
 use crate::jose::{TokenError, lookalike};
 use crate::rejection::Rejection;
@@ -27,7 +27,7 @@ impl AdmissionController {
         let mut attempt = 1;
         loop {
             let decision = self.decide_on_token(token).await;
-            let checks = self.check(token, &inner);
+            let (checks, shadow) = self.check(token, &inner);
             let reason = decision.as_ref().err().map(Rejection::reason);
             let is_last = attempt == MAX_ATTEMPTS;
             if is_last || first_failure(&checks) == reason {
@@ -36,7 +36,7 @@ impl AdmissionController {
                     let (subject, issuer) = (caller.subject(), caller.issuer());
                     format!("{} of {}", quoted_excerpt(subject), quoted_excerpt(issuer))
                 });
-                return Diagnosis::new(checks, caller);
+                return Diagnosis::new(checks, shadow, caller);
             }
             attempt += 1;
         }
@@ -80,26 +80,39 @@ impl AdmissionController {
         }
     }
 
-    /// Makes every check of a token. `inner` is the token without anything around it.
-    fn check(&self, token: &[u8], inner: &[u8]) -> Vec<Check> {
+    /// Makes every check of a token, and evaluates the shadow policy for a caller that no other check rejects than that of the
+    /// policy. `inner` is the token without anything around it.
+    fn check(&self, token: &[u8], inner: &[u8]) -> (Vec<Check>, Option<ShadowCheck>) {
         let mut checks = vec![self.check_format(token)];
         let TokenChecks {
             checks: more,
             caller,
         } = self.verifier.check_token(inner);
         checks.extend(more);
+        let is_valid = first_failure(&checks).is_none();
         checks.push(match &caller {
             Some(caller) => self.check_policy(caller),
             None => Check::not_checked(POLICY, "the caller is not verified"),
         });
         // The API server is asked last, and only about tokens that have passed all other checks.
-        let is_asked = first_failure(&checks).is_none();
-        let review = caller.and_then(|caller| {
-            let outcome = is_asked.then_some(inner);
-            self.verifier.check_review(&caller, outcome)
+        let is_allowed = first_failure(&checks).is_none();
+        let review = caller.as_ref().and_then(|caller| {
+            let outcome = is_allowed.then_some(inner);
+            self.verifier.check_review(caller, outcome)
         });
         checks.extend(review);
-        checks
+        let is_rejected_by_review = is_allowed && first_failure(&checks).is_some();
+        let shadow = match (&self.shadow, &caller) {
+            (Some(shadow), Some(caller)) if is_valid && !is_rejected_by_review => {
+                let decision = shadow.explain(Some(caller));
+                Some(ShadowCheck {
+                    is_admitted: decision.is_admitted(),
+                    rule: decision.rule,
+                })
+            }
+            _ => None,
+        };
+        (checks, shadow)
     }
 
     fn check_format(&self, token: &[u8]) -> Check {

@@ -25,12 +25,62 @@ use crate::telemetry;
 /// The settings of a followed guard with the policy of one layer, or with the policy in the file.
 pub(super) struct FollowedAdmission {
     current: ArcSwap<AdmissionController>,
-    /// The policy of the layer, or `None` for that in the file.
-    policy: Option<Policy>,
+    policies: LayerPolicies,
     guard: Arc<FollowedGuard>,
 }
 
-/// What the layers of a followed guard have in common.
+/// The policies of a layer that are not those of the guard.
+#[derive(Debug, Clone, Default)]
+struct LayerPolicies {
+    /// The policy of the layer, or `None` for that in the file.
+    policy: Option<Policy>,
+    /// The shadow policy of the layer, or `None` for that of the guard, if the policy is that of the guard.
+    shadow: Option<Policy>,
+}
+
+impl LayerPolicies {
+    /// Returns the settings of the guard with these policies.
+    fn apply(
+        &self,
+        guard: &Arc<AdmissionController>,
+    ) -> Result<Arc<AdmissionController>, LayerPolicyError> {
+        let mut admission = guard.clone();
+        if let Some(policy) = &self.policy {
+            let with_policy = admission.with_policy(policy.clone());
+            admission = Arc::new(with_policy.map_err(LayerPolicyError::Enforced)?);
+        }
+        if let Some(shadow) = &self.shadow {
+            let with_shadow = admission.with_shadow_policy(shadow.clone());
+            admission = Arc::new(with_shadow.map_err(LayerPolicyError::Shadow)?);
+        }
+        Ok(admission)
+    }
+}
+
+/// A policy of a layer that does not fit the issuers.
+enum LayerPolicyError {
+    Enforced(PolicyError),
+    Shadow(PolicyError),
+}
+
+impl LayerPolicyError {
+    fn into_policy_error(self) -> PolicyError {
+        match self {
+            Self::Enforced(error) | Self::Shadow(error) => error,
+        }
+    }
+}
+
+impl From<LayerPolicyError> for BuildError {
+    fn from(error: LayerPolicyError) -> Self {
+        match error {
+            LayerPolicyError::Enforced(error) => Self::LayerPolicy(error),
+            LayerPolicyError::Shadow(error) => Self::ShadowPolicy(error),
+        }
+    }
+}
+
+/// The state that the layers of a followed guard have in common.
 struct FollowedGuard {
     /// The settings in code.
     template: OidcGuardBuilder,
@@ -64,11 +114,27 @@ impl FollowedAdmission {
 
     /// Returns the settings of a further layer of the same guard, with another policy.
     pub(super) fn with_policy(&self, policy: Policy) -> Result<Arc<Self>, PolicyError> {
-        let mut state = lock(&self.guard.state);
-        let admission = state.newest.with_policy(policy.clone())?;
-        let layer = Arc::new(Self {
-            current: ArcSwap::from_pointee(admission),
+        self.with_policies(LayerPolicies {
             policy: Some(policy),
+            shadow: None,
+        })
+    }
+
+    /// Returns the settings of a further layer of the same guard, with the same policy and this shadow policy.
+    pub(super) fn with_shadow_policy(&self, policy: Policy) -> Result<Arc<Self>, PolicyError> {
+        self.with_policies(LayerPolicies {
+            policy: self.policies.policy.clone(),
+            shadow: Some(policy),
+        })
+    }
+
+    fn with_policies(&self, policies: LayerPolicies) -> Result<Arc<Self>, PolicyError> {
+        let mut state = lock(&self.guard.state);
+        let admission = policies.apply(&state.newest);
+        let admission = admission.map_err(LayerPolicyError::into_policy_error)?;
+        let layer = Arc::new(Self {
+            current: ArcSwap::new(admission),
+            policies,
             guard: self.guard.clone(),
         });
         state.slots.retain(|slot| slot.strong_count() > 0);
@@ -111,13 +177,7 @@ impl FollowedGuard {
         }
         let live = state.slots.iter().filter_map(Weak::upgrade);
         let slots = live.map(|slot| {
-            let admission = match &slot.policy {
-                None => newest.clone(),
-                Some(policy) => {
-                    let admission = newest.with_policy(policy.clone());
-                    Arc::new(admission.map_err(BuildError::LayerPolicy)?)
-                }
-            };
+            let admission = slot.policies.apply(&newest)?;
             Ok((slot, admission))
         });
         let slots = slots.collect::<Result<_, BuildError>>()?;
@@ -139,6 +199,9 @@ impl Prepared<'_> {
             refusals.succeed(earlier);
         }
         for (slot, admission) in self.slots {
+            if let (Some(shadow), Some(earlier)) = (&admission.shadow, &slot.load().shadow) {
+                shadow.succeed(earlier);
+            }
             slot.current.store(admission);
         }
         self.state.newest = self.newest;
@@ -218,7 +281,7 @@ impl ConfigWatch {
         });
         let own = Arc::new(FollowedAdmission {
             current: ArcSwap::new(newest),
-            policy: None,
+            policies: LayerPolicies::default(),
             guard: guard.clone(),
         });
         lock(&guard.state).slots.push(Arc::downgrade(&own));
@@ -248,6 +311,7 @@ impl ConfigWatch {
             path: self.path().to_owned(),
             last_change: health.last_change,
             last_error: health.last_error,
+            is_shadow: false,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::admission::{Admission, TryAdmission};
 use super::admission_slot::AdmissionSlot;
 use super::{ResponseBody, ResponseFuture, TokenBoundLayer};
 use crate::diagnosis::Diagnosis;
+use crate::policy::{Policy, PolicyError};
 
 /// A [`Layer`] that puts a guard in front of a service. Created by [`OidcGuard::layer`](super::OidcGuard::layer) and
 /// [`OidcGuard::layer_with`](super::OidcGuard::layer_with).
@@ -21,6 +22,33 @@ pub struct OidcGuardLayer {
 impl OidcGuardLayer {
     pub(super) fn new(admission: AdmissionSlot) -> Self {
         Self { admission }
+    }
+
+    /// Compares the decisions of this layer's policy with those of a second policy, which is not enforced. Replaces the
+    /// [shadow policy](super::OidcGuardBuilder::shadow_policy) of the guard for this layer.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] if the policy names members or audiences that belong to no trusted issuer, or is invalid otherwise.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower_oidc_guard::{Issuer, OidcGuard, Policy};
+    /// # let guard = OidcGuard::builder()
+    /// #     .issuer(Issuer::kubernetes("https://cluster.example").audience("orders"))
+    /// #     .any_verified_caller()
+    /// #     .build()?;
+    /// // Until the metrics show that no one else calls, the whole namespace is allowed.
+    /// let admins = guard
+    ///     .layer_with(Policy::members(["system:serviceaccounts:ops"]))?
+    ///     .with_shadow_policy(Policy::members(["system:serviceaccount:ops:admin"]))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_shadow_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
+        let admission = self.admission.with_shadow_policy(policy)?;
+        Ok(Self::new(admission))
     }
 
     /// Makes every check of a token, with the policy of this layer. See

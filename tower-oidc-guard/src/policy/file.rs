@@ -12,7 +12,7 @@ use reqwest_wi_auth::{FileError, WatchedFile, WatchedFileBuilder};
 
 use super::changes::{self, PolicyChanges};
 use super::members::Members;
-use super::resolved::{Installed, PolicyIssuers, Registration, too_wide};
+use super::resolved::{Installed, PolicyIssuers, PolicyRole, Registration, too_wide};
 use super::rule::{Rule, check_audience};
 use super::{Node, Policy, PolicyError};
 use crate::config_file::{
@@ -98,6 +98,9 @@ pub struct PolicyHealth {
     pub last_change: SystemTime,
     /// Why the current content of the file is not in effect, or `None` if it is.
     pub last_error: Option<FileError>,
+    /// Whether the file is used by [shadow policies](crate::OidcGuardBuilder::shadow_policy) only, so that its content affects
+    /// no request.
+    pub is_shadow: bool,
 }
 
 impl PolicyFile {
@@ -144,7 +147,12 @@ impl PolicyFile {
         let read = move |bytes: &[u8]| {
             let read = PolicyContent::parse(bytes).and_then(|content| checking.accept(content));
             telemetry::record_policy_read(&read);
-            Ok(read?)
+            match read {
+                Err(error) if checking.role() == Some(PolicyRole::Shadow) => {
+                    Err(ShadowContentError(error).into())
+                }
+                read => Ok(read?),
+            }
         };
         let changed = state.clone();
         let changed_path = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
@@ -169,6 +177,7 @@ impl PolicyFile {
             path: self.file.path().to_owned(),
             last_change: health.last_change,
             last_error: health.last_error,
+            is_shadow: self.state.role() == Some(PolicyRole::Shadow),
         }
     }
 
@@ -240,6 +249,20 @@ impl State {
         Ok(registration)
     }
 
+    /// Returns the role of the policies that the file is part of: enforced if one of them is, or `None` if there are none.
+    fn role(&self) -> Option<PolicyRole> {
+        let installed = lock(&self.installed);
+        let mut roles = installed
+            .iter()
+            .filter_map(|policy| Some(policy.upgrade()?.role));
+        let first = roles.next()?;
+        Some(if roles.any(|role| role == PolicyRole::Enforced) {
+            PolicyRole::Enforced
+        } else {
+            first
+        })
+    }
+
     /// Logs how the policy has changed, and what is wrong with the policies that the file is part of.
     fn record_change(&self, path: &Path, old: &PolicyContent, new: &PolicyContent) {
         let mut changes = PolicyChanges::between(&old.rule, &new.rule);
@@ -249,7 +272,9 @@ impl State {
         if old.config.settings != new.config.settings {
             changes.add_note("settings changed (no effect on a policy file)");
         }
-        telemetry::record_policy_change(path, &changes.summary(), changes.widening().as_deref());
+        let role = self.role().unwrap_or(PolicyRole::Enforced);
+        let widening = changes.widening();
+        telemetry::record_policy_change(role, path, &changes.summary(), widening.as_deref());
         let installed: Vec<_> = lock(&self.installed)
             .iter()
             .filter_map(Weak::upgrade)
@@ -257,14 +282,20 @@ impl State {
         let mut logged = Vec::new();
         for policy in installed {
             for warning in too_wide(&policy.policy, &policy.trusted) {
+                let warning = (policy.role, warning);
                 if !logged.contains(&warning) {
-                    telemetry::record_too_wide(Some(path), warning);
+                    telemetry::record_too_wide(policy.role, Some(path), warning.1);
                     logged.push(warning);
                 }
             }
         }
     }
 }
+
+/// An error in the content of a file that is used by shadow policies only.
+#[derive(Debug, thiserror::Error)]
+#[error("shadow policy, which affects no request: {0}")]
+struct ShadowContentError(ContentError);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -55,6 +55,35 @@ impl<R: Reason> Outcome<R> {
     }
 }
 
+/// How the decision on a request would change if another policy was enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Difference {
+    /// It is admitted, and would be rejected.
+    WouldReject,
+    /// It is rejected, and would be admitted.
+    WouldAllow,
+}
+
+impl Difference {
+    pub(crate) const ALL: [Self; 2] = [Self::WouldReject, Self::WouldAllow];
+
+    /// Returns the value of the metric label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::WouldReject => "would_reject",
+            Self::WouldAllow => "would_allow",
+        }
+    }
+
+    /// Returns the difference as the end of a sentence about requests.
+    pub(crate) fn description(self) -> &'static str {
+        match self {
+            Self::WouldReject => "would be rejected",
+            Self::WouldAllow => "would be allowed",
+        }
+    }
+}
+
 /// A decision of a policy on a caller, with its reason, for operators. Returned by [`Policy::explain`](crate::Policy::explain).
 ///
 /// Its `Display` form is `allowed: ` or `rejected: ` and the reason.

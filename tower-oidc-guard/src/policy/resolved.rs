@@ -95,6 +95,15 @@ impl PolicyIssuers {
     }
 }
 
+/// Whether a policy decides on requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PolicyRole {
+    /// It decides which callers are allowed.
+    Enforced,
+    /// Its decisions are compared with those of the enforced policy, and have no other effect.
+    Shadow,
+}
+
 /// Keeps a policy file from accepting content that does not fit a guard, until it is dropped.
 #[cfg(feature = "policy-file")]
 pub(super) type Registration = Arc<PolicyIssuers>;
@@ -103,7 +112,7 @@ pub(super) type Registration = Arc<PolicyIssuers>;
 #[derive(Debug, Clone)]
 pub(crate) struct ResolvedPolicy {
     installed: Arc<Installed>,
-    /// The policies of the guard and of its layers.
+    /// The policies of the guard and of its layers, enforced or not.
     #[cfg(feature = "policy-file")]
     of_guard: Arc<Mutex<Vec<Weak<Installed>>>>,
 }
@@ -113,6 +122,8 @@ pub(crate) struct ResolvedPolicy {
 pub(super) struct Installed {
     pub(super) policy: Policy,
     #[cfg(feature = "policy-file")]
+    pub(super) role: PolicyRole,
+    #[cfg(feature = "policy-file")]
     pub(super) trusted: PolicyIssuers,
     /// One for each file that the policy comes from.
     #[cfg(feature = "policy-file")]
@@ -120,9 +131,9 @@ pub(super) struct Installed {
 }
 
 impl ResolvedPolicy {
-    /// Resolves the policy of a guard.
+    /// Resolves the policy that a guard enforces.
     pub(crate) fn new(policy: Policy, trusted: &PolicyIssuers) -> Result<Self, PolicyError> {
-        let installed = Installed::new(policy, trusted)?;
+        let installed = Installed::new(policy, PolicyRole::Enforced, trusted)?;
         Ok(Self {
             #[cfg(feature = "policy-file")]
             of_guard: Arc::new(Mutex::new(vec![Arc::downgrade(&installed)])),
@@ -130,13 +141,14 @@ impl ResolvedPolicy {
         })
     }
 
-    /// Resolves the policy of a further layer of the same guard.
-    pub(crate) fn for_layer(
+    /// Resolves a further policy of the same guard: of another layer, or a shadow policy.
+    pub(crate) fn resolve_further(
         &self,
         policy: Policy,
+        role: PolicyRole,
         trusted: &PolicyIssuers,
     ) -> Result<Self, PolicyError> {
-        let installed = Installed::new(policy, trusted)?;
+        let installed = Installed::new(policy, role, trusted)?;
         #[cfg(feature = "policy-file")]
         {
             let mut all = self.of_guard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +163,7 @@ impl ResolvedPolicy {
     }
 
     /// Returns the status of each file in the policies of the guard and of its existing layers: one for each path, and if there
-    /// are several for a path, one with an error if there is one.
+    /// are several for a path, one with an error if there is one. A file that is part of any enforced policy is not a shadow.
     #[cfg(feature = "policy-file")]
     pub(crate) fn file_health(&self) -> Vec<PolicyHealth> {
         let policies: Vec<_> = {
@@ -159,11 +171,21 @@ impl ResolvedPolicy {
             all.iter().filter_map(Weak::upgrade).collect()
         };
         let mut files: Vec<PolicyHealth> = Vec::new();
-        for file in policies.iter().flat_map(|policy| policy.policy.files()) {
-            let health = file.health();
+        let all = policies.iter().flat_map(|policy| {
+            let of_policy = policy.policy.files().into_iter();
+            of_policy.map(|file| (file, policy.role))
+        });
+        for (file, role) in all {
+            let mut health = file.health();
+            health.is_shadow = role == PolicyRole::Shadow;
             match files.iter_mut().find(|other| other.path == health.path) {
-                Some(other) if other.last_error.is_none() => *other = health,
-                Some(_) => {}
+                Some(other) => {
+                    let is_shadow = other.is_shadow && health.is_shadow;
+                    if other.last_error.is_none() {
+                        *other = health;
+                    }
+                    other.is_shadow = is_shadow;
+                }
                 None => files.push(health),
             }
         }
@@ -203,7 +225,11 @@ impl ResolvedPolicy {
 }
 
 impl Installed {
-    fn new(policy: Policy, trusted: &PolicyIssuers) -> Result<Arc<Self>, PolicyError> {
+    fn new(
+        policy: Policy,
+        role: PolicyRole,
+        trusted: &PolicyIssuers,
+    ) -> Result<Arc<Self>, PolicyError> {
         #[cfg(feature = "policy-file")]
         let registrations = {
             let mut registrations = Vec::new();
@@ -215,10 +241,12 @@ impl Installed {
         };
         check_issuers(&policy, trusted)?;
         for warning in too_wide(&policy, trusted) {
-            telemetry::record_too_wide(None, warning);
+            telemetry::record_too_wide(role, None, warning);
         }
         let installed = Arc::new(Self {
             policy,
+            #[cfg(feature = "policy-file")]
+            role,
             #[cfg(feature = "policy-file")]
             trusted: trusted.clone(),
             #[cfg(feature = "policy-file")]
