@@ -1,6 +1,8 @@
-//! The second part of the full scenario: a Google identity, a platform gate, several audiences, and an issuer outage.
+//! The second part of the full scenario: a Google identity, a platform gate, several audiences, a shadow policy, and an issuer
+//! outage.
 
 mod fixture;
+mod shadow;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ pub(super) async fn run(report: &Arc<Report>, events: &EventLog) -> Result<(), E
     gate_follows_its_policy(&fixture).await?;
     gate_and_guard_each_require_a_token(&fixture).await?;
     server_accepts_several_audiences(&fixture).await?;
+    shadow::promotion(&fixture).await?;
     issuer_outage(&fixture).await
 }
 

@@ -8,7 +8,7 @@ use super::settings::ServerSettings;
 use crate::Error;
 use crate::arguments::parse_web_url;
 
-/// Builds the guard. Reads the policy file, if one is configured, but fetches no keys.
+/// Builds the guard. Reads the files of the policy and the shadow policy, if they are configured, but fetches no keys.
 pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error> {
     let mut builder = OidcGuard::builder();
     let mut labels = Vec::new();
@@ -28,6 +28,11 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
         }
         None => builder.any_verified_caller(),
     };
+    if let Some(path) = &settings.shadow_policy {
+        let file = PolicyFile::open(path).await;
+        let file = file.map_err(Error::file("--shadow-policy (SHADOW_POLICY)"))?;
+        builder = builder.shadow_policy(file.policy());
+    }
     if settings.optional {
         builder = builder.allow_missing_token();
     }
@@ -42,14 +47,16 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
     Ok(builder.build()?)
 }
 
-/// Logs which callers the server admits, and which issuers `/readyz` requires.
+/// Logs which callers the server admits, with which shadow policy this is compared, and which issuers `/readyz` requires.
 pub(super) fn log_settings(settings: &ServerSettings) {
     let policy = settings.policy_file.as_ref();
     let policy = policy.map(|path| path.display().to_string());
+    let shadow_policy = settings.shadow_policy.as_ref();
     tracing::info!(
         issuers = settings.issuer.join(","),
         audiences = settings.audience.join(","),
         policy = policy.as_deref().unwrap_or("any verified caller"),
+        shadow_policy = shadow_policy.map(|path| path.display().to_string()),
         ready_issuers = settings.ready_issuers.join(","),
         "the guard is configured"
     );

@@ -71,6 +71,11 @@ pub struct ServerSettings {
     #[arg(long, env = "POLICY_FILE", value_name = "FILE")]
     pub policy_file: Option<PathBuf>,
 
+    /// A YAML or JSON file with a second policy that is evaluated for each request but not enforced; reloaded when it changes.
+    /// The log, the metrics and the audit show the requests that it would reject or admit otherwise.
+    #[arg(long, env = "SHADOW_POLICY", value_name = "FILE")]
+    pub shadow_policy: Option<PathBuf>,
+
     /// Admits requests without a token as anonymous. Requests with an invalid token are still rejected.
     #[arg(long, env = "OPTIONAL", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub optional: bool,

@@ -27,6 +27,7 @@ mod scenario;
 #[cfg(unix)]
 mod settings;
 #[cfg(target_os = "linux")]
+mod shadow_policy;
 mod signals;
 #[cfg(unix)]
 mod support;

@@ -402,6 +402,19 @@ async fn a_typing_error_in_the_policy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_the_shadow_policy_that_no_trusted_issuer_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = path_string(folder.path().join("shadow.yaml"));
+    std::fs::write(&path, "allow:\n  - system:serviceaccount:a:b\n").unwrap();
+    let flags = ["--issuer", "google", "--audience", AUDIENCE];
+    let flags = [&flags[..], &["--shadow-policy", &path]].concat();
+    let expected = format!(
+        "the shadow policy is invalid: {path}:2:5: the policy has members of Kubernetes, and no trusted issuer is of that platform"
+    );
+    expect_fatal(SERVER, "auth-server", &flags, &expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_policy_file() {
     let flags = ["--issuer", "google", "--audience", AUDIENCE];
     let flags = [&flags[..], &["--policy-file", "/nowhere/policy.yaml"]].concat();

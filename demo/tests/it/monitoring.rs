@@ -12,7 +12,7 @@ use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
 use reqwest_wi_auth::{BearerAuth, Error, MetadataServer, ProjectedToken, Token, TokenSource};
 use serde_json::Value;
 use tower_oidc_guard::testing::MemoryIssuer;
-use tower_oidc_guard::{OidcGuard, PolicyFile};
+use tower_oidc_guard::{OidcGuard, Policy, PolicyFile};
 
 use crate::support::AUDIENCE;
 
@@ -83,6 +83,7 @@ async fn scrape() -> (Scraped, String) {
         .http_client(cluster.client())
         .policy(policy.policy())
         .clock(move || SystemTime::now() + if expired() { A_DAY } else { Duration::ZERO })
+        .shadow_policy(Policy::members(["system:serviceaccounts:shop"]))
         .build()
         .unwrap();
     let app = axum::Router::new()

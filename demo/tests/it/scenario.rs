@@ -70,7 +70,7 @@ fn the_short_scenario_has_rotations_and_no_unexpected_response() {
 }
 
 #[test]
-fn the_full_scenario_has_a_gate_several_audiences_and_an_outage() {
+fn the_full_scenario_has_a_gate_several_audiences_a_shadow_policy_and_an_outage() {
     let output = run_demo(&["--story", "full"]);
     let printed = as_str(&output.stdout);
     assert!(output.status.success(), "{printed}");
@@ -89,6 +89,14 @@ fn the_full_scenario_has_a_gate_several_audiences_and_an_outage() {
         "GET /private gate and guard: a token for each 200",
         "GET /private token for the first audience 200",
         "GET /private token for the second audience 200",
+        "compares its policy with a stricter one, which it does not enforce",
+        "GET /private shadow policy: member of both 200",
+        "GET /private shadow policy: member of the policy only 200",
+        "announced that 3 of 6 requests would be rejected, all from system:serviceaccount:id-namespace:legacy",
+        "enforces what was the shadow policy",
+        "GET /private shadow policy promoted: member of both 200",
+        "GET /private shadow policy promoted: announced caller 403",
+        "rejected 3 of 6 requests: those that were announced",
         "GET /private issuer down, keys already fetched 200",
         "GET /private issuer down, no keys yet 503",
         "GET /private issuer up again, keys fetched 200",

@@ -2,7 +2,7 @@
 
 use tower::{Layer as _, ServiceExt as _};
 use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{Identity, Policy};
+use tower_oidc_guard::{Identity, OidcGuard, Policy};
 
 use crate::allocations::{count, held};
 use crate::case::{Case, mint};
@@ -50,12 +50,18 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
         BATCH,
         [&|| assert!(call(&many, &sent).is_success()), &cached_call],
     );
+    let shadowed = guard_with_shadow_policy(case);
+    let shadowed = shadowed.layer().layer(Bare);
+    assert!(call(&shadowed, &sent).is_success());
+    let shadowed_call = || assert!(call(&shadowed, &sent).is_success());
+    let shadow = best(BATCH, [&shadowed_call, &cached_call]);
     let mut refused = case.token.clone();
     let last = refused.pop();
     refused.push(if last == Some('A') { 'Q' } else { 'A' });
     let refused = header(&refused);
     allocations("bare_service", &bare_call);
     allocations("cached_guard", &cached_call);
+    allocations("cached_guard_with_shadow_policy", &shadowed_call);
     allocations("uncached_guard", &|| {
         assert!(call(&uncached, &sent).is_success());
     });
@@ -70,10 +76,21 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
             1.35,
         ),
         ratio("policy_100k_members_over_1", members, 1.1),
+        ratio("shadow_policy_over_none", shadow, 1.1),
         kept_bytes(runtime, issuer, case),
         hostile_bytes(runtime, case),
     ];
     met.into_iter().all(|met| met)
+}
+
+/// Creates a guard like that of the cached requests, with a shadow policy that decides alike and denies another caller.
+fn guard_with_shadow_policy(case: &Case) -> OidcGuard {
+    let named = Policy::members([GKE_SA]);
+    let shadow = named
+        .clone()
+        .deny(["system:serviceaccount:id-namespace:legacy"]);
+    let builder = case.settings(1, 1).policy(named).shadow_policy(shadow);
+    builder.cache(1000, 64 << 20).build().unwrap()
 }
 
 /// Prints the number of allocations per request.

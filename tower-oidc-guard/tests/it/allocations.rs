@@ -12,11 +12,16 @@ use crate::support::{HEADER, claims, guard_builder_with_keys, guard_with_keys, i
 thread_local! {
     /// Bytes that this thread has allocated and not freed, and the maximum of that number.
     static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+    /// The number of allocations of this thread.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Counting;
 
 fn count(bytes: isize) {
+    if bytes > 0 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+    }
     let _ = HELD.try_with(|held| {
         let now = held.get().0 + bytes;
         held.set((now, held.get().1.max(now)));
@@ -46,6 +51,13 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// Returns the number of allocations of this thread that a function makes.
+pub(crate) fn allocations(run: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    run();
+    ALLOCATIONS.get() - before
+}
 
 /// Returns the maximum number of bytes that are allocated at a time while a token is rejected.
 fn peak_bytes(keys: &JwkSet, token: &[u8]) -> isize {

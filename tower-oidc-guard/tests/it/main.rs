@@ -45,6 +45,7 @@ mod refused_requests;
 mod responses;
 mod rfc8725;
 mod secrecy;
+mod shadow_policy;
 mod streams;
 mod support;
 mod telemetry;

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest_wi_auth::ProjectedToken;
 use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
 use tower_oidc_guard::testing::TestIssuer;
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyFile};
@@ -100,15 +101,25 @@ impl<'s> Fixture<'s> {
         google_issuer(Some(&keys)).audience(GATE_AUDIENCE)
     }
 
+    /// Returns the cluster as issuer, with the audiences of the application.
+    pub(super) fn cluster_issuer(&self) -> Issuer {
+        let issuer = Issuer::kubernetes(self.cluster.url()).insecure_loopback_http();
+        AUDIENCES.into_iter().fold(issuer, Issuer::audience)
+    }
+
+    /// Mints a token of a service account for the application.
+    pub(super) fn service_account_token(&self, name: &str) -> String {
+        let token = self.cluster.token().service_account("id-namespace", name);
+        token.audience(AUDIENCES[0]).mint()
+    }
+
     /// Builds the guard of an application with two audiences. It would also accept the gate's token, if the gate did not
     /// remove the signature.
     pub(super) fn guard(&self) -> Result<OidcGuard, Error> {
-        let issuer = Issuer::kubernetes(self.cluster.url()).insecure_loopback_http();
-        let issuer = AUDIENCES.into_iter().fold(issuer, Issuer::audience);
         let account = format!("serviceAccount:{ACCOUNT}");
         let policy = Policy::members(["system:serviceaccount:id-namespace:gke-sa", &account]);
         let builder = OidcGuard::builder()
-            .issuer(issuer)
+            .issuer(self.cluster_issuer())
             .issuer(self.google_issuer());
         Ok(builder.policy(policy).build()?)
     }
@@ -138,11 +149,17 @@ impl<'s> Fixture<'s> {
             metadata_host: Some(self.metadata.host().to_owned()),
             google_audience: GATE_AUDIENCE.to_owned(),
         };
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(REQUEST_TIMEOUT);
-        let (client, _) = tokens.client(url, http, identity).await?;
+        let (client, _) = tokens.client(url, http(), identity).await?;
         Ok(client)
+    }
+
+    /// Creates a client of that server that sends this token.
+    pub(super) fn client_with_token(
+        &self,
+        url: &str,
+        token: ProjectedToken,
+    ) -> Result<Client, Error> {
+        Client::with_token(url, http().build()?, token)
     }
 
     /// Sends a request and reports whether the response has the expected status.
@@ -159,7 +176,20 @@ impl<'s> Fixture<'s> {
         }
     }
 
+    /// Reports something that was not expected.
+    pub(super) fn record_unexpected(&self, request: RequestCase, text: &str) {
+        self.report.record_unexpected(request, text);
+    }
+
     pub(super) fn print(&self, component: Component, name: &str, text: &str) {
         self.events.print(component, name, text);
     }
+}
+
+/// Returns the builder of the clients' HTTP client. Without `no_proxy`, an `HTTP_PROXY` in the environment would also apply to
+/// loopback.
+fn http() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(REQUEST_TIMEOUT)
 }
