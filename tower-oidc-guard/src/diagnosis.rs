@@ -44,7 +44,7 @@ const SHADOW_POLICY: &str = "shadow policy";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnosis {
     checks: Vec<Check>,
-    /// What the shadow policy decides on the caller, if there is one and the token is valid.
+    /// The decision of the shadow policy on the caller, if there is one and the token is valid.
     shadow: Option<ShadowCheck>,
     /// The caller of an admitted request, as text.
     decision: Result<String, Rejection>,

@@ -409,7 +409,7 @@ async fn a_member_of_the_shadow_policy_that_no_trusted_issuer_has() {
     let flags = ["--issuer", "google", "--audience", AUDIENCE];
     let flags = [&flags[..], &["--shadow-policy", &path]].concat();
     let expected = format!(
-        "the shadow policy is invalid: {path}:2:5: the policy has members of Kubernetes, and no trusted issuer is of that platform"
+        "cannot configure the guard: the shadow policy is invalid: {path}:2:5: the policy has members of Kubernetes, and no trusted issuer is of that platform; add such an issuer to the guard, or remove the members"
     );
     expect_fatal(SERVER, "auth-server", &flags, &expected).await;
 }

@@ -72,7 +72,7 @@ pub struct AuditEvent<'a> {
     pub method: Option<&'a Method>,
     /// The path of the request, as chosen with [`audit_path`](crate::OidcGuardBuilder::audit_path).
     pub path: Option<&'a str>,
-    /// What the decision would be if the [shadow policy](crate::OidcGuardBuilder::shadow_policy) was enforced.
+    /// The decision that would be made if the [shadow policy](crate::OidcGuardBuilder::shadow_policy) was enforced.
     pub shadow_decision: Option<AuditDecision>,
     /// Which member or rule of the shadow policy, or which setting of the guard, would decide. The text is like that of `rule`.
     pub shadow_rule: Option<&'a str>,

@@ -296,7 +296,7 @@ impl OidcGuardBuilder {
     /// panics, the panic is caught, and the request is counted as one that would be rejected; in a program that is compiled with
     /// `panic = "abort"`, it ends the program.
     ///
-    /// It is compared with the policy of the guard. Layers with another policy can have one of their own:
+    /// It is compared with the policy of the guard. A layer with another policy can have a separate one:
     /// [`OidcGuardLayer::with_shadow_policy`](crate::OidcGuardLayer::with_shadow_policy).
     ///
     /// ```

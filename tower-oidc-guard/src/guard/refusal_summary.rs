@@ -25,7 +25,7 @@ const MAX_DESCRIBED: usize = 8;
 #[derive(Clone)]
 pub(super) struct RefusalSummary(Arc<SummaryWindows<Refusals>>);
 
-/// What the events describe.
+/// The settings that the events describe.
 struct Refusals {
     verifier: TokenVerifier,
     token_headers: Vec<HeaderName>,

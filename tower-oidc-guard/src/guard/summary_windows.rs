@@ -23,7 +23,7 @@ use tracing::{Dispatch, dispatcher};
 /// The most nested spans that are left for an event.
 const MAX_SPANS: usize = 64;
 
-/// What is counted in a window, and how it is logged.
+/// Occurrences that are counted in a window, and logged at its end.
 pub(super) trait Summarized: Send + Sync + 'static {
     /// The occurrences of a window. The default value has none.
     type Counted: Default + Send;

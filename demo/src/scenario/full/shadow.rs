@@ -22,7 +22,7 @@ const ACCOUNTS: [&str; 2] = ["gke-sa", "legacy"];
 /// The number of requests that each of them sends to each policy.
 const REQUESTS: usize = 3;
 
-/// What the audit of the server has received: the number of requests, and of those that were rejected or announced, by subject.
+/// The content of the server's audit: the number of requests, and of those that were rejected or announced, by subject.
 #[derive(Debug, Default)]
 struct Audited {
     requests: usize,
@@ -90,12 +90,8 @@ pub(super) async fn promotion(fixture: &Fixture<'_>) -> Result<(), Error> {
     let text = "compares its policy with a stricter one, which it does not enforce";
     fixture.print(Component::Server, "shadow_policy", text);
     let cases = [
-        ("shadow_member", "shadow policy: member of both", 200),
-        (
-            "shadow_announced",
-            "shadow policy: member of the policy only",
-            200,
-        ),
+        ("shadow_member", "shadow policy: allowed by both", 200),
+        ("shadow_announced", "shadow policy: denied by it alone", 200),
     ];
     send(fixture, &clients, cases).await;
     let before = take();
@@ -113,14 +109,10 @@ pub(super) async fn promotion(fixture: &Fixture<'_>) -> Result<(), Error> {
     let text = "enforces what was the shadow policy";
     fixture.print(Component::Server, "shadow_promoted", text);
     let cases = [
-        (
-            "promoted_member",
-            "shadow policy promoted: member of both",
-            200,
-        ),
+        ("promoted_member", "promoted policy: allowed by both", 200),
         (
             "promoted_announced",
-            "shadow policy promoted: announced caller",
+            "promoted policy: announced caller",
             403,
         ),
     ];
