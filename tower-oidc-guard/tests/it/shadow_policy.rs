@@ -1065,4 +1065,69 @@ mod files {
         wait_until(async || logs.text().contains("policy changed")).await;
         assert!(!logs.text().contains("shadow"), "{}", logs.text());
     }
+
+    #[tokio::test]
+    async fn shadow_policies_of_a_guard_and_its_layers_go_on_when_its_configuration_file_changes() {
+        let (folder, cluster) = (tempfile::tempdir().unwrap(), cluster());
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("keys.json"), fetch_jwks(&cluster).await).unwrap();
+        let write = |audiences: &str, allowed: &str| {
+            let keys = path("keys.json");
+            let content = format!(
+                "issuers:\n  - {{ url: \"{CLUSTER}\", platform: kubernetes, audiences: [{audiences}], keys_file: {keys:?} }}\nallow: [\"{allowed}\"]\n"
+            );
+            std::fs::write(path("new.yaml"), content).unwrap();
+            std::fs::rename(path("new.yaml"), path("guard.yaml")).unwrap();
+        };
+        let own = format!("{AUDIENCE:?}");
+        write(&own, "system:serviceaccounts:id-namespace");
+        let builder = tower_oidc_guard::OidcGuardBuilder::from_file(path("guard.yaml")).await;
+        let guard = builder
+            .unwrap()
+            .shadow_policy(without_legacy())
+            .build()
+            .unwrap();
+        let layer = guard
+            .layer_with(Policy::members([GKE_SA]))
+            .unwrap()
+            .with_shadow_policy(namespace().audience(AUDIENCE))
+            .unwrap();
+        let replaced = guard.layer().with_shadow_policy(Policy::members([GKE_SA]));
+        let replaced = replaced.unwrap();
+        let legacy = legacy(&cluster);
+        let shadows = async || {
+            let diagnoses = [
+                guard.diagnose(&legacy).await,
+                layer.diagnose(&legacy).await,
+                replaced.diagnose(&legacy).await,
+            ];
+            diagnoses.map(|diagnosis| {
+                (
+                    diagnosis.is_admitted(),
+                    diagnosis.is_admitted_by_shadow_policy(),
+                )
+            })
+        };
+        let expected = [
+            (true, Some(false)),
+            (false, Some(true)),
+            (true, Some(false)),
+        ];
+        assert_eq!(shadows().await, expected);
+        write(
+            &format!("{own}, \"https://more.example\""),
+            "system:serviceaccounts",
+        );
+        let ops = token_spec(&cluster).service_account("ops", "admin").mint();
+        wait_until(async || token_status(guard.layer(), &ops).await == 200).await;
+        assert_eq!(shadows().await, expected);
+
+        // A shadow policy has to fit the new issuers, too; the file is reported, and nothing changes.
+        write("\"https://more.example\"", "system:serviceaccounts");
+        let error = || guard.policy_health()[0].last_error.clone();
+        wait_until(async || error().is_some()).await;
+        let text = error().unwrap().to_string();
+        assert!(text.contains("the shadow policy is invalid: "), "{text}");
+        assert_eq!(shadows().await, expected);
+    }
 }
