@@ -1,6 +1,6 @@
-//! The configuration file: which issuers to trust, and which callers to allow.
+//! The configuration file: which issuers to trust, which callers to allow, and the settings of the guard.
 //!
-//! [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file) uses the whole file,
+//! [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file) follows the whole file,
 //! [`PolicyFile`](crate::PolicyFile) the part that is a policy. Both are YAML, and therefore also JSON.
 //!
 //! No field may be null and, except for `allow`, none may be empty: a template whose values are missing would otherwise lift a
@@ -138,8 +138,8 @@ impl ConfigFile {
             let reason = "unknown field \"apiVersion\"; the file is a Kubernetes object, such as a ConfigMap. The policy is the text of one key below its `data`: save that text in a separate file, with `allow` and `deny` at the beginning of a line";
             return Err(ContentError::new(position, reason));
         }
-        let known = [&POLICY_FIELDS[..], &settings::FIELDS].concat();
-        let mut fields = Fields::read(document, "the file", &known)?;
+        let mut fields =
+            Fields::read_with(document, "the file", &POLICY_FIELDS, &settings::FIELDS)?;
         let advice = "list the members that are allowed, or write `allow: []` to allow nobody";
         let allow = fields.take_required("allow", advice)?.into_list(
             "`allow` is null; list the members that are allowed, or write `[]` to allow nobody",
@@ -176,6 +176,16 @@ impl ConfigFile {
         issuers
             .map(|entry| entry.value.issuer(entry.position))
             .collect()
+    }
+
+    /// Returns the labels of the issuers, as far as they are known without a cluster.
+    pub(crate) fn issuer_labels(&self) -> Vec<String> {
+        let entries = self.issuers.iter().map(|entry| &entry.value);
+        let label = |entry: &IssuerEntry| {
+            let implied = entry.platform.implied_label().map(str::to_owned);
+            entry.url.clone().or(implied)
+        };
+        entries.filter_map(label).collect()
     }
 
     /// Returns whether two files have the same issuers with the same settings.
@@ -555,4 +565,48 @@ fn claims(field: Option<Field>) -> Result<Vec<(String, Value)>, ContentError> {
         claims.push((entry.name, value));
     }
     Ok(claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PolicyFile;
+
+    /// Returns the example of a whole file in the README.
+    fn example() -> String {
+        let readme = include_str!("../README.md");
+        let (_, after) = readme.split_once("# /etc/guard/guard.yaml\n").unwrap();
+        let (example, _) = after.split_once("```").unwrap();
+        example.to_owned()
+    }
+
+    #[test]
+    fn the_example_in_the_readme_has_every_field_and_is_valid() {
+        let example = example();
+        // With the fields that are commented out.
+        let uncommented = example.replace("# api_", "api_");
+        let uncommented = uncommented.replace("# dangerous_", "dangerous_");
+        let uncommented = uncommented.replace("# insecure_", "insecure_");
+        let parsed = ConfigFile::parse(uncommented.as_bytes()).unwrap();
+        assert_eq!(parsed.issuers.len(), 2);
+        for name in POLICY_FIELDS
+            .iter()
+            .chain(&ISSUER_FIELDS)
+            .chain(&settings::FIELDS)
+        {
+            assert!(example.contains(*name), "{name}");
+        }
+        let outside_a_cluster = example.replacen(
+            "platform: in-cluster ",
+            "url: https://own.example\n    platform: kubernetes ",
+            1,
+        );
+        let checked = PolicyFile::check_content("guard.yaml", outside_a_cluster.as_bytes());
+        let summary = checked.unwrap();
+        assert_eq!(
+            summary.issuers(),
+            ["https://own.example", "https://cluster.example"]
+        );
+        assert_eq!(summary.warnings(), [] as [&str; 0]);
+    }
 }

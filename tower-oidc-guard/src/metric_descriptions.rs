@@ -3,7 +3,7 @@
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// The counters, with their help texts.
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     (
         "oidc_guard_decisions_total",
         "Requests that the guard admitted or rejected, by reason and issuer.",
@@ -43,6 +43,10 @@ const COUNTERS: [(&str, &str); 10] = [
     (
         "oidc_guard_shadow_policy_differences_total",
         "Requests on which the shadow policy would have decided otherwise, by issuer and difference (would_reject, would_allow).",
+    ),
+    (
+        "oidc_guard_config_reads_total",
+        "Reads of a configuration file, by outcome.",
     ),
 ];
 

@@ -63,6 +63,8 @@ pub fn check_policy(settings: &CheckPolicySettings) -> Result<PolicyValidity, Er
             }
             output::print_line(if has_issuers {
                 "issuers: the members and audiences belong to those in --issuer (ID_ISSUER)"
+            } else if !summary.issuers().is_empty() {
+                "issuers: the members and audiences belong to those in the file"
             } else {
                 "issuers: not checked; to check that the members and audiences belong to the server's issuers, set --issuer (ID_ISSUER) and --audience (JWT_AUDIENCE)"
             });

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tower_oidc_guard::{AuditPath, Issuer, OidcGuard, PolicyFile, ReadyWhen};
+use tower_oidc_guard::{
+    AuditPath, BuildError, Issuer, OidcGuard, OidcGuardBuilder, PolicyFile, ReadyWhen,
+};
 
 use super::settings::ServerSettings;
 use crate::Error;
@@ -10,6 +12,11 @@ use crate::arguments::parse_web_url;
 
 /// Builds the guard. Reads the files of the policy and the shadow policy, if they are configured, but fetches no keys.
 pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error> {
+    if let Some(path) = &settings.config {
+        let builder = OidcGuardBuilder::from_file(path).await;
+        let builder = with_shadow_policy(builder.map_err(config_error)?, settings).await?;
+        return builder.build().map_err(config_error);
+    }
     let mut builder = OidcGuard::builder();
     let mut labels = Vec::new();
     for value in &settings.issuer {
@@ -28,11 +35,7 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
         }
         None => builder.any_verified_caller(),
     };
-    if let Some(path) = &settings.shadow_policy {
-        let file = PolicyFile::open(path).await;
-        let file = file.map_err(Error::file("--shadow-policy (SHADOW_POLICY)"))?;
-        builder = builder.shadow_policy(file.policy());
-    }
+    builder = with_shadow_policy(builder, settings).await?;
     if settings.optional {
         builder = builder.allow_missing_token();
     }
@@ -47,8 +50,33 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
     Ok(builder.build()?)
 }
 
+/// Adds the shadow policy, if one is configured.
+async fn with_shadow_policy(
+    builder: OidcGuardBuilder,
+    settings: &ServerSettings,
+) -> Result<OidcGuardBuilder, Error> {
+    let Some(path) = &settings.shadow_policy else {
+        return Ok(builder);
+    };
+    let file = PolicyFile::open(path).await;
+    let file = file.map_err(Error::file("--shadow-policy (SHADOW_POLICY)"))?;
+    Ok(builder.shadow_policy(file.policy()))
+}
+
+/// Returns the error for a configuration file.
+fn config_error(error: BuildError) -> Error {
+    match error {
+        BuildError::PolicyFile(error) => Error::file("--config (CONFIG_FILE)")(error),
+        error => error.into(),
+    }
+}
+
 /// Logs which callers the server admits, with which shadow policy this is compared, and which issuers `/readyz` requires.
 pub(super) fn log_settings(settings: &ServerSettings) {
+    if let Some(path) = &settings.config {
+        tracing::info!(config = %path.display(), "the guard is configured");
+        return;
+    }
     let policy = settings.policy_file.as_ref();
     let policy = policy.map(|path| path.display().to_string());
     let shadow_policy = settings.shadow_policy.as_ref();

@@ -39,7 +39,7 @@ pub struct ServerSettings {
         env = "ID_ISSUER",
         value_name = "ISSUER",
         value_delimiter = ',',
-        required = true,
+        required_unless_present = "config",
         value_parser = parse_item
     )]
     pub issuer: Vec<String>,
@@ -61,10 +61,35 @@ pub struct ServerSettings {
         long,
         env = "JWT_AUDIENCE",
         value_delimiter = ',',
-        required = true,
+        required_unless_present = "config",
         value_parser = parse_item
     )]
     pub audience: Vec<String>,
+
+    /// A YAML or JSON file with the issuers, the policy and the settings of the guard; followed as a whole when it changes.
+    /// Replaces the flags for these.
+    #[arg(
+        long,
+        env = "CONFIG_FILE",
+        value_name = "FILE",
+        conflicts_with_all = [
+            "issuer",
+            "ready_issuers",
+            "audience",
+            "policy_file",
+            "optional",
+            "audit",
+            "token_types",
+            "algorithms",
+            "cache_tokens",
+            "cache_bytes",
+            "api_ca_file",
+            "api_token_file",
+            "leeway",
+            "insecure_loopback_http",
+        ]
+    )]
+    pub config: Option<PathBuf>,
 
     /// A YAML or JSON file with the policy that says which callers are admitted; reloaded when it changes. Default: any
     /// caller with a valid token.

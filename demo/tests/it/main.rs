@@ -7,6 +7,8 @@ mod check;
 #[cfg(unix)]
 mod check_policy;
 #[cfg(unix)]
+mod config;
+#[cfg(unix)]
 mod connections;
 #[cfg(unix)]
 mod explain;

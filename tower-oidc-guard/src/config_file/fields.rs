@@ -32,6 +32,16 @@ impl Fields {
         owner: &str,
         known: &[&'static str],
     ) -> Result<Self, ContentError> {
+        Self::read_with(node, owner, known, &[])
+    }
+
+    /// Reads a mapping that may also have `further` fields, which are too many to be listed in each error.
+    pub(super) fn read_with(
+        node: Node,
+        owner: &str,
+        known: &[&'static str],
+        further: &[&'static str],
+    ) -> Result<Self, ContentError> {
         let Content::Mapping(entries) = node.content else {
             let names = listed(known);
             let found = found(&node);
@@ -41,10 +51,12 @@ impl Fields {
             return Err(ContentError::new(node.position, reason));
         };
         for entry in &entries {
-            if known.contains(&entry.name.as_str()) {
+            let mut all = known.iter().chain(further);
+            if all.any(|name| *name == entry.name) {
                 continue;
             }
-            let mut similar = known.iter().filter(|name| is_similar(&entry.name, name));
+            let all = known.iter().chain(further);
+            let mut similar = all.filter(|name| is_similar(&entry.name, name));
             let hint = match similar.next() {
                 Some(name) => format!("did you mean {}? The", Escaped(name)),
                 None => "the".to_owned(),

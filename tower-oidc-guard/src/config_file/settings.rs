@@ -5,7 +5,7 @@
 use http::HeaderName;
 
 use super::error::{ContentError, Position};
-use super::fields::{Field, Fields, listed, quoted};
+use super::fields::{Field, Fields, quoted};
 use super::unknown_value;
 use crate::guard::AuditPath;
 use crate::verifier::ReadyWhen;
@@ -227,8 +227,7 @@ fn ready_when(field: Field) -> Result<ReadyWhen, ContentError> {
         "any-issuer" => Ok(ReadyWhen::AnyIssuer),
         _ => {
             let reason = format!(
-                "`ready_when` must be {} or a list of issuers; found {}",
-                listed(&["all-issuers", "any-issuer"]),
+                "`ready_when` must be `all-issuers`, `any-issuer` or a list of issuers; found {}",
                 quoted(&name.value)
             );
             Err(ContentError::new(name.position, reason))

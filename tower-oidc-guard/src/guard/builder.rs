@@ -28,7 +28,7 @@ use super::rejection_response::{CustomResponse, Description, RejectionResponses}
 use crate::build_error::BuildError;
 use crate::clock::Clock;
 #[cfg(feature = "policy-file")]
-use crate::config_file::{CacheValues, SettingValues, to_usize};
+use crate::config_file::{CacheValues, GuardSettings, SettingValues, to_usize};
 #[cfg(feature = "policy-file")]
 use crate::issuer::is_api_server_audience;
 use crate::issuer::{Issuer, ResolvedIssuer};
@@ -183,11 +183,7 @@ impl fmt::Debug for DecisionCallbackSetting {
 
 /// Settings for trusted issuers and allowed callers.
 impl OidcGuardBuilder {
-    /// Creates a builder with the issuers and the policy of a YAML or JSON file.
-    ///
-    /// The policy is reloaded when the file changes; its fields `allow`, `deny`, `audiences` and `claims` are described at
-    /// [`PolicyFile`]. Later changes to `issuers` have no effect until a restart. Further issuers and other settings can be
-    /// added in code, but no other policy.
+    /// Creates a builder for a guard that follows a YAML or JSON file: its issuers, its policy and its settings.
     ///
     /// ```yaml
     /// issuers:
@@ -197,14 +193,42 @@ impl OidcGuardBuilder {
     ///     audiences: ["https://auth-server.example"]
     ///     algorithms: [ES256]                # this and all further fields are optional
     ///     leeway_seconds: 60
-    ///     max_lifetime_seconds: 3600
-    ///     token_types: [at+jwt]
-    ///     claims: { tenant: shop }
     ///     jwks_url: https://id.example/keys  # or discovery_url, or keys_file
-    ///     # dangerous_accept_api_server_audience: true, for a Kubernetes issuer
     /// allow:
     ///   - system:serviceaccount:id-namespace:gke-sa
+    /// realm: orders
     /// ```
+    ///
+    /// The fields `allow`, `deny`, `audiences` and `claims` are described at [`PolicyFile`](crate::PolicyFile). The other fields have
+    /// the names of the methods of this builder, and those of an issuer the names of the methods of [`Issuer`], except for
+    /// `audiences`, `claims` and times in `…_seconds`; the README lists all of them. Only `allow` and the `audiences` of an issuer are
+    /// required. Issuers and settings may also be in code; a setting that is in both does not build. Functions, the HTTP client and
+    /// [`identity_name`](Self::identity_name) can only be set in code. They stay when the file changes.
+    ///
+    /// # Changes of the file
+    ///
+    /// New content takes effect as a whole, for every layer, probe and [`verifier`](OidcGuard::verifier) of the guard, or not at all.
+    /// It is rejected if it is invalid, if its policy does not fit its issuers, if that of a layer
+    /// ([`layer_with`](OidcGuard::layer_with)) does not, or if the path of the
+    /// [metadata of the protected resource](Self::protected_resource) would change. The previous content then stays in effect, and the
+    /// error, with line and column, is logged (WARN), returned by [`policy_health`](OidcGuard::policy_health) and, with the feature
+    /// `metrics`, counted.
+    ///
+    /// - A request is decided by the content that is in effect when it arrives, also if it waits for keys.
+    /// - An issuer keeps its keys unless its `iss`, the place of its keys, its algorithms or the settings of fetches change. Its
+    ///   cached tokens are kept if none of its settings changes, and are verified again otherwise.
+    /// - The keys of a new issuer are fetched in the background. Requests with its tokens wait for them, as after the start, and get
+    ///   503 if they cannot be fetched. A guard that was ready stays ready meanwhile, so that other requests are not affected.
+    /// - The fetches for an issuer that was removed end. Its gauges become NaN.
+    ///
+    /// A change is logged as one event with the differences, at WARN if callers may be admitted that were not before:
+    ///
+    /// ```text
+    /// WARN configuration changed: the guard may admit callers that it did not admit before path=/etc/guard/guard.yaml
+    ///   changes="+ issuer https://id.example (audiences: orders), realm: protected -> orders" widened_by="+ issuer …"
+    /// ```
+    ///
+    /// [`policy`](OidcGuard::policy) returns the policy at the moment of the call.
     ///
     /// # Errors
     ///
@@ -969,6 +993,14 @@ impl OidcGuardBuilder {
         let config = content.config();
         self.issuers.extend(config.issuers()?);
         self.policy = Some(("from_file", content.policy()));
+        self.with_file_settings(&config.settings)
+    }
+
+    /// Adds the settings of a file to those in code.
+    pub(super) fn with_file_settings(
+        mut self,
+        settings: &GuardSettings,
+    ) -> Result<Self, BuildError> {
         // All fields, so that a new one is not forgotten.
         let SettingValues {
             realm,
@@ -987,7 +1019,7 @@ impl OidcGuardBuilder {
             without_refusal_summary,
             audit_events,
             audit_path,
-        } = config.settings.values.clone();
+        } = settings.values.clone();
         let has_headers = self.token_headers.is_some();
         let has_cache = self.cache.is_some();
         let has_summary = self.refusal_summary.is_some();

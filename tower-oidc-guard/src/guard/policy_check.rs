@@ -8,8 +8,10 @@ use reqwest_wi_auth::{FileError, WatchedFile};
 use super::OidcGuard;
 use crate::build_error::BuildError;
 use crate::config_file::{ContentError, Reason};
+use crate::issuer::Issuer;
 use crate::policy::{PolicyContent, PolicyError, PolicyFile, PolicyIssuers};
 use crate::text::{printable, quoted_if_needed};
+use crate::verifier::ReadyWhen;
 
 /// The most members, audiences or claims that a summary lists.
 const MAX_LISTED: usize = 50;
@@ -27,6 +29,7 @@ pub struct PolicySummary {
     denied: Vec<String>,
     audiences: Vec<String>,
     claims: Vec<String>,
+    issuers: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -57,6 +60,11 @@ impl PolicySummary {
         &self.claims
     }
 
+    /// Returns the labels of the issuers in the file.
+    pub fn issuers(&self) -> &[String] {
+        &self.issuers
+    }
+
     /// Returns warnings about a policy that allows more, or less, than its author may expect.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -79,6 +87,7 @@ impl PolicySummary {
                     format!("{}: {}", quoted_if_needed(name), printable(&value))
                 })
                 .collect(),
+            issuers: config.issuer_labels(),
             warnings,
         }
     }
@@ -304,10 +313,22 @@ fn check_parsed(
             warnings.push(warning.to_owned());
             None
         }
-        Err(error) => {
+        Err(
+            error @ (BuildError::NoIssuer
+            | BuildError::NoAudience { .. }
+            | BuildError::Issuer { .. }
+            | BuildError::ApiServerAudience { .. }
+            | BuildError::DuplicateIssuer { .. }
+            | BuildError::HttpClient(_)),
+        ) => {
             let path = path.to_owned();
             let error = Box::new(error);
             return Err(PolicyFileError::Issuers { path, error });
+        }
+        Err(error) => {
+            let position = content.config().position_of(&error);
+            let error = ContentError::new(position, error.to_string());
+            return Err(PolicyFileError::new(path, error));
         }
     };
     let no_issuers = PolicyIssuers::default();
@@ -327,16 +348,20 @@ fn check_parsed(
     Ok(PolicySummary::new(path, &content, warnings))
 }
 
-/// Returns the issuers in a file as policies refer to them, or `None` if there are none.
+/// Checks the issuers and the settings in a file. Returns the issuers as policies refer to them, or `None` if there are none.
 fn file_issuers(content: &PolicyContent) -> Result<Option<PolicyIssuers>, BuildError> {
-    let issuers = content.config().issuers()?;
-    if issuers.is_empty() {
-        return Ok(None);
-    }
-    let builder = OidcGuard::builder().any_verified_caller();
-    let guard = issuers
-        .into_iter()
-        .fold(builder, |builder, issuer| builder.issuer(issuer))
-        .build()?;
-    Ok(Some(guard.admission.load().verifier.policy_issuers()))
+    let has_issuers = !content.config().issuers()?.is_empty();
+    let settings = OidcGuard::builder().with_file_settings(&content.config().settings)?;
+    let guard = if has_issuers {
+        let issuers = content.config().issuers()?.into_iter();
+        issuers.fold(settings, |builder, issuer| builder.issuer(issuer))
+    } else {
+        // The issuers are in code, so it is not known whether `ready_when` names one of them.
+        settings
+            .ready_when(ReadyWhen::AllIssuers)
+            .issuer(Issuer::oidc("https://issuer.invalid").audience("any"))
+    };
+    let guard = guard.any_verified_caller().build()?;
+    let trusted = guard.admission.load().verifier.policy_issuers();
+    Ok(has_issuers.then_some(trusted))
 }

@@ -41,7 +41,7 @@ use crate::telemetry;
 /// | `deny` | the denied members, in the same form; see [Deny lists](Policy#deny-lists) | no caller is denied |
 /// | `audiences` | the token must be for one of these | any audience of the issuer |
 /// | `claims` | claims that the token must have, with their values | no claim is required |
-/// | `issuers` | used by [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file), and ignored otherwise | no issuer |
+/// | `issuers`, and the settings of a guard | used by [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file), and ignored otherwise | none |
 ///
 /// A field that is null or empty is an error, except for `allow: []`, because it would lift a restriction silently. Unknown and
 /// repeated fields are errors, too.

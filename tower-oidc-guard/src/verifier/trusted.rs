@@ -227,7 +227,9 @@ impl TrustedIssuer {
     #[cfg(feature = "policy-file")]
     pub(super) fn verifies_like(&self, other: &Self) -> bool {
         let is_named_by_keys = matches!(self.issuer, IssuerName::FromKeys { .. });
+        let reviews = |issuer: &Self| issuer.reviews.as_ref().map(Arc::as_ptr);
         Arc::ptr_eq(&self.keys, &other.keys)
+            && reviews(self) == reviews(other)
             && self.settings.is_same(&other.settings)
             && self.issuer == other.issuer
             && self.label == other.label

@@ -10,6 +10,7 @@ mod axum_routes;
 mod backpressure;
 mod cache;
 mod causes;
+mod config_file_reload;
 mod diagnosis;
 mod ed25519;
 #[cfg(feature = "axum")]
