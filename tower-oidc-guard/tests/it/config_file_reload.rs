@@ -605,7 +605,7 @@ async fn metrics_of_a_change() {
     }
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    // The file is read on a thread of its own.
+    // The file is read on another thread.
     recorder.install().unwrap();
     // Counters begin at zero again after each snapshot.
     let snapshot = || {
