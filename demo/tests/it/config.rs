@@ -112,7 +112,7 @@ fn a_whole_configuration_file_is_checked() {
         ),
         ("ready_when: [nobody]\n", "guard.yaml:3:1: "),
         (
-            "strip_token: yes\n",
+            "strip_token: 1\n",
             "guard.yaml:3:14: `strip_token` must be `true` or `false`, without quotes",
         ),
         ("audiences: [b]\n", "guard.yaml:3:13: "),

@@ -60,7 +60,8 @@ impl PolicySummary {
         &self.claims
     }
 
-    /// Returns the labels of the issuers in the file.
+    /// Returns the labels of the issuers in the file. Empty if they could not be checked because the file names the cluster that
+    /// the process runs in, and it runs in none.
     pub fn issuers(&self) -> &[String] {
         &self.issuers
     }
@@ -87,7 +88,7 @@ impl PolicySummary {
                     format!("{}: {}", quoted_if_needed(name), printable(&value))
                 })
                 .collect(),
-            issuers: config.issuer_labels(),
+            issuers: Vec::new(),
             warnings,
         }
     }
@@ -345,7 +346,11 @@ fn check_parsed(
     if content.allowed().is_empty() {
         warnings.push("the policy allows no caller, because `allow` is empty".to_owned());
     }
-    Ok(PolicySummary::new(path, &content, warnings))
+    let mut summary = PolicySummary::new(path, &content, warnings);
+    if own.is_some() {
+        summary.issuers = content.config().issuer_labels();
+    }
+    Ok(summary)
 }
 
 /// Checks the issuers and the settings in a file. Returns the issuers as policies refer to them, or `None` if there are none.
