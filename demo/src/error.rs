@@ -42,7 +42,7 @@ pub enum Error {
     Client(#[from] reqwest::Error),
     /// A value of `--issuer` has none of the known forms.
     #[error(
-        "cannot use {0:?} in --issuer (ID_ISSUER): expected `kubernetes`, `google`, `gke:PROJECT/LOCATION/CLUSTER`, `oidc:URL`, or the URL of a Kubernetes cluster's issuer"
+        "cannot use {0:?} in --issuer (ID_ISSUER): expected `kubernetes`, `google`, `gke:PROJECT/LOCATION/CLUSTER`, `github-actions`, `gitlab:URL`, `oidc:URL`, or the URL of a Kubernetes cluster's issuer"
     )]
     Issuer(String),
     /// A value of `--issuer` contains an invalid URL.

@@ -7,6 +7,7 @@
 //! restriction.
 
 mod changes;
+mod claims;
 mod document;
 mod end;
 mod error;
@@ -16,18 +17,17 @@ mod syntax;
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 pub(crate) use self::changes::config_changes;
+use self::claims::claims;
 use self::document::{Content, Entry, Node};
 pub(crate) use self::error::{ContentError, Position, Positioned, Reason};
 use self::fields::{Field, Fields, found, into_text, listed, quoted};
 pub(crate) use self::settings::{CacheValues, GuardSettings, SettingValues};
 use crate::build_error::BuildError;
-use crate::issuer::{IN_CLUSTER_LABEL, Issuer};
+use crate::issuer::{GITHUB_ACTIONS, IN_CLUSTER_LABEL, Issuer};
 use crate::jose::algorithm::Algorithm;
-use crate::jose::required_claims::invalid_requirement;
-use crate::policy::{PolicyError, is_close};
+use crate::jose::required_claims::RequiredClaim;
+use crate::policy::is_close;
 
 /// The content of a configuration file.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,8 +35,8 @@ pub(crate) struct ConfigFile {
     pub(crate) allow: Vec<MemberEntry>,
     pub(crate) deny: Vec<MemberEntry>,
     pub(crate) audiences: Vec<Positioned<String>>,
-    /// Names and values.
-    pub(crate) claims: Vec<(String, Value)>,
+    pub(crate) scopes: Vec<Positioned<String>>,
+    pub(crate) claims: Vec<RequiredClaim>,
     issuers: Vec<Positioned<IssuerEntry>>,
     pub(crate) settings: GuardSettings,
 }
@@ -57,7 +57,7 @@ pub(crate) struct MembersOfIssuer {
 /// The settings of an issuer.
 #[derive(Debug, Clone, PartialEq)]
 struct IssuerEntry {
-    /// The URL of the issuer; absent for the cluster that this process runs in, and for Google.
+    /// The URL of the issuer; absent for the cluster that this process runs in, for Google, and for GitHub Actions on github.com.
     url: Option<String>,
     platform: PlatformName,
     audiences: Vec<Positioned<String>>,
@@ -71,7 +71,7 @@ struct IssuerEntry {
     max_document_bytes: Option<u64>,
     max_keys: Option<u64>,
     token_types: Option<Vec<String>>,
-    claims: Vec<(String, Value)>,
+    claims: Vec<RequiredClaim>,
     discovery_url: Option<String>,
     jwks_url: Option<String>,
     keys_file: Option<String>,
@@ -86,10 +86,12 @@ enum PlatformName {
     InCluster,
     Kubernetes,
     Google,
+    GitHubActions,
+    GitLab,
     Other,
 }
 
-const POLICY_FIELDS: [&str; 5] = ["allow", "deny", "audiences", "claims", "issuers"];
+const POLICY_FIELDS: [&str; 6] = ["allow", "deny", "audiences", "scopes", "claims", "issuers"];
 const ISSUER_LIST_FIELDS: [&str; 2] = ["issuer", "members"];
 const ISSUER_FIELDS: [&str; 21] = [
     "url",
@@ -114,10 +116,12 @@ const ISSUER_FIELDS: [&str; 21] = [
     "insecure_loopback_http",
     "dangerous_accept_api_server_audience",
 ];
-const PLATFORMS: [(&str, PlatformName); 4] = [
+const PLATFORMS: [(&str, PlatformName); 6] = [
     ("in-cluster", PlatformName::InCluster),
     ("kubernetes", PlatformName::Kubernetes),
     ("google", PlatformName::Google),
+    ("github-actions", PlatformName::GitHubActions),
+    ("gitlab", PlatformName::GitLab),
     ("other", PlatformName::Other),
 ];
 
@@ -150,6 +154,9 @@ impl ConfigFile {
         let audiences = fields
             .take("audiences")
             .map(|field| field.into_texts(NO_AUDIENCES));
+        let scopes = fields.take("scopes").map(|field| {
+            field.into_texts("`scopes` is null or empty, so no scope would be required; list those to require, or leave the field out")
+        });
         let issuers = fields.take("issuers").map(|field| {
             field.into_non_empty_list(
                 "`issuers` is null or empty; list the issuers to trust, or leave the field out",
@@ -159,6 +166,7 @@ impl ConfigFile {
             allow: member_entries(allow, "allow")?,
             deny: member_entries(deny.transpose()?.unwrap_or_default(), "deny")?,
             audiences: audiences.transpose()?.unwrap_or_default(),
+            scopes: scopes.transpose()?.unwrap_or_default(),
             claims: claims(fields.take("claims"))?,
             issuers: issuers
                 .transpose()?
@@ -207,7 +215,7 @@ impl ConfigFile {
                 let entry = &entry.value;
                 entry.url.as_deref() == Some(label)
                     || entry.also_known_as.iter().any(|other| other == label)
-                    || entry.platform.implied_label() == Some(label)
+                    || (entry.url.is_none() && entry.platform.implied_label() == Some(label))
             };
             entries.find(is_named).map(|entry| entry.position)
         };
@@ -320,12 +328,13 @@ impl MembersOfIssuer {
 }
 
 impl PlatformName {
-    /// Returns the label of the only issuer of the platform, if the platform determines it.
+    /// Returns the label of the issuer of an entry without `url`, if the platform determines it.
     fn implied_label(self) -> Option<&'static str> {
         match self {
             Self::InCluster => Some(IN_CLUSTER_LABEL),
             Self::Google => Some(GOOGLE),
-            Self::Kubernetes | Self::Other => None,
+            Self::GitHubActions => Some(GITHUB_ACTIONS),
+            Self::Kubernetes | Self::GitLab | Self::Other => None,
         }
     }
 }
@@ -418,8 +427,11 @@ impl IssuerEntry {
             (PlatformName::InCluster, None) => Issuer::in_cluster()?,
             (PlatformName::Google, None) => Issuer::google(),
             (PlatformName::Kubernetes, Some(url)) => Issuer::kubernetes(url),
+            (PlatformName::GitHubActions, None) => Issuer::github_actions(),
+            (PlatformName::GitHubActions, Some(url)) => Issuer::github_enterprise(url),
+            (PlatformName::GitLab, Some(url)) => Issuer::gitlab(url),
             (PlatformName::Other, Some(url)) => Issuer::oidc(url),
-            (PlatformName::Kubernetes | PlatformName::Other, None) => {
+            (PlatformName::Kubernetes | PlatformName::GitLab | PlatformName::Other, None) => {
                 return Err(self.invalid(position, "the field `url` is missing"));
             }
             (PlatformName::InCluster | PlatformName::Google, Some(_)) => {
@@ -471,8 +483,8 @@ impl IssuerEntry {
         if let Some(types) = &self.token_types {
             issuer = issuer.token_types(types);
         }
-        for (name, value) in &self.claims {
-            issuer = issuer.require_claim(name, value.clone());
+        for claim in &self.claims {
+            issuer = issuer.require_claim(claim.name(), claim.matcher.clone());
         }
         if self.dangerous_accept_api_server_audience {
             issuer = issuer.dangerous_accept_api_server_audience();
@@ -545,26 +557,6 @@ fn unknown_value(what: &str, value: &Positioned<String>, known: &[&'static str])
         listed(known)
     );
     ContentError::new(value.position, reason)
-}
-
-/// Reads required claims: at least one, and none that is null.
-fn claims(field: Option<Field>) -> Result<Vec<(String, Value)>, ContentError> {
-    let Some(field) = field else {
-        return Ok(Vec::new());
-    };
-    let advice = "`claims` is null or empty, so no claim would be required; list those to require, or leave the field out";
-    let mut claims = Vec::new();
-    for entry in field.into_entries(advice)? {
-        let value = entry.value.into_json();
-        if let Some(reason) = invalid_requirement(&entry.name, &value) {
-            let claim = entry.name;
-            let reason = reason.to_owned();
-            let error = PolicyError::InvalidClaim { claim, reason };
-            return Err(ContentError::from_policy(entry.position, error));
-        }
-        claims.push((entry.name, value));
-    }
-    Ok(claims)
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! The identity of a caller: the claims of a verified token.
 
 mod expired;
+mod github_actions;
+mod gitlab;
 mod google;
 mod kubernetes;
+mod text_claims;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,12 +17,15 @@ use openidconnect::{AdditionalClaims, IdTokenClaims};
 use serde::de::DeserializeOwned;
 
 pub use self::expired::{Expired, TokenEnd};
+pub use self::github_actions::GitHubActionsIdentity;
+pub use self::gitlab::GitLabIdentity;
 pub use self::google::{ComputeEngine, GoogleIdentity};
 pub use self::kubernetes::{KubernetesIdentity, ObjectRef};
 #[cfg(feature = "testing")]
 use crate::clock::Clock;
 use crate::jose::VerifiedToken;
 use crate::jose::claims::{Claims, Times};
+use crate::jose::scopes::Scopes;
 use crate::validity::Validity;
 
 /// The platform of an issuer, which determines the format of its subjects.
@@ -30,6 +36,10 @@ pub enum Platform {
     Kubernetes,
     /// Google, which issues identity tokens for workloads and users.
     Google,
+    /// GitHub Actions, which issues tokens for the jobs of workflows.
+    GitHubActions,
+    /// An instance of GitLab, which issues ID tokens for the jobs of GitLab CI/CD.
+    GitLab,
     /// Any other OpenID Connect issuer. The format of its subjects is not known.
     Other,
 }
@@ -60,6 +70,7 @@ struct Inner {
     audiences: Vec<String>,
     times: Times,
     token_id: Option<String>,
+    scopes: Scopes,
     platform_claims: PlatformClaims,
     /// The JSON text of the claims.
     payload: Box<[u8]>,
@@ -81,6 +92,9 @@ pub(crate) struct IssuerNames {
 enum PlatformClaims {
     Kubernetes(Option<KubernetesIdentity>),
     Google(GoogleIdentity),
+    // In boxes, since they are large, and all identities would have their size.
+    GitHubActions(Box<GitHubActionsIdentity>),
+    GitLab(Box<GitLabIdentity>),
     Other,
 }
 
@@ -132,6 +146,13 @@ impl Identity {
                 PlatformClaims::Kubernetes(KubernetesIdentity::from_claims(claims))
             }
             Platform::Google => PlatformClaims::Google(GoogleIdentity::from_payload(payload)),
+            Platform::GitHubActions => {
+                let view = GitHubActionsIdentity::from_payload(payload);
+                PlatformClaims::GitHubActions(Box::new(view))
+            }
+            Platform::GitLab => {
+                PlatformClaims::GitLab(Box::new(GitLabIdentity::from_payload(payload)))
+            }
             Platform::Other => PlatformClaims::Other,
         };
         let owned = |text: &Cow<'_, str>| text.clone().into_owned();
@@ -142,6 +163,7 @@ impl Identity {
             audiences: claims.audiences.to_vec(),
             times: claims.times,
             token_id: claims.token_id.as_ref().map(owned),
+            scopes: Scopes::parse(claims.scopes),
             platform_claims,
             payload: payload.into(),
             validity,
@@ -184,7 +206,17 @@ impl Identity {
             .audiences
             .iter()
             .map(|text| text.len() + size_of::<String>());
-        size_of::<Inner>() + 2 * self.0.payload.len() + self.0.subject.len() + texts.sum::<usize>()
+        let view = match self.0.platform_claims {
+            PlatformClaims::GitHubActions(_) => size_of::<GitHubActionsIdentity>(),
+            PlatformClaims::GitLab(_) => size_of::<GitLabIdentity>(),
+            _ => 0,
+        };
+        size_of::<Inner>()
+            + view
+            + 2 * self.0.payload.len()
+            + self.0.subject.len()
+            + self.0.scopes.len()
+            + texts.sum::<usize>()
     }
 
     /// Returns the issuer (`iss`).
@@ -272,6 +304,24 @@ impl Identity {
         self.0.token_id.as_deref()
     }
 
+    /// Returns the scopes of the token: those in the claim `scope` (RFC 8693, RFC 9068), which some issuers write as `scp`.
+    ///
+    /// Both claims are read, each as a text with the scopes separated by spaces or as an array. What cannot be a scope (RFC 6749,
+    /// section 3.3) is left out, and a claim of another type has no scopes. Require a scope with
+    /// [`Policy::require_scope`](crate::Policy::require_scope).
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] {
+    /// use tower_oidc_guard::testing::TestIdentity;
+    ///
+    /// let caller = TestIdentity::oidc("https://id.example", "ann").claim("scope", "orders.read orders.write").build();
+    /// assert!(caller.scopes().any(|scope| scope == "orders.write"));
+    /// # }
+    /// ```
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.0.scopes.iter()
+    }
+
     /// Returns the namespace, service account, pod and node of a Kubernetes workload.
     ///
     /// Returns `None` if the issuer is not a Kubernetes cluster, or if the token has no claim `kubernetes.io` that agrees with
@@ -287,6 +337,29 @@ impl Identity {
     pub fn google(&self) -> Option<&GoogleIdentity> {
         match &self.0.platform_claims {
             PlatformClaims::Google(google) => Some(google),
+            _ => None,
+        }
+    }
+
+    /// Returns the repository, ref, workflow and run of a job of GitHub Actions, or `None` if the issuer is not GitHub Actions.
+    ///
+    /// The issuer is one that was created with [`Issuer::github_actions`](crate::Issuer::github_actions) or
+    /// [`Issuer::github_enterprise`](crate::Issuer::github_enterprise). Tokens of any other issuer have no such view, whatever
+    /// their claims.
+    pub fn github_actions(&self) -> Option<&GitHubActionsIdentity> {
+        match &self.0.platform_claims {
+            PlatformClaims::GitHubActions(job) => Some(job),
+            _ => None,
+        }
+    }
+
+    /// Returns the project, ref, pipeline and user of a job of GitLab CI/CD, or `None` if the issuer is not GitLab.
+    ///
+    /// The issuer is one that was created with [`Issuer::gitlab`](crate::Issuer::gitlab). Tokens of any other issuer have no such
+    /// view, whatever their claims.
+    pub fn gitlab(&self) -> Option<&GitLabIdentity> {
+        match &self.0.platform_claims {
+            PlatformClaims::GitLab(job) => Some(job),
             _ => None,
         }
     }

@@ -19,13 +19,15 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 pub(crate) use self::api_server_audience::is_api_server_audience;
+pub(crate) use self::presets::{GITHUB_ACTIONS, GITLAB};
 pub(crate) use self::resolution::{IN_CLUSTER_LABEL, ResolvedIssuer};
 use crate::identity::Platform;
 use crate::jose::algorithm::Algorithm;
-use crate::jose::required_claims::{ClaimPredicates, RequiredClaims, invalid_requirement};
+use crate::jose::claim_matcher::ClaimMatcher;
+use crate::jose::required_claims::{ClaimPredicates, RequiredClaim, RequiredClaims};
 use crate::keys::http_client::AllowedUrls;
 use crate::keys::location::{InlineKeys, KeyFormat, KeyLocation};
-use crate::text::audience_fault;
+use crate::text::{Escaped, audience_fault};
 use crate::token_review::TokenReview;
 
 /// A trusted OpenID Connect issuer: whose tokens a guard accepts, and for which audiences.
@@ -38,7 +40,8 @@ use crate::token_review::TokenReview;
 /// | [`in_cluster`](Self::in_cluster) | the Kubernetes cluster that this process runs in | [`kubernetes`](crate::Identity::kubernetes) |
 /// | [`kubernetes`](Self::kubernetes), [`gke`](Self::gke), [`eks`](Self::eks), [`aks`](Self::aks) | a Kubernetes cluster whose keys are public | [`kubernetes`](crate::Identity::kubernetes) |
 /// | [`google`](Self::google) | Google, for workloads on Google Cloud and for users | [`google`](crate::Identity::google) |
-/// | [`github_actions`](Self::github_actions) | GitHub Actions | the standard claims |
+/// | [`github_actions`](Self::github_actions), [`github_enterprise`](Self::github_enterprise) | GitHub Actions, for the jobs of workflows | [`github_actions`](crate::Identity::github_actions) |
+/// | [`gitlab`](Self::gitlab) | an instance of GitLab, for the jobs of GitLab CI/CD | [`gitlab`](crate::Identity::gitlab) |
 /// | [`oidc`](Self::oidc) | any other OpenID Connect provider | the standard claims |
 ///
 /// ```
@@ -302,9 +305,12 @@ impl Issuer {
         self
     }
 
-    /// Requires a claim to have this value. Other tokens are invalid: the caller gets 401, with
-    /// [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, all of the claims are required. An
-    /// empty name or a null value does not build.
+    /// Requires a claim to have this value, or to match this [matcher](ClaimMatcher). Other tokens are invalid: the caller gets
+    /// 401, with [`TokenError::UnmetClaim`](crate::TokenError::UnmetClaim). If called several times, all of the claims are
+    /// required. An empty name, a null value or an invalid matcher does not build.
+    ///
+    /// A name that begins with `/` is a JSON pointer to a nested claim, as for
+    /// [`Policy::require_claim`](crate::Policy::require_claim).
     ///
     /// Use this for claims that decide whether this service may accept a token at all, such as a tenant, independent of the
     /// caller: the token is rejected before any policy is evaluated, and [`TokenVerifier`](crate::TokenVerifier) rejects it
@@ -334,12 +340,17 @@ impl Issuer {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn require_claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        let (name, value) = (name.into(), value.into());
-        if let Some(reason) = invalid_requirement(&name, &value) {
-            self.fault(format!("the claim {name:?} cannot be required: {reason}"));
+    pub fn require_claim(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<ClaimMatcher>,
+    ) -> Self {
+        let claim = RequiredClaim::new(name, value.into());
+        if let Some(reason) = claim.fault() {
+            let name = Escaped(claim.name());
+            self.fault(format!("the claim {name} cannot be required: {reason}"));
         }
-        self.required_claims.push(name, value);
+        self.required_claims.push(claim);
         self
     }
 

@@ -17,10 +17,13 @@
 //! ```
 
 pub(crate) mod algorithm;
+pub(crate) mod claim_matcher;
+pub(crate) mod claim_path;
 pub(crate) mod claim_rules;
 pub(crate) mod claims;
 mod ec;
 mod error;
+mod glob;
 pub(crate) mod inspection;
 mod json;
 pub(crate) mod jwk;
@@ -30,6 +33,7 @@ pub(crate) mod lookalike;
 pub(crate) mod pem;
 pub(crate) mod required_claims;
 mod rsa;
+pub(crate) mod scopes;
 mod token;
 
 pub use self::error::{SignatureError, TokenError};

@@ -109,6 +109,12 @@
 //! [`Policy::members_of`]: crate::Policy::members_of
 //! [`Policy::require`]: crate::Policy::require
 //! [`Policy::require_claim`]: crate::Policy::require_claim
+//! [`Policy::require_scope`]: crate::Policy::require_scope
+//! [`Issuer::gitlab`]: crate::Issuer::gitlab
+//! [`Identity::gitlab`]: crate::Identity::gitlab
+//! [`Identity::github_actions`]: crate::Identity::github_actions
+//! [`Identity::scopes`]: crate::Identity::scopes
+//! [`ClaimMatcher`]: crate::ClaimMatcher
 #![cfg_attr(feature = "policy-file", doc = "[`PolicyFile`]: crate::PolicyFile")]
 #![cfg_attr(
     feature = "policy-file",
@@ -191,11 +197,12 @@ pub use guard::{
 #[cfg(feature = "policy-file")]
 pub use guard::{PolicyFileError, PolicySummary};
 pub use identity::{
-    ComputeEngine, Expired, GoogleIdentity, Identity, KubernetesIdentity, ObjectRef, Platform,
-    TokenEnd,
+    ComputeEngine, Expired, GitHubActionsIdentity, GitLabIdentity, GoogleIdentity, Identity,
+    KubernetesIdentity, ObjectRef, Platform, TokenEnd,
 };
 pub use issuer::Issuer;
 pub use jose::algorithm::Algorithm;
+pub use jose::claim_matcher::ClaimMatcher;
 pub use jose::{SignatureError, TokenError};
 pub use jwk_set::JwkSet;
 pub use keys::clock_offset::ClockOffset;

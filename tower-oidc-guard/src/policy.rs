@@ -23,8 +23,6 @@ mod rule;
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 #[cfg(feature = "policy-file")]
 pub(crate) use self::changes::{Effect, PolicyChanges};
 pub use self::error::PolicyError;
@@ -38,9 +36,13 @@ use self::members::Members;
 pub use self::outcome::Decision;
 pub(crate) use self::outcome::Difference;
 use self::outcome::{Outcome, Reason};
-pub(crate) use self::resolved::{PolicyIssuer, PolicyIssuers, PolicyRole, ResolvedPolicy};
-use self::rule::Rule;
+pub(crate) use self::resolved::{
+    PolicyIssuer, PolicyIssuers, PolicyRole, PublicIssuer, ResolvedPolicy,
+};
+use self::rule::{Rule, has_scope};
 use crate::identity::Identity;
+use crate::jose::claim_matcher::ClaimMatcher;
+use crate::jose::required_claims::RequiredClaim;
 
 /// The callers that a guard allows: those that the policy lists, and no others.
 ///
@@ -214,8 +216,15 @@ impl Policy {
         }
     }
 
-    /// Also requires the token to have this claim with this value. Other callers get 403. If called several times, all of the
-    /// claims are required. An empty name or a null value does not build.
+    /// Also requires the token to have this claim with this value, or with one that matches this [matcher](ClaimMatcher). Other
+    /// callers get 403. If called several times, all of the claims are required. An empty name, a null value or an invalid
+    /// matcher does not build.
+    ///
+    /// A name that begins with `/` is a JSON pointer (RFC 6901) to a nested claim: `/kubernetes.io/pod/name` is the member `name`
+    /// of the member `pod` of the claim `kubernetes.io`. Elements of arrays have their index as name, from 0. In a part of a
+    /// pointer, `~1` stands for `/` and `~0` for `~`. Any other name is that of a top-level claim, such as
+    /// `https://id.example/roles`; one that itself begins with `/` is written as a pointer: `/~1roles`. A nested claim whose name
+    /// occurs twice in its object counts as missing. A pointer has at most 32 parts.
     ///
     /// Use this for claims that decide what a verified caller may do, and for rules that differ between routes. Use
     /// [`Issuer::require_claim`](crate::Issuer::require_claim), which makes a token invalid (401), for claims that decide
@@ -223,13 +232,41 @@ impl Policy {
     /// order of fields in an object does not matter.
     ///
     /// ```
-    /// # use tower_oidc_guard::Policy;
+    /// # use tower_oidc_guard::{ClaimMatcher, Policy};
     /// // A workflow that runs for another branch gets 403.
     /// let policy = Policy::any_verified_caller().require_claim("ref", "refs/heads/main");
+    /// // A pod of another Deployment gets 403.
+    /// let policy = Policy::members(["system:serviceaccounts:shop"])
+    ///     .require_claim("/kubernetes.io/pod/name", ClaimMatcher::prefix("web-"));
     /// ```
-    pub fn require_claim(self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        let (name, value) = (name.into(), value.into());
-        self.narrowed(|rule| rule.claims.push(name, value))
+    pub fn require_claim(self, name: impl Into<String>, value: impl Into<ClaimMatcher>) -> Self {
+        let claim = RequiredClaim::new(name, value.into());
+        self.narrowed(|rule| rule.claims.push(claim))
+    }
+
+    /// Also requires the token to have this scope, in the claim `scope` or `scp`; see [`Identity::scopes`]. If called several
+    /// times, all of the scopes are required. Combine policies with [`any_of`](Self::any_of) if one of several is enough. A text
+    /// that cannot be a scope (RFC 6749, section 3.3) does not build.
+    ///
+    /// A caller that is allowed except for a missing scope gets 403 with
+    /// [`Rejection::InsufficientScope`](crate::Rejection::InsufficientScope), and the challenge names the required scopes:
+    /// `error="insufficient_scope", scope="orders.read orders.write"` (RFC 6750, section 3.1). The response to any other caller
+    /// names none. If [`any_of`](Self::any_of) combines several policies, the scopes are those of the first one that would allow
+    /// the caller with them; for [`all_of`](Self::all_of), those of all of them.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Policy;
+    /// // A client without both scopes gets 403.
+    /// let policy = Policy::any_verified_caller().require_scope("orders.read").require_scope("orders.write");
+    /// // One of the two is enough.
+    /// let policy = Policy::any_of([
+    ///     Policy::any_verified_caller().require_scope("orders.read"),
+    ///     Policy::any_verified_caller().require_scope("orders.admin"),
+    /// ]);
+    /// ```
+    pub fn require_scope(self, scope: impl Into<String>) -> Self {
+        let scope = scope.into();
+        self.narrowed(|rule| rule.scopes.push(scope))
     }
 
     /// Also requires the token to be for this audience. If called several times, a token for any one of the audiences is
@@ -270,6 +307,75 @@ impl Policy {
     /// ```
     pub fn explain(&self, caller: &Identity) -> Decision {
         self.decide::<String>(Some(caller)).into()
+    }
+
+    /// Returns the scopes that a caller needs, separated by spaces, if the policy does not allow it and would allow it if its token
+    /// had them.
+    pub(crate) fn missing_scopes(&self, caller: &Identity) -> Option<String> {
+        let mut requires_scope = false;
+        self.for_each_rule(&mut |rule| requires_scope |= !rule.scopes.is_empty());
+        if !requires_scope || self.denies(Some(caller)) {
+            return None;
+        }
+        let scopes = self.needed_scopes(caller)?;
+        let are_missing = scopes.iter().any(|scope| !has_scope(caller, scope));
+        are_missing.then(|| scopes.join(" "))
+    }
+
+    /// Returns the scopes with which the policy would allow a caller that it does not deny, or `None` if no scope is enough.
+    fn needed_scopes(&self, caller: &Identity) -> Option<Vec<String>> {
+        let of_rule = |rule: &Rule| {
+            let is_enough = rule.allows_but_for_scopes(caller);
+            is_enough.then(|| rule.scopes.clone())
+        };
+        match &*self.0 {
+            Node::Rule(rule) => of_rule(rule),
+            Node::Any(policies) => policies
+                .iter()
+                .find_map(|policy| policy.needed_scopes(caller)),
+            Node::All(policies) if policies.is_empty() => None,
+            Node::All(policies) => {
+                let mut all = Vec::new();
+                for policy in policies {
+                    add_missing(&mut all, policy.needed_scopes(caller)?);
+                }
+                Some(all)
+            }
+            Node::Narrowed(policy, rule) => {
+                let mut all = policy.needed_scopes(caller)?;
+                add_missing(&mut all, of_rule(rule)?);
+                Some(all)
+            }
+            Node::Invalid(_) => None,
+            #[cfg(feature = "policy-file")]
+            Node::File(file) => file.with(of_rule),
+        }
+    }
+
+    /// Returns the scopes that rules of the policy require, each once.
+    pub(crate) fn scopes(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        self.for_each_rule(&mut |rule| add_missing(&mut all, rule.scopes.clone()));
+        all
+    }
+
+    /// Calls a function for each rule of the policy.
+    fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule)) {
+        match &*self.0 {
+            Node::Rule(rule) => visit(rule),
+            Node::Any(policies) | Node::All(policies) => {
+                policies
+                    .iter()
+                    .for_each(|policy| policy.for_each_rule(visit));
+            }
+            Node::Narrowed(policy, rule) => {
+                policy.for_each_rule(visit);
+                visit(rule);
+            }
+            Node::Invalid(_) => {}
+            #[cfg(feature = "policy-file")]
+            Node::File(file) => file.with(|rule| visit(rule)),
+        }
     }
 
     /// Returns the members of allow lists that are similar to a caller, for an operator who expected it to be allowed.
@@ -445,6 +551,15 @@ impl Policy {
             }
         };
         Self(Arc::new(node))
+    }
+}
+
+/// Adds the scopes that a list does not contain.
+fn add_missing(all: &mut Vec<String>, scopes: Vec<String>) {
+    for scope in scopes {
+        if !all.contains(&scope) {
+            all.push(scope);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::verifier::VerifyError;
 /// | [`MalformedRequest`](Self::MalformedRequest) | 400 | `invalid_request` | `UNAUTHENTICATED` |
 /// | [`InvalidToken`](Self::InvalidToken) | 401 | `invalid_token` | `UNAUTHENTICATED` |
 /// | [`NotAllowed`](Self::NotAllowed) | 403 | `insufficient_scope` | `PERMISSION_DENIED` |
+/// | [`InsufficientScope`](Self::InsufficientScope) | 403 | `insufficient_scope`, with `scope` | `PERMISSION_DENIED` |
 /// | [`KeysUnavailable`](Self::KeysUnavailable) | 503 | none | `UNAVAILABLE` |
 /// | [`TokenReviewUnavailable`](Self::TokenReviewUnavailable) | 503 | none | `UNAVAILABLE` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +43,10 @@ pub enum Rejection {
     /// The token is valid, but the policy does not allow the caller.
     #[error("the caller is not allowed")]
     NotAllowed,
+    /// The policy would allow the caller if its token had the scopes that
+    /// [`Policy::require_scope`](crate::Policy::require_scope) requires. The response names them.
+    #[error("the token lacks a required scope")]
+    InsufficientScope,
     /// The issuer's keys are not available, so the token could not be verified.
     #[error("the issuer's keys are not available")]
     KeysUnavailable {
@@ -108,7 +113,7 @@ impl Rejection {
             Self::MissingToken | Self::UnsupportedScheme(_) | Self::InvalidToken(_) => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::NotAllowed => StatusCode::FORBIDDEN,
+            Self::NotAllowed | Self::InsufficientScope => StatusCode::FORBIDDEN,
             Self::KeysUnavailable { .. } | Self::TokenReviewUnavailable { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -124,7 +129,7 @@ impl Rejection {
             | Self::TokenReviewUnavailable { .. } => None,
             Self::MalformedRequest(_) => Some("invalid_request"),
             Self::InvalidToken(_) => Some("invalid_token"),
-            Self::NotAllowed => Some("insufficient_scope"),
+            Self::NotAllowed | Self::InsufficientScope => Some("insufficient_scope"),
         }
     }
 
@@ -135,15 +140,15 @@ impl Rejection {
             | Self::UnsupportedScheme(_)
             | Self::MalformedRequest(_)
             | Self::InvalidToken(_) => 16,
-            Self::NotAllowed => 7,
+            Self::NotAllowed | Self::InsufficientScope => 7,
             Self::KeysUnavailable { .. } | Self::TokenReviewUnavailable { .. } => 14,
         }
     }
 
     /// Returns a short, stable name of the reason for logs and metric labels.
     ///
-    /// It is `missing_token`, `unsupported_scheme`, `malformed_request`, `not_allowed`, `keys_unavailable`,
-    /// `token_review_unavailable`, or the [reason](TokenError::reason) of the token error.
+    /// It is `missing_token`, `unsupported_scheme`, `malformed_request`, `not_allowed`, `insufficient_scope`,
+    /// `keys_unavailable`, `token_review_unavailable`, or the [reason](TokenError::reason) of the token error.
     ///
     /// ```
     /// # use tower_oidc_guard::{Rejection, TokenError};
@@ -157,6 +162,7 @@ impl Rejection {
             Self::MalformedRequest(_) => "malformed_request",
             Self::InvalidToken(error) => error.reason(),
             Self::NotAllowed => "not_allowed",
+            Self::InsufficientScope => "insufficient_scope",
             Self::KeysUnavailable { .. } => "keys_unavailable",
             Self::TokenReviewUnavailable { .. } => "token_review_unavailable",
         }

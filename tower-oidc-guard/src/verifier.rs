@@ -302,6 +302,7 @@ impl TokenVerifier {
             iss: issuer.configured_issuers.to_vec(),
             platform: issuer.platform,
             audiences: issuer.claim_rules.audiences.clone(),
+            public: issuer.public(),
         };
         let issuers = self.0.issuers.iter().map(trusted).collect();
         PolicyIssuers { issuers }

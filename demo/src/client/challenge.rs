@@ -33,6 +33,8 @@ pub struct BearerChallenge {
     pub error: Option<String>,
     /// The error in words.
     pub error_description: Option<String>,
+    /// The scopes that the token needs, separated by spaces.
+    pub scope: Option<String>,
 }
 
 impl Challenges {
@@ -74,6 +76,7 @@ impl BearerChallenge {
             realm: parameter("realm"),
             error: parameter("error"),
             error_description: parameter("error_description"),
+            scope: parameter("scope"),
         }
     }
 }
@@ -210,6 +213,7 @@ mod tests {
             realm: None,
             error: error.map(str::to_owned),
             error_description: description.map(str::to_owned),
+            scope: None,
         })
     }
 

@@ -119,6 +119,17 @@ pub(crate) fn reason(response: &Response) -> Option<String> {
 }
 
 fn challenge_reason(challenge: &BearerChallenge, status: StatusCode) -> Option<String> {
+    let reason = error_reason(challenge, status);
+    match &challenge.scope {
+        Some(scope) if status == StatusCode::FORBIDDEN => {
+            let scopes = format!("required scopes: {scope}");
+            Some(reason.map_or_else(|| scopes.clone(), |reason| format!("{reason}; {scopes}")))
+        }
+        _ => reason,
+    }
+}
+
+fn error_reason(challenge: &BearerChallenge, status: StatusCode) -> Option<String> {
     match (&challenge.error_description, &challenge.error) {
         (Some(description), Some(error)) => Some(format!("{description} ({error})")),
         (Some(description), None) => Some(description.clone()),
@@ -190,6 +201,9 @@ pub(crate) fn advice(response: &Response, sent: &[SentToken], now: SystemTime) -
         }
         (None, 403) if sent.is_empty() => {
             "no token was sent: set --identity (IDENTITY) to send one".to_owned()
+        }
+        (None, 403) if bearer.is_some_and(|challenge| challenge.scope.is_some()) => {
+            "request a token with these scopes from its issuer".to_owned()
         }
         (None, 403) => {
             let subjects = list(sent, |claims| claims.subject.as_deref());
@@ -354,6 +368,20 @@ mod tests {
             "it requires authentication with Basic, not with a bearer token"
         );
         assert_eq!(reason(&response(403, &[], "")), None);
+    }
+
+    #[test]
+    fn a_missing_scope_is_named() {
+        let challenge = "Bearer realm=\"r\", error=\"insufficient_scope\", error_description=\"the token lacks a required scope\", scope=\"a b\"";
+        let denied = response(403, &[("www-authenticate", challenge)], "");
+        assert_eq!(
+            reason(&denied).as_deref(),
+            Some("the token lacks a required scope (insufficient_scope); required scopes: a b")
+        );
+        assert_eq!(
+            advice(&denied, &sent(), NOW).as_deref(),
+            Some("request a token with these scopes from its issuer")
+        );
     }
 
     #[test]

@@ -95,6 +95,14 @@ pub(super) fn log_settings(settings: &ServerSettings) {
         tracing::warn!(
             "no --policy-file (POLICY_FILE) is set, so any caller with a valid token is admitted; with the issuer google, that is anyone with a Google account"
         );
+    } else if settings
+        .issuer
+        .iter()
+        .any(|issuer| issuer == "github-actions")
+    {
+        tracing::warn!(
+            "no --policy-file (POLICY_FILE) is set, so any caller with a valid token is admitted; with the issuer github-actions, that is anyone with a repository on GitHub"
+        );
     } else {
         tracing::info!(
             "no --policy-file (POLICY_FILE) is set, so any caller with a valid token is admitted"
@@ -165,6 +173,8 @@ fn named_issuer(
     match value.split_once(':') {
         None if value == "kubernetes" => in_cluster(),
         None if value == "google" => Ok(google_issuer(google_keys_url)),
+        None if value == "github-actions" => Ok(Issuer::github_actions()),
+        Some(("gitlab", url)) => Ok(Issuer::gitlab(validated_url(value, url)?)),
         Some(("gke", cluster)) => match cluster.split('/').collect::<Vec<_>>()[..] {
             [project, location, cluster] => Ok(Issuer::gke(project, location, cluster)),
             _ => Err(invalid()),

@@ -32,8 +32,8 @@ pub struct ServerSettings {
     pub tls: TlsSettings,
 
     /// A trusted issuer: `kubernetes` for the cluster in which the server runs, `google` for Google,
-    /// `gke:PROJECT/LOCATION/CLUSTER` for a GKE cluster, a URL for any other Kubernetes cluster, or `oidc:URL` for any other
-    /// OIDC issuer. A URL must equal the claim `iss` of the tokens exactly.
+    /// `gke:PROJECT/LOCATION/CLUSTER` for a GKE cluster, a URL for any other Kubernetes cluster, `github-actions` for GitHub
+    /// Actions, `gitlab:URL` for an instance of GitLab, or `oidc:URL` for any other OIDC issuer. A URL must equal the claim `iss` of the tokens exactly.
     #[arg(
         long,
         env = "ID_ISSUER",

@@ -60,6 +60,26 @@ fn a_valid_policy_is_summarized_without_further_settings() {
 }
 
 #[test]
+fn matchers_and_scopes_are_part_of_the_summary() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = "allow: [allAuthenticatedUsers]\nscopes: [orders.read]\nclaims:\n  /kubernetes.io/pod/name: { glob: \"web-*\" }\n  groups: { contains: { one_of: [admins, ops] } }\n";
+    std::fs::write(folder.path().join("shop.yaml"), policy).unwrap();
+    let (code, printed, errors) = check(folder.path(), &["shop.yaml"], &[]);
+    assert_eq!((code, errors), (Some(0), vec![]));
+    assert_eq!(
+        printed.get(4..9).unwrap_or_default(),
+        [
+            "audiences: any that the issuer accepts",
+            "scopes: 1 scope",
+            "  orders.read",
+            "claims: 2 claims",
+            "  /kubernetes.io/pod/name: glob \"web-*\"",
+        ]
+    );
+    assert_eq!(printed[9], "  groups: contains one of \"admins\", \"ops\"");
+}
+
+#[test]
 fn an_invalid_policy_ends_it_with_1_and_the_position_of_the_error() {
     let folder = tempfile::tempdir().unwrap();
     for (content, expected) in [

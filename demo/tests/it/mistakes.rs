@@ -396,7 +396,7 @@ async fn a_typing_error_in_the_policy() {
         &path,
     ];
     let expected = format!(
-        "cannot load the file of --policy-file (POLICY_FILE): {path} had no valid content within 5s; last error: the content of {path} is not valid: line 1, column 1: unknown field \"alow\"; did you mean \"allow\"? The fields of the file are `allow`, `deny`, `audiences`, `claims` and `issuers`"
+        "cannot load the file of --policy-file (POLICY_FILE): {path} had no valid content within 5s; last error: the content of {path} is not valid: line 1, column 1: unknown field \"alow\"; did you mean \"allow\"? The fields of the file are `allow`, `deny`, `audiences`, `scopes`, `claims` and `issuers`"
     );
     expect_fatal(SERVER, "auth-server", &flags, &expected).await;
 }

@@ -109,6 +109,16 @@ impl Fields {
 }
 
 impl Field {
+    /// Returns the position of the name.
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Returns a value that is not null.
+    pub(super) fn into_value(self) -> Result<Node, ContentError> {
+        self.present().map(|field| field.value)
+    }
+
     /// Returns the elements of a list, none of which is null. If it is null, `advice` is the error.
     pub(super) fn into_list(self, advice: &str) -> Result<Vec<Node>, ContentError> {
         let name = self.name;

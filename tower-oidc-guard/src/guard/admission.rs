@@ -272,7 +272,12 @@ impl AdmissionController {
             Ok(identity) => self.decide_on_caller(request, identity),
             Err(not_accepted) => {
                 let rejection = self.record_not_accepted(Some(&*request), &not_accepted);
-                self.respond(request, &rejection)
+                match &not_accepted {
+                    NotAccepted::NotAllowed(caller) => {
+                        self.respond_to_caller(request, &rejection, caller)
+                    }
+                    NotAccepted::Failed(_) => self.respond(request, &rejection, None),
+                }
             }
         }
     }
@@ -310,7 +315,7 @@ impl AdmissionController {
                 place.insert(request.extensions_mut(), caller);
                 Admission::Admitted(span)
             }
-            Err(rejection) => self.respond(request, &rejection),
+            Err(rejection) => self.respond_to_caller(request, &rejection, &caller),
         }
     }
 
@@ -375,9 +380,17 @@ impl AdmissionController {
             caller: Some(caller),
             rule: decision.map(Decision::reason),
             shadow,
-            ..Rejection::NotAllowed.into()
+            ..self.rejection_of(caller).into()
         };
         self.record_rejected(request, rejected)
+    }
+
+    /// Returns the rejection of a caller that the policy does not allow.
+    pub(super) fn rejection_of(&self, caller: &Identity) -> Rejection {
+        match self.policy.missing_scopes(caller) {
+            Some(_) => Rejection::InsufficientScope,
+            None => Rejection::NotAllowed,
+        }
     }
 
     /// Returns the audit if it is turned on and anything receives it.
@@ -468,12 +481,32 @@ impl AdmissionController {
     /// Rejects a request.
     fn reject<B>(&self, request: &Request<B>, rejected: RejectedRequest<'_>) -> Admission {
         let rejection = self.record_rejected(Some(request), rejected);
-        self.respond(request, &rejection)
+        self.respond(request, &rejection, None)
     }
 
-    fn respond<B>(&self, request: &Request<B>, rejection: &Rejection) -> Admission {
+    /// Returns the response to a request of a caller that the policy does not allow.
+    fn respond_to_caller<B>(
+        &self,
+        request: &Request<B>,
+        rejection: &Rejection,
+        caller: &Identity,
+    ) -> Admission {
+        let scopes = match rejection {
+            Rejection::InsufficientScope => self.policy.missing_scopes(caller),
+            _ => None,
+        };
+        self.respond(request, rejection, scopes.as_deref())
+    }
+
+    /// Returns the response to a rejected request. `scopes` are the scopes that its token needs, if only those are missing.
+    fn respond<B>(
+        &self,
+        request: &Request<B>,
+        rejection: &Rejection,
+        scopes: Option<&str>,
+    ) -> Admission {
         let protocol = Protocol::detect(request);
-        Admission::Rejected(self.responses.response(rejection, protocol))
+        Admission::Rejected(self.responses.response(rejection, scopes, protocol))
     }
 
     /// Records that a request, or a token without a request, is rejected. Returns the reason.

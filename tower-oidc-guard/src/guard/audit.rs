@@ -32,17 +32,17 @@ pub(super) type DecisionCallback = Arc<dyn Fn(&AuditEvent<'_>) + Send + Sync>;
 /// | [`time`](Self::time) | `time_unix_ms` | integer, milliseconds since the Unix epoch | always |
 /// | [`decision`](Self::decision) | `decision` | string: `allowed`, `anonymous` or `rejected` | always |
 /// | [`reason`](Self::reason) | `reason` | string: `allowed`, `anonymous`, or one of the values of [`Rejection::reason`](crate::Rejection::reason) | always |
-/// | [`rule`](Self::rule) | `rule` | string | if the policy, or a setting, decided: `allowed`, `anonymous`, and the reason `not_allowed` |
+/// | [`rule`](Self::rule) | `rule` | string | if the policy, or a setting, decided: `allowed`, `anonymous`, and the reasons `not_allowed` and `insufficient_scope` |
 /// | [`issuer`](Self::issuer) | `issuer` | string: one of the labels of the trusted issuers | if the token names a trusted issuer, verified or not |
 /// | [`subject`](Self::subject) | `subject` | string, the claim `sub` | if the signature was verified |
 /// | [`credential_id`](Self::credential_id) | `credential_id` | string, the claim `jti` | if the signature was verified and the token has the claim; tokens of Kubernetes have it from version 1.29 on |
 /// | [`audiences`](Self::audiences) | `audience` | string, the values of the claim `aud` with a space between them | if the signature was verified |
 /// | [`method`](Self::method) | `method` | string | if the decision is on a request |
 /// | [`path`](Self::path) | `path` | string | as chosen with [`audit_path`](crate::OidcGuardBuilder::audit_path) |
-/// | [`shadow_decision`](Self::shadow_decision) | `shadow_decision` | string, as `decision` | if there is a [shadow policy](crate::OidcGuardBuilder::shadow_policy) and the policy decided: `allowed`, `anonymous` without a preflight, and the reasons `not_allowed`, `missing_token` and `unsupported_scheme` |
+/// | [`shadow_decision`](Self::shadow_decision) | `shadow_decision` | string, as `decision` | if there is a [shadow policy](crate::OidcGuardBuilder::shadow_policy) and the policy decided: `allowed`, `anonymous` without a preflight, and the reasons `not_allowed`, `insufficient_scope`, `missing_token` and `unsupported_scheme` |
 /// | [`shadow_rule`](Self::shadow_rule) | `shadow_rule` | string | with `shadow_decision` |
 ///
-/// The signature was verified if the decision is `allowed`, if the reason is `not_allowed` or `unmet_claim`, and for a token
+/// The signature was verified if the decision is `allowed`, if the reason is `not_allowed`, `insufficient_scope` or `unmet_claim`, and for a token
 /// that has expired since it was cached.
 ///
 /// Characters that are not printable are escaped in the event, so a token cannot forge a line of the log. The fields of this

@@ -59,12 +59,12 @@ impl AdmissionController {
         };
         let identity = verified.map_err(|not_accepted| match not_accepted {
             NotAccepted::Failed(failed) => Rejection::from(failed.error),
-            NotAccepted::NotAllowed(_) => Rejection::NotAllowed,
+            NotAccepted::NotAllowed(caller) => self.rejection_of(&caller),
         })?;
         if self.policy.allows(&identity) {
             Ok(identity)
         } else {
-            Err(Rejection::NotAllowed)
+            Err(self.rejection_of(&identity))
         }
     }
 
@@ -149,7 +149,12 @@ impl AdmissionController {
         let near = self.policy.as_policy().members_near(caller);
         let hint = (!near.is_empty())
             .then(|| format!("the policy allows, among others, {}", quoted_list(near)));
-        Check::failed(POLICY, Rejection::NotAllowed.reason(), decision.reason()).with_hint(hint)
+        Check::failed(
+            POLICY,
+            self.rejection_of(caller).reason(),
+            decision.reason(),
+        )
+        .with_hint(hint)
     }
 }
 

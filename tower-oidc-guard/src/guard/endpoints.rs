@@ -98,8 +98,8 @@ impl ProtectedResource {
     }
 }
 
-/// A service that responds to any request with the metadata of the protected resource (RFC 9728): its URL and the trusted
-/// issuers. Created by [`OidcGuard::resource_metadata`](super::OidcGuard::resource_metadata).
+/// A service that responds to any request with the metadata of the protected resource (RFC 9728): its URL, the trusted
+/// issuers and, if the guard's policy [requires scopes](crate::Policy::require_scope), these. Created by [`OidcGuard::resource_metadata`](super::OidcGuard::resource_metadata).
 #[derive(Debug, Clone)]
 pub struct ResourceMetadata {
     admission: AdmissionSlot,
@@ -150,11 +150,15 @@ impl<B> Service<Request<B>> for ResourceMetadata {
         let resource = current.protected_resource().unwrap_or(&self.resource);
         let mut issuers = current.verifier.current_issuers();
         issuers.retain(|issuer| Url::parse(issuer).is_ok_and(|url| url.has_host()));
-        let document = json!({
+        let mut document = json!({
             "resource": resource.resource,
             "authorization_servers": issuers,
             "bearer_methods_supported": ["header"],
         });
+        let scopes = current.policy().scopes();
+        if !scopes.is_empty() {
+            document["scopes_supported"] = scopes.into();
+        }
         let mut response = Response::new(Full::from(document.to_string()));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -23,7 +23,9 @@ pub(super) fn expected(
             let headers = headers.iter().map(String::as_str);
             return Some(format!("expected {}", alternatives(headers, 3)));
         }
-        Rejection::MalformedRequest(_) | Rejection::NotAllowed => return None,
+        Rejection::MalformedRequest(_) | Rejection::NotAllowed | Rejection::InsufficientScope => {
+            return None;
+        }
         Rejection::InvalidToken(error) => VerifyError::InvalidToken(error),
         Rejection::KeysUnavailable { retry_after } => VerifyError::KeysUnavailable { retry_after },
         Rejection::TokenReviewUnavailable { retry_after } => {

@@ -78,9 +78,10 @@ impl Protocol {
 /// Returns a response that consists of trailers only (gRPC over HTTP/2, "Trailers-Only").
 ///
 /// The status is in the headers and there is no body, so it is sent as one HEADERS frame with END_STREAM. Clients other than
-/// tonic require that.
+/// tonic require that. `scopes` are the scopes that the token needs, if only those are missing; the message names them.
 pub(super) fn trailers_only(
     rejection: &Rejection,
+    scopes: Option<&str>,
     content_type: &'static str,
     description: Description,
 ) -> Response<Bytes> {
@@ -93,7 +94,11 @@ pub(super) fn trailers_only(
         HeaderValue::from(u16::from(rejection.grpc_status())),
     );
     if description == Description::Sent {
-        let message = HeaderValue::try_from(percent_encoded(&rejection.to_string()));
+        let message = match scopes {
+            Some(scopes) => format!("{rejection}: {scopes}"),
+            None => rejection.to_string(),
+        };
+        let message = HeaderValue::try_from(percent_encoded(&message));
         headers.extend(message.ok().map(|message| (MESSAGE, message)));
     }
     response

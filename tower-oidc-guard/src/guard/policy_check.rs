@@ -10,7 +10,7 @@ use crate::build_error::BuildError;
 use crate::config_file::{ContentError, Reason};
 use crate::issuer::Issuer;
 use crate::policy::{PolicyContent, PolicyError, PolicyFile, PolicyIssuers};
-use crate::text::{printable, quoted_if_needed};
+use crate::text::quoted_if_needed;
 use crate::verifier::ReadyWhen;
 
 /// The most members, audiences or claims that a summary lists.
@@ -19,7 +19,7 @@ const MAX_LISTED: usize = 50;
 /// The policy in a file that was found to be valid. Returned by [`PolicyFile::check`] and [`OidcGuard::check_policy_file`].
 ///
 /// Its `Display` form is a summary of several lines: the numbers of allowed and denied members with the first 50 of each, the
-/// required audiences and claims, and the warnings.
+/// required audiences and claims, the required scopes if there are any, and the warnings.
 ///
 /// In all texts, everything but printable ASCII is escaped. Equal members are returned once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,7 @@ pub struct PolicySummary {
     allowed: Vec<String>,
     denied: Vec<String>,
     audiences: Vec<String>,
+    scopes: Vec<String>,
     claims: Vec<String>,
     issuers: Vec<String>,
     warnings: Vec<String>,
@@ -55,7 +56,12 @@ impl PolicySummary {
         &self.audiences
     }
 
-    /// Returns the required claims, each with its value, such as `hd: "example.com"`.
+    /// Returns the scopes of which a token must have all.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// Returns the required claims, each with its value or matcher, such as `hd: "example.com"` or `ref: prefix "refs/tags/"`.
     pub fn claims(&self) -> &[String] {
         &self.claims
     }
@@ -74,6 +80,7 @@ impl PolicySummary {
     fn new(path: &Path, content: &PolicyContent, warnings: Vec<String>) -> Self {
         let config = content.config();
         let audiences = config.audiences.iter();
+        let scopes = config.scopes.iter();
         let claims = config.claims.iter();
         Self {
             path: path.to_owned(),
@@ -82,11 +89,11 @@ impl PolicySummary {
             audiences: audiences
                 .map(|audience| quoted_if_needed(&audience.value).into_owned())
                 .collect(),
+            scopes: scopes
+                .map(|scope| quoted_if_needed(&scope.value).into_owned())
+                .collect(),
             claims: claims
-                .map(|(name, value)| {
-                    let value = value.to_string();
-                    format!("{}: {}", quoted_if_needed(name), printable(&value))
-                })
+                .map(|claim| format!("{}: {}", quoted_if_needed(claim.name()), claim.matcher))
                 .collect(),
             issuers: Vec::new(),
             warnings,
@@ -106,10 +113,12 @@ impl fmt::Display for PolicySummary {
                 &self.audiences,
                 "any that the issuer accepts",
             ),
+            ("scopes", "scope", &self.scopes, ""),
             ("claims", "claim", &self.claims, "none required"),
         ];
         for (field, kind, list, if_empty) in lists {
             match list.len() {
+                0 if field == "scopes" => {}
                 0 => write!(f, "\n{field}: {if_empty}")?,
                 1 => write!(f, "\n{field}: 1 {kind}")?,
                 count => write!(f, "\n{field}: {count} {kind}s")?,

@@ -75,7 +75,9 @@ impl RefusalSummary {
         policy: &ResolvedPolicy,
     ) {
         let members = match rejection {
-            Rejection::NotAllowed => Some(policy.as_policy().allowed_members()),
+            Rejection::NotAllowed | Rejection::InsufficientScope => {
+                Some(policy.as_policy().allowed_members())
+            }
             _ => None,
         };
         self.0
@@ -162,7 +164,10 @@ impl Refusals {
 
     /// Returns what is accepted, and what to do.
     fn advice(&self, counted: &Counted) -> Option<String> {
-        if counted.rejection != Rejection::NotAllowed {
+        if !matches!(
+            counted.rejection,
+            Rejection::NotAllowed | Rejection::InsufficientScope
+        ) {
             let issuer = counted.issuer.as_deref();
             return expected(
                 &counted.rejection,

@@ -38,11 +38,18 @@ pub(super) struct RejectionResponses {
 impl RejectionResponses {
     /// Returns the response to a rejected request. It has `Cache-Control: no-store`, unless the user's function sets another
     /// value.
-    pub(super) fn response(&self, rejection: &Rejection, protocol: Protocol) -> Response<Bytes> {
+    ///
+    /// `scopes` are the scopes that the token needs, separated by spaces, if only those are missing.
+    pub(super) fn response(
+        &self,
+        rejection: &Rejection,
+        scopes: Option<&str>,
+        protocol: Protocol,
+    ) -> Response<Bytes> {
         if let Some(content_type) = protocol.content_type() {
-            return grpc::trailers_only(rejection, content_type, self.description);
+            return grpc::trailers_only(rejection, scopes, content_type, self.description);
         }
-        let response = self.default_response(rejection);
+        let response = self.default_response(rejection, scopes);
         let Some(custom) = &self.custom else {
             return response;
         };
@@ -52,7 +59,7 @@ impl RejectionResponses {
         response
     }
 
-    fn default_response(&self, rejection: &Rejection) -> Response<Bytes> {
+    fn default_response(&self, rejection: &Rejection, scopes: Option<&str>) -> Response<Bytes> {
         let status = rejection.status();
         let text = format!(
             "{} - {}",
@@ -72,14 +79,14 @@ impl RejectionResponses {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if status != StatusCode::SERVICE_UNAVAILABLE {
-            let challenge = HeaderValue::try_from(self.challenge(rejection));
+            let challenge = HeaderValue::try_from(self.challenge(rejection, scopes));
             let challenge = challenge.ok();
             headers.extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
         }
         response
     }
 
-    fn challenge(&self, rejection: &Rejection) -> String {
+    fn challenge(&self, rejection: &Rejection, scopes: Option<&str>) -> String {
         let mut challenge = format!("Bearer realm=\"{}\"", escaped(&self.realm));
         if let Some(code) = rejection.error_code() {
             challenge.push_str(&format!(", error=\"{code}\""));
@@ -87,6 +94,9 @@ impl RejectionResponses {
                 let description = escaped(&rejection.to_string());
                 challenge.push_str(&format!(", error_description=\"{description}\""));
             }
+        }
+        if let Some(scopes) = scopes {
+            challenge.push_str(&format!(", scope=\"{}\"", escaped(scopes)));
         }
         if let Some(resource) = &self.resource {
             let url = escaped(&resource.metadata_url);
@@ -130,7 +140,7 @@ mod tests {
             resource: None,
             custom: None,
         };
-        responses.response(rejection, Protocol::Http)
+        responses.response(rejection, None, Protocol::Http)
     }
 
     fn header(response: &Response<Bytes>, name: http::HeaderName) -> Option<&str> {

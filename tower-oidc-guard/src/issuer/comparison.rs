@@ -250,10 +250,20 @@ impl Changes {
             let name = quoted_if_needed(name);
             self.add(format!("claims: - {name}"), Effect::Wider);
         }
-        let is_extended = before.is_subset(&after) && before.len() < after.len();
-        let kept_values = old.iter().all(|kept| new.iter().any(|claim| claim == kept));
-        if self.0.len() == first || (is_extended && !kept_values) {
-            self.add("claims: a required value changed", Effect::Wider);
+        let mut kept = old.iter().filter(|claim| after.contains(claim.name()));
+        let is_same = kept.all(|kept| new.iter().any(|claim| claim == kept));
+        if self.0.len() == first || !is_same {
+            let mut kept = old.iter().filter(|claim| after.contains(claim.name()));
+            let is_covered = kept.all(|old| {
+                let mut new = new.iter().filter(|new| new.name() == old.name());
+                new.any(|new| old.matcher.covers(&new.matcher))
+            });
+            let effect = if is_covered {
+                Effect::Narrower
+            } else {
+                Effect::Wider
+            };
+            self.add("claims: a required value changed", effect);
         }
     }
 }

@@ -5,6 +5,10 @@ use crate::identity::Platform;
 use crate::keys::location::KeyLocation;
 
 const GOOGLE: &str = "https://accounts.google.com";
+/// The issuer of GitHub Actions on github.com.
+pub(crate) const GITHUB_ACTIONS: &str = "https://token.actions.githubusercontent.com";
+/// The instance of GitLab that anyone can use.
+pub(crate) const GITLAB: &str = "https://gitlab.com";
 /// Google has signed tokens with this `iss` too (Google Identity, "Verify the Google ID token").
 const GOOGLE_WITHOUT_SCHEME: &str = "accounts.google.com";
 
@@ -87,10 +91,11 @@ impl Issuer {
         ))
     }
 
-    /// Creates the settings of GitHub Actions.
+    /// Creates the settings of GitHub Actions on github.com, `https://token.actions.githubusercontent.com`.
     ///
     /// The issuer signs tokens for the workflows of every repository, so always restrict the callers by their claims. Names can
     /// be reused after a repository or its owner is deleted; `repository_id` and `repository_owner_id` cannot.
+    /// [`Identity::github_actions`](crate::Identity::github_actions) returns the claims.
     ///
     /// ```
     /// # use tower_oidc_guard::Issuer;
@@ -100,6 +105,46 @@ impl Issuer {
     ///     .require_claim("ref", "refs/heads/main");
     /// ```
     pub fn github_actions() -> Self {
-        Self::oidc("https://token.actions.githubusercontent.com")
+        Self::github_enterprise(GITHUB_ACTIONS)
+    }
+
+    /// Creates the settings of GitHub Actions with another issuer than that of github.com: that of a GitHub Enterprise Server,
+    /// `https://HOSTNAME/_services/token`, or of an enterprise that has a unique issuer,
+    /// `https://token.actions.githubusercontent.com/ENTERPRISE`.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::github_enterprise("https://github.example.com/_services/token")
+    ///     .audience("https://auth-server.example")
+    ///     .require_claim("repository_id", "74");
+    /// ```
+    pub fn github_enterprise(issuer: impl Into<String>) -> Self {
+        Self::new(
+            Some(issuer.into()),
+            Platform::GitHubActions,
+            KeyLocation::Discovery { url: None },
+        )
+    }
+
+    /// Creates the settings of an instance of GitLab, whose jobs get ID tokens with `id_tokens` in `.gitlab-ci.yml`. `url` is that
+    /// of the instance, such as `https://gitlab.com`.
+    ///
+    /// The issuer signs tokens for the jobs of every project of the instance, so always restrict the callers by their claims.
+    /// Paths can be reused after a project or group is moved or deleted; `project_id` and `namespace_id` cannot.
+    /// [`Identity::gitlab`](crate::Identity::gitlab) returns the claims.
+    ///
+    /// ```
+    /// # use tower_oidc_guard::Issuer;
+    /// let issuer = Issuer::gitlab("https://gitlab.example.com")
+    ///     .audience("https://auth-server.example")
+    ///     .require_claim("project_id", "20")
+    ///     .require_claim("ref_protected", "true");
+    /// ```
+    pub fn gitlab(url: impl Into<String>) -> Self {
+        Self::new(
+            Some(url.into()),
+            Platform::GitLab,
+            KeyLocation::Discovery { url: None },
+        )
     }
 }

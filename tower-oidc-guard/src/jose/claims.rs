@@ -45,6 +45,8 @@ pub(crate) struct Claims<'p> {
     pub(crate) token_id: Option<Cow<'p, str>>,
     /// The JSON text of the claim `kubernetes.io`.
     pub(crate) kubernetes: Option<&'p RawValue>,
+    /// The JSON texts of the claims `scope` and `scp`.
+    pub(crate) scopes: [Option<&'p RawValue>; 2],
     /// Whether the token has a claim `cnf`, whatever its value.
     pub(crate) is_sender_constrained: bool,
 }
@@ -60,6 +62,8 @@ struct RawClaims<'p> {
     iat: Option<&'p RawValue>,
     jti: Option<&'p RawValue>,
     kubernetes: Option<&'p RawValue>,
+    scope: Option<&'p RawValue>,
+    scp: Option<&'p RawValue>,
     cnf: Option<&'p RawValue>,
 }
 
@@ -77,6 +81,8 @@ impl<'p> Claims<'p> {
                 "iat" => &mut raw.iat,
                 "jti" => &mut raw.jti,
                 "kubernetes.io" => &mut raw.kubernetes,
+                "scope" => &mut raw.scope,
+                "scp" => &mut raw.scp,
                 "cnf" => &mut raw.cnf,
                 _ => return,
             };
@@ -103,9 +109,25 @@ impl<'p> Claims<'p> {
             },
             token_id: optional(raw.jti, string, "the claim `jti` is not a string")?,
             kubernetes: raw.kubernetes,
+            scopes: [raw.scope, raw.scp],
             is_sender_constrained: raw.cnf.is_some(),
         })
     }
+}
+
+/// Calls `visit` with the name and value of each claim that is a text and not empty. The payload must be a verified one.
+pub(crate) fn for_each_text(
+    payload: &[u8],
+    mut visit: impl FnMut(&str, &str),
+) -> Result<(), UnexpectedJson> {
+    let payload = str::from_utf8(payload).map_err(|_| UnexpectedJson)?;
+    json::for_each_member(payload, |name, value| {
+        if let Ok(text) = json::parse_string(value)
+            && !text.is_empty()
+        {
+            visit(&name, &text);
+        }
+    })
 }
 
 /// Parses a claim if the token has it; `message` describes a value of a wrong type.

@@ -76,7 +76,11 @@ pub(super) fn for_each_element<'p>(
 
 /// Parses a string, which borrows from the text unless that contains escapes.
 pub(super) fn parse_string(value: &RawValue) -> Result<Cow<'_, str>, UnexpectedJson> {
-    let quoted = value.get();
+    parse_text(value.get())
+}
+
+/// Parses a JSON text that is a string, which borrows from it unless it contains escapes.
+pub(super) fn parse_text(quoted: &str) -> Result<Cow<'_, str>, UnexpectedJson> {
     let inside = quoted.strip_prefix('"').ok_or(UnexpectedJson)?;
     let inside = inside.strip_suffix('"').ok_or(UnexpectedJson)?;
     if memchr(b'\\', inside.as_bytes()).is_none() {

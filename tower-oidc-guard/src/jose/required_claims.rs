@@ -5,17 +5,52 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::claim_matcher::ClaimMatcher;
+use super::claim_path::ClaimPath;
 use super::error::TokenError;
 use super::json;
 
-/// Claims that a token must have, each with its required value.
+/// Claims that a token must have, each with a requirement on its value.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct RequiredClaims(Vec<(String, Value)>);
+pub(crate) struct RequiredClaims(Vec<RequiredClaim>);
+
+/// A claim that a token must have.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RequiredClaim {
+    pub(crate) path: ClaimPath,
+    pub(crate) matcher: ClaimMatcher,
+}
+
+impl RequiredClaim {
+    pub(crate) fn new(name: impl Into<String>, matcher: ClaimMatcher) -> Self {
+        Self {
+            path: ClaimPath::parse(name),
+            matcher,
+        }
+    }
+
+    /// Returns the name as configured.
+    pub(crate) fn name(&self) -> &str {
+        self.path.as_str()
+    }
+
+    /// Returns why the claim cannot be required, or `None` if it can.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let fault = self.path.fault().map(str::to_owned);
+        fault.or_else(|| self.matcher.fault())
+    }
+
+    /// Returns whether the requirement is met, given the JSON text of the top-level claim.
+    fn is_met_by(&self, top: &str) -> bool {
+        let found = self.path.resolve(top);
+        found.is_some_and(|found| self.matcher.matches(found))
+    }
+}
 
 impl RequiredClaims {
-    /// Requires a claim to have this value.
-    pub(crate) fn push(&mut self, name: String, value: Value) {
-        self.0.push((name, value));
+    /// Requires a claim.
+    pub(crate) fn push(&mut self, claim: RequiredClaim) {
+        self.0.push(claim);
     }
 
     /// Returns whether the list is empty.
@@ -25,66 +60,65 @@ impl RequiredClaims {
 
     /// Returns the names of the required claims.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.0.iter().map(RequiredClaim::name)
     }
 
-    /// Returns the required claims with their values.
-    #[cfg(feature = "policy-file")]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    /// Returns the required claims.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &RequiredClaim> {
+        self.0.iter()
     }
 
-    /// Returns the first claim that cannot be required with its value, and why.
-    pub(crate) fn first_invalid(&self) -> Option<(&str, &'static str)> {
-        self.0.iter().find_map(|(name, value)| {
-            let reason = invalid_requirement(name, value)?;
-            Some((name.as_str(), reason))
-        })
+    /// Returns the first claim that cannot be required, and why.
+    pub(crate) fn first_invalid(&self) -> Option<(&str, String)> {
+        let mut all = self.0.iter();
+        all.find_map(|claim| Some((claim.name(), claim.fault()?)))
     }
 
-    /// Returns the name of the first required claim that the payload of a verified token does not have with the required
-    /// value, or `None` if the payload meets all requirements.
-    pub(crate) fn first_unmet(&self, payload: &[u8]) -> Option<&str> {
-        let (first, _) = self.0.first()?;
-        let mut are_met = vec![false; self.0.len()];
-        let read = str::from_utf8(payload).map(|payload| {
-            json::for_each_member(payload, |name, value| {
-                for (is_met, (required, expected)) in are_met.iter_mut().zip(&self.0) {
-                    if *required == name {
-                        *is_met = json::is_equal(value.get(), expected);
-                    }
-                }
-            })
+    /// Returns the first required claim that the payload of a verified token does not have as required, or `None` if the payload
+    /// meets all requirements.
+    ///
+    /// The payload is read once, and the value of a nested claim once for each part of its name.
+    pub(crate) fn first_unmet(&self, payload: &[u8]) -> Option<&RequiredClaim> {
+        let first = self.0.first()?;
+        let Ok(payload) = str::from_utf8(payload) else {
+            return Some(first);
+        };
+        // The names of claims in a verified payload are different, so each requirement is met at most once.
+        let mut met = 0;
+        let read = json::for_each_member(payload, |name, value| {
+            let of_claim = self.0.iter().filter(|claim| *claim.path.top() == *name);
+            met += of_claim
+                .filter(|claim| claim.is_met_by(value.get()))
+                .count();
         });
-        if !matches!(read, Ok(Ok(()))) {
+        if read.is_err() {
             return Some(first);
         }
-        let mut unmet = are_met.iter().zip(&self.0).filter(|(is_met, _)| !**is_met);
-        unmet.next().map(|(_, (name, _))| name.as_str())
+        if met == self.0.len() {
+            return None;
+        }
+        let unmet = self.list_unmet(payload).into_iter().next();
+        Some(unmet.map_or(first, |unmet| unmet.claim))
     }
 
     /// Returns all requirements that well-formed claims do not meet.
-    pub(crate) fn list_unmet<'c>(&'c self, payload: &'c str) -> Vec<UnmetClaim<'c>> {
+    pub(crate) fn list_unmet<'c, 'p>(&'c self, payload: &'p str) -> Vec<UnmetClaim<'c, 'p>> {
         let mut found = vec![None; self.0.len()];
         // An error leaves the claims behind it missing.
         let _ = json::for_each_member(payload, |name, value| {
-            for (found, (required, _)) in found.iter_mut().zip(&self.0) {
-                if *required == name {
-                    *found = Some(value.get());
+            for (found, claim) in found.iter_mut().zip(&self.0) {
+                if *claim.path.top() == *name {
+                    *found = claim.path.resolve(value.get());
                 }
             }
         });
         let all = self.0.iter().zip(found);
-        let is_unmet = |((_, expected), found): &(&(String, Value), Option<&str>)| {
-            !found.is_some_and(|found| json::is_equal(found, expected))
+        let all = all.map(|(claim, found)| UnmetClaim { claim, found });
+        let is_unmet = |unmet: &UnmetClaim<'_, '_>| {
+            let matcher = &unmet.claim.matcher;
+            !unmet.found.is_some_and(|found| matcher.matches(found))
         };
-        let unmet = all.filter(is_unmet);
-        let unmet = unmet.map(|((name, expected), found)| UnmetClaim {
-            name,
-            expected,
-            found,
-        });
-        unmet.collect()
+        all.filter(is_unmet).collect()
     }
 
     /// Returns the number of required claims.
@@ -101,29 +135,17 @@ impl RequiredClaims {
     }
 }
 
-/// A required claim that a token does not have with the required value.
-pub(crate) struct UnmetClaim<'c> {
-    pub(crate) name: &'c str,
-    pub(crate) expected: &'c Value,
+/// A required claim that a token does not have as required.
+pub(crate) struct UnmetClaim<'c, 'p> {
+    pub(crate) claim: &'c RequiredClaim,
     /// The JSON text of the claim, or `None` if the token does not have it.
-    pub(crate) found: Option<&'c str>,
+    pub(crate) found: Option<&'p str>,
 }
 
-impl FromIterator<(String, Value)> for RequiredClaims {
-    fn from_iter<I: IntoIterator<Item = (String, Value)>>(claims: I) -> Self {
+impl FromIterator<RequiredClaim> for RequiredClaims {
+    fn from_iter<I: IntoIterator<Item = RequiredClaim>>(claims: I) -> Self {
         Self(claims.into_iter().collect())
     }
-}
-
-/// Returns why a claim cannot be required with this value, or `None` if it can.
-pub(crate) fn invalid_requirement(name: &str, value: &Value) -> Option<&'static str> {
-    if name.is_empty() {
-        return Some("its name is empty");
-    }
-    if value.is_null() {
-        return Some("its required value is null; require another value, or leave the claim out");
-    }
-    None
 }
 
 type Predicate = Arc<dyn Fn(&Map<String, Value>) -> bool + Send + Sync>;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::members::MemberName;
 use super::members::coverage::may_overlap;
 use super::rule::Rule;
+use crate::jose::claim_matcher::ClaimMatcher;
 use crate::text::quoted_if_needed;
 
 /// The most changes that a log event lists.
@@ -34,6 +35,7 @@ impl PolicyChanges {
         changes.compare_allowed(old, new);
         changes.compare_denied(old, new);
         changes.compare_audiences(&audiences(old), &audiences(new));
+        changes.compare_scopes(old, new);
         changes.compare_claims(old, new);
         if new.allowed.is_empty() {
             // No caller is allowed, whatever else has changed.
@@ -124,6 +126,18 @@ impl PolicyChanges {
         }
     }
 
+    fn compare_scopes(&mut self, old: &Rule, new: &Rule) {
+        let (old, new) = (scopes(old), scopes(new));
+        for scope in new.difference(&old) {
+            let change = format!("scopes: + {}", quoted_if_needed(scope));
+            self.add(change, Effect::Narrower);
+        }
+        for scope in old.difference(&new) {
+            let change = format!("scopes: - {}", quoted_if_needed(scope));
+            self.add(change, Effect::Wider);
+        }
+    }
+
     fn compare_claims(&mut self, old: &Rule, new: &Rule) {
         let (old, new) = (claims(old), claims(new));
         let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
@@ -131,13 +145,15 @@ impl PolicyChanges {
             let quoted = quoted_if_needed(name);
             match (old.get(name), new.get(name)) {
                 (Some(before), Some(after)) if before == after => {}
-                // Callers with the new value were not allowed before.
                 (Some(before), Some(after)) => {
+                    // Callers with a value that matched neither requirement, or both, make no difference.
+                    let effect = if before.covers(after) {
+                        Effect::Narrower
+                    } else {
+                        Effect::Wider
+                    };
                     let (before, after) = (claim_value(before), claim_value(after));
-                    self.add(
-                        format!("claims: {quoted} {before} -> {after}"),
-                        Effect::Wider,
-                    );
+                    self.add(format!("claims: {quoted} {before} -> {after}"), effect);
                 }
                 (Some(before), None) => {
                     let before = claim_value(before);
@@ -158,6 +174,7 @@ pub(super) fn is_same(old: &Rule, new: &Rule) -> bool {
     old.allowed == new.allowed
         && old.denied == new.denied
         && audiences(old) == audiences(new)
+        && scopes(old) == scopes(new)
         && claims(old) == claims(new)
 }
 
@@ -165,8 +182,13 @@ fn audiences(rule: &Rule) -> BTreeSet<&str> {
     rule.audiences.iter().map(String::as_str).collect()
 }
 
-fn claims(rule: &Rule) -> BTreeMap<&str, &Value> {
-    rule.claims.iter().collect()
+fn scopes(rule: &Rule) -> BTreeSet<&str> {
+    rule.scopes.iter().map(String::as_str).collect()
+}
+
+fn claims(rule: &Rule) -> BTreeMap<&str, &ClaimMatcher> {
+    let claims = rule.claims.iter();
+    claims.map(|claim| (claim.name(), &claim.matcher)).collect()
 }
 
 fn any_of(audiences: &BTreeSet<&str>) -> String {
@@ -180,11 +202,12 @@ fn any_of(audiences: &BTreeSet<&str>) -> String {
     listed(&quoted)
 }
 
-/// Returns the required value of a claim as text: that of a string without quotes if it needs none.
-fn claim_value(value: &Value) -> String {
-    match value {
-        Value::String(text) => quoted_if_needed(text).into_owned(),
-        other => quoted_if_needed(&other.to_string()).into_owned(),
+/// Returns the requirement on a claim as text: a required string without quotes if it needs none.
+fn claim_value(matcher: &ClaimMatcher) -> String {
+    match matcher.as_value() {
+        Some(Value::String(text)) => quoted_if_needed(text).into_owned(),
+        Some(other) => quoted_if_needed(&other.to_string()).into_owned(),
+        None => matcher.to_string(),
     }
 }
 
@@ -279,9 +302,45 @@ mod tests {
                 false,
             ),
             (
+                "allow: [allUsers]\nscopes: [a, b]",
+                "allow: [allUsers]\nscopes: [b]",
+                "scopes: - a",
+                true,
+            ),
+            (
+                "allow: [allUsers]\nscopes: [a]",
+                "allow: [allUsers]\nscopes: [b, a]",
+                "scopes: + b",
+                false,
+            ),
+            (
                 "allow: [allUsers]\nclaims: { hd: example.com }",
                 "allow: [allUsers]\nclaims: { hd: example.org }",
                 "claims: hd example.com -> example.org",
+                true,
+            ),
+            (
+                "allow: [allUsers]\nclaims: { ref: refs/heads/main }",
+                "allow: [allUsers]\nclaims: { ref: { prefix: refs/heads/ } }",
+                "claims: ref refs/heads/main -> prefix \"refs/heads/\"",
+                true,
+            ),
+            (
+                "allow: [allUsers]\nclaims: { ref: { glob: \"refs/*\" } }",
+                "allow: [allUsers]\nclaims: { ref: { one_of: [refs/heads/main, refs/tags/1] } }",
+                "claims: ref glob \"refs/*\" -> one of \"refs/heads/main\", \"refs/tags/1\"",
+                false,
+            ),
+            (
+                "allow: [allUsers]\nclaims: { groups: { contains: admins } }",
+                "allow: [allUsers]\nclaims: { groups: { contains: { one_of: [admins, ops] } } }",
+                "claims: groups contains \"admins\" -> contains one of \"admins\", \"ops\"",
+                true,
+            ),
+            (
+                "allow: [allUsers]\nclaims: { /a/b: 1 }",
+                "allow: [allUsers]\nclaims: { /a/c: 1 }",
+                "claims: - /a/b 1, claims: + /a/c 1",
                 true,
             ),
             (

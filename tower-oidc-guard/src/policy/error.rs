@@ -142,6 +142,17 @@ pub enum PolicyError {
         /// Why it is invalid.
         reason: String,
     },
+    /// The policy requires a scope that no token can have.
+    #[error(
+        "the policy requires the scope {}, which no token can have: {reason}",
+        Escaped(scope)
+    )]
+    InvalidScope {
+        /// The scope, as written in the policy.
+        scope: String,
+        /// Why it is invalid.
+        reason: String,
+    },
     /// A part of a policy file does not fit the issuers that the guard trusts.
     #[cfg(feature = "policy-file")]
     #[error("{}:{line}:{column}: {error}", path.display())]

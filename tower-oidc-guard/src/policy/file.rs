@@ -13,7 +13,7 @@ use reqwest_wi_auth::{FileError, WatchedFile, WatchedFileBuilder};
 use super::changes::{self, PolicyChanges};
 use super::members::Members;
 use super::resolved::{Installed, PolicyIssuers, PolicyRole, Registration, too_wide};
-use super::rule::{Rule, check_audience};
+use super::rule::{Rule, check_audience, check_scope};
 use super::{Node, Policy, PolicyError};
 use crate::config_file::{
     ConfigFile, ContentError, MemberEntry, Position, Positioned, config_changes,
@@ -40,7 +40,8 @@ use crate::telemetry;
 /// | `allow` | the allowed [members](Policy#members), each by itself or in the list of an `issuer`; `[]` allows no caller | error |
 /// | `deny` | the denied members, in the same form; see [Deny lists](Policy#deny-lists) | no caller is denied |
 /// | `audiences` | the token must be for one of these | any audience of the issuer |
-/// | `claims` | claims that the token must have, with their values | no claim is required |
+/// | `scopes` | the token must have all of these [scopes](Policy::require_scope) | no scope is required |
+/// | `claims` | claims that the token must have, each with its value or a [matcher](crate::ClaimMatcher), such as `{ prefix: refs/tags/ }` | no claim is required |
 /// | `issuers`, and the settings of a guard | used by [`OidcGuardBuilder::from_file`](crate::OidcGuardBuilder::from_file), and ignored otherwise | none |
 ///
 /// A field that is null or empty is an error, except for `allow: []`, because it would lift a restriction silently. Unknown and
@@ -60,8 +61,8 @@ use crate::telemetry;
 ///
 /// Order, duplicates and formatting make no difference. The level of the event is INFO or, if the policy may allow callers that
 /// it did not allow before, WARN: a member was added to `allow` that the other members did not cover, a member was removed from
-/// `deny` whose callers the members of `allow` may match, an audience was added to `audiences` or the field removed, or a claim was
-/// removed or got another value. The field `widened_by` then lists these differences.
+/// `deny` whose callers the members of `allow` may match, an audience was added to `audiences` or the field removed, a scope was removed, or a claim
+/// was removed or may have a value that did not match before. The field `widened_by` then lists these differences.
 ///
 /// Before a file is deployed, [`check`](Self::check) validates it.
 #[derive(Clone)]
@@ -331,6 +332,10 @@ impl PolicyContent {
             check_audience(value).map_err(|error| ContentError::from_policy(*position, error))?;
             rule.audiences.push(value.clone());
         }
+        for Positioned { position, value } in &config.scopes {
+            check_scope(value).map_err(|error| ContentError::from_policy(*position, error))?;
+            rule.scopes.push(value.clone());
+        }
         rule.claims = config.claims.iter().cloned().collect();
         Ok(Self { rule, config })
     }
@@ -489,6 +494,7 @@ mod tests {
                 iss: vec!["https://id.example".to_owned()],
                 platform,
                 audiences: vec!["me".to_owned()],
+                public: None,
             }],
         }
     }

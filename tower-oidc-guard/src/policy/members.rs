@@ -407,7 +407,7 @@ impl IssuerMembers {
                 Platform::Google => {
                     verified_email(caller).is_some_and(|email| self.emails.contains(&*email))
                 }
-                Platform::Other => false,
+                Platform::GitHubActions | Platform::GitLab | Platform::Other => false,
             }
     }
 
@@ -418,7 +418,7 @@ impl IssuerMembers {
                 self.names_service_accounts() && service_account(caller.subject()).is_none()
             }
             Platform::Google => !self.emails.is_empty() && verified_email(caller).is_none(),
-            Platform::Other => false,
+            Platform::GitHubActions | Platform::GitLab | Platform::Other => false,
         };
         is_undecided || self.contains(caller)
     }

@@ -25,6 +25,37 @@ pub(crate) struct PolicyIssuer {
     pub(crate) iss: Vec<String>,
     pub(crate) platform: Platform,
     pub(crate) audiences: Vec<String>,
+    /// The public issuer that this is, if the guard accepts tokens that anyone can get.
+    pub(crate) public: Option<PublicIssuer>,
+}
+
+/// An issuer that anyone on the internet can get a token from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PublicIssuer {
+    Google,
+    /// GitHub Actions on github.com, of which the guard requires no claims.
+    GitHubActions,
+    /// gitlab.com, of which the guard requires no claims.
+    GitLab,
+}
+
+impl PublicIssuer {
+    const ALL: [Self; 3] = [Self::Google, Self::GitHubActions, Self::GitLab];
+
+    /// Returns the warning about a policy that allows everyone with a token of this issuer.
+    fn warning(self) -> &'static str {
+        match self {
+            Self::Google => {
+                "the policy allows allAuthenticatedUsers, and Google is a trusted issuer: anyone on the internet can get such a token"
+            }
+            Self::GitHubActions => {
+                "the policy allows allAuthenticatedUsers, and GitHub Actions is a trusted issuer without required claims: anyone with a repository on GitHub can get such a token; require a claim such as repository_id"
+            }
+            Self::GitLab => {
+                "the policy allows allAuthenticatedUsers, and gitlab.com is a trusted issuer without required claims: anyone with a project on gitlab.com can get such a token; require a claim such as project_id"
+            }
+        }
+    }
 }
 
 impl PolicyIssuer {
@@ -87,10 +118,10 @@ impl PolicyIssuers {
         all.any(|own| own == audience)
     }
 
-    /// Returns whether the issuer with this `iss` is Google or, for `None`, whether any issuer is.
-    fn is_google(&self, iss: Option<&str>) -> bool {
+    /// Returns whether the issuer with this `iss` is this public one or, for `None`, whether any issuer is.
+    fn is_public(&self, public: PublicIssuer, iss: Option<&str>) -> bool {
         self.issuers.iter().any(|issuer| {
-            issuer.platform == Platform::Google && iss.is_none_or(|iss| issuer.is_named(iss))
+            issuer.public == Some(public) && iss.is_none_or(|iss| issuer.is_named(iss))
         })
     }
 }
@@ -205,6 +236,11 @@ impl ResolvedPolicy {
         )
     }
 
+    /// Returns the scopes that a caller needs, separated by spaces, if the policy does not allow it and would allow it with them.
+    pub(crate) fn missing_scopes(&self, caller: &Identity) -> Option<String> {
+        self.installed.policy.missing_scopes(caller)
+    }
+
     /// Returns whether a request without a token is allowed.
     pub(crate) fn allows_anonymous(&self) -> bool {
         matches!(
@@ -280,12 +316,9 @@ fn check_issuers(policy: &Policy, trusted: &PolicyIssuers) -> Result<(), PolicyE
 
 /// Returns warnings about a policy that allows more, or less, than its author may expect.
 pub(super) fn too_wide(policy: &Policy, trusted: &PolicyIssuers) -> Vec<&'static str> {
-    let mut warnings = Vec::new();
-    if allows_everyone_of_google(policy, trusted) {
-        warnings.push(
-            "the policy allows allAuthenticatedUsers, and Google is a trusted issuer: anyone on the internet can get such a token",
-        );
-    }
+    let public = PublicIssuer::ALL.into_iter();
+    let open = public.filter(|public| allows_everyone_of(*public, policy, trusted));
+    let mut warnings: Vec<_> = open.map(PublicIssuer::warning).collect();
     if policy.allows_anyone() && policy.denies(None) {
         warnings.push(
             "the policy allows allUsers and has a deny list: requests without a token are rejected, because a denied caller could leave its token out",
@@ -294,22 +327,22 @@ pub(super) fn too_wide(policy: &Policy, trusted: &PolicyIssuers) -> Vec<&'static
     warnings
 }
 
-fn allows_everyone_of_google(policy: &Policy, trusted: &PolicyIssuers) -> bool {
-    let is_google = |iss: Option<&str>| trusted.is_google(iss);
+fn allows_everyone_of(public: PublicIssuer, policy: &Policy, trusted: &PolicyIssuers) -> bool {
+    let is_meant = |iss: Option<&str>| trusted.is_public(public, iss);
     match &*policy.0 {
-        Node::Rule(rule) => rule.allows_everyone_of(is_google),
+        Node::Rule(rule) => rule.allows_everyone_of(is_meant),
         Node::Any(policies) => policies
             .iter()
-            .any(|policy| allows_everyone_of_google(policy, trusted)),
+            .any(|policy| allows_everyone_of(public, policy, trusted)),
         Node::All(policies) => {
             let mut all = policies.iter();
-            !policies.is_empty() && all.all(|policy| allows_everyone_of_google(policy, trusted))
+            !policies.is_empty() && all.all(|policy| allows_everyone_of(public, policy, trusted))
         }
         Node::Narrowed(policy, rule) => {
-            rule.requires_nothing() && allows_everyone_of_google(policy, trusted)
+            rule.requires_nothing() && allows_everyone_of(public, policy, trusted)
         }
         Node::Invalid(_) => false,
         #[cfg(feature = "policy-file")]
-        Node::File(file) => file.with(|rule| rule.allows_everyone_of(is_google)),
+        Node::File(file) => file.with(|rule| rule.allows_everyone_of(is_meant)),
     }
 }

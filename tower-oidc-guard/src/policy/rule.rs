@@ -9,7 +9,8 @@ use super::outcome::{Outcome, Reason};
 use super::resolved::PolicyIssuers;
 use crate::identity::Identity;
 use crate::jose::required_claims::RequiredClaims;
-use crate::text;
+use crate::jose::scopes::scope_fault;
+use crate::text::{self, quoted_excerpt};
 
 type Condition = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
 
@@ -19,6 +20,8 @@ pub(crate) struct Rule {
     pub(super) allowed: Members,
     pub(super) denied: Members,
     pub(super) claims: RequiredClaims,
+    /// The token has to have all of these scopes.
+    pub(super) scopes: Vec<String>,
     /// The token has to be for one of these audiences. If the list is empty, any accepted audience is enough.
     pub(super) audiences: Vec<String>,
     pub(super) conditions: Vec<Condition>,
@@ -30,6 +33,7 @@ impl Rule {
             allowed,
             denied: Members::default(),
             claims: RequiredClaims::default(),
+            scopes: Vec::new(),
             audiences: Vec::new(),
             conditions: Vec::new(),
         }
@@ -50,6 +54,31 @@ impl Rule {
     }
 
     fn decide_verified<R: Reason>(&self, caller: &Identity) -> Outcome<R> {
+        let outcome = self.decide_without_scopes(caller);
+        if self.scopes.is_empty() || !matches!(outcome, Outcome::Allowed(_)) {
+            return outcome;
+        }
+        let mut missing = self.scopes.iter().filter(|scope| !has_scope(caller, scope));
+        match missing.next() {
+            None => outcome,
+            Some(first) => Outcome::not_allowed(|| {
+                let all = missing.fold(first.clone(), |all, scope| all + " " + scope);
+                format!("the token does not have the required scope {all}")
+            }),
+        }
+    }
+
+    /// Returns whether the rule would allow a caller with these claims whose token had all required scopes.
+    pub(super) fn allows_but_for_scopes(&self, caller: &Identity) -> bool {
+        let is_allowed = matches!(
+            self.decide_without_scopes::<()>(caller),
+            Outcome::Allowed(())
+        );
+        is_allowed && !self.denies(Some(caller))
+    }
+
+    /// Decides on a caller that is not denied, as if its token had all required scopes.
+    fn decide_without_scopes<R: Reason>(&self, caller: &Identity) -> Outcome<R> {
         if !self.allowed.contains(caller) {
             return Outcome::not_allowed(|| {
                 let (subject, issuer) = (caller.subject(), caller.issuer());
@@ -64,7 +93,10 @@ impl Rule {
         }
         if let Some(claim) = self.claims.first_unmet(caller.payload()) {
             return Outcome::not_allowed(|| {
-                format!("the token does not have the required value of the claim {claim}")
+                let (name, expected) = (quoted_excerpt(claim.name()), &claim.matcher);
+                format!(
+                    "the token does not have the required value of the claim {name}: expected {expected}"
+                )
             });
         }
         match self
@@ -85,7 +117,10 @@ impl Rule {
     /// Decides on a request without a token. It is allowed only if the rule requires nothing that a token would have to
     /// contain.
     fn decide_anonymous<R: Reason>(&self) -> Outcome<R> {
-        let requires_nothing = self.requires_nothing() && self.audiences.is_empty();
+        let requires_nothing = self.claims.is_empty()
+            && self.scopes.is_empty()
+            && self.conditions.is_empty()
+            && self.audiences.is_empty();
         if self.allowed.has_anyone() && requires_nothing {
             Outcome::Allowed(R::from_text(|| "allUsers is an allowed member".to_owned()))
         } else {
@@ -107,9 +142,12 @@ impl Rule {
         self.requires_nothing() && self.allowed.has_any_verified(is_meant)
     }
 
-    /// Returns whether the rule requires no claim and no condition.
+    /// Returns whether the rule requires no claim, scope or condition, or only claims that may have any text.
     pub(super) fn requires_nothing(&self) -> bool {
-        self.claims.is_empty() && self.conditions.is_empty()
+        let mut claims = self.claims.iter();
+        claims.all(|claim| claim.matcher.matches_every_text())
+            && self.scopes.is_empty()
+            && self.conditions.is_empty()
     }
 
     /// Checks everything that can be checked without the trusted issuers.
@@ -117,10 +155,13 @@ impl Rule {
         for audience in &self.audiences {
             check_audience(audience)?;
         }
+        for scope in &self.scopes {
+            check_scope(scope)?;
+        }
         if let Some((name, reason)) = self.claims.first_invalid() {
             return Err(PolicyError::InvalidClaim {
                 claim: name.to_owned(),
-                reason: reason.to_owned(),
+                reason,
             });
         }
         Ok(())
@@ -156,12 +197,29 @@ pub(super) fn check_audience(audience: &str) -> Result<(), PolicyError> {
     }
 }
 
+/// Checks that a token can have a scope.
+pub(super) fn check_scope(scope: &str) -> Result<(), PolicyError> {
+    match scope_fault(scope) {
+        None => Ok(()),
+        Some(reason) => Err(PolicyError::InvalidScope {
+            scope: scope.to_owned(),
+            reason: reason.to_owned(),
+        }),
+    }
+}
+
+/// Returns whether a caller's token has a scope.
+pub(super) fn has_scope(caller: &Identity, scope: &str) -> bool {
+    caller.scopes().any(|own| own == scope)
+}
+
 impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policy")
             .field("allowed", &self.allowed)
             .field("denied", &self.denied)
             .field("claims", &self.claims)
+            .field("scopes", &self.scopes)
             .field("audiences", &self.audiences)
             .field("conditions", &self.conditions.len())
             .finish()

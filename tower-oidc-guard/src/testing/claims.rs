@@ -11,6 +11,14 @@ use serde_json::{Map, Value, json};
 pub(super) const GOOGLE: &str = "https://accounts.google.com";
 /// The issuer of a cluster that does not configure another one.
 pub(super) const KUBERNETES: &str = "https://kubernetes.default.svc.cluster.local";
+/// The issuer of the tokens of GitHub Actions.
+pub(super) const GITHUB_ACTIONS: &str = "https://token.actions.githubusercontent.com";
+/// The repository of a job of GitHub Actions, unless another one is set.
+const DEFAULT_REPOSITORY: &str = "octo-org/octo-repo";
+/// The project of a job of GitLab CI/CD, unless another one is set.
+const DEFAULT_PROJECT: &str = "my-group/my-project";
+/// The commit of a job.
+const COMMIT: &str = "714a629c0b401fdce83e847fc9589983fc6f46bc";
 /// The default service account of a project of Google Cloud.
 const DEFAULT_GOOGLE_ACCOUNT: &str = "739419398126-compute@developer.gserviceaccount.com";
 
@@ -32,6 +40,8 @@ enum Format {
     Kubernetes,
     /// A single audience is a string; there is no `nbf` and no `jti`; the header has the `typ` `JWT`.
     Google,
+    /// A single audience is a string; there are `nbf` and `jti`; the header has the `typ` `JWT`.
+    Job,
 }
 
 impl TestClaims {
@@ -45,6 +55,16 @@ impl TestClaims {
         Self::new(issuer, Format::Google).google_service_account(DEFAULT_GOOGLE_ACCOUNT)
     }
 
+    /// Creates the claims of a job of GitHub Actions.
+    pub(super) fn github_actions(issuer: &str) -> Self {
+        Self::new(issuer, Format::Job).github_repository(DEFAULT_REPOSITORY)
+    }
+
+    /// Creates the claims of a job of GitLab CI/CD.
+    pub(super) fn gitlab(issuer: &str) -> Self {
+        Self::new(issuer, Format::Job).gitlab_project(DEFAULT_PROJECT)
+    }
+
     /// Creates claims that any provider's tokens have.
     pub(super) fn oidc(issuer: &str, subject: &str) -> Self {
         Self::new(issuer, Format::Kubernetes).claim("sub", subject.into())
@@ -52,7 +72,7 @@ impl TestClaims {
 
     fn new(issuer: &str, format: Format) -> Self {
         let mut claims = Map::from_iter([("iss".to_owned(), issuer.into())]);
-        if format == Format::Kubernetes {
+        if format != Format::Google {
             claims.insert("jti".to_owned(), token_id(issuer).into());
         }
         Self {
@@ -166,6 +186,78 @@ impl TestClaims {
         self.google_account(&format!("1{id:020}"), email)
     }
 
+    pub(super) fn github_repository(self, repository: &str) -> Self {
+        let (owner, _) = repository.split_once('/').unwrap_or((repository, ""));
+        let workflow = format!("{repository}/.github/workflows/deploy.yml@refs/heads/main");
+        self.texts([
+            ("sub", format!("repo:{repository}:ref:refs/heads/main")),
+            ("repository", repository.to_owned()),
+            ("repository_id", short_number(repository)),
+            ("repository_owner", owner.to_owned()),
+            ("repository_owner_id", short_number(owner)),
+            ("repository_visibility", "private".to_owned()),
+            ("ref", "refs/heads/main".to_owned()),
+            ("ref_type", "branch".to_owned()),
+            ("ref_protected", "true".to_owned()),
+            ("sha", COMMIT.to_owned()),
+            ("head_ref", String::new()),
+            ("base_ref", String::new()),
+            ("event_name", "push".to_owned()),
+            ("workflow", "Deploy".to_owned()),
+            ("workflow_ref", workflow.clone()),
+            ("workflow_sha", COMMIT.to_owned()),
+            ("job_workflow_ref", workflow),
+            ("job_workflow_sha", COMMIT.to_owned()),
+            ("actor", "octocat".to_owned()),
+            ("actor_id", "583231".to_owned()),
+            ("run_id", short_number(&format!("run of {repository}"))),
+            ("run_number", "10".to_owned()),
+            ("run_attempt", "1".to_owned()),
+            ("runner_environment", "github-hosted".to_owned()),
+        ])
+    }
+
+    pub(super) fn gitlab_project(self, path: &str) -> Self {
+        let (namespace, _) = path.rsplit_once('/').unwrap_or((path, ""));
+        let host = self.issuer().trim_start_matches("https://").to_owned();
+        let file = format!("{host}/{path}//.gitlab-ci.yml@refs/heads/main");
+        let claims = self.texts([
+            (
+                "sub",
+                format!("project_path:{path}:ref_type:branch:ref:main"),
+            ),
+            ("project_id", short_number(path)),
+            ("project_path", path.to_owned()),
+            ("namespace_id", short_number(namespace)),
+            ("namespace_path", namespace.to_owned()),
+            ("job_project_id", short_number(path)),
+            ("job_project_path", path.to_owned()),
+            ("job_namespace_id", short_number(namespace)),
+            ("job_namespace_path", namespace.to_owned()),
+            ("project_visibility", "private".to_owned()),
+            ("user_id", "1".to_owned()),
+            ("user_login", "sample-user".to_owned()),
+            ("user_email", "sample-user@example.com".to_owned()),
+            ("pipeline_id", "574".to_owned()),
+            ("pipeline_source", "push".to_owned()),
+            ("job_id", "302".to_owned()),
+            ("ref", "main".to_owned()),
+            ("ref_type", "branch".to_owned()),
+            ("ref_path", "refs/heads/main".to_owned()),
+            ("ref_protected", "true".to_owned()),
+            ("sha", COMMIT.to_owned()),
+            ("ci_config_ref_uri", file),
+            ("ci_config_sha", COMMIT.to_owned()),
+            ("runner_environment", "self-hosted".to_owned()),
+        ]);
+        claims.claim("runner_id", 1.into())
+    }
+
+    fn texts<const N: usize>(self, claims: [(&str, String); N]) -> Self {
+        let claims = claims.into_iter();
+        claims.fold(self, |all, (name, text)| all.claim(name, text.into()))
+    }
+
     pub(super) fn compute_engine(self, project_id: &str, zone: &str, instance_name: &str) -> Self {
         let instance = json!({
             "instance_creation_timestamp": unix_seconds(self.issued_at).saturating_sub(3600),
@@ -190,7 +282,7 @@ impl TestClaims {
     pub(super) fn header(&self) -> Map<String, Value> {
         match self.format {
             Format::Kubernetes => Map::new(),
-            Format::Google => Map::from_iter([("typ".to_owned(), "JWT".into())]),
+            Format::Google | Format::Job => Map::from_iter([("typ".to_owned(), "JWT".into())]),
         }
     }
 
@@ -205,11 +297,13 @@ impl TestClaims {
         };
         add("exp", &|| (issued_at + self.lifetime.as_secs()).into());
         add("iat", &|| issued_at.into());
-        if self.format == Format::Kubernetes {
+        if self.format != Format::Google {
             add("nbf", &|| issued_at.into());
+        }
+        if self.format == Format::Kubernetes {
             add("aud", &|| json!([]));
         }
-        if self.format == Format::Google
+        if self.format != Format::Kubernetes
             && let Some(Value::Array(audiences)) = claims.get_mut("aud")
             && audiences.len() == 1
             && let Some(only) = audiences.pop()
@@ -231,6 +325,11 @@ fn number(text: &str) -> u64 {
     let hash = digest(&SHA256, text.as_bytes());
     let bytes = hash.as_ref().iter().take(8);
     bytes.fold(0, |number, byte| (number << 8) | u64::from(*byte))
+}
+
+/// Returns a number of up to nine digits as text, as the IDs of repositories and projects are. It is the same for the same text.
+fn short_number(text: &str) -> String {
+    (number(text) % 1_000_000_000).to_string()
 }
 
 /// Returns a uid in the format of Kubernetes. It is the same for the same text.

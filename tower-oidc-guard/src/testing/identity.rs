@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use super::claims::{GOOGLE, KUBERNETES, TestClaims};
+use super::claims::{GITHUB_ACTIONS, GOOGLE, KUBERNETES, TestClaims};
 use crate::clock::Clock;
 use crate::guard::Identities;
 use crate::identity::{Identity, Platform};
@@ -97,14 +97,49 @@ impl TestIdentity {
         }
     }
 
+    /// Creates the identity of a job of GitHub Actions in this repository, such as `octo-org/octo-repo`, which a push to `main`
+    /// started. Its IDs are derived from the names. Change other claims with [`claim`](Self::claim).
+    ///
+    /// ```
+    /// use tower_oidc_guard::testing::TestIdentity;
+    ///
+    /// let caller = TestIdentity::github_actions("octo-org/octo-repo").claim("repository_id", "1296269").build();
+    /// let job = caller.github_actions().expect("a job");
+    /// assert_eq!((job.repository(), job.repository_id()), (Some("octo-org/octo-repo"), Some("1296269")));
+    /// ```
+    pub fn github_actions(repository: &str) -> Self {
+        Self {
+            platform: Platform::GitHubActions,
+            claims: TestClaims::github_actions(GITHUB_ACTIONS).github_repository(repository),
+            clock: Clock::default(),
+        }
+    }
+
+    /// Creates the identity of a job of GitLab CI/CD in this project of the instance `https://gitlab.com`, such as
+    /// `my-group/my-project`, which a push to the protected branch `main` started. Its IDs are derived from the paths. Change other
+    /// claims with [`claim`](Self::claim), and the instance with [`issuer`](Self::issuer).
+    ///
+    /// ```
+    /// use tower_oidc_guard::testing::TestIdentity;
+    ///
+    /// let caller = TestIdentity::gitlab("my-group/my-project").claim("project_id", "20").build();
+    /// let job = caller.gitlab().expect("a job");
+    /// assert!(job.project_id() == Some("20") && job.is_ref_protected());
+    /// ```
+    pub fn gitlab(project: &str) -> Self {
+        Self {
+            platform: Platform::GitLab,
+            claims: TestClaims::gitlab("https://gitlab.com").gitlab_project(project),
+            clock: Clock::default(),
+        }
+    }
+
     /// Creates an identity of any other OpenID Connect provider.
     ///
     /// ```
     /// use tower_oidc_guard::testing::TestIdentity;
     ///
-    /// let caller = TestIdentity::oidc("https://token.actions.githubusercontent.com", "repo:shop/web:ref:refs/heads/main")
-    ///     .claim("repository_id", "1296269")
-    ///     .build();
+    /// let caller = TestIdentity::oidc("https://id.example", "ann").claim("groups", vec!["admins"]).build();
     /// assert!(caller.kubernetes().is_none() && caller.google().is_none());
     /// ```
     pub fn oidc(issuer: &str, subject: &str) -> Self {

@@ -116,6 +116,56 @@ impl TestIssuer {
         Self::start_with(IssuerState::google).await
     }
 
+    /// Starts the issuer of GitHub Actions on 127.0.0.1, on a port chosen by the system, with one RS256 key. The `iss` of its tokens
+    /// is `https://token.actions.githubusercontent.com`, and they are like those of a job for a push to `main`. Spawns a task on the
+    /// current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If no port is available, or no key can be generated.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{OidcGuard, testing::TestIssuer};
+    ///
+    /// let github = TestIssuer::github_actions().await?;
+    /// let guard = OidcGuard::builder().issuer(github.issuer().audience("me")).any_verified_caller().build()?;
+    /// let token = github.token().audience("me").github_repository("octo-org/octo-repo");
+    /// let caller = guard.verifier().verify(token.mint()).await?;
+    /// assert_eq!(caller.subject(), "repo:octo-org/octo-repo:ref:refs/heads/main");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn github_actions() -> io::Result<Self> {
+        Self::start_with(IssuerState::github_actions).await
+    }
+
+    /// Starts an instance of GitLab on 127.0.0.1, on a port chosen by the system, with one RS256 key. Its URL on loopback is the
+    /// `iss` of its tokens, which are like those of a job for a push to the protected branch `main`. Spawns a task on the current
+    /// tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If no port is available, or no key can be generated.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{OidcGuard, testing::TestIssuer};
+    ///
+    /// let gitlab = TestIssuer::gitlab().await?;
+    /// let guard = OidcGuard::builder().issuer(gitlab.issuer().audience("me")).any_verified_caller().build()?;
+    /// let token = gitlab.token().audience("me").gitlab_project("my-group/my-project");
+    /// let caller = guard.verifier().verify(token.mint()).await?;
+    /// assert_eq!(caller.subject(), "project_path:my-group/my-project:ref_type:branch:ref:main");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn gitlab() -> io::Result<Self> {
+        Self::start_with(IssuerState::gitlab).await
+    }
+
     async fn start_with(state: fn(String) -> io::Result<IssuerState>) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -160,8 +210,9 @@ impl TestIssuer {
         Ok(())
     }
 
-    /// Returns the `iss` of its tokens: `https://accounts.google.com` for [`google`](Self::google), and the URL on loopback for
-    /// any other.
+    /// Returns the `iss` of its tokens: `https://accounts.google.com` for [`google`](Self::google),
+    /// `https://token.actions.githubusercontent.com` for [`github_actions`](Self::github_actions), and the URL on loopback for any
+    /// other.
     pub fn url(&self) -> &str {
         &self.state.url
     }
@@ -171,7 +222,8 @@ impl TestIssuer {
         self.state.discovery_url()
     }
 
-    /// Returns the settings of a guard that trusts this issuer: [`Issuer::google`] for [`google`](Self::google), and
+    /// Returns the settings of a guard that trusts this issuer: [`Issuer::google`] for [`google`](Self::google),
+    /// [`Issuer::github_actions`] for [`github_actions`](Self::github_actions), [`Issuer::gitlab`] for [`gitlab`](Self::gitlab), and
     /// [`Issuer::kubernetes`] for any other, with this issuer's URL on loopback. Add an audience.
     ///
     /// ```
@@ -193,6 +245,10 @@ impl TestIssuer {
         let issuer = match self.state.kind {
             IssuerKind::Kubernetes => Issuer::kubernetes(self.url()),
             IssuerKind::Google => Issuer::google().discovery_url(self.discovery_url()),
+            IssuerKind::GitHubActions => {
+                Issuer::github_actions().discovery_url(self.discovery_url())
+            }
+            IssuerKind::GitLab => Issuer::gitlab(self.url()),
         };
         issuer.insecure_loopback_http()
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use url::Url;
 
-use super::claims::{GOOGLE, TestClaims};
+use super::claims::{GITHUB_ACTIONS, GOOGLE, TestClaims};
 use super::kubernetes_http::{
     AcceptHeader, DISCOVERY_PATH, JWKS_PATH, document, negotiate, status, unauthorized,
 };
@@ -34,6 +34,20 @@ pub(super) struct IssuerState {
 pub(super) enum IssuerKind {
     Kubernetes,
     Google,
+    GitHubActions,
+    GitLab,
+}
+
+impl IssuerKind {
+    /// Returns the path of the key set.
+    fn key_set_path(self) -> &'static str {
+        match self {
+            Self::Kubernetes => JWKS_PATH,
+            Self::Google => google_http::JWKS_PATH,
+            Self::GitHubActions => "/.well-known/jwks",
+            Self::GitLab => "/oauth/discovery/keys",
+        }
+    }
 }
 
 /// A document that an issuer publishes.
@@ -68,6 +82,20 @@ impl IssuerState {
         Self::new(GOOGLE.to_owned(), IssuerKind::Google, location)
     }
 
+    /// Creates the issuer of the tokens of GitHub Actions, which publishes its documents below this URL.
+    pub(super) fn github_actions(location: String) -> io::Result<Self> {
+        Self::new(
+            GITHUB_ACTIONS.to_owned(),
+            IssuerKind::GitHubActions,
+            location,
+        )
+    }
+
+    /// Creates an instance of GitLab, which publishes its documents below its own URL.
+    pub(super) fn gitlab(url: String) -> io::Result<Self> {
+        Self::new(url.clone(), IssuerKind::GitLab, url)
+    }
+
     fn new(url: String, kind: IssuerKind, location: String) -> io::Result<Self> {
         let inner = Mutex::new(Inner {
             current: Arc::new(SigningKey::generate(Algorithm::RS256)?),
@@ -90,6 +118,8 @@ impl IssuerState {
         let claims = match self.kind {
             IssuerKind::Kubernetes => TestClaims::kubernetes(&self.url, "default", "default"),
             IssuerKind::Google => TestClaims::google(&self.url),
+            IssuerKind::GitHubActions => TestClaims::github_actions(&self.url),
+            IssuerKind::GitLab => TestClaims::gitlab(&self.url),
         };
         TokenSpec::new(self.current(), claims)
     }
@@ -104,8 +134,9 @@ impl IssuerState {
         match self.kind {
             IssuerKind::Google if self.location == GOOGLE => google_http::JWKS_URI.to_owned(),
             IssuerKind::Google => format!("{}{}", self.location, google_http::JWKS_PATH),
-            IssuerKind::Kubernetes => {
-                format!("{}{JWKS_PATH}", self.location.trim_end_matches('/'))
+            kind => {
+                let location = self.location.trim_end_matches('/');
+                format!("{location}{}", kind.key_set_path())
             }
         }
     }
@@ -131,10 +162,7 @@ impl IssuerState {
             .as_ref()
             .map_or("", |own| own.path().trim_end_matches('/'));
         let path = path.strip_prefix(own).unwrap_or(path);
-        let key_set = match self.kind {
-            IssuerKind::Kubernetes => kubernetes_http::JWKS_PATH,
-            IssuerKind::Google => google_http::JWKS_PATH,
-        };
+        let key_set = self.kind.key_set_path();
         match path {
             DISCOVERY_PATH => Some(Document::Discovery),
             path if path == key_set => Some(Document::KeySet),
@@ -225,7 +253,9 @@ impl IssuerState {
         }
         match self.kind {
             IssuerKind::Kubernetes => self.respond_like_kubernetes(method, document, headers),
-            IssuerKind::Google => self.respond_like_google(method, document),
+            IssuerKind::Google | IssuerKind::GitHubActions | IssuerKind::GitLab => {
+                self.respond_publicly(method, document)
+            }
         }
     }
 
@@ -259,12 +289,8 @@ impl IssuerState {
         document(media_type, &published)
     }
 
-    /// Returns the response of Google, which ignores `Accept` and `Authorization`.
-    fn respond_like_google(
-        &self,
-        method: &Method,
-        requested: Option<Document>,
-    ) -> Response<String> {
+    /// Returns the response of an issuer on the internet, which ignores `Accept` and `Authorization`.
+    fn respond_publicly(&self, method: &Method, requested: Option<Document>) -> Response<String> {
         match requested {
             None => google_http::not_found(),
             Some(_) if method != Method::GET && method != Method::HEAD => {
@@ -272,7 +298,9 @@ impl IssuerState {
             }
             Some(Document::Discovery) => {
                 let mut document = self.discovery(&self.url, &self.jwks_uri());
-                google_http::add_members(&mut document);
+                if self.kind == IssuerKind::Google {
+                    google_http::add_members(&mut document);
+                }
                 self.add_discovery_members(&mut document);
                 google_http::document(&document)
             }

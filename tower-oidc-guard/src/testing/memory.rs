@@ -8,7 +8,7 @@ use http::{Extensions, Response, StatusCode};
 use reqwest::ResponseBuilderExt as _;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 
-use super::claims::{GOOGLE, KUBERNETES};
+use super::claims::{GITHUB_ACTIONS, GOOGLE, KUBERNETES};
 use super::issuer_state::{IssuerKind, IssuerState};
 use super::token::TokenSpec;
 use crate::issuer::Issuer;
@@ -106,7 +106,67 @@ impl MemoryIssuer {
         state.map(Arc::new).map(Self)
     }
 
-    /// Returns the settings of a guard that trusts this issuer: [`Issuer::google`] for [`google`](Self::google), and
+    /// Creates the issuer of GitHub Actions, `https://token.actions.githubusercontent.com`, with one RS256 key, for guards with
+    /// [`Issuer::github_actions`]. Its tokens are like those of a job for a push to `main`.
+    ///
+    /// # Errors
+    ///
+    /// If no key can be generated.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{OidcGuard, testing::MemoryIssuer};
+    ///
+    /// let github = MemoryIssuer::github_actions()?;
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(github.issuer().audience("me").require_claim("ref", "refs/heads/main"))
+    ///     .http_client(github.client())
+    ///     .any_verified_caller()
+    ///     .build()?;
+    /// let token = github.token().audience("me").github_repository("octo-org/octo-repo");
+    /// let caller = guard.verifier().verify(token.mint()).await?;
+    /// assert_eq!(caller.github_actions().and_then(|job| job.repository()), Some("octo-org/octo-repo"));
+    /// assert!(guard.verifier().verify(token.claim("ref", "refs/heads/x").mint()).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn github_actions() -> io::Result<Self> {
+        let state = IssuerState::github_actions(GITHUB_ACTIONS.to_owned());
+        state.map(Arc::new).map(Self)
+    }
+
+    /// Creates an instance of GitLab with any URL and one RS256 key, for guards with [`Issuer::gitlab`]. Its tokens are like those
+    /// of a job for a push to the protected branch `main`.
+    ///
+    /// # Errors
+    ///
+    /// If no key can be generated.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::{OidcGuard, testing::MemoryIssuer};
+    ///
+    /// let gitlab = MemoryIssuer::gitlab("https://gitlab.example.com")?;
+    /// let guard = OidcGuard::builder()
+    ///     .issuer(gitlab.issuer().audience("me").require_claim("ref_protected", "true"))
+    ///     .http_client(gitlab.client())
+    ///     .any_verified_caller()
+    ///     .build()?;
+    /// let token = gitlab.token().audience("me").gitlab_project("my-group/my-project");
+    /// let caller = guard.verifier().verify(token.mint()).await?;
+    /// assert_eq!(caller.gitlab().and_then(|job| job.project_path()), Some("my-group/my-project"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn gitlab(url: impl Into<String>) -> io::Result<Self> {
+        let state = IssuerState::gitlab(url.into());
+        state.map(Arc::new).map(Self)
+    }
+
+    /// Returns the settings of a guard that trusts this issuer: [`Issuer::google`] for [`google`](Self::google),
+    /// [`Issuer::github_actions`] for [`github_actions`](Self::github_actions), [`Issuer::gitlab`] for [`gitlab`](Self::gitlab), and
     /// [`Issuer::kubernetes`] for any other. Add an audience. The guard has to use this issuer's [`client`](Self::client).
     ///
     /// ```
@@ -121,6 +181,8 @@ impl MemoryIssuer {
         match self.0.kind {
             IssuerKind::Kubernetes => Issuer::kubernetes(self.url()),
             IssuerKind::Google => Issuer::google(),
+            IssuerKind::GitHubActions => Issuer::github_actions(),
+            IssuerKind::GitLab => Issuer::gitlab(self.url()),
         }
     }
 

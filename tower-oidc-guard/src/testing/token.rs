@@ -251,6 +251,39 @@ impl TokenSpec {
         self.map(|claims| claims.compute_engine(project_id, zone, instance_name))
     }
 
+    /// Makes it a token of GitHub Actions for a job of this repository, such as `octo-org/octo-repo`, which a push to `main` started.
+    /// Its IDs are derived from the names. Change other claims with [`claim`](Self::claim).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::MemoryIssuer;
+    ///
+    /// let github = MemoryIssuer::github_actions()?;
+    /// let job = github.token().audience("me").github_repository("octo-org/octo-repo").claim("environment", "production");
+    /// let token = job.mint();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn github_repository(self, repository: &str) -> Self {
+        self.map(|claims| claims.github_repository(repository))
+    }
+
+    /// Makes it an ID token of GitLab for a job of this project, such as `my-group/my-project`, which a push to the protected branch
+    /// `main` started. Its IDs are derived from the paths. Change other claims with [`claim`](Self::claim).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::MemoryIssuer;
+    ///
+    /// let gitlab = MemoryIssuer::gitlab("https://gitlab.example.com")?;
+    /// let token = gitlab.token().audience("me").gitlab_project("my-group/my-project").claim("ref_protected", "false").mint();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn gitlab_project(self, path: &str) -> Self {
+        self.map(|claims| claims.gitlab_project(path))
+    }
+
     /// Makes the signature invalid.
     pub fn bad_signature(mut self) -> Self {
         self.bad_signature = true;

@@ -747,14 +747,14 @@ fn check_required_claims(issuer: &TrustedIssuer, payload: &str) -> Check {
     }
     let (mut found, mut expected) = (Vec::new(), Vec::new());
     for claim in &unmet {
-        let name = quoted_excerpt(claim.name);
+        let name = quoted_excerpt(claim.claim.name());
         found.push(match claim.found {
             Some(value) => format!("{name}: {}", json_excerpt(value)),
             None => format!("no claim {name}"),
         });
         expected.push(format!(
             "{name}: {}",
-            json_excerpt(&claim.expected.to_string())
+            json_excerpt(&claim.claim.matcher.to_string())
         ));
     }
     let reason = TokenError::UnmetClaim.reason();

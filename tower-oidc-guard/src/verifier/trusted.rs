@@ -7,13 +7,14 @@ use std::time::Duration;
 use super::error::{FailedVerification, VerifyError};
 use crate::clock::Clock;
 use crate::identity::{Identity, IssuerNames, Platform};
-use crate::issuer::Issuer;
+use crate::issuer::{GITHUB_ACTIONS, GITLAB, Issuer};
 use crate::jose::claim_rules::ClaimRules;
 use crate::jose::claims::Times;
 use crate::jose::required_claims::{ClaimPredicates, RequiredClaims};
 use crate::jose::{TokenError, UnverifiedToken};
 use crate::keys::store::CurrentKeys;
 use crate::keys::{Keys, KeysSnapshot, NoNewerKeys};
+use crate::policy::PublicIssuer;
 use crate::revocation::Revocation;
 use crate::token_review::{Knowledge, KnownToken, ReviewedToken, TokenReviews};
 use crate::validity::Validity;
@@ -286,6 +287,24 @@ impl TrustedIssuer {
         FailedVerification {
             clock_difference: times.distance(error, now),
             ..self.failed(error.into())
+        }
+    }
+
+    /// Returns which public issuer this is, if anyone can get one of its tokens that is accepted.
+    pub(super) fn public(&self) -> Option<PublicIssuer> {
+        let is_named = |iss: &str| self.configured_issuers.iter().any(|own| own == iss);
+        let is_restricted = !self.claim_predicates.is_empty()
+            || self
+                .required_claims
+                .iter()
+                .any(|claim| !claim.matcher.matches_every_text());
+        match self.platform {
+            Platform::Google => Some(PublicIssuer::Google),
+            Platform::GitHubActions if !is_restricted && is_named(GITHUB_ACTIONS) => {
+                Some(PublicIssuer::GitHubActions)
+            }
+            Platform::GitLab if !is_restricted && is_named(GITLAB) => Some(PublicIssuer::GitLab),
+            _ => None,
         }
     }
 

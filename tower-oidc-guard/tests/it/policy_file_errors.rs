@@ -74,7 +74,7 @@ fn members_audiences_and_claims_are_reported_with_their_position() {
         ),
         (
             "x: &members [allUser]\nallow: *members\n",
-            "shop.yaml:1:1: unknown field \"x\"; the fields of the file are `allow`, `deny`, `audiences`, `claims` and `issuers`",
+            "shop.yaml:1:1: unknown field \"x\"; the fields of the file are `allow`, `deny`, `audiences`, `scopes`, `claims` and `issuers`",
         ),
         (
             "allow: &members [allUser]\ndeny: *members\n",
@@ -88,11 +88,11 @@ fn unknown_repeated_missing_and_empty_fields_are_reported_with_their_position() 
     assert_errors(&[
         (
             "allwo: []\n",
-            "shop.yaml:1:1: unknown field \"allwo\"; did you mean \"allow\"? The fields of the file are `allow`, `deny`, `audiences`, `claims` and `issuers`",
+            "shop.yaml:1:1: unknown field \"allwo\"; did you mean \"allow\"? The fields of the file are `allow`, `deny`, `audiences`, `scopes`, `claims` and `issuers`",
         ),
         (
             "allow: []\nAudience: [a]\n",
-            "shop.yaml:2:1: unknown field \"Audience\"; did you mean \"audiences\"? The fields of the file are `allow`, `deny`, `audiences`, `claims` and `issuers`",
+            "shop.yaml:2:1: unknown field \"Audience\"; did you mean \"audiences\"? The fields of the file are `allow`, `deny`, `audiences`, `scopes`, `claims` and `issuers`",
         ),
         (
             "allow:\n  - issuer: https://c.example\n    member: [allAuthenticatedUsers]\n",
@@ -137,6 +137,77 @@ fn unknown_repeated_missing_and_empty_fields_are_reported_with_their_position() 
         (
             "allow: []\nissuers:\n- url: https://c.example\n",
             "shop.yaml:3:3: the field `audiences` is missing; list the audiences of this service that its tokens must be for",
+        ),
+    ]);
+}
+
+#[test]
+fn matchers_and_scopes_are_reported_with_their_position_and_what_is_expected() {
+    let fields = "`equals`, `one_of`, `prefix`, `glob`, `contains` and `all_of`";
+    let object = "if the claim must be an object with this field, write that object in `equals`";
+    let cases = [
+        (
+            "{ prefx: a }",
+            format!("10: unknown field \"prefx\"; did you mean \"prefix\"? The fields of a matcher are {fields}; {object}"),
+        ),
+        (
+            "{ oneof: [a] }",
+            format!("10: unknown field \"oneof\"; did you mean \"one_of\"? The fields of a matcher are {fields}; {object}"),
+        ),
+        (
+            "{ prefix: a, sub: b }",
+            format!("21: unknown field \"sub\"; the fields of a matcher are {fields}; {object}"),
+        ),
+        (
+            "{ prefix: \"\" }",
+            "10: the policy cannot require the claim \"ref\": its `prefix` is empty, and every text begins with it; write how the claim has to begin, or leave the claim out".to_owned(),
+        ),
+        ("{ prefix: 12 }", "18: `prefix` must be text, found the number 12; write it in quotes: `prefix: \"12\"`".to_owned()),
+        ("{ glob: true }", "16: `glob` must be text, found the truth value true; write it in quotes: `glob: \"true\"`".to_owned()),
+        ("{ glob: [a] }", "16: `glob` must be text, found a list".to_owned()),
+        ("{ glob: }", "10: `glob` is null; give it a value, or leave it out".to_owned()),
+        (
+            "{ glob: 'a\\b' }",
+            "10: the policy cannot require the claim \"ref\": its `glob` has a `\\` that is not followed by `*`, `?` or `\\`; write `\\\\` for a backslash".to_owned(),
+        ),
+        ("{ one_of: [] }", "10: `one_of` is null or empty; list at least one value or matcher".to_owned()),
+        ("{ one_of: a }", "18: `one_of` must be a list, found the text \"a\"; write `one_of: [\"a\"]`".to_owned()),
+        ("{ one_of: [a, ] }", String::new()),
+        ("{ one_of: [a, ~] }", "22: an element of `one_of` is null; give it a value, or remove it".to_owned()),
+        ("{ all_of: [{ prefix: a }, { glob: \"\" }] }", "36: the policy cannot require the claim \"ref\": its `glob` is empty; write a pattern, or leave the claim out".to_owned()),
+        (
+            "{ contains: [a, b] }",
+            "20: `contains` must be one value or a matcher, found a list; write `contains: { one_of: [\u{2026}] }` if one of the elements is enough, or `all_of: [{ contains: \u{2026} }, \u{2026}]` if all are required".to_owned(),
+        ),
+        ("{ contains: ~ }", "10: `contains` is null; give it a value, or leave it out".to_owned()),
+        ("{ equals: ~ }", "10: `equals` is null; give it a value, or leave it out".to_owned()),
+        ("{ prefix: a, prefix: b }", "21: the field \"prefix\" occurs more than once; keep one of them".to_owned()),
+        ("~", "3: the policy cannot require the claim \"ref\": its required value is null; require another value, or leave the claim out".to_owned()),
+    ];
+    for (value, expected) in cases {
+        let found = check_error(format!("allow: []\nclaims:\n  ref: {value}\n").as_bytes());
+        if expected.is_empty() {
+            assert!(found.contains("the policy is valid"), "{value}: {found}");
+        } else {
+            assert_eq!(found, format!("shop.yaml:3:{expected}"), "{value}");
+        }
+    }
+    assert_errors(&[
+        (
+            "allow: []\nclaims:\n  /a~b: c\n",
+            "shop.yaml:3:3: the policy cannot require the claim \"/a~b\": a name that begins with `/` is a JSON pointer, in which `~` is written `~0` and `/` in the name of a member `~1`",
+        ),
+        (
+            "allow: []\nscopes: [a, \"b c\"]\n",
+            "shop.yaml:2:13: the policy requires the scope \"b c\", which no token can have: it contains a space, which separates scopes; require each scope by itself",
+        ),
+        (
+            "allow: []\nscopes: a b\n",
+            "shop.yaml:2:9: `scopes` must be a list, found the text \"a b\"; write `scopes: [\"a b\"]`",
+        ),
+        (
+            "allow: []\nscopes:\n",
+            "shop.yaml:2:1: `scopes` is null or empty, so no scope would be required; list those to require, or leave the field out",
         ),
     ]);
 }
@@ -237,11 +308,11 @@ fn values_of_the_wrong_type_are_reported_with_what_to_write() {
         ),
         (
             "- allUsers\n",
-            "shop.yaml:1:1: expected fields, each as `name: value`, found a list; the fields of the file are `allow`, `deny`, `audiences`, `claims` and `issuers`",
+            "shop.yaml:1:1: expected fields, each as `name: value`, found a list; the fields of the file are `allow`, `deny`, `audiences`, `scopes`, `claims` and `issuers`",
         ),
         (
             "allow []\n",
-            "shop.yaml:1:1: expected fields, each as `name: value`, found the text \"allow []\"; the fields of the file are `allow`, `deny`, `audiences`, `claims` and `issuers`",
+            "shop.yaml:1:1: expected fields, each as `name: value`, found the text \"allow []\"; the fields of the file are `allow`, `deny`, `audiences`, `scopes`, `claims` and `issuers`",
         ),
     ]);
     let issuer = |fields: &str| {
@@ -262,7 +333,7 @@ fn values_of_the_wrong_type_are_reported_with_what_to_write() {
         ),
         (
             "platform: kubernets",
-            "shop.yaml:5:13: unknown platform \"kubernets\"; did you mean `kubernetes`? Supported are `in-cluster`, `kubernetes`, `google` and `other`",
+            "shop.yaml:5:13: unknown platform \"kubernets\"; did you mean `kubernetes`? Supported are `in-cluster`, `kubernetes`, `google`, `github-actions`, `gitlab` and `other`",
         ),
         (
             "algorithms: [HS256]",
@@ -422,7 +493,16 @@ fn no_error_contains_terms_of_the_implementation() {
         "allow",
         "deny",
         "audiences",
+        "scopes",
         "claims",
+        "claims: { x",
+        "claims: { x: { equals",
+        "claims: { x: { one_of",
+        "claims: { x: { prefix",
+        "claims: { x: { glob",
+        "claims: { x: { contains",
+        "claims: { x: { all_of",
+        "claims: { /a/~b: { prefx",
         "issuers",
         "unknown",
         "issuers: [{ url",
@@ -437,7 +517,12 @@ fn no_error_contains_terms_of_the_implementation() {
     let mut checked = 0;
     for field in fields {
         for value in values {
-            let closing = if field.contains('{') { " }]" } else { "" };
+            let closing = match field.matches('{').count() {
+                0 => "",
+                1 if field.contains('[') => " }]",
+                1 => " }",
+                _ => " } }",
+            };
             for content in [
                 format!("{field}: {value}{closing}\n"),
                 format!("allow: []\n{field}: {value}{closing}\n"),
