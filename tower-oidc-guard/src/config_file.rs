@@ -14,6 +14,7 @@ mod error;
 mod fields;
 mod settings;
 mod syntax;
+mod token_review;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use self::document::{Content, Entry, Node};
 pub(crate) use self::error::{ContentError, Position, Positioned, Reason};
 use self::fields::{Field, Fields, found, into_text, listed, quoted};
 pub(crate) use self::settings::{CacheValues, GuardSettings, SettingValues};
+use self::token_review::TokenReviewEntry;
 use crate::build_error::BuildError;
 use crate::issuer::{GITHUB_ACTIONS, IN_CLUSTER_LABEL, Issuer};
 use crate::jose::algorithm::Algorithm;
@@ -79,6 +81,7 @@ struct IssuerEntry {
     api_ca_file: Option<String>,
     insecure_loopback_http: bool,
     dangerous_accept_api_server_audience: bool,
+    token_review: Option<TokenReviewEntry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +96,7 @@ enum PlatformName {
 
 const POLICY_FIELDS: [&str; 6] = ["allow", "deny", "audiences", "scopes", "claims", "issuers"];
 const ISSUER_LIST_FIELDS: [&str; 2] = ["issuer", "members"];
-const ISSUER_FIELDS: [&str; 21] = [
+const ISSUER_FIELDS: [&str; 22] = [
     "url",
     "platform",
     "audiences",
@@ -115,6 +118,7 @@ const ISSUER_FIELDS: [&str; 21] = [
     "api_ca_file",
     "insecure_loopback_http",
     "dangerous_accept_api_server_audience",
+    "token_review",
 ];
 const PLATFORMS: [(&str, PlatformName); 6] = [
     ("in-cluster", PlatformName::InCluster),
@@ -393,6 +397,7 @@ impl IssuerEntry {
         };
         let insecure_loopback_http = flag("insecure_loopback_http")?;
         let dangerous_accept_api_server_audience = flag("dangerous_accept_api_server_audience")?;
+        let token_review = fields.take("token_review").map(TokenReviewEntry::read);
         Ok(Positioned {
             position,
             value: Self {
@@ -417,6 +422,7 @@ impl IssuerEntry {
                 api_ca_file,
                 insecure_loopback_http,
                 dangerous_accept_api_server_audience,
+                token_review: token_review.transpose()?,
             },
         })
     }
@@ -488,6 +494,9 @@ impl IssuerEntry {
         }
         if self.dangerous_accept_api_server_audience {
             issuer = issuer.dangerous_accept_api_server_audience();
+        }
+        if let Some(review) = &self.token_review {
+            issuer = issuer.token_review(review.settings());
         }
         match (&self.discovery_url, &self.jwks_url, &self.keys_file) {
             (Some(url), None, None) => Ok(issuer.discovery_url(url)),

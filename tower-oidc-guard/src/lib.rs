@@ -129,6 +129,10 @@
 //! [`ResponseFuture`]: crate::ResponseFuture
 #![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
 //! [`TokenBoundBody`]: crate::TokenBoundBody
+//! [`Issuer::token_review`]: crate::Issuer::token_review
+//! [`IssuerHealth::token_review`]: crate::IssuerHealth::token_review
+//! [`TokenReview`]: crate::TokenReview
+//! [`WhenUnavailable`]: crate::WhenUnavailable
 //! [`TokenVerifier`]: crate::TokenVerifier
 //! [`TokenVerifier::verify`]: crate::TokenVerifier::verify
 //! [`VerifyError`]: crate::VerifyError

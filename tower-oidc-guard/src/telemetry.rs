@@ -189,6 +189,10 @@ const REVIEW_OUTCOMES: [&str; 6] = [
     "failed",
 ];
 
+/// The limits on token reviews, as label values.
+#[cfg(feature = "metrics")]
+const REVIEW_LIMITS: [&str; 4] = ["rate", "concurrency", "tokens", "waiting"];
+
 /// Registers the counters of an issuer whose tokens are reviewed, so that they are 0 rather than absent until the first review.
 pub(crate) fn register_token_reviews(issuer: &Arc<str>) {
     #[cfg(feature = "metrics")]
@@ -196,6 +200,11 @@ pub(crate) fn register_token_reviews(issuer: &Arc<str>) {
         for outcome in REVIEW_OUTCOMES {
             let issuer = metrics::SharedString::from(issuer.clone());
             metrics::counter!("oidc_guard_token_reviews_total", "issuer" => issuer, "outcome" => outcome)
+                .increment(0);
+        }
+        for limit in REVIEW_LIMITS {
+            let issuer = metrics::SharedString::from(issuer.clone());
+            metrics::counter!("oidc_guard_token_review_limited_total", "issuer" => issuer, "limit" => limit)
                 .increment(0);
         }
         let issuer = metrics::SharedString::from(issuer.clone());

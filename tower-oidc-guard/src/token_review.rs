@@ -52,7 +52,7 @@ pub(crate) struct TokenReviews {
     driver: Driver,
 }
 
-/// What is remembered about a token.
+/// A token by what is remembered about it.
 pub(crate) enum KnownToken {
     /// The API server has been asked about it, or is about to be.
     Kept(Arc<ReviewedToken>),
@@ -78,7 +78,7 @@ impl KnownToken {
     }
 }
 
-/// What is known about a token without waiting.
+/// The decision on a token that is possible without waiting.
 pub(crate) enum Knowledge {
     /// The API server has confirmed the token within the time to live, or it is accepted without confirmation.
     Accepted,

@@ -11,8 +11,8 @@ use reqwest_middleware::ClientBuilder;
 use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
 use reqwest_wi_auth::{BearerAuth, Error, MetadataServer, ProjectedToken, Token, TokenSource};
 use serde_json::Value;
-use tower_oidc_guard::testing::MemoryIssuer;
-use tower_oidc_guard::{OidcGuard, Policy, PolicyFile};
+use tower_oidc_guard::testing::{FakeApiServer, MemoryIssuer};
+use tower_oidc_guard::{OidcGuard, Policy, PolicyFile, TokenReview, WhenUnavailable};
 
 use crate::support::AUDIENCE;
 
@@ -152,6 +152,7 @@ async fn scrape() -> (Scraped, String) {
     let metadata = FakeMetadataServer::start().await.unwrap();
     let server = MetadataServer::with_host(metadata.host()).unwrap();
     let identity = server.open(AUDIENCE).await.unwrap();
+    review_a_token().await;
     guard.health();
     let text = recorder.render();
     drop((identity, projected, guard));
@@ -170,6 +171,22 @@ async fn scrape() -> (Scraped, String) {
         all.extend(names);
     }
     (scraped, text)
+}
+
+/// Has a token confirmed by the API server of its cluster.
+async fn review_a_token() {
+    let api = FakeApiServer::start().await.unwrap();
+    let volume = tempfile::tempdir().unwrap();
+    api.write_pod_volume(&volume, "shop", "guard").unwrap();
+    api.grant_token_reviews("shop", "guard");
+    let issuer = api.issuer(&volume).unwrap().audience(AUDIENCE);
+    let guard = OidcGuard::builder()
+        .issuer(issuer.token_review(TokenReview::new(WhenUnavailable::Refuse)))
+        .any_verified_caller()
+        .build()
+        .unwrap();
+    let token = api.token("shop", "web").audience(AUDIENCE).mint();
+    guard.verifier().verify(token).await.unwrap();
 }
 
 /// A word of a PromQL expression.

@@ -34,35 +34,35 @@ pub(super) struct Reviewer {
     audiences: Vec<String>,
 }
 
-/// What the API server says about a token.
+/// The API server's answer about a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Answer {
     /// The token is valid for an audience of the guard.
     Confirmed,
-    Refused(Refusal),
+    Refused(Denial),
 }
 
 /// Why the API server does not confirm a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) kind: RefusalKind,
+pub(super) struct Denial {
+    pub(super) kind: DenialKind,
     /// The API server's text, shortened and without control characters.
     pub(super) text: String,
 }
 
 /// The kinds of reason for which the API server does not confirm a token that has passed all other checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RefusalKind {
+pub(super) enum DenialKind {
     /// The pod, service account, node or secret that the token is bound to no longer exists. This cannot change.
     Gone,
     /// The token has expired by the API server's clock, which allows no leeway.
     Expired,
-    /// The API server does not know the token as one of its own, or not for the guard's audiences: probably it is the API
+    /// The API server does not recognize the token, or not for the guard's audiences: probably it is the API
     /// server of another cluster, or its settings have changed.
     NotRecognized,
 }
 
-impl RefusalKind {
+impl DenialKind {
     /// Returns the error for requests with the token.
     pub(super) fn error(self) -> TokenError {
         match self {
@@ -138,7 +138,7 @@ impl Reviewer {
         &self,
         token: &[u8],
         subject: &str,
-    ) -> Result<Verdict, TokenReviewError> {
+    ) -> Result<Answer, TokenReviewError> {
         let review = tokio::time::timeout(self.time_limit, self.send(token, subject));
         review.await.unwrap_or_else(|_| {
             Err(TokenReviewError::Timeout {
@@ -148,7 +148,7 @@ impl Reviewer {
         })
     }
 
-    async fn send(&self, token: &[u8], subject: &str) -> Result<Verdict, TokenReviewError> {
+    async fn send(&self, token: &[u8], subject: &str) -> Result<Answer, TokenReviewError> {
         // A token that was verified is ASCII.
         let token = str::from_utf8(token).unwrap_or_default();
         let request = Request {
@@ -216,7 +216,7 @@ impl Reviewer {
     }
 
     /// Reads the response about a token of this subject.
-    fn read(&self, body: &[u8], subject: &str) -> Result<Verdict, TokenReviewError> {
+    fn read(&self, body: &[u8], subject: &str) -> Result<Answer, TokenReviewError> {
         let response: Response = serde_json::from_slice(body).map_err(|error| {
             // The text of the error can quote the response, which repeats the token.
             let (line, column) = (error.line(), error.column());
@@ -239,7 +239,7 @@ impl Reviewer {
                     self.invalid("its `status` has neither `authenticated` nor `error`".to_owned())
                 );
             }
-            return refusal(&error).map(Verdict::Refused);
+            return refusal(&error).map(Answer::Refused);
         }
         if user.username != subject {
             return Err(
@@ -247,13 +247,13 @@ impl Reviewer {
             );
         }
         if !audiences.iter().any(|one| self.audiences.contains(one)) {
-            return Ok(Verdict::Refused(Refusal {
-                kind: RefusalKind::NotRecognized,
+            return Ok(Answer::Refused(Denial {
+                kind: DenialKind::NotRecognized,
                 text: "the API server confirms the token, but for none of the guard's audiences"
                     .to_owned(),
             }));
         }
-        Ok(Verdict::Confirmed)
+        Ok(Answer::Confirmed)
     }
 
     fn request_error(
@@ -294,8 +294,8 @@ impl Reviewer {
 ///
 /// # Errors
 ///
-/// The API server failed to check the token, so the review says nothing about it.
-fn refusal(error: &str) -> Result<Refusal, TokenReviewError> {
+/// The API server failed to check the token, so the review does not contain an answer.
+fn refusal(error: &str) -> Result<Denial, TokenReviewError> {
     let text = if error.is_empty() {
         "the API server does not authenticate the token, and does not state why".to_owned()
     } else {
@@ -305,9 +305,9 @@ fn refusal(error: &str) -> Result<Refusal, TokenReviewError> {
     let own_words: String = error.split('"').step_by(2).collect();
     let has_any = |words: &[&str]| words.iter().any(|word| own_words.contains(word));
     let kind = if has_any(&["has been invalidated", "not found", "does not match"]) {
-        RefusalKind::Gone
+        DenialKind::Gone
     } else if has_any(&["token has expired", "token is expired"]) {
-        RefusalKind::Expired
+        DenialKind::Expired
     } else if has_any(&[
         "timed out",
         "timeout",
@@ -322,9 +322,9 @@ fn refusal(error: &str) -> Result<Refusal, TokenReviewError> {
     ]) {
         return Err(TokenReviewError::ReviewFailed { message: text });
     } else {
-        RefusalKind::NotRecognized
+        DenialKind::NotRecognized
     };
-    Ok(Refusal { kind, text })
+    Ok(Denial { kind, text })
 }
 
 fn shown(text: &str) -> String {
@@ -361,13 +361,13 @@ fn status_hint(status: StatusCode) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn kind(error: &str) -> Option<RefusalKind> {
+    fn kind(error: &str) -> Option<DenialKind> {
         refusal(error).ok().map(|refusal| refusal.kind)
     }
 
     #[test]
     fn the_error_of_a_review_tells_what_is_gone_from_a_wrong_api_server_and_from_a_failure() {
-        use RefusalKind::{Expired, Gone, NotRecognized};
+        use DenialKind::{Expired, Gone, NotRecognized};
         for (error, expected) in [
             // Recorded.
             (

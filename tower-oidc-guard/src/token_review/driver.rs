@@ -2,8 +2,7 @@
 //!
 //! A background task waits until a token in use has to be confirmed again, or a queued review is permitted. It is spawned by the
 //! first use of a token, not by a constructor, and ends with the guard. Each use checks that it still runs, because it ends with
-//! the runtime that it was spawned on. A review is a task of its own, on the runtime of whoever starts it; their number is
-//! limited.
+//! the runtime that it was spawned on. Each review is a separate task, on the runtime that starts it; their number is limited.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};

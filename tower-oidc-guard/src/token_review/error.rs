@@ -61,7 +61,7 @@ pub enum TokenReviewError {
     InvalidResponse {
         /// The URL of the request.
         url: String,
-        /// What is wrong with it.
+        /// The fault of the response.
         reason: String,
     },
     /// The API server itself failed to check the token, according to its response.

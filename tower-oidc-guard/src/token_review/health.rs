@@ -18,7 +18,7 @@ const MAX_ERROR_BYTES: usize = 500;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TokenReviewHealth {
-    /// What happens to tokens while no review can be made.
+    /// The treatment of tokens while no review can be made.
     pub when_unavailable: WhenUnavailable,
     /// Whether the last review was answered, or none has been made yet.
     pub is_available: bool,

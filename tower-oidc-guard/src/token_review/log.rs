@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::api::{Refusal, RefusalKind, Verdict};
+use super::api::{Answer, Denial, DenialKind};
 use super::error::TokenReviewError;
 use super::settings::{ReviewSettings, WhenUnavailable};
 use crate::identity::Identity;
@@ -15,7 +15,7 @@ use crate::text::{log_line, printable};
 
 /// The time after which an event that occurs again is logged again.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(300);
-/// The same for tokens of objects that no longer exist, which is normal operation.
+/// The time after which a token of an object that no longer exists is logged again: such tokens are part of normal operation.
 const GONE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A limit on reviews.
@@ -28,7 +28,7 @@ pub(super) enum Limit {
     Waiting,
 }
 
-/// What a limit does to a review.
+/// The effect of a limit on a review.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     /// The review is made later.
@@ -37,7 +37,7 @@ pub(super) enum Effect {
     Decided,
 }
 
-/// What has been logged.
+/// The events that have been logged.
 #[derive(Default)]
 pub(super) struct ReviewLog {
     failures: Failures,
@@ -145,16 +145,16 @@ impl ReviewLog {
         &mut self,
         issuer: &Arc<str>,
         caller: &Identity,
-        result: &Result<Verdict, TokenReviewError>,
+        result: &Result<Answer, TokenReviewError>,
         duration: Duration,
     ) {
         tracing::debug!(
             issuer = &**issuer,
             subject = &*printable(caller.subject()),
-            confirmed = matches!(result, Ok(Verdict::Confirmed)),
+            confirmed = matches!(result, Ok(Answer::Confirmed)),
             error = match result {
-                Ok(Verdict::Refused(refusal)) => Some(refusal.text.clone()),
-                Ok(Verdict::Confirmed) => None,
+                Ok(Answer::Refused(refusal)) => Some(refusal.text.clone()),
+                Ok(Answer::Confirmed) => None,
                 Err(error) => Some(log_line(error)),
             },
             milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
@@ -216,12 +216,12 @@ impl ReviewLog {
         &mut self,
         issuer: &Arc<str>,
         caller: &Identity,
-        refusal: &Refusal,
+        refusal: &Denial,
         now: Instant,
     ) {
         let interval = match refusal.kind {
-            RefusalKind::Gone | RefusalKind::Expired => GONE_INTERVAL,
-            RefusalKind::NotRecognized => REMINDER_INTERVAL,
+            DenialKind::Gone | DenialKind::Expired => GONE_INTERVAL,
+            DenialKind::NotRecognized => REMINDER_INTERVAL,
         };
         let throttle = self.refused.get_mut(refusal.kind as usize);
         let Some(tokens) = throttle.and_then(|throttle| throttle.pass(1, now, interval)) else {
@@ -231,21 +231,21 @@ impl ReviewLog {
         let subject = &*printable(caller.subject());
         let api_server = &*refusal.text;
         match refusal.kind {
-            RefusalKind::Gone => tracing::info!(
+            DenialKind::Gone => tracing::info!(
                 issuer,
                 subject,
                 api_server,
                 tokens,
                 "token revoked: the pod, service account or node that it is bound to no longer exists"
             ),
-            RefusalKind::Expired => tracing::info!(
+            DenialKind::Expired => tracing::info!(
                 issuer,
                 subject,
                 api_server,
                 tokens,
                 "token refused: it has expired by the API server's clock"
             ),
-            RefusalKind::NotRecognized => tracing::warn!(
+            DenialKind::NotRecognized => tracing::warn!(
                 issuer,
                 subject,
                 api_server,

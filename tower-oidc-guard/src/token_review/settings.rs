@@ -21,7 +21,7 @@ const MAX_CONCURRENT: usize = 1024;
 const DEFAULT_TOKENS: usize = 4096;
 const MAX_TOKENS: usize = 1_000_000;
 
-/// What happens to a token that the API server has neither confirmed nor refused, because it cannot be reached, responds with
+/// The treatment of a token that the API server has neither confirmed nor refused, because it cannot be reached, responds with
 /// an error or too late, or because a limit on reviews is reached. There is no default.
 ///
 /// A token that the API server has refused stays refused with either.
@@ -236,7 +236,12 @@ impl TokenReview {
         })
     }
 
-    fn check_ranges(&self) -> Result<(), String> {
+    /// Checks the ranges of the values.
+    ///
+    /// # Errors
+    ///
+    /// Returns which setting is out of range, and the range.
+    pub(crate) fn check_ranges(&self) -> Result<(), String> {
         let invalid = |setting, range| {
             Err(format!(
                 "`{setting}` of `token_review` is out of range; expected {range}"

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::KnownToken;
-use super::api::{Refusal, RefusalKind, Reviewer, Verdict};
+use super::api::{Answer, Denial, DenialKind, Reviewer};
 use super::error::TokenReviewError;
 use super::health::TokenReviewHealth;
 use super::log::{Effect, Limit, ReviewLog};
@@ -36,8 +36,8 @@ const REFUSED_PER_TOKEN: usize = 4;
 const MAX_EVICTION_TRIES: usize = 8;
 /// The part of the time to live after which a token in use is confirmed again.
 const RENEWAL: f64 = 0.9;
-/// How often requests demand the renewal of a token that is due.
-const RENEWAL_DEMAND_INTERVAL: Duration = Duration::from_secs(1);
+/// How often requests ask for the renewal of a token that is due.
+const RENEWAL_REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How much longer than the time limit a review may take until it is considered lost with its runtime.
 const LOST_MARGIN: Duration = Duration::from_secs(5);
 /// When the driver looks again if nothing is due.
@@ -67,7 +67,7 @@ pub(crate) struct ReviewedToken {
     valid_until: AtomicU64,
     /// Until when the token is accepted without confirmation, in the same unit.
     unconfirmed_until: AtomicU64,
-    /// From when on a request demands a renewal, in the same unit.
+    /// From when on a request requests a renewal, in the same unit.
     renew_at: AtomicU64,
     /// Whether the token was used since the start of its last review.
     is_used: AtomicBool,
@@ -87,7 +87,7 @@ impl Attempts {
     }
 }
 
-/// What has become of a [`ReviewedToken`].
+/// Whether a [`ReviewedToken`] is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Kept,
@@ -184,10 +184,10 @@ impl ReviewedToken {
             || revocation.is_some_and(|revocation| revocation.is_watched())
     }
 
-    fn refuse(&self, kind: RefusalKind) {
+    fn refuse(&self, kind: DenialKind) {
         let standing = match kind {
-            RefusalKind::Expired => EXPIRED,
-            RefusalKind::Gone | RefusalKind::NotRecognized => REVOKED,
+            DenialKind::Expired => EXPIRED,
+            DenialKind::Gone | DenialKind::NotRecognized => REVOKED,
         };
         self.standing.store(standing, Ordering::Release);
         // The end of the token's time ends its streams, so an expired one need not be revoked.
@@ -203,7 +203,7 @@ impl ReviewedToken {
     }
 }
 
-/// What is known about a token, in words.
+/// A description of a token's reviews.
 pub(crate) enum ReviewDescription {
     Confirmed,
     Refused {
@@ -227,7 +227,7 @@ pub(super) enum Lookup {
     },
 }
 
-/// What is remembered about a token without a confirmation.
+/// The memory of a token without a confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Prior {
     /// The API server has not refused it.
@@ -288,7 +288,7 @@ struct Kept {
     waiting: usize,
 }
 
-/// What happens next with a token.
+/// The next event in the reviews of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Nothing, until it is used.
@@ -314,7 +314,7 @@ struct UnderWay {
 
 #[derive(Clone)]
 struct RefusedToken {
-    refusal: Refusal,
+    refusal: Denial,
     /// When the token ends, counted from the Unix epoch.
     end: Duration,
     /// When the API server is asked again, if its answer can change.
@@ -455,9 +455,11 @@ impl Shared {
         };
         if let Some(kept) = store.tokens.get(&digest) {
             let token = kept.token.clone();
-            let prior = match token.needs_confirmation.load(Ordering::Relaxed) {
-                true => prior,
-                false => Prior::NotRefused,
+            let needs_confirmation = token.needs_confirmation.load(Ordering::Relaxed);
+            let prior = if needs_confirmation {
+                prior
+            } else {
+                Prior::NotRefused
             };
             return Lookup::Kept { token, prior };
         }
@@ -488,7 +490,7 @@ impl Shared {
         }
     }
 
-    /// Demands the first review of a token. Returns whether it is of use to wait for it.
+    /// Requests the first review of a token. Returns whether it is of use to wait for it.
     pub(super) fn request_first_review(
         self: &Arc<Self>,
         token: &ReviewedToken,
@@ -514,12 +516,12 @@ impl Shared {
         true
     }
 
-    /// Demands the renewal of a token that is due, from a request with it.
+    /// Requests the renewal of a token that is due, from a request with it.
     pub(super) fn request_renewal(self: &Arc<Self>, token: &ReviewedToken) {
         let now = Instant::now();
         let started = {
             let mut store = self.store();
-            let next = self.milliseconds(now + RENEWAL_DEMAND_INTERVAL);
+            let next = self.milliseconds(now + RENEWAL_REQUEST_INTERVAL);
             token.renew_at.store(next, Ordering::Relaxed);
             store.queue(&token.digest, Queue::Renewals);
             self.dispatch(&mut store, now)
@@ -536,7 +538,7 @@ impl Shared {
         token.is_used.store(true, Ordering::Relaxed);
         let mut store = self.store();
         let due = store.outage.retry_at().unwrap_or(now);
-        let renew_at = self.milliseconds(due.max(now + RENEWAL_DEMAND_INTERVAL));
+        let renew_at = self.milliseconds(due.max(now + RENEWAL_REQUEST_INTERVAL));
         token.renew_at.store(renew_at, Ordering::Relaxed);
         if let Some(kept) = store.tokens.get_mut(&token.digest)
             && kept.phase == Phase::Idle
@@ -618,7 +620,7 @@ impl Shared {
     }
 
     /// Makes a review.
-    pub(super) async fn review(&self, token: &ReviewedToken) -> Result<Verdict, TokenReviewError> {
+    pub(super) async fn review(&self, token: &ReviewedToken) -> Result<Answer, TokenReviewError> {
         let subject = token.identity.subject();
         self.reviewer.review(&token.token, subject).await
     }
@@ -627,7 +629,7 @@ impl Shared {
     pub(super) fn finish(
         self: &Arc<Self>,
         start: &Start,
-        result: Result<Verdict, TokenReviewError>,
+        result: Result<Answer, TokenReviewError>,
     ) {
         let now = Instant::now();
         let token = &start.token;
@@ -643,15 +645,15 @@ impl Shared {
             let log = &mut store.log;
             log.reviewed(&self.label, token.identity(), &result, duration);
             match result {
-                Ok(verdict) => {
+                Ok(answer) => {
                     store.outage.end();
                     store.last_error = None;
                     store.last_success = Some(self.clock.now());
                     self.is_failing.store(false, Ordering::Relaxed);
                     store.log.succeeded(&self.label, now);
-                    match verdict {
-                        Verdict::Confirmed => self.confirm(&mut store, token, review.started),
-                        Verdict::Refused(refusal) => self.refuse(&mut store, token, refusal, now),
+                    match answer {
+                        Answer::Confirmed => self.confirm(&mut store, token, review.started),
+                        Answer::Refused(refusal) => self.refuse(&mut store, token, refusal, now),
                     }
                 }
                 Err(error) => {
@@ -670,7 +672,7 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Records that a review was dropped with its runtime. The token is reviewed again by whoever looks next.
+    /// Records that a review was dropped with its runtime. The token is reviewed again by the next caller that looks.
     pub(super) fn interrupted(&self, start: &Start) {
         {
             let mut store = self.store();
@@ -701,14 +703,14 @@ impl Shared {
         }
     }
 
-    fn refuse(&self, store: &mut Store, token: &ReviewedToken, refusal: Refusal, now: Instant) {
+    fn refuse(&self, store: &mut Store, token: &ReviewedToken, refusal: Denial, now: Instant) {
         token.refuse(refusal.kind);
         store.tokens.remove(&token.digest);
         store
             .log
             .refused(&self.label, token.identity(), &refusal, now);
         let ask_again =
-            (refusal.kind == RefusalKind::NotRecognized).then(|| now + self.settings.ttl);
+            (refusal.kind == DenialKind::NotRecognized).then(|| now + self.settings.ttl);
         let refused = RefusedToken {
             refusal,
             end: token.identity.validity().end,
@@ -761,13 +763,13 @@ impl Shared {
 }
 
 /// Describes why a token is refused.
-fn describe_refusal(refusal: &Refusal) -> String {
+fn describe_refusal(refusal: &Denial) -> String {
     let meaning = match refusal.kind {
-        RefusalKind::Gone => {
+        DenialKind::Gone => {
             "the pod, service account or node that the token is bound to no longer exists"
         }
-        RefusalKind::Expired => "the token has expired by the API server's clock",
-        RefusalKind::NotRecognized => {
+        DenialKind::Expired => "the token has expired by the API server's clock",
+        DenialKind::NotRecognized => {
             "the API server does not recognize the token; is it the API server of the token's cluster?"
         }
     };
@@ -775,13 +777,13 @@ fn describe_refusal(refusal: &Refusal) -> String {
 }
 
 /// Returns the outcome of a review as the label of a metric.
-fn outcome(result: &Result<Verdict, TokenReviewError>) -> &'static str {
+fn outcome(result: &Result<Answer, TokenReviewError>) -> &'static str {
     match result {
-        Ok(Verdict::Confirmed) => "confirmed",
-        Ok(Verdict::Refused(refusal)) => match refusal.kind {
-            RefusalKind::Gone => "gone",
-            RefusalKind::Expired => "expired",
-            RefusalKind::NotRecognized => "not_recognized",
+        Ok(Answer::Confirmed) => "confirmed",
+        Ok(Answer::Refused(refusal)) => match refusal.kind {
+            DenialKind::Gone => "gone",
+            DenialKind::Expired => "expired",
+            DenialKind::NotRecognized => "not_recognized",
         },
         Err(TokenReviewError::MissingRole { .. }) => "missing_role",
         Err(_) => "failed",

@@ -97,7 +97,7 @@ pub(crate) struct CacheEntry {
     pub(crate) issuer: usize,
     /// The generation of the keys that verified the token.
     pub(crate) generation: u64,
-    /// What the cluster's API server has said about the token, if it was asked.
+    /// The state of the token's reviews, if the cluster's API server was asked.
     pub(crate) review: Option<Arc<ReviewedToken>>,
 }
 

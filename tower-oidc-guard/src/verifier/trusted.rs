@@ -100,7 +100,7 @@ pub(super) struct Verification {
     pub(super) status: TokenStatus,
     /// The generation of the keys.
     pub(super) generation: u64,
-    /// What the cluster's API server has said about the token, if it was asked.
+    /// The state of the token's reviews, if the cluster's API server was asked.
     pub(super) review: Option<Arc<ReviewedToken>>,
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct ApiServerConnector {
 }
 
 /// A client with the CA certificate that it was created with. The connections of a client run on the runtime that they were
-/// opened on, so each runtime has a client of its own.
+/// opened on, so each runtime has a separate client.
 struct ConnectorClient {
     ca: Vec<u8>,
     runtime: Option<Id>,
@@ -66,7 +66,7 @@ struct ConnectorClient {
 /// The most clients that are kept.
 const MAX_CLIENTS: usize = 4;
 
-/// What a request to an API server needs.
+/// An HTTP client for an API server, with the authorization of its requests.
 pub(crate) struct Connection {
     pub(crate) client: ClientWithMiddleware,
     /// The `Authorization` header of the request.

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tower_oidc_guard::testing::{FakeApiServer, tokio_clock};
 use tower_oidc_guard::{
-    Issuer, OidcGuard, OidcGuardBuilder, TokenReview, TokenReviewHealth, WhenUnavailable,
+    Issuer, OidcGuard, OidcGuardBuilder, TokenReview, TokenReviewHealth, VerifyError,
+    WhenUnavailable,
 };
 
 use super::AUDIENCE;
@@ -109,6 +110,25 @@ pub async fn wait_until(condition: impl Fn() -> bool) {
         assert!(began.elapsed() < MAX_REAL_WAIT, "the condition is not met");
         tokio::task::yield_now().await;
     }
+}
+
+/// Verifies a token, and discards the identity.
+pub async fn verify(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
+    guard.verifier().verify(token).await.map(drop)
+}
+
+/// Verifies a token like [`verify`], and advances the time meanwhile, so that time limits end.
+pub async fn verify_as_time_passes(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
+    let (verifier, token) = (guard.verifier().clone(), token.to_owned());
+    let verified = tokio::spawn(async move { verifier.verify(token).await.map(drop) });
+    while !verified.is_finished() {
+        tokio::time::advance(Duration::from_millis(50)).await;
+        // The network needs real time.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+    verified.await.unwrap()
 }
 
 /// Advances the time in steps, and makes what is due after each.
