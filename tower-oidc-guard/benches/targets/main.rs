@@ -8,6 +8,7 @@ mod allocations;
 #[path = "../shared/case.rs"]
 mod case;
 mod requests;
+mod reviews;
 #[path = "../shared/service.rs"]
 mod service;
 mod target;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         ratio("cold_verify_1000_issuers_over_1", issuers, 1.1),
         ratio("cold_verify_100_keys_over_1", set, 1.1),
         requests::measure(&runtime, &issuer, &rs256),
+        reviews::measure(),
     ];
     println!("in {:.1?}", began.elapsed());
     if met.into_iter().all(|met| met) {
