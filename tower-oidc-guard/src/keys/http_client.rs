@@ -77,6 +77,8 @@ pub(crate) fn api_server_client(ca: &[u8]) -> Result<ClientWithMiddleware, Strin
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .tls_certs_only(certificates)
+        // Less than the idle timeout of API servers, so that no request is sent on a connection that is being closed.
+        .pool_idle_timeout(Duration::from_secs(30))
         .build();
     Ok(client.map_err(fault)?.into())
 }

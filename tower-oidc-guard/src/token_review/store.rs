@@ -270,7 +270,7 @@ struct Store {
     /// The tokens in use that wait for a further review.
     renewals: VecDeque<Digest>,
     last_started: Queue,
-    /// The tokens that were queued since the last dispatch.
+    /// The number of tokens that were queued since the rate last delayed reviews.
     newly_queued: usize,
     under_way: HashMap<u64, UnderWay>,
     next_review: u64,
@@ -610,12 +610,15 @@ impl Shared {
                         .log
                         .limited(label, settings, Limit::Rate, effect, delayed);
                 }
+                store.newly_queued = 0;
                 break;
             }
             store.last_started = queue;
             started.extend(store.start(digest, now));
         }
-        store.newly_queued = 0;
+        if !store.has_queued() {
+            store.newly_queued = 0;
+        }
         started
     }
 
@@ -793,14 +796,15 @@ fn outcome(result: &Result<Answer, TokenReviewError>) -> &'static str {
 impl Store {
     /// Returns what is remembered about a token, or the error if it is refused without asking.
     fn prior(&mut self, digest: &Digest, now: Duration) -> Result<Prior, TokenError> {
-        let is_failing = self.outage.retry_at().is_some();
+        let asked_at = Instant::now();
+        let is_too_early = self.outage.retry_at().is_some_and(|at| asked_at < at);
         match self.refused.get(digest) {
             Some(refused) if now >= refused.end => {
                 self.refused.remove(digest);
             }
             Some(refused) => {
-                let is_due = |at| Instant::now() >= at;
-                if !is_failing && refused.ask_again.is_some_and(is_due) {
+                let is_due = |at| asked_at >= at;
+                if !is_too_early && refused.ask_again.is_some_and(is_due) {
                     return Ok(Prior::Refused);
                 }
                 return Err(refused.refusal.kind.error());

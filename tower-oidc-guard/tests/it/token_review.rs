@@ -146,9 +146,9 @@ async fn only_valid_tokens_of_callers_that_the_policy_allows_are_reviewed() {
     for (token, status) in &refused {
         for _ in 0..3 {
             let mut request: Request<()> = bearer_request(token).map(drop);
-            let response = guard.admit(&mut request).await.unwrap_err();
+            let response = as_time_passes(guard.admit(&mut request)).await.unwrap_err();
             assert_eq!(response.status(), *status);
-            assert!(guard.authorize(token).await.is_err());
+            assert!(as_time_passes(guard.authorize(token)).await.is_err());
         }
     }
     assert_eq!(cluster.api.token_reviews(), 0);
@@ -226,4 +226,20 @@ fn a_guard_that_several_runtimes_use_reviews_tokens_on_any_of_them() {
     drop(second);
     runtime().block_on(verify(&guard, &token("d"))).unwrap();
     assert_eq!(api.token_reviews(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_only_a_stream_uses_is_confirmed_again_and_the_stream_ends_once_it_is_revoked()
+{
+    let cluster = ReviewingCluster::new().await;
+    let guard = cluster.guard(review(WhenUnavailable::Refuse));
+    let token = cluster.token("web");
+    let caller = guard.verifier().verify(&token).await.unwrap();
+    let stream = tokio::spawn(caller.expired());
+    pass(&guard, Duration::from_secs(30)).await;
+    assert!(!stream.is_finished());
+    assert_eq!(cluster.api.token_reviews(), 4);
+    cluster.api.delete_pod("shop", "web");
+    pass(&guard, Duration::from_secs(10)).await;
+    assert!(stream.is_finished());
 }

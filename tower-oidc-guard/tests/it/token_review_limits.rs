@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tower_oidc_guard::{VerifyError, WhenUnavailable};
 
-use crate::support::reviews::{
-    ReviewingCluster, health, pass, review, verify, verify_as_time_passes,
-};
+use crate::support::reviews::{ReviewingCluster, as_time_passes, health, pass, review, verify};
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_valid_tokens_exceeds_no_rate_and_does_not_end_the_use_of_others() {
@@ -62,7 +60,7 @@ async fn no_more_reviews_are_under_way_than_the_limit() {
     guard.ready().await.unwrap();
     let requests = (0..20).map(|number| {
         let (guard, token) = (guard.clone(), cluster.token(&format!("web-{number}")));
-        tokio::spawn(async move { verify_as_time_passes(&guard, &token).await })
+        tokio::spawn(async move { as_time_passes(verify(&guard, &token)).await })
     });
     let requests: Vec<_> = requests.collect();
     let mut highest = 0;

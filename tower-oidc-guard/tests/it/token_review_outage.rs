@@ -8,9 +8,7 @@ use tower_oidc_guard::{
     OidcGuard, TokenError, TokenReview, TokenReviewError, VerifyError, WhenUnavailable,
 };
 
-use crate::support::reviews::{
-    ReviewingCluster, health, pass, review, verify, verify_as_time_passes,
-};
+use crate::support::reviews::{ReviewingCluster, as_time_passes, health, pass, review, verify};
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const REVOKED: VerifyError = VerifyError::InvalidToken(TokenError::TokenRevoked);
@@ -173,7 +171,7 @@ async fn a_slow_api_server_delays_a_request_by_the_time_limit() {
     // The keys are there when the time begins.
     guard.ready().await.unwrap();
     let began = tokio::time::Instant::now();
-    let result = verify_as_time_passes(&guard, &cluster.token("web")).await;
+    let result = as_time_passes(verify(&guard, &cluster.token("web"))).await;
     assert!(is_unavailable(&result), "{result:?}");
     let waited = began.elapsed();
     assert!(waited <= Duration::from_millis(2500), "{waited:?}");

@@ -127,9 +127,10 @@ async fn an_issuer_with_inline_keys_is_reviewed_by_its_configured_api_server() {
             .token_file(cluster.volume.path().join("token"))
             .ca_file(cluster.volume.path().join("ca.crt"))
     };
-    let in_cluster = error(cluster.issuer().token_review(setting()));
+    let in_cluster = build(cluster.issuer().token_review(setting())).unwrap_err();
+    let in_cluster = in_cluster.to_string();
     assert!(in_cluster.contains("`api_server` of `token_review` is for issuers other than"));
-    let keys = reqwest_keys(&cluster).await;
+    let keys = key_set(&cluster).await;
     let issuer = Issuer::kubernetes(cluster.api.issuers().remove(0)).keys_json(keys);
     let guard = build(issuer.token_review(setting()).audience(AUDIENCE)).unwrap();
     let mint = |name: &str| {
@@ -150,7 +151,7 @@ async fn an_issuer_with_inline_keys_is_reviewed_by_its_configured_api_server() {
 }
 
 /// Returns the key set of the cluster.
-async fn reqwest_keys(cluster: &ReviewingCluster) -> String {
+async fn key_set(cluster: &ReviewingCluster) -> String {
     let ca = reqwest::Certificate::from_pem(cluster.api.ca_pem().as_bytes()).unwrap();
     let client = reqwest::Client::builder()
         .no_proxy()

@@ -117,18 +117,23 @@ pub async fn verify(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
     guard.verifier().verify(token).await.map(drop)
 }
 
-/// Verifies a token like [`verify`], and advances the time meanwhile, so that time limits end.
-pub async fn verify_as_time_passes(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
-    let (verifier, token) = (guard.verifier().clone(), token.to_owned());
-    let verified = tokio::spawn(async move { verifier.verify(token).await.map(drop) });
-    while !verified.is_finished() {
-        tokio::time::advance(Duration::from_millis(50)).await;
+/// Waits for a future, and advances the time meanwhile, so that time limits end.
+pub async fn as_time_passes<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let step = async || {
         // The network needs real time.
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
+        tokio::time::advance(Duration::from_millis(50)).await;
+    };
+    loop {
+        tokio::select! {
+            biased;
+            output = &mut future => return output,
+            () = step() => {}
+        }
     }
-    verified.await.unwrap()
 }
 
 /// Advances the time in steps, and makes what is due after each.
