@@ -345,7 +345,7 @@ fn values_of_the_wrong_type_are_reported_with_what_to_write() {
         ),
         (
             "jwks_uri: https://c.example/keys",
-            "shop.yaml:5:3: unknown field \"jwks_uri\"; did you mean \"jwks_url\"? The fields of an issuer are `url`, `platform`, `audiences`, `algorithms`, `leeway_seconds`, `max_lifetime_seconds`, `token_types`, `claims`, `discovery_url`, `jwks_url`, `keys_file`, `also_known_as`, `stale_after_seconds`, `unknown_key_jitter_seconds`, `fetch_timeout_seconds`, `max_document_bytes`, `max_keys`, `api_token_file`, `api_ca_file`, `insecure_loopback_http` and `dangerous_accept_api_server_audience`",
+            "shop.yaml:5:3: unknown field \"jwks_uri\"; did you mean \"jwks_url\"? The fields of an issuer are `url`, `platform`, `audiences`, `algorithms`, `leeway_seconds`, `max_lifetime_seconds`, `token_types`, `claims`, `discovery_url`, `jwks_url`, `keys_file`, `also_known_as`, `stale_after_seconds`, `unknown_key_jitter_seconds`, `fetch_timeout_seconds`, `max_document_bytes`, `max_keys`, `api_token_file`, `api_ca_file`, `insecure_loopback_http`, `dangerous_accept_api_server_audience` and `token_review`",
         ),
         (
             "platform: google",

@@ -6,7 +6,9 @@ use http::{Request, StatusCode};
 use tower_oidc_guard::testing::FakeApiServer;
 use tower_oidc_guard::{Policy, TokenError, TokenReview, VerifyError, WhenUnavailable};
 
-use crate::support::reviews::{ReviewingCluster, health, pass, review, settle, verify, wait_until};
+use crate::support::reviews::{
+    ReviewingCluster, as_time_passes, health, pass, review, settle, verify, wait_until,
+};
 use crate::support::{AUDIENCE, bearer_request};
 
 const REVOKED: VerifyError = VerifyError::InvalidToken(TokenError::TokenRevoked);
