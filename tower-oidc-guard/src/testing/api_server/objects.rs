@@ -78,7 +78,7 @@ impl Accounts {
             "Pod" => (Kind::Pod, self.pod(namespace, name)),
             "Node" => (Kind::Node, self.node(name)),
             kind => {
-                let message = format!("cannot bind token to object of type v1, Kind={kind}");
+                let message = format!("cannot bind token to object of type /v1, Kind={kind}");
                 return Err(Box::new(bad_request(&message)));
             }
         };
