@@ -171,7 +171,7 @@ pub(crate) fn informative_body(response: &Response) -> Cow<'_, str> {
 }
 
 /// The texts with which the guard describes a token that it rejects, and the function that says what to do.
-const DESCRIPTIONS: [(&str, Describe); 7] = [
+const DESCRIPTIONS: [(&str, Describe); 8] = [
     ("the token is for another audience", audience),
     ("the token's issuer is not trusted", issuer),
     ("the token has expired", times),
@@ -179,6 +179,10 @@ const DESCRIPTIONS: [(&str, Describe); 7] = [
     ("the token's time of issue is in the future", times),
     ("the token's signature does not verify", signature),
     ("the token's key is not published by its issuer", signature),
+    (
+        "the token is not confirmed by its cluster's API server",
+        revoked,
+    ),
 ];
 
 type Describe = fn(&[SentToken], &Response, SystemTime) -> String;
@@ -211,7 +215,7 @@ pub(crate) fn advice(response: &Response, sent: &[SentToken], now: SystemTime) -
         }
         (None, 404) => "check the URL in --service-url (SERVICE_URL)".to_owned(),
         (None, 503) => {
-            "the server may have no keys of the token's issuer yet: its /readyz and its log say why"
+            "the server may have no keys of the token's issuer yet, or it cannot have the token confirmed by the API server (TokenReview): its /readyz and its log say why"
                 .to_owned()
         }
         (None, 300..=399) => {
@@ -301,6 +305,13 @@ fn signature(sent: &[SentToken], _: &Response, _: SystemTime) -> String {
     let issuers = list(sent, |claims| claims.issuer.as_deref());
     format!(
         "the token's issuer is {issuers}: if a gate such as Cloud Run's is in front of the server, set --identity both (IDENTITY), because it removes the signature; otherwise the token may be of another cluster with the same issuer"
+    )
+}
+
+fn revoked(sent: &[SentToken], _: &Response, _: SystemTime) -> String {
+    let subjects = list(sent, |claims| claims.subject.as_deref());
+    format!(
+        "the token of {subjects} is signed and has not expired, but the pod, the service account or the node that it is bound to was deleted, or the API server is that of another cluster: use the token of a pod that exists; the server's log contains the API server's reason"
     )
 }
 
@@ -439,6 +450,15 @@ mod tests {
             "the token's issuer is \"https://issuer.example/\": the server's --issuer (ID_ISSUER) must equal it exactly, including a slash at the end"
         );
         assert!(describe("the token's signature does not verify").contains("--identity both"));
+        assert!(
+            describe("the token is not confirmed by its cluster's API server").starts_with(
+                "the token of \"system:serviceaccount:a:b\" is signed and has not expired, but the pod, the service account or the node that it is bound to was deleted"
+            )
+        );
+        let unavailable = response(503, &[("retry-after", "5")], "");
+        assert!(advice(&unavailable, &sent(), NOW).unwrap().contains(
+            "confirmed by the API server (TokenReview): its /readyz and its log say why"
+        ));
         let forbidden = response(403, &[], "");
         assert_eq!(
             advice(&forbidden, &sent(), NOW).unwrap(),
