@@ -45,6 +45,11 @@ pub enum Error {
         "cannot use {0:?} in --issuer (ID_ISSUER): expected `kubernetes`, `google`, `gke:PROJECT/LOCATION/CLUSTER`, `github-actions`, `gitlab:URL`, `oidc:URL`, or the URL of a Kubernetes cluster's issuer"
     )]
     Issuer(String),
+    /// Tokens are to be reviewed, and there is no issuer whose API server reviews them.
+    #[error(
+        "cannot review tokens: --token-review (TOKEN_REVIEW) is for the issuer `kubernetes`, which is not in --issuer (ID_ISSUER)"
+    )]
+    TokenReviewIssuer,
     /// A value of `--issuer` contains an invalid URL.
     #[error("cannot use the URL in {issuer:?} of --issuer (ID_ISSUER): {reason}")]
     IssuerUrl {

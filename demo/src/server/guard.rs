@@ -17,6 +17,10 @@ pub(super) async fn build(settings: &ServerSettings) -> Result<OidcGuard, Error>
         let builder = with_shadow_policy(builder.map_err(config_error)?, settings).await?;
         return builder.build().map_err(config_error);
     }
+    let reviews_tokens = settings.token_review.unconfirmed.is_some();
+    if reviews_tokens && !settings.issuer.iter().any(|value| value == "kubernetes") {
+        return Err(Error::TokenReviewIssuer);
+    }
     let mut builder = OidcGuard::builder();
     let mut labels = Vec::new();
     for value in &settings.issuer {
@@ -86,6 +90,7 @@ pub(super) fn log_settings(settings: &ServerSettings) {
         policy = policy.as_deref().unwrap_or("any verified caller"),
         shadow_policy = shadow_policy.map(|path| path.display().to_string()),
         ready_issuers = settings.ready_issuers.join(","),
+        token_review = settings.token_review.describe(),
         "the guard is configured"
     );
     if policy.is_some() {
@@ -212,6 +217,9 @@ fn in_cluster_issuer(settings: &ServerSettings) -> Result<Issuer, Error> {
     }
     if let Some(path) = &settings.api_token_file {
         issuer = issuer.api_token_file(path);
+    }
+    if let Some(review) = settings.token_review.token_review() {
+        issuer = issuer.token_review(review);
     }
     Ok(issuer)
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
-use clap::{ArgAction, Args};
-use tower_oidc_guard::Algorithm;
+use clap::{ArgAction, Args, ValueEnum};
+use tower_oidc_guard::{Algorithm, TokenReview, WhenUnavailable};
 
 use super::Limits;
 use crate::arguments::{parse_item, parse_typed_item, parse_web_url};
@@ -85,6 +85,8 @@ pub struct ServerSettings {
             "cache_bytes",
             "api_ca_file",
             "api_token_file",
+            "unconfirmed",
+            "ttl_seconds",
             "leeway",
             "insecure_loopback_http",
         ]
@@ -152,6 +154,10 @@ pub struct ServerSettings {
     #[arg(long, env = "API_TOKEN_FILE", value_name = "FILE")]
     pub api_token_file: Option<PathBuf>,
 
+    /// The settings of token reviews.
+    #[command(flatten)]
+    pub token_review: TokenReviewSettings,
+
     /// The tolerated difference between the clocks of issuer and server, in seconds: at most 300.
     #[arg(
         long,
@@ -199,6 +205,68 @@ pub struct ServerSettings {
     /// The settings of the gate.
     #[command(flatten)]
     pub gate: GateSettings,
+}
+
+/// The treatment of tokens that the API server has neither confirmed nor refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnconfirmedTokens {
+    /// They are accepted, as they are without reviews.
+    Accept,
+    /// They are refused with 503.
+    Refuse,
+}
+
+/// The settings of token reviews.
+#[derive(Debug, Args)]
+pub struct TokenReviewSettings {
+    /// For the issuer `kubernetes`: has each token confirmed by the API server (TokenReview), which knows whether its pod, service
+    /// account and node still exist, and accepts or refuses tokens while the API server cannot be reached. Requires the role
+    /// system:auth-delegator. Default: tokens are not reviewed.
+    #[arg(
+        long = "token-review",
+        env = "TOKEN_REVIEW",
+        value_name = "IF_UNAVAILABLE",
+        value_enum,
+        ignore_case = true
+    )]
+    pub unconfirmed: Option<UnconfirmedTokens>,
+
+    /// How long a confirmation is used, in seconds, and so how long a token may be admitted after its pod was deleted.
+    #[arg(
+        long = "token-review-ttl",
+        env = "TOKEN_REVIEW_TTL",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = RangedU64ValueParser::<u64>::new().range(1..=600)
+    )]
+    pub ttl_seconds: u64,
+}
+
+impl TokenReviewSettings {
+    /// Returns the settings for the guard, or `None` if tokens are not reviewed.
+    pub fn token_review(&self) -> Option<TokenReview> {
+        let when_unavailable = match self.unconfirmed? {
+            UnconfirmedTokens::Accept => WhenUnavailable::Accept,
+            UnconfirmedTokens::Refuse => WhenUnavailable::Refuse,
+        };
+        Some(TokenReview::new(when_unavailable).ttl(Duration::from_secs(self.ttl_seconds)))
+    }
+
+    /// Returns the setting for a log.
+    pub(super) fn describe(&self) -> String {
+        match self.unconfirmed {
+            None => "off".to_owned(),
+            Some(UnconfirmedTokens::Accept) => {
+                format!(
+                    "ttl {} s, unconfirmed tokens are accepted",
+                    self.ttl_seconds
+                )
+            }
+            Some(UnconfirmedTokens::Refuse) => {
+                format!("ttl {} s, unconfirmed tokens are refused", self.ttl_seconds)
+            }
+        }
+    }
 }
 
 /// A signature algorithm, parsed from its JOSE name.

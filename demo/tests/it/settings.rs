@@ -308,6 +308,9 @@ async fn invalid_values_are_rejected_with_the_name_of_their_flag() {
             "--grace-seconds",
         ),
         (SERVER, "OPTIONAL", "maybe", "--optional"),
+        (SERVER, "TOKEN_REVIEW", "maybe", "--token-review"),
+        (SERVER, "TOKEN_REVIEW_TTL", "0", "--token-review-ttl"),
+        (SERVER, "TOKEN_REVIEW_TTL", "601", "--token-review-ttl"),
     ] {
         let variables = with_variable(&REQUIRED, name, value);
         let (code, printed) = run_invalid(binary, &[], &variables).await;
@@ -333,6 +336,10 @@ async fn errors_of_the_libraries_name_flags_instead_of_methods() {
         (
             &["--issuer", "https://a:b@a.example"],
             "--issuer (ID_ISSUER)",
+        ),
+        (
+            &["--issuer", "google", "--token-review", "refuse"],
+            "--token-review (TOKEN_REVIEW)",
         ),
     ] {
         let (_, printed) =
