@@ -1,7 +1,8 @@
-//! The second part of the full scenario: a Google identity, a platform gate, several audiences, a shadow policy, and an issuer
-//! outage.
+//! The second part of the full scenario: a Google identity, a platform gate, several audiences, a shadow policy, an issuer
+//! outage, and a deleted pod.
 
 mod fixture;
+mod revocation;
 mod shadow;
 
 use std::sync::Arc;
@@ -24,7 +25,8 @@ pub(super) async fn run(report: &Arc<Report>, events: &EventLog) -> Result<(), E
     gate_and_guard_each_require_a_token(&fixture).await?;
     server_accepts_several_audiences(&fixture).await?;
     shadow::promotion(&fixture).await?;
-    issuer_outage(&fixture).await
+    issuer_outage(&fixture).await?;
+    revocation::deleted_pod_is_refused(&fixture).await
 }
 
 fn case(name: &'static str, endpoint: Endpoint, description: &'static str) -> RequestCase {

@@ -100,6 +100,9 @@ fn the_full_scenario_has_a_gate_several_audiences_a_shadow_policy_and_an_outage(
         "GET /private issuer down, keys already fetched 200",
         "GET /private issuer down, no keys yet 503",
         "GET /private issuer up again, keys fetched 200",
+        "GET /private token confirmed: its pod exists 200",
+        "GET /private pod deleted, token still signed 401",
+        "GET /private pod deleted, server without reviews 200",
     ] {
         assert!(words.contains(part), "{part:?} in {printed}");
     }

@@ -24,7 +24,7 @@ const AUDIENCES: [&str; 2] = ["https://auth-server.example", "https://orders.exa
 const TOKEN_FILES: [&str; 2] = ["one", "two"];
 const POLICY_FILE: &str = "policy.yaml";
 const GOOGLE: &str = "https://accounts.google.com";
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The Google account that the metadata server provides tokens for.
 pub(super) const ACCOUNT: &str = "gke-sa@project.iam.gserviceaccount.com";
@@ -38,7 +38,7 @@ pub(super) struct Fixture<'s> {
     metadata: FakeMetadataServer,
     kubelet: Kubelet,
     events: &'s EventLog,
-    report: &'s Arc<Report>,
+    pub(super) report: &'s Arc<Report>,
     _folder: tempfile::TempDir,
 }
 
