@@ -100,6 +100,35 @@ impl Backend {
             .to_owned()
     }
 
+    /// Requests a token of `gke-sa` with TokenRequest that is bound to this object, as the administrator.
+    pub async fn request_bound_token(
+        &self,
+        kind: &str,
+        object: &Value,
+        audience: &str,
+    ) -> Response {
+        let metadata = &object["metadata"];
+        let reference = json!({
+            "apiVersion": "v1", "kind": kind, "name": metadata["name"], "uid": metadata["uid"],
+        });
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": { "audiences": [audience], "expirationSeconds": 600, "boundObjectRef": reference },
+        });
+        let path = "/api/v1/namespaces/id-namespace/serviceaccounts/gke-sa/token";
+        self.admin("POST", path, Some(&request)).await
+    }
+
+    /// Returns how long the server may repeat that a token is valid after its object was deleted. A real one caches the result of
+    /// a valid token for 10 s.
+    pub fn review_cache(&self) -> Duration {
+        match self {
+            Self::Fake(_) => Duration::ZERO,
+            Self::Real(_) => Duration::from_secs(10),
+        }
+    }
+
     /// Sends a request as administrator.
     pub async fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
         match self {

@@ -11,6 +11,7 @@ mod backend;
 mod pod;
 #[path = "../support/process.rs"]
 mod process;
+mod review_steps;
 mod steps;
 
 use self::backend::Backend;
@@ -30,6 +31,10 @@ async fn run_contract(server: &mut Backend) {
         keys_cannot_be_fetched_without_a_valid_token_and_ca,
         responses_depend_on_the_accept_header_and_the_method,
         token_requests_and_reviews_as_raw_requests,
+        token_reviews_require_the_role_system_auth_delegator,
+        the_token_of_a_deleted_service_account_is_refused_within_the_time_to_live,
+        the_token_of_a_deleted_pod_is_refused_within_the_time_to_live,
+        the_token_of_a_deleted_node_is_refused_within_the_time_to_live,
         auth_server_decides_by_the_caller,
         a_new_key_is_fetched_for_its_first_token_and_the_old_one_stays_in_use,
         a_withdrawn_key_is_rejected_after_the_next_refresh,

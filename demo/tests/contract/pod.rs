@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest_wi_auth::testing::Kubelet;
-use tower_oidc_guard::{Issuer, OidcGuard, Policy};
+use tower_oidc_guard::{Issuer, OidcGuard, Policy, TokenReview};
 
 use super::backend::Backend;
 
@@ -54,6 +54,15 @@ impl Pod {
         OidcGuard::builder()
             .issuer(self.issuer())
             .policy(Policy::members([GKE_SA]))
+            .build()
+            .unwrap()
+    }
+
+    /// Builds a guard of the pod that has each token reviewed.
+    pub fn reviewing_guard(&self, review: TokenReview) -> OidcGuard {
+        OidcGuard::builder()
+            .issuer(self.issuer().token_review(review))
+            .any_verified_caller()
             .build()
             .unwrap()
     }

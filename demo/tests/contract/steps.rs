@@ -8,6 +8,12 @@ use tower_oidc_guard::{Issuer, KeysError, OidcGuard, Platform, TokenError, Verif
 use super::backend::{Backend, ISSUER, KeyType};
 use super::pod::{AUDIENCE, GKE_SA, Pod};
 use super::process::Process;
+pub use super::review_steps::{
+    the_token_of_a_deleted_node_is_refused_within_the_time_to_live,
+    the_token_of_a_deleted_pod_is_refused_within_the_time_to_live,
+    the_token_of_a_deleted_service_account_is_refused_within_the_time_to_live,
+    token_reviews_require_the_role_system_auth_delegator,
+};
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const DISCOVERY: &str = "/.well-known/openid-configuration";
@@ -17,12 +23,12 @@ const JWKS: &str = "/openid/v1/jwks";
 const READY_WITHIN: Duration = Duration::from_secs(12);
 
 /// Returns a token of the caller that the service admits.
-async fn caller_token(server: &Backend) -> String {
+pub(super) async fn caller_token(server: &Backend) -> String {
     server.token("id-namespace", "gke-sa", Some(AUDIENCE)).await
 }
 
 /// Verifies a token, and returns its subject.
-async fn verify(guard: &OidcGuard, token: &str) -> Result<String, VerifyError> {
+pub(super) async fn verify(guard: &OidcGuard, token: &str) -> Result<String, VerifyError> {
     let identity = guard.verifier().verify(token).await?;
     Ok(identity.subject().to_owned())
 }
@@ -396,7 +402,7 @@ pub async fn the_cluster_migrates_to_another_issuer(server: &mut Backend) {
 }
 
 /// Repeats an attempt until it returns a value, for at most 20 s.
-async fn eventually<T, F: Future<Output = Option<T>>>(attempt: impl Fn() -> F) -> T {
+pub(super) async fn eventually<T, F: Future<Output = Option<T>>>(attempt: impl Fn() -> F) -> T {
     for _ in 0..200 {
         if let Some(result) = attempt().await {
             return result;
@@ -408,7 +414,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(attempt: impl Fn() -> F) -
 }
 
 /// Starts `auth-server` with the environment variables of a pod. Returns the process and its URL.
-async fn start_server(environment: &[(&'static str, String)]) -> (Process, String) {
+pub(super) async fn start_server(environment: &[(&'static str, String)]) -> (Process, String) {
     let arguments: [&str; 0] = [];
     let process = Process::start(env!("CARGO_BIN_EXE_auth-server"), &arguments, environment);
     let address = process.wait_for_address().await;
@@ -416,7 +422,7 @@ async fn start_server(environment: &[(&'static str, String)]) -> (Process, Strin
 }
 
 /// Requests a path, and returns the status.
-async fn get(url: &str, path: &str, token: Option<&str>) -> u16 {
+pub(super) async fn get(url: &str, path: &str, token: Option<&str>) -> u16 {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let request = http.get(format!("{url}{path}"));
     let request = match token {
@@ -426,7 +432,7 @@ async fn get(url: &str, path: &str, token: Option<&str>) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }
 
-async fn wait_until_ready(url: &str, process: &Process) {
+pub(super) async fn wait_until_ready(url: &str, process: &Process) {
     let began = Instant::now();
     while get(url, "/readyz", None).await != 200 {
         assert!(
