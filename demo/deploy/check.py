@@ -68,7 +68,42 @@ def references(value, path=""):
             yield from references(inner, f"{path}[{index}]")
 
 
+def without_role(documents):
+    """Yields each Deployment whose token reviews the API server would refuse, because its service account lacks the role."""
+    allowed = {
+        (subject.get("namespace"), subject["name"])
+        for document in documents
+        if document["kind"] == "ClusterRoleBinding" and document["roleRef"]["name"] == "system:auth-delegator"
+        for subject in document["subjects"]
+        if subject["kind"] == "ServiceAccount"
+    }
+    for document in documents:
+        if document["kind"] != "Deployment":
+            continue
+        pod = document["spec"]["template"]["spec"]
+        account = (document["metadata"].get("namespace"), pod.get("serviceAccountName", "default"))
+        names = {variable["name"] for container in pod["containers"] for variable in container.get("env", [])}
+        if "TOKEN_REVIEW" in names and account not in allowed:
+            yield f"Deployment {document['metadata']['name']}: TOKEN_REVIEW is set, and no ClusterRoleBinding gives system:auth-delegator to {'/'.join(map(str, account))}"
+
+
+def without_account(documents):
+    """Yields each ClusterRoleBinding of a service account that is not among the manifests."""
+    accounts = {
+        (document["metadata"].get("namespace"), document["metadata"]["name"])
+        for document in documents
+        if document["kind"] == "ServiceAccount"
+    }
+    for document in documents:
+        for subject in document.get("subjects", []) if document["kind"] == "ClusterRoleBinding" else []:
+            account = (subject.get("namespace"), subject["name"])
+            if subject["kind"] == "ServiceAccount" and account not in accounts:
+                yield f"ClusterRoleBinding {document['metadata']['name']}: there is no service account {'/'.join(map(str, account))}"
+
+
 def violations(documents):
+    yield from without_role(documents)
+    yield from without_account(documents)
     for document in documents:
         name = f"{document['kind']} {document['metadata']['name']}"
         for path in references(document):

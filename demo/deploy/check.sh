@@ -79,3 +79,19 @@ for reference in \
     done
 done
 echo "no container's environment refers to a ConfigMap or a Secret"
+
+# The kind overlay uses the component for token reviews. check.py finds a server that reviews tokens without the role, and a role
+# for a service account that does not exist.
+grep -q 'name: TOKEN_REVIEW$' "$rendered/kind.yaml" || { echo "overlays/kind does not review tokens" >&2; exit 1; }
+for edit in 's/name: system:auth-delegator/name: view/' 's/^\( *\)name: auth-server$/\1name: other/'; do
+    found=$(sed "/^kind: ClusterRoleBinding/,/^---/ $edit" "$rendered/kind.yaml" | "$tools/new/bin/python" check.py || true)
+    grep -q 'no ClusterRoleBinding gives system:auth-delegator to id-namespace/auth-server' <<<"$found" || {
+        echo "check.py does not find the missing role after $edit: $found" >&2
+        exit 1
+    }
+done
+grep -q 'there is no service account id-namespace/other' <<<"$found" || {
+    echo "check.py does not find the missing service account: $found" >&2
+    exit 1
+}
+echo "the server of overlays/kind has the role for its token reviews"

@@ -50,13 +50,23 @@ def kubectl(scenario, arguments):
     elif words[:2] == ["get", "deployment"] and "name" in words:
         if words[2] in scenario["existing"]:
             print(f"deployment.apps/{words[2]}")
+    elif words[:2] == ["get", "deployment"] and "audience" in words[-1]:
+        print("https://auth-server.example", end="")
     elif words[:2] == ["get", "deployment"]:
         print(json.dumps(scenario["items"][0]))
     elif words[:2] == ["get", "deployments.apps,replicasets.apps,pods"]:
         first, lists = scenario["items_first"], count("lists")
         print(json.dumps({"kind": "List", "items": first[lists] if lists < len(first) else scenario["items"]}))
+    elif words[:2] == ["get", "pod"] and "metadata.uid" in words[-1]:
+        print(f"uid-of-{words[2]}", end="")
     elif words[:2] == ["get", "pod"]:
-        print(scenario["phases"].get(words[2], ""), end="")
+        phase = scenario["phases"].get(words[2], "")
+        # A list has a phase for each time that the pod was run.
+        print(phase if isinstance(phase, str) else phase[min(count(f"phase-{words[2]}"), len(phase) - 1)], end="")
+    elif words[:2] == ["create", "--raw"]:
+        with open(words[-1], encoding="utf-8") as file:
+            append("token_request", file.read())
+        print(json.dumps({"status": {"token": "THE.BOUND.TOKEN"}}))
     elif words[:2] == ["get", "pods"] and "name" in words:
         print("pod/" + words[words.index("-l") + 1].split("=")[1] + "-pod")
     elif words[:2] == ["get", "pods"]:

@@ -45,7 +45,7 @@ def deployment(revision):
             "template": {
                 "spec": {
                     "serviceAccountName": "gke-sa",
-                    "volumes": [{"name": "tokens"}],
+                    "volumes": [{"name": "tokens", "projected": {"sources": []}}],
                     "containers": [{"name": "auth-client", "volumeMounts": [{"name": "tokens"}]}],
                 }
             }
@@ -91,10 +91,19 @@ def scenario(**changes):
             "new": GOOD,
             "without-volume": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 401 Unauthorized: the server found no bearer token in the request\n',
             "stranger": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 403 Forbidden: the caller is not allowed (insufficient_scope)\n',
+            "before-deletion": OPEN + PRIVATE,
+            "after-deletion": 'GET /: 200 {"msg": "hello-exposed"}\nGET /private: 401 Unauthorized: the token was revoked (invalid_token)\n',
         },
         # The log after the kubelet was restarted, if it differs.
         "logs_after": {},
-        "phases": {"without-volume": "Failed", "stranger": "Failed"},
+        "phases": {
+            "without-volume": "Failed",
+            "stranger": "Failed",
+            "short-lived": "Failed",
+            "before-deletion": "Succeeded",
+            # The first confirmation is used for a while.
+            "after-deletion": ["Succeeded", "Succeeded", "Failed"],
+        },
         "failing": None,
         **changes,
     }
@@ -131,6 +140,7 @@ class Up(unittest.TestCase):
         )
         self.output = ran.stdout + ran.stderr
         self.calls = (root / "state" / "calls").read_text(encoding="utf-8").splitlines()
+        self.state = root / "state"
         applied = root / "state" / "applied"
         self.applied = applied.read_text(encoding="utf-8") if applied.exists() else ""
         return ran.returncode
@@ -156,7 +166,33 @@ class Up(unittest.TestCase):
     def test_a_new_cluster_passes_and_nothing_is_restarted(self):
         self.succeeds(scenario())
         self.assertEqual(self.restarted(), [])
-        self.assertEqual(self.logs_read(), {"new", "without-volume", "stranger"})
+        run = {"without-volume", "stranger", "short-lived", "before-deletion", "after-deletion"}
+        self.assertEqual(self.logs_read(), {"new"} | run)
+
+    def test_the_token_of_a_deleted_pod_is_bound_to_it_and_used_after_the_deletion(self):
+        self.succeeds(scenario())
+        request = json.loads((self.state / "token_request").read_text(encoding="utf-8"))["spec"]
+        self.assertEqual(request["boundObjectRef"]["name"], "short-lived")
+        self.assertEqual(request["boundObjectRef"]["uid"], "uid-of-short-lived")
+        self.assertEqual(request["audiences"], ["https://auth-server.example"])
+        deleted = self.calls.index("kubectl delete pod short-lived --wait")
+        runs = [i for i, call in enumerate(self.calls) if call == "kubectl logs after-deletion"]
+        self.assertEqual(len(runs), 3)
+        self.assertTrue(deleted < runs[0], self.calls)
+        self.assertIn('"secretName": "short-lived-token"', self.applied)
+        self.assertNotIn("THE.BOUND.TOKEN", self.output + self.applied + "\n".join(self.calls))
+
+    def test_a_token_of_a_deleted_pod_that_is_still_admitted_is_a_failure(self):
+        phases = {**scenario()["phases"], "after-deletion": "Succeeded"}
+        self.fails(scenario(phases=phases), "the token of a deleted pod was still admitted")
+
+    def test_a_pod_whose_token_is_refused_before_it_is_deleted_is_a_failure(self):
+        phases = {**scenario()["phases"], "before-deletion": "Failed"}
+        self.fails(scenario(phases=phases), "a token that is bound to a pod was not admitted while the pod exists")
+
+    def test_a_deleted_pod_whose_token_is_not_refused_with_401_is_a_failure(self):
+        logs = {**scenario()["logs"], "after-deletion": "GET /private: 503 Service Unavailable\n"}
+        self.fails(scenario(logs=logs), "was not refused with 401")
 
     def test_only_deployments_that_existed_before_are_restarted_and_only_after_apply(self):
         for existing in (["auth-server", "auth-client"], ["auth-server"], ["auth-client"]):
@@ -190,8 +226,10 @@ class Up(unittest.TestCase):
     def test_an_empty_log_is_a_failure(self):
         logs = scenario()["logs"]
         for name in logs:
+            # Whether a pod before the deletion was admitted is known from its phase.
             with self.subTest(name):
-                self.fails(scenario(logs={**logs, name: ""}))
+                if name != "before-deletion":
+                    self.fails(scenario(logs={**logs, name: ""}))
 
     def test_a_log_without_responses_after_the_rotation_is_a_failure(self):
         for what, after in {

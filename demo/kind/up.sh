@@ -149,12 +149,12 @@ shows() { grep -q "$1" <<<"$(log "${2:-1h}")"; }
 until_true 60 "the client receives 200 on the open path" shows 'GET /: 200 .*hello-exposed'
 until_true 60 "the client receives 200 on the guarded path" shows 'GET /private: 200 .*hello-private'
 
-# Runs a pod that sends one round of requests, expects it to fail, and prints its log:
-# `request_refused NAME IDENTITY SERVICE_ACCOUNT`.
-request_refused() {
+# Runs a pod that sends one round of requests, prints its log, and sets $phase to whether it succeeded:
+# `run_client NAME IDENTITY SERVICE_ACCOUNT [SECRET]`.
+run_client() {
     kube delete pod "$1" --ignore-not-found --wait >/dev/null
-    kube get deployment auth-client -o json | ./pod.py "$1" "$2" "$3" | kube apply -f - >/dev/null
-    local phase=
+    kube get deployment auth-client -o json | ./pod.py "$@" | kube apply -f - >/dev/null
+    phase=
     for _ in $(seq 60); do
         phase=$(kube get pod "$1" -o 'jsonpath={.status.phase}')
         case $phase in
@@ -163,6 +163,12 @@ request_refused() {
         sleep 1
     done
     kube logs "$1"
+}
+
+# Runs such a pod, expects it to fail, and prints its log: `request_refused NAME IDENTITY SERVICE_ACCOUNT`.
+request_refused() {
+    local phase
+    run_client "$@"
     [ "$phase" = Failed ] || fail "the pod $1 should have failed because its request is refused, but its phase is ${phase:-unknown}"
 }
 request_refused without-volume none default | tee "$work/log"
@@ -172,6 +178,35 @@ kube create serviceaccount stranger --dry-run=client -o yaml | kube apply -f - >
 request_refused stranger cluster stranger | tee "$work/log"
 grep -q 'GET /private: 403' "$work/log" || fail "a service account outside the policy was not refused with 403"
 echo "ok: a service account outside the policy is refused with 403"
+
+step "a deleted pod"
+# A pod whose token outlives it: a token that is bound to the pod is stored in a Secret, which another pod uses.
+run_client short-lived none gke-sa >/dev/null
+uid=$(kube get pod short-lived -o 'jsonpath={.metadata.uid}')
+audience=$(kube get deployment auth-client -o \
+    'jsonpath={.spec.template.spec.volumes[?(@.name=="tokens")].projected.sources[0].serviceAccountToken.audience}')
+printf '{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["%s"], "expirationSeconds": 3600, "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "short-lived", "uid": "%s"}}}' \
+    "$audience" "$uid" >"$work/request"
+(
+    umask 077
+    kube create --raw "/api/v1/namespaces/$namespace/serviceaccounts/gke-sa/token" -f "$work/request" |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["status"]["token"], end="")' >"$work/gke-sa"
+) || fail "no token could be created that is bound to the pod short-lived"
+kube create secret generic short-lived-token --from-file "$work/gke-sa" --dry-run=client -o yaml | kube apply -f - >/dev/null
+run_client before-deletion cluster gke-sa short-lived-token
+[ "$phase" = Succeeded ] || fail "a token that is bound to a pod was not admitted while the pod exists"
+echo "ok: a token that is bound to a pod is admitted while the pod exists"
+kube delete pod short-lived --wait >/dev/null
+deleted=$SECONDS
+# A confirmation is used for 60 s, and the API server may repeat its own for 10 s. A pod takes a few seconds to start and to end.
+for _ in $(seq 60); do
+    run_client after-deletion cluster gke-sa short-lived-token >"$work/log"
+    if [ "$phase" = Failed ] || [ $((SECONDS - deleted)) -gt 100 ]; then break; fi
+done
+[ "$phase" = Failed ] || fail "the token of a deleted pod was still admitted $((SECONDS - deleted)) s after the pod was deleted"
+cat "$work/log"
+grep -q 'GET /private: 401' "$work/log" || fail "the token of a deleted pod was not refused with 401"
+echo "ok: the token of a deleted pod is refused with 401, $((SECONDS - deleted)) s after the pod was deleted"
 
 step "a token rotation"
 echo "The token is valid for 600 s and would be replaced after about 8 minutes. Restarting the kubelet replaces it at once;"
