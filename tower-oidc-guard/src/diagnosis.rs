@@ -111,7 +111,8 @@ impl Diagnosis {
     /// Returns whether the guard would admit a request with the token if its
     /// [shadow policy](crate::OidcGuardBuilder::shadow_policy) was enforced.
     ///
-    /// Returns `None` if it has none, or if the token is rejected whatever the policy.
+    /// Returns `None` if it has none, or if the token is rejected whatever the policy. A token that only the shadow policy would
+    /// admit may still be rejected by a review, for which the API server is not asked here.
     pub fn is_admitted_by_shadow_policy(&self) -> Option<bool> {
         Some(self.shadow.as_ref()?.is_admitted)
     }

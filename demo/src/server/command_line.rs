@@ -33,6 +33,8 @@ pub struct ServerCommandLine {
 pub enum ServerCommand {
     /// Reads a token, and prints whether the server would admit a request with it, and why.
     ///
+    /// With a shadow policy, its decision is printed as well. It does not affect the exit code.
+    ///
     /// Takes the settings of the server, as flags behind `explain` or as environment variables. Fetches the issuer's keys, but
     /// does not listen. The token is never printed. The exit code is 0 if a request with the token would be admitted, 1 if not,
     /// and 2 if the settings are invalid or the token cannot be read.

@@ -64,6 +64,9 @@ use crate::telemetry;
 /// `deny` whose callers the members of `allow` may match, an audience was added to `audiences` or the field removed, a scope was removed, or a claim
 /// was removed or may have a value that did not match before. The field `widened_by` then lists these differences.
 ///
+/// For a file that only [shadow policies](crate::OidcGuardBuilder::shadow_policy) use, the events say so, and a change is logged at
+/// INFO whatever it is, because it affects no request.
+///
 /// Before a file is deployed, [`check`](Self::check) validates it.
 #[derive(Clone)]
 pub struct PolicyFile {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tower_oidc_guard::testing::{MemoryIssuer, TokenSpec};
 use tower_oidc_guard::{
     AuditDecision, AuditEvent, BuildError, Identity, Issuer, OidcGuard, OidcGuardBuilder, Policy,
-    PolicyError,
+    PolicyError, WhenUnavailable,
 };
 use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
@@ -24,6 +24,7 @@ use crate::support::in_memory::{
     token_status,
 };
 use crate::support::process::{is_child_process, run_in_child_process};
+use crate::support::reviews::{ReviewingCluster, review};
 use crate::support::{AUDIENCE, Body, bearer_request, request};
 
 const OTHER: &str = "https://id.example";
@@ -676,6 +677,54 @@ fn a_shadow_policy_that_agrees_allocates_nothing() {
         }
         let (without, with) = counts.split_at(10);
         assert_eq!(without, with);
+    });
+}
+
+#[test]
+fn requests_whose_tokens_are_reviewed_are_compared_once_and_the_shadow_policy_causes_no_review() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        runtime().block_on(async {
+            let cluster = ReviewingCluster::new().await;
+            let account = |name: &str| format!("system:serviceaccount:shop:{name}");
+            for is_audited in [false, true] {
+                let builder = cluster.builder(review(WhenUnavailable::Refuse));
+                let builder = builder
+                    .policy(Policy::members([account("web")]))
+                    .shadow_policy(Policy::members([account("legacy")]));
+                let announced = Arc::new(Mutex::new(Vec::new()));
+                let received = announced.clone();
+                let builder = if is_audited {
+                    builder.on_decision(move |event| {
+                        received.lock().unwrap().push(is_announced(event));
+                    })
+                } else {
+                    builder
+                };
+                let guard = builder.build().unwrap();
+                let (issuer, reviews) = (&guard.health()[0].issuer, cluster.api.token_reviews());
+                for (name, status, kind, count) in [
+                    ("legacy", 403, "would_allow", 0),
+                    ("web", 200, "would_reject", 1),
+                ] {
+                    // The first request waits for the keys and the review.
+                    let token = cluster.token(name);
+                    for _ in 0..2 {
+                        counted(&snapshotter);
+                        assert_eq!(token_status(guard.layer(), &token).await, status);
+                        let expected = Counted {
+                            evaluations: 1,
+                            differences: vec![difference(kind, issuer, 1)],
+                        };
+                        assert_eq!(counted(&snapshotter), expected, "{name}");
+                        assert_eq!(cluster.api.token_reviews() - reviews, count);
+                    }
+                    let announced = std::mem::take(&mut *announced.lock().unwrap());
+                    assert_eq!(announced, vec![true; if is_audited { 2 } else { 0 }]);
+                }
+            }
+        });
     });
 }
 
