@@ -77,18 +77,19 @@ fn config_error(error: BuildError) -> Error {
 
 /// Logs which callers the server admits, with which shadow policy this is compared, and which issuers `/readyz` requires.
 pub(super) fn log_settings(settings: &ServerSettings) {
+    let shadow_policy = settings.shadow_policy.as_ref();
+    let shadow_policy = shadow_policy.map(|path| path.display().to_string());
     if let Some(path) = &settings.config {
-        tracing::info!(config = %path.display(), "the guard is configured");
+        tracing::info!(config = %path.display(), shadow_policy, "the guard is configured");
         return;
     }
     let policy = settings.policy_file.as_ref();
     let policy = policy.map(|path| path.display().to_string());
-    let shadow_policy = settings.shadow_policy.as_ref();
     tracing::info!(
         issuers = settings.issuer.join(","),
         audiences = settings.audience.join(","),
         policy = policy.as_deref().unwrap_or("any verified caller"),
-        shadow_policy = shadow_policy.map(|path| path.display().to_string()),
+        shadow_policy,
         ready_issuers = settings.ready_issuers.join(","),
         token_review = settings.token_review.describe(),
         "the guard is configured"
