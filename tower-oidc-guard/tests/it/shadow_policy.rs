@@ -754,11 +754,12 @@ impl Issuers {
             let spec = other.token().audience(AUDIENCE).claim("sub", name);
             spec.claim("team", name)
         };
-        let tokens: [(&str, TokenSpec); 12] = [
+        let tokens: [(&str, TokenSpec); 13] = [
             ("web", account("shop", "web")),
             ("legacy", account("shop", "legacy")),
             ("admin", account("ops", "admin")),
             ("claims", account("shop", "web").claim("team", "shop")),
+            ("scope", account("shop", "web").claim("scope", "read write")),
             ("second audience", account("shop", "web").audience("second")),
             ("no account", account("shop", "web").claim("sub", "jane")),
             ("jane", email("jane@example.com")),
@@ -887,6 +888,9 @@ fn policy() -> impl Strategy<Value = Policy> {
                 .clone()
                 .prop_map(|policy| policy.require_claim("team", "shop")),
             inner.clone().prop_map(|policy| policy.audience("second")),
+            inner
+                .clone()
+                .prop_map(|policy| policy.require_scope("read")),
             inner.prop_map(|policy| policy.require(|caller| caller.subject().len() % 2 == 0)),
         ]
     })
