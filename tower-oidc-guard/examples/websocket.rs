@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tokio_tungstenite::tungstenite;
 use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{Expired, Identity, Issuer, OidcGuard};
+use tower_oidc_guard::{Identity, Issuer, OidcGuard};
 use tungstenite::client::IntoClientRequest as _;
 
 const AUDIENCE: &str = "https://prices.example";
@@ -24,21 +24,24 @@ const UNAUTHORIZED: u16 = 3000;
 
 /// Opens a WebSocket for the caller.
 async fn prices(caller: Identity, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.on_upgrade(async move |socket| {
-        // A client that has gone away needs nothing more.
-        let _ = send_prices(socket, caller.expired()).await;
+    upgrade.on_upgrade(async move |mut socket| {
+        // Around everything that waits for the client, which may have stopped reading.
+        let end = tokio::select! {
+            end = caller.expired() => end,
+            // A client that has gone away needs nothing more.
+            _ = send_prices(&mut socket) => return,
+        };
+        let (code, reason) = (UNAUTHORIZED, end.to_string().into());
+        let close = socket.send(Message::Close(Some(CloseFrame { code, reason })));
+        let _ = tokio::time::timeout(Duration::from_secs(1), close).await;
     })
 }
 
-/// Sends a price every 100 ms until the token of the caller ends or the client closes the WebSocket.
-async fn send_prices(mut socket: WebSocket, mut expired: Expired) -> Result<(), axum::Error> {
+/// Sends a price every 100 ms until the client closes the WebSocket.
+async fn send_prices(socket: &mut WebSocket) -> Result<(), axum::Error> {
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
     loop {
         tokio::select! {
-            end = &mut expired => {
-                let (code, reason) = (UNAUTHORIZED, end.to_string().into());
-                return socket.send(Message::Close(Some(CloseFrame { code, reason }))).await;
-            }
             _ = ticks.tick() => socket.send(Message::text("42.00")).await?,
             received = socket.recv() => match received {
                 Some(message) => drop(message?),

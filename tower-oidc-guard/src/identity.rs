@@ -170,6 +170,14 @@ impl Identity {
         }))
     }
 
+    /// Returns the identity of a token that can be revoked.
+    #[cfg(test)]
+    pub(crate) fn revocable(mut self, revocation: crate::revocation::Revocation) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("the only handle");
+        inner.validity.revocation = Some(revocation);
+        self
+    }
+
     /// Returns how long the token may be used.
     pub(crate) fn validity(&self) -> &Validity {
         &self.0.validity
@@ -258,11 +266,14 @@ impl Identity {
     /// It is for what outlives a request and is not a body, such as a WebSocket or another upgraded connection; streamed bodies
     /// end with their token behind [`end_streams_with_token`](crate::OidcGuardLayer::end_streams_with_token).
     ///
-    /// The future is independent of the identity, [`Unpin`] and cancel safe: it can be polled in a `tokio::select!` by reference, or be
-    /// created anew in each iteration. It spawns no task and creates no timer until it is polled. It looks at the clock at
-    /// least once a minute, so that a clock that is set is noticed. Where there are no timers, outside a tokio runtime or in one
-    /// without `enable_time`, it looks at the clock only when it is polled; in such a runtime, tokio's panic because of the missing timers is
-    /// caught, and printed once for each thread.
+    /// The future is independent of the identity, [`Unpin`] and cancel safe. Create it once, and poll it by reference in a
+    /// `tokio::select!`: as long as it exists, the token counts as in use, so its issuer is asked about it. It spawns no task and
+    /// creates no timer until it is polled. It looks at the clock at least once a minute, so that a clock that is set is
+    /// noticed.
+    ///
+    /// Where there are no timers, outside a tokio runtime or in one without `enable_time`, it looks at the clock only when it is
+    /// polled. In such a runtime, tokio's panic because of the missing timers is caught, and printed once for each thread; in a
+    /// program that is compiled with `panic = "abort"`, it ends the program.
     ///
     /// # Examples
     ///

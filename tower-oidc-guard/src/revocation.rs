@@ -11,8 +11,6 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub(crate) struct Revocation(watch::Sender<bool>);
 
-// Tokens are revoked only by a review, and watched only by what outlives its request.
-#[cfg_attr(not(test), allow(dead_code))]
 impl Revocation {
     /// Creates the state of a token that is not revoked.
     pub(crate) fn new() -> Self {

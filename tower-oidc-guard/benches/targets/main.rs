@@ -11,6 +11,7 @@ mod requests;
 mod reviews;
 #[path = "../shared/service.rs"]
 mod service;
+mod streams;
 mod target;
 
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         ratio("cold_verify_100_keys_over_1", set, 1.1),
         requests::measure(&runtime, &issuer, &rs256),
         reviews::measure(),
+        streams::measure(&rs256),
     ];
     println!("in {:.1?}", began.elapsed());
     if met.into_iter().all(|met| met) {

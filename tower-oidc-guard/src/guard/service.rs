@@ -78,14 +78,24 @@ impl OidcGuardLayer {
     /// - Reading the body of a request fails with [`BodyEnded`](crate::BodyEnded).
     /// - The body of an HTTP response fails with `BodyEnded`, so that the client sees that it is incomplete: hyper ends the
     ///   connection (HTTP/1.1) or resets the stream (HTTP/2).
-    /// - A gRPC response ends with trailers with the status `UNAUTHENTICATED`, also in gRPC-Web. A call that fails because the body of
-    ///   its request was ended has that status too.
-    /// - Data that the service has produced before is sent, and a body that has ended by itself is left as it is.
+    /// - A gRPC response ends with trailers with the status `UNAUTHENTICATED`, also in gRPC-Web, where they are a part of the body; within
+    ///   a message of gRPC-Web, the body fails. A call that fails because the body of its request was ended has that status too,
+    ///   unless the service itself writes another one into the body of a gRPC-Web response.
+    /// - Data that the service has ready when the token expires is still sent, up to 16 frames or 64 KiB, as far as the connection
+    ///   takes it without delay. Once a token is revoked, no further data is sent. A body that has ended by itself is left as it is.
+    /// - A call of the service is not cancelled. A response that it returns after the end is ended in the same way, so that a small
+    ///   one is sent whole.
     /// - A request without a token is not bound, nor is a connection after an upgrade: use
     ///   [`Identity::expired`](crate::Identity::expired) for that.
     ///
-    /// No task is spawned, and a timer exists only while a body waits for its next frame. A body that waits is woken at the
-    /// end of its token. In a runtime without timers the clock is read only when the body is polled.
+    /// No task is spawned. A timer is created when a body waits for a frame for the first time, and a body that waits is woken
+    /// at the end of its token. A server polls the body of a response only while its client reads, so the end of a stream to a
+    /// client that has stopped reading is noticed when it reads again; nothing is sent to it until then. In a tokio runtime without
+    /// timers, and outside tokio, the clock is read only when the body is polled; see
+    /// [`Identity::expired`](crate::Identity::expired).
+    ///
+    /// An HTTP/1.0 client cannot tell an incomplete response from a complete one. Configure a proxy to use HTTP/1.1 (nginx:
+    /// `proxy_http_version 1.1`).
     ///
     /// ```
     /// # #[cfg(feature = "axum")]

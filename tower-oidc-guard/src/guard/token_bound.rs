@@ -148,9 +148,12 @@ impl Call {
             request: self.request,
         };
         // The headers of a gRPC response without a body have its status.
-        ending.correct_status(&mut parts.headers);
-        let has_ended =
-            body.is_end_stream() || ending.is_grpc() && grpc::has_status(&parts.headers);
+        let is_grpc = Protocol::of_response(&parts.headers) != Protocol::Http;
+        let has_status = is_grpc && grpc::has_status(&parts.headers);
+        if has_status {
+            ending.correct_status(&mut parts.headers);
+        }
+        let has_ended = body.is_end_stream() || has_status;
         let body = if has_ended {
             TokenBoundBody::unbound(body)
         } else {

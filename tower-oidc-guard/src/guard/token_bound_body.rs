@@ -62,9 +62,9 @@ pin_project! {
     /// A body that ends with the token of its request: the body of a request for a service behind
     /// [`TokenBoundLayer`](super::TokenBoundLayer), or of its response.
     ///
-    /// Its frames are those of the inner body. Once the token is not valid any longer, up to 16 frames that the inner body has
-    /// ready are still returned, unless they have 64 KiB before. If the inner body has not ended by that, it is dropped, and the body
-    /// ends with an error, [`BodyEnded`], or with the trailers of gRPC.
+    /// Its frames are those of the inner body. Once the token has expired, frames that the inner body has ready are still
+    /// returned, up to 16 frames or 64 KiB; once it is revoked, none with data. If the inner body has not ended by that, it is
+    /// dropped, and the body ends with an error, [`BodyEnded`], or with the trailers of gRPC.
     pub struct TokenBoundBody<B> {
         #[pin]
         state: State<B>,
@@ -81,7 +81,7 @@ pin_project! {
             bound: Option<Box<Bound>>,
         },
         // The inner body is dropped.
-        Ending { frames: VecDeque<Frame<Bytes>>, last: Option<Last> },
+        Ending { ending: LastItems },
     }
 }
 
@@ -130,10 +130,51 @@ impl RequestBodyState {
     }
 }
 
+/// What a body still returns after the end of its token.
+#[derive(Default)]
+struct LastItems {
+    frames: VecDeque<Frame<Bytes>>,
+    last: Option<Last>,
+    /// Whether the server had an opportunity to send what it has before an error.
+    has_yielded: bool,
+}
+
 /// The item after the last frame of the inner body.
 enum Last {
     Error(BoxError),
     Frame(Frame<Bytes>),
+    /// Reading the body of a request fails, which is recorded for the response.
+    RequestError(Arc<RequestBodyState>, BodyEnded),
+}
+
+impl LastItems {
+    fn new(frames: VecDeque<Frame<Bytes>>, last: Option<Last>) -> Self {
+        Self {
+            frames,
+            last,
+            has_yielded: false,
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(frame) = self.frames.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        // hyper discards what it has not sent yet, even the head of the response, when a body fails.
+        if matches!(self.last, Some(Last::Error(_))) && !self.has_yielded {
+            self.has_yielded = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.last.take().map(|last| match last {
+            Last::Frame(frame) => Ok(frame),
+            Last::Error(error) => Err(error),
+            Last::RequestError(state, ended) => {
+                state.set_ended(ended);
+                Err(ended.into())
+            }
+        }))
+    }
 }
 
 impl<B> TokenBoundBody<B> {
@@ -173,7 +214,7 @@ where
         let mut state = self.project().state;
         let (body, open) = match state.as_mut().project() {
             StateProj::Open { body, bound } => (body, bound),
-            StateProj::Ending { frames, last } => return Poll::Ready(next_of(frames, last)),
+            StateProj::Ending { ending } => return ending.poll_next(cx),
         };
         let Some(bound) = open else {
             return body.poll_frame(cx).map_err(Into::into);
@@ -193,9 +234,16 @@ where
                             }
                             Some(Ok(frame))
                         }
-                        other => {
+                        Ok(None) => {
                             *open = None;
-                            other.transpose()
+                            None
+                        }
+                        Err(error) => {
+                            let last = bound.ending.failed(error);
+                            state.set(State::Ending {
+                                ending: LastItems::default(),
+                            });
+                            Some(last)
                         }
                     });
                 }
@@ -205,16 +253,16 @@ where
                 }
             }
         };
-        let (mut frames, mut last) = bound.last_frames(body.as_mut(), end, cx);
-        let first = next_of(&mut frames, &mut last);
-        state.set(State::Ending { frames, last });
-        Poll::Ready(first)
+        let mut ending = bound.last_items(body.as_mut(), end, cx);
+        let first = ending.poll_next(cx);
+        state.set(State::Ending { ending });
+        first
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Open { body, .. } => body.is_end_stream(),
-            State::Ending { frames, last } => frames.is_empty() && last.is_none(),
+            State::Ending { ending } => ending.frames.is_empty() && ending.last.is_none(),
         }
     }
 
@@ -227,8 +275,8 @@ where
                 }
                 _ => body.size_hint(),
             },
-            State::Ending { frames, last: None } => {
-                let data = frames.iter().filter_map(Frame::data_ref);
+            State::Ending { ending } if ending.last.is_none() => {
+                let data = ending.frames.iter().filter_map(Frame::data_ref);
                 SizeHint::with_exact(data.map(|data| data.len() as u64).sum())
             }
             State::Ending { .. } => SizeHint::default(),
@@ -236,55 +284,51 @@ where
     }
 }
 
-fn next_of(
-    frames: &mut VecDeque<Frame<Bytes>>,
-    last: &mut Option<Last>,
-) -> Option<Result<Frame<Bytes>, BoxError>> {
-    if let Some(frame) = frames.pop_front() {
-        return Some(Ok(frame));
-    }
-    Some(match last.take()? {
-        Last::Frame(frame) => Ok(frame),
-        Last::Error(error) => Err(error),
-    })
-}
-
 impl Bound {
     /// Returns the frames that a body has ready after the end of its token, and what comes after them.
-    fn last_frames<B>(
+    fn last_items<B>(
         &mut self,
         mut body: Pin<&mut B>,
         end: TokenEnd,
         cx: &mut Context<'_>,
-    ) -> (VecDeque<Frame<Bytes>>, Option<Last>)
+    ) -> LastItems
     where
         B: Body<Data = Bytes, Error: Into<BoxError>>,
     {
         let (mut frames, mut bytes) = (VecDeque::new(), 0);
         loop {
             if body.is_end_stream() {
-                return (frames, None);
+                return LastItems::new(frames, None);
             }
             if frames.len() >= MAX_LAST_FRAMES || bytes >= MAX_LAST_BYTES {
                 break;
             }
             match body.as_mut().poll_frame(cx) {
+                Poll::Pending if self.ending.has_trailers() => return LastItems::new(frames, None),
                 Poll::Pending => break,
-                Poll::Ready(None) => return (frames, None),
-                Poll::Ready(Some(Err(error))) => return (frames, Some(Last::Error(error.into()))),
+                Poll::Ready(None) => return LastItems::new(frames, None),
+                Poll::Ready(Some(Err(error))) if !self.ending.is_grpc() => {
+                    return LastItems::new(frames, Some(Last::Error(error.into())));
+                }
+                Poll::Ready(Some(Err(_))) => break,
+                // Data for the caller of a revoked token is not sent, but its end may have been reached.
+                Poll::Ready(Some(Ok(frame))) if end == TokenEnd::Revoked && frame.is_data() => {
+                    break;
+                }
                 Poll::Ready(Some(Ok(frame))) => {
                     let (frame, position) = self.ending.pass(frame);
                     bytes += frame.data_ref().map_or(0, Bytes::len);
+                    let is_trailers = frame.is_trailers();
                     frames.push_back(frame);
-                    if position == Position::Ended && !self.ending.is_grpc_web() {
-                        return (frames, None);
+                    if position == Position::Ended && is_trailers {
+                        return LastItems::new(frames, None);
                     }
                 }
             }
         }
         let identity = self.expired.identity();
         telemetry::record_stream_ended(identity, self.ending.body(), end);
-        (frames, Some(self.ending.last(end)))
+        LastItems::new(frames, Some(self.ending.last(end)))
     }
 }
 
@@ -312,10 +356,14 @@ impl Ending {
         }
     }
 
-    fn is_grpc_web(&self) -> bool {
+    /// Returns whether the trailers within a body have begun.
+    fn has_trailers(&self) -> bool {
         match self {
-            Self::Request(_) => false,
-            Self::Response(response) => matches!(response.format, ResponseFormat::GrpcWeb(..)),
+            Self::Response(ResponseEnding {
+                format: ResponseFormat::GrpcWeb(_, boundary),
+                ..
+            }) => boundary.has_trailers(),
+            _ => false,
         }
     }
 
@@ -345,22 +393,26 @@ impl Ending {
     fn last(&self, end: TokenEnd) -> Last {
         let body = self.body();
         let ended = BodyEnded { body, end };
-        let response = match self {
-            Self::Request(state) => {
-                state.set_ended(ended);
-                return Last::Error(ended.into());
-            }
-            Self::Response(response) => response,
-        };
-        let trailers = || grpc::unauthenticated_trailers(&ended, response.description);
-        match &response.format {
-            ResponseFormat::Grpc => Last::Frame(Frame::trailers(trailers())),
-            ResponseFormat::GrpcWeb(encoding, boundary) if boundary.is_between_messages() => {
-                let frame = grpc::web_trailers(&trailers(), *encoding);
-                Last::Frame(Frame::data(frame))
-            }
-            ResponseFormat::GrpcWeb(..) | ResponseFormat::Http => Last::Error(ended.into()),
+        match self {
+            Self::Request(state) => Last::RequestError(state.clone(), ended),
+            Self::Response(response) => match response.trailers(&ended) {
+                Some(trailers) => Last::Frame(trailers),
+                None => Last::Error(ended.into()),
+            },
         }
+    }
+
+    /// Returns the last item of a body that has failed: the service may have passed on that the body of the request was ended.
+    fn failed(&self, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
+        let Self::Response(response) = self else {
+            return Err(error);
+        };
+        let ended = response
+            .request
+            .as_ref()
+            .and_then(|request| request.ended());
+        let trailers = ended.and_then(|ended| response.trailers(&ended));
+        trailers.ok_or(error)
     }
 }
 
@@ -369,12 +421,23 @@ impl ResponseEnding {
         !matches!(self.format, ResponseFormat::Http)
     }
 
+    /// Returns trailers that report the end, or `None` if the response has another format or trailers cannot follow here.
+    fn trailers(&self, ended: &BodyEnded) -> Option<Frame<Bytes>> {
+        let trailers = || grpc::unauthenticated_trailers(ended, self.description);
+        match &self.format {
+            ResponseFormat::Http => None,
+            ResponseFormat::Grpc => Some(Frame::trailers(trailers())),
+            ResponseFormat::GrpcWeb(encoding, boundary) => boundary
+                .is_between_messages()
+                .then(|| Frame::data(grpc::web_trailers(&trailers(), *encoding))),
+        }
+    }
+
     /// Replaces the status of a call that has failed after the body of its request was ended: the service knows only that it
     /// could not read the body.
     pub(super) fn correct_status(&self, headers: &mut HeaderMap) {
         let was_ended = self.request.as_ref().and_then(|request| request.ended());
         if let Some(ended) = was_ended
-            && matches!(self.format, ResponseFormat::Grpc)
             && grpc::has_failed(headers)
         {
             let replaced = grpc::unauthenticated_trailers(&ended, self.description);
@@ -393,5 +456,139 @@ impl<B> fmt::Debug for TokenBoundBody<B> {
         f.debug_struct("TokenBoundBody")
             .field("state", &state)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt as _, Full};
+
+    use super::*;
+    use crate::revocation::Revocation;
+    use crate::testing::TestIdentity;
+
+    /// A body that waits for ever.
+    #[derive(Debug)]
+    struct Endless;
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    fn response(format: ResponseFormat) -> Ending {
+        Ending::Response(ResponseEnding {
+            format,
+            description: Description::Sent,
+            request: None,
+        })
+    }
+
+    fn revocable() -> (Revocation, Identity) {
+        let revocation = Revocation::new();
+        let caller = TestIdentity::kubernetes("shop", "web").build();
+        (revocation.clone(), caller.revocable(revocation))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_fails_once_its_token_is_revoked() {
+        let (revocation, caller) = revocable();
+        let mut body = TokenBoundBody::bound(Endless, &caller, response(ResponseFormat::Http));
+        let revoke = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            revocation.revoke();
+        };
+        let began = tokio::time::Instant::now();
+        let (frame, ()) = tokio::join!(body.frame(), revoke);
+        assert!(began.elapsed() < Duration::from_millis(5010));
+        let error = frame.expect("no end").expect_err("an error");
+        assert_eq!(
+            error.to_string(),
+            "the response body was ended because the token was revoked"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grpc_response_and_a_request_end_once_their_token_is_revoked() {
+        let (revocation, caller) = revocable();
+        let mut called = TokenBoundBody::bound(Endless, &caller, response(ResponseFormat::Grpc));
+        let state = Arc::<RequestBodyState>::default();
+        let request = Ending::Request(state.clone());
+        let mut request = TokenBoundBody::bound(Endless, &caller, request);
+        revocation.revoke();
+        let trailers = called.frame().await.expect("trailers").expect("no error");
+        let trailers = trailers.into_trailers().expect("trailers");
+        assert_eq!(trailers["grpc-status"], "16");
+        assert_eq!(
+            trailers["grpc-message"],
+            "the response body was ended because the token was revoked"
+        );
+        request
+            .frame()
+            .await
+            .expect("no end")
+            .expect_err("an error");
+        let ended = state.ended().expect("it was ended");
+        assert_eq!(
+            (ended.body, ended.end),
+            (BodyKind::Request, TokenEnd::Revoked)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_watched_as_long_as_one_of_its_streams_is_open() {
+        let (revocation, caller) = revocable();
+        assert!(!revocation.is_watched());
+        let first = TokenBoundBody::bound(Endless, &caller, response(ResponseFormat::Http));
+        let mut second = TokenBoundBody::bound(
+            Full::new(Bytes::from_static(b"text")),
+            &caller,
+            response(ResponseFormat::Http),
+        );
+        drop(first);
+        assert!(revocation.is_watched());
+        // The end of a body ends the watch, whether the body is dropped or not.
+        second.frame().await.expect("data").expect("no error");
+        assert!(second.frame().await.is_none());
+        assert!(!revocation.is_watched());
+        let expired = caller.expired();
+        assert!(revocation.is_watched());
+        revocation.revoke();
+        assert_eq!(expired.await, TokenEnd::Revoked);
+        assert!(!revocation.is_watched());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_complete_response_creates_no_timer() {
+        let (_, caller) = revocable();
+        let text = Full::new(Bytes::from_static(b"text"));
+        let mut body = TokenBoundBody::bound(text, &caller, response(ResponseFormat::Http));
+        let has_timer = |state: &State<Full<Bytes>>| match state {
+            State::Open { bound, .. } => bound.as_ref().map(|bound| bound.expired.has_timer()),
+            State::Ending { .. } => None,
+        };
+        body.frame().await.expect("data").expect("no error");
+        assert_eq!(has_timer(&body.state), Some(false));
+        let mut waiting = TokenBoundBody::bound(Endless, &caller, response(ResponseFormat::Http));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut waiting).poll_frame(&mut cx).is_pending());
+        let State::Open {
+            bound: Some(bound), ..
+        } = &waiting.state
+        else {
+            panic!("{waiting:?}");
+        };
+        assert!(bound.expired.has_timer());
     }
 }

@@ -71,6 +71,11 @@ impl Expired {
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
+
+    #[cfg(test)]
+    pub(crate) fn has_timer(&self) -> bool {
+        self.timer.sleep.is_some()
+    }
 }
 
 impl Future for Expired {

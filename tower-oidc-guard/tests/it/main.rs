@@ -51,6 +51,7 @@ mod scopes;
 mod secrecy;
 mod shadow_policy;
 mod streams;
+mod streams_servers;
 mod support;
 mod telemetry;
 mod testing_support;

@@ -381,6 +381,60 @@ async fn reading_a_request_fails_once_its_token_has_expired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grpc_response_that_fails_because_its_request_was_ended_has_trailers() {
+    for content_type in ["application/grpc", "application/grpc-web"] {
+        let streams = Streams::new();
+        // Returns what it receives, so that the response fails when reading the request does.
+        let echo = service_fn(move |request: Request<TokenBoundBody<ChannelBody>>| {
+            let response = Response::builder().header("content-type", content_type);
+            let response = response.body(request.into_body()).unwrap();
+            async { Ok::<_, Infallible>(response) }
+        });
+        let (frames, body) = channel();
+        let response = streams.layer().layer(echo).oneshot(streams.request(body));
+        let mut body = response.await.unwrap().into_body();
+        frames.send(data(web_frame(0, "message"))).unwrap();
+        body.frame().await.unwrap().unwrap();
+        let last = body.frame().await.unwrap().unwrap();
+        match last.into_trailers() {
+            Ok(trailers) => assert_eq!(trailers["grpc-status"], "16"),
+            Err(frame) => assert_eq!(frame.into_data().unwrap()[0], 0x80),
+        }
+        assert!(body.frame().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_waker_is_woken_at_the_end() {
+    struct Flag(std::sync::atomic::AtomicBool);
+    impl std::task::Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let streams = Streams::new();
+    let (_frames, mut body) = streamed(&streams, "application/grpc").await;
+    let [first, second] = [(); 2].map(|()| Arc::new(Flag(false.into())));
+    for flag in [&first, &second] {
+        let waker = Waker::from(Arc::clone(flag));
+        let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+    // In steps: a timer looks at the clock once a minute, and is polled for that.
+    for _ in 0..12 {
+        advance(Duration::from_secs(60)).await;
+        assert!(second.0.swap(false, Ordering::Relaxed));
+        let waker = Waker::from(Arc::clone(&second));
+        let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            break;
+        }
+    }
+    assert!(body.is_end_stream());
+    assert!(!first.0.load(Ordering::Relaxed));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_has_arrived_is_read_after_the_end() {
     let streams = Streams::new();
     let service = service_fn(async |request: Request<TokenBoundBody<ChannelBody>>| {
@@ -402,12 +456,19 @@ async fn a_request_that_has_arrived_is_read_after_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_grpc_call_that_fails_because_its_request_was_ended_is_unauthenticated() {
-    for (status, expected) in [("2", "16"), ("13", "16"), ("0", "0")] {
+    for (content_type, status, expected) in [
+        ("application/grpc", "2", "16"),
+        ("application/grpc", "13", "16"),
+        ("application/grpc", "0", "0"),
+        ("application/grpc-web", "2", "16"),
+        ("application/grpc-web-text", "2", "16"),
+    ] {
         let streams = Streams::new();
         let (_frames, response) = upload(&streams, move |read| {
             assert!(read.is_err());
             let response = Response::builder()
-                .header("content-type", "application/grpc")
+                .header("content-type", content_type)
+                .header("content-length", "0")
                 .header("grpc-status", status)
                 .header("grpc-message", "reading failed")
                 .header("grpc-status-details-bin", "AA");
@@ -575,6 +636,12 @@ fn poll_once(body: &mut Guarded) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
+/// Polls a body that has ended. Before an error, a server has an opportunity to send what it has.
+fn poll_ended(body: &mut Guarded) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    assert!(poll_once(body).is_pending());
+    poll_once(body)
+}
+
 /// Returns a streamed response and the time that its guard's clock shows.
 fn streamed_by_a_settable_clock() -> (Arc<AtomicU64>, Frames, Guarded) {
     let (time, clock) = settable_clock();
@@ -593,7 +660,7 @@ fn outside_a_runtime_the_clock_is_read_when_the_body_is_polled() {
     frames.send(data("a")).unwrap();
     assert!(matches!(poll_once(&mut body), Poll::Ready(Some(Ok(_)))));
     time.fetch_add(TOKEN_END.as_secs(), Ordering::Relaxed);
-    assert!(matches!(poll_once(&mut body), Poll::Ready(Some(Err(_)))));
+    assert!(matches!(poll_ended(&mut body), Poll::Ready(Some(Err(_)))));
     assert!(matches!(poll_once(&mut body), Poll::Ready(None)));
 }
 
@@ -607,7 +674,7 @@ fn in_a_runtime_without_timers_the_clock_is_read_when_the_body_is_polled() {
         assert!(poll_once(&mut body).is_pending());
         assert!(poll_once(&mut body).is_pending());
         time.fetch_add(TOKEN_END.as_secs(), Ordering::Relaxed);
-        assert!(matches!(poll_once(&mut body), Poll::Ready(Some(Err(_)))));
+        assert!(matches!(poll_ended(&mut body), Poll::Ready(Some(Err(_)))));
     });
 }
 

@@ -7,13 +7,16 @@ use std::sync::Mutex;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde_json::json;
 use tower_oidc_guard::Policy;
+use tracing_subscriber::layer::SubscriberExt as _;
 
+use crate::support::events::CapturedEvents;
 use crate::support::in_memory::{
     CLUSTER, GKE_SA, cluster, guard_builder, send_request, token_spec,
 };
 use crate::support::logs::{CapturedLogs, assert_absent};
 use crate::support::process::{is_child_process, run_in_child_process};
 use crate::support::signer::Signer;
+use crate::support::streams::{Streams, channel};
 use crate::support::{Body, bearer_request, claims, request};
 
 /// Returns the name and labels of each metric, as text, and its value.
@@ -279,4 +282,54 @@ fn events_of_the_service_are_in_a_span_with_issuer_and_subject() {
     for token in sent.lock().unwrap().iter() {
         assert_absent(token, &text);
     }
+}
+
+#[test]
+fn streams_that_are_ended_are_counted_and_logged() {
+    if !is_child_process() {
+        return run_in_child_process(
+            "telemetry::streams_that_are_ended_are_counted_and_logged",
+            &[],
+        );
+    }
+    use http_body_util::BodyExt as _;
+    let events = CapturedEvents::default();
+    let subscriber = tracing_subscriber::registry().with(events.clone());
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        tracing::subscriber::with_default(subscriber, || {
+            runtime().block_on(async {
+                let streams = Streams::new();
+                let (sender, body) = channel();
+                let mut ended = streams.response(http::Response::new(body)).await;
+                ended.body_mut().frame().await.unwrap().unwrap_err();
+                // A stream that has ended by itself is not one of them.
+                drop(sender);
+                let (sender, body) = channel();
+                drop(sender);
+                let complete = streams.response(http::Response::new(body)).await;
+                complete.into_body().collect().await.unwrap();
+            });
+        });
+    });
+    let metrics = snapshot(&snapshotter);
+    let ended: Vec<_> = metrics
+        .iter()
+        .filter(|(key, _)| key.starts_with("oidc_guard_streams_ended_total"))
+        .collect();
+    let key =
+        format!("oidc_guard_streams_ended_total body=response,reason=expired,issuer={CLUSTER}");
+    assert_eq!(ended, [&(key, DebugValue::Counter(1))]);
+    let events = events.take();
+    let mut logged = events
+        .iter()
+        .filter(|event| event.message() == "stream ended with its token");
+    let event = logged.next().unwrap();
+    assert_eq!(event.level, tracing::Level::DEBUG);
+    assert_eq!(event.field("body"), "response");
+    assert_eq!(event.field("reason"), "expired");
+    assert_eq!(event.field("issuer"), CLUSTER);
+    assert_eq!(event.field("subject"), GKE_SA);
+    assert!(logged.next().is_none());
 }
