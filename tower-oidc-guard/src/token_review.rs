@@ -3,12 +3,12 @@
 //!
 //! [`TokenReviews`] is what a request uses. A token is reviewed only after all offline checks have succeeded.
 //!
-//! - [`settings`] is what the user chooses;
+//! - [`settings`] is what the user chooses, and [`policy`] the settings that are in effect;
 //! - [`api`] makes one review: its request, its response and what the response means;
-//! - [`store`] remembers the tokens, within limits, and decides which of them is reviewed next; [`token_bucket`] limits the
-//!   rate;
-//! - [`outage`] is the state of the API server: whether reviews fail, and when the next one is made;
-//! - [`driver`] makes the reviews that are due;
+//! - [`token`] is the state of one token, which requests read without a lock; [`refused`] remembers those that were refused;
+//! - [`store`] decides which token is reviewed next; [`token_bucket`] limits the rate, and [`outage`] is the state of the API
+//!   server: whether reviews fail, and when the next one is made;
+//! - [`shared`] is what requests and the [`driver`] share, which makes the reviews that are due;
 //! - [`health`] and [`log`] report.
 
 mod api;
@@ -17,8 +17,12 @@ mod error;
 mod health;
 mod log;
 mod outage;
+mod policy;
+mod refused;
 mod settings;
+mod shared;
 mod store;
+mod token;
 mod token_bucket;
 
 use std::sync::Arc;
@@ -27,18 +31,21 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use self::api::Reviewer;
-use self::driver::Driver;
 pub use self::error::TokenReviewError;
 pub use self::health::TokenReviewHealth;
 use self::log::Limit;
+use self::policy::ReviewPolicy;
+use self::refused::Prior;
 pub(crate) use self::settings::ReviewSettings;
 pub use self::settings::{TokenReview, WhenUnavailable};
-use self::store::{Admitted, Lookup, Prior, Shared, Standing, WaitSlot, digest_of};
-pub(crate) use self::store::{ReviewDescription, ReviewedToken};
+pub(crate) use self::shared::ReviewDescription;
+use self::shared::{Lookup, Shared, WaitSlot, Waiting};
+pub(crate) use self::token::ReviewedToken;
+use self::token::{Admitted, Standing, digest_of};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::jose::TokenError;
+use crate::keys::sources::ApiServer;
 use crate::revocation::Revocation;
 use crate::verifier::VerifyError;
 
@@ -46,10 +53,10 @@ use crate::verifier::VerifyError;
 /// task does not run.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The reviews of the tokens of one issuer. Nothing is sent before the first token.
+/// The reviews of the tokens of one issuer, as a verifier uses them. Nothing is sent before the first token.
 pub(crate) struct TokenReviews {
     shared: Arc<Shared>,
-    driver: Driver,
+    policy: Arc<ReviewPolicy>,
 }
 
 /// A token by what is remembered about it.
@@ -88,28 +95,57 @@ pub(crate) enum Knowledge {
 }
 
 impl TokenReviews {
+    /// Creates the reviews of the issuer with that label, for these audiences.
+    ///
+    /// What `earlier` reviews of the same API server know about tokens is kept, also about those that open streams use. The new
+    /// settings and audiences are put into effect by `take_effect`, or by the first use.
     pub(crate) fn new(
         label: Arc<str>,
         settings: ReviewSettings,
         audiences: Vec<String>,
         clock: Clock,
+        earlier: Option<&Self>,
     ) -> Self {
         crate::telemetry::register_token_reviews(&label);
-        let reviewer = Reviewer::new(settings.api.clone(), settings.time_limit, audiences);
-        Self {
-            shared: Arc::new(Shared::new(label, settings, reviewer, clock)),
-            driver: Driver::default(),
+        let earlier = earlier.filter(|earlier| *earlier.shared.api() == settings.api);
+        if let Some(earlier) = earlier
+            && earlier.policy.settings == settings
+            && earlier.policy.audiences == audiences
+        {
+            return Self::with(earlier.shared.clone(), earlier.policy.clone());
         }
+        let policy = Arc::new(ReviewPolicy::new(settings, audiences));
+        let shared = match earlier {
+            Some(earlier) => earlier.shared.clone(),
+            None => Arc::new(Shared::new(label, policy.clone(), clock)),
+        };
+        Self::with(shared, policy)
     }
 
-    /// Returns whether these are reviews with these settings for these audiences.
-    pub(crate) fn has_settings(&self, settings: &ReviewSettings, audiences: &[String]) -> bool {
-        self.shared.settings == *settings && self.shared.audiences() == audiences
+    fn with(shared: Arc<Shared>, policy: Arc<ReviewPolicy>) -> Self {
+        shared.add_user();
+        Self { shared, policy }
     }
 
-    /// Takes over what other reviews of the same issuer know about refused tokens.
-    pub(crate) fn inherit_refusals(&self, earlier: &Self) {
-        self.shared.inherit_refusals(&earlier.shared);
+    /// Returns the API server that reviews the tokens.
+    pub(crate) fn api(&self) -> &ApiServer {
+        self.shared.api()
+    }
+
+    /// Puts the settings into effect.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn take_effect(&self) {
+        self.shared.adopt(&self.policy);
+    }
+
+    /// Prepares for a use: puts the settings into effect, and starts the background task.
+    fn begin_use(&self) {
+        self.shared.adopt(&self.policy);
+        self.shared.driver.ensure_running(&self.shared);
+    }
+
+    fn accepts_unconfirmed(&self) -> bool {
+        self.when_unavailable() == WhenUnavailable::Accept
     }
 
     /// Returns what is known about a token that has been confirmed before. Takes no lock while the confirmation is valid.
@@ -119,9 +155,10 @@ impl TokenReviews {
             Standing::Refused => return Knowledge::Refused(token.refusal()),
             Standing::Dropped => return Knowledge::Unknown,
         }
-        self.driver.ensure_running(&self.shared);
+        self.begin_use();
         let now = self.shared.milliseconds(Instant::now());
-        match token.admitted(now, self.shared.is_lenient()) {
+        let is_lenient = self.accepts_unconfirmed() && self.shared.is_failing(now);
+        match token.admitted(now, is_lenient) {
             Admitted::Confirmed => {}
             Admitted::Unconfirmed => self.shared.record_unconfirmed(),
             Admitted::No => return Knowledge::Unknown,
@@ -150,26 +187,33 @@ impl TokenReviews {
         token: &[u8],
         identity: &Identity,
     ) -> Result<Option<Arc<ReviewedToken>>, VerifyError> {
-        let shared = &self.shared;
+        let (shared, settings) = (&self.shared, &self.policy.settings);
+        shared.adopt(&self.policy);
         let (kept, prior) = match shared.keep(token, identity) {
             Lookup::Refused(error) => return Err(error.into()),
             Lookup::Kept { token, prior } => (token, prior),
             Lookup::NoRoom { prior } => {
-                shared.limited(Limit::Tokens);
+                shared.limited(settings, Limit::Tokens);
                 return self.decide_unavailable(None, prior);
             }
         };
+        let _waiting = Waiting {
+            shared,
+            digest: kept.digest,
+        };
+        if kept.is_confirmed(shared.milliseconds(Instant::now())) {
+            return Ok(Some(kept));
+        }
         let unavailable = || self.decide_unavailable(Some(kept.clone()), prior);
         if Handle::try_current().is_err() {
             return unavailable();
         }
-        self.driver.ensure_running(shared);
+        shared.driver.ensure_running(shared);
         let Some(_slot) = WaitSlot::acquire(shared) else {
-            shared.limited(Limit::Waiting);
+            shared.limited(settings, Limit::Waiting);
             return unavailable();
         };
-        let _waiting = shared.wait_for(&kept);
-        let deadline = Instant::now() + shared.settings.time_limit;
+        let deadline = Instant::now() + settings.time_limit;
         let mut attempts = kept.attempts();
         loop {
             match kept.standing() {
@@ -181,7 +225,7 @@ impl TokenReviews {
                 return Ok(Some(kept));
             }
             if now >= deadline {
-                shared.record_missed_deadline(&kept);
+                shared.record_missed_deadline(&kept, settings);
                 return unavailable();
             }
             if !shared.request_first_review(&kept, now) {
@@ -206,10 +250,11 @@ impl TokenReviews {
         if prior == Prior::Refused {
             return Err(TokenError::TokenRevoked.into());
         }
-        if self.shared.accepts_unconfirmed() && prior == Prior::NotRefused {
+        if self.accepts_unconfirmed() && prior == Prior::NotRefused {
             self.shared.record_unconfirmed();
             if let Some(token) = &token {
-                self.shared.accept_unconfirmed(token);
+                self.shared
+                    .accept_unconfirmed(token, self.policy.settings.ttl);
             }
             return Ok(token);
         }
@@ -220,7 +265,7 @@ impl TokenReviews {
 
     /// Returns the state of the reviews.
     pub(crate) fn health(&self) -> TokenReviewHealth {
-        self.shared.health()
+        self.shared.health(self.when_unavailable())
     }
 
     /// Returns what is known about a token that has passed all other checks, for a diagnosis.
@@ -230,7 +275,7 @@ impl TokenReviews {
 
     /// Returns the setting for when no review can be made.
     pub(crate) fn when_unavailable(&self) -> WhenUnavailable {
-        self.shared.settings.when_unavailable
+        self.policy.settings.when_unavailable
     }
 
     /// Returns why tokens cannot be reviewed.
@@ -241,6 +286,6 @@ impl TokenReviews {
 
 impl Drop for TokenReviews {
     fn drop(&mut self) {
-        self.shared.close();
+        self.shared.remove_user();
     }
 }

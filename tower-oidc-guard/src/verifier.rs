@@ -327,6 +327,11 @@ impl TokenVerifier {
     /// Called before the first token is verified.
     #[cfg(feature = "policy-file")]
     pub(crate) fn succeed(&self, previous: &Self) {
+        for issuer in &self.0.issuers {
+            if let Some(reviews) = &issuer.reviews {
+                reviews.take_effect();
+            }
+        }
         let (own, earlier) = (self.issuers(), previous.issuers());
         let was_ready = previous.is_ready(&previous.health());
         for issuer in own {

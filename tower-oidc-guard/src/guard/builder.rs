@@ -604,7 +604,7 @@ impl OidcGuardBuilder {
     ///
     /// ```
     /// # use tower_oidc_guard::OidcGuard;
-    /// // No token is kept after its request. (Freed memory is not zeroed.)
+    /// // No token is kept after its request, except for token reviews. (Freed memory is not zeroed.)
     /// let builder = OidcGuard::builder().without_cache();
     /// ```
     pub fn without_cache(mut self) -> Self {
@@ -1216,30 +1216,33 @@ fn trusted_issuer(
     })
 }
 
-/// Returns the reviews of an issuer's tokens. Those of another verifier are kept if it trusts the issuer already with the same
-/// settings; otherwise what it knows about refused tokens is.
+/// Returns the reviews of an issuer's tokens. What the reviews of another verifier know is kept if they use the same API server.
 fn token_reviews(
     issuer: &ResolvedIssuer,
     previous: Option<&TokenVerifier>,
     clock: &Clock,
 ) -> Option<Arc<TokenReviews>> {
     let settings = issuer.review.as_ref()?;
-    let audiences = &issuer.claim_rules.audiences;
     let earlier = previous.and_then(|previous| {
-        let mut issuers = previous.issuers().iter();
-        let same = issuers.find(|own| own.label == issuer.label)?;
-        same.reviews.as_ref()
+        let all = || previous.issuers().iter();
+        let same_label = all().find(|own| own.label == issuer.label);
+        // The cluster that this process runs in may have another label by now.
+        let same_server = || {
+            all().find(|own| {
+                own.reviews
+                    .as_ref()
+                    .is_some_and(|own| *own.api() == settings.api)
+            })
+        };
+        same_label.or_else(same_server)?.reviews.as_deref()
     });
-    if let Some(earlier) = earlier
-        && earlier.has_settings(settings, audiences)
-    {
-        return Some(earlier.clone());
-    }
-    let label = issuer.label.clone();
-    let reviews = TokenReviews::new(label, settings.clone(), audiences.clone(), clock.clone());
-    if let Some(earlier) = earlier {
-        reviews.inherit_refusals(earlier);
-    }
+    let reviews = TokenReviews::new(
+        issuer.label.clone(),
+        settings.clone(),
+        issuer.claim_rules.audiences.clone(),
+        clock.clone(),
+        earlier,
+    );
     Some(Arc::new(reviews))
 }
 

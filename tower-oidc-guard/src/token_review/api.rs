@@ -29,16 +29,15 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Reviewer {
     connector: ApiServerConnector,
     url: Url,
-    time_limit: Duration,
-    /// The audiences that the guard accepts.
-    audiences: Vec<String>,
 }
 
 /// The API server's answer about a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The token is valid for an audience of the guard.
-    Confirmed,
+    /// The token is valid for these audiences, of which the guard accepts at least one.
+    Confirmed {
+        audiences: Vec<String>,
+    },
     Refused(Denial),
 }
 
@@ -53,7 +52,8 @@ pub(super) struct Denial {
 /// The kinds of reason for which the API server does not confirm a token that has passed all other checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DenialKind {
-    /// The pod, service account, node or secret that the token is bound to no longer exists. This cannot change.
+    /// The pod, service account, node or secret that the token is bound to no longer exists. Kubernetes answers the same if it
+    /// failed to read the object.
     Gone,
     /// The token has expired by the API server's clock, which allows no leeway.
     Expired,
@@ -118,46 +118,52 @@ struct Failure {
 }
 
 impl Reviewer {
-    pub(super) fn new(api: ApiServer, time_limit: Duration, audiences: Vec<String>) -> Self {
+    pub(super) fn new(api: ApiServer) -> Self {
         let mut url = api.address.clone();
         url.set_path(PATH);
         Self {
             connector: ApiServerConnector::new(api),
             url,
-            time_limit,
-            audiences,
         }
     }
 
-    pub(super) fn audiences(&self) -> &[String] {
-        &self.audiences
-    }
-
-    /// Asks the API server about a token of this subject, within the time limit.
+    /// Asks the API server about a token of this subject, for these audiences and within the time limit.
+    ///
+    /// If the connection fails, the request is sent once more: an idle connection may have been closed meanwhile.
     pub(super) async fn review(
         &self,
         token: &[u8],
         subject: &str,
+        audiences: &[String],
+        time_limit: Duration,
     ) -> Result<Answer, TokenReviewError> {
-        let review = tokio::time::timeout(self.time_limit, self.send(token, subject));
+        let review = async {
+            match self.send(token, subject, audiences).await {
+                Err(TokenReviewError::Request { .. }) => self.send(token, subject, audiences).await,
+                result => result,
+            }
+        };
+        let review = tokio::time::timeout(time_limit, review);
         review.await.unwrap_or_else(|_| {
             Err(TokenReviewError::Timeout {
                 url: self.shown_url(),
-                limit: self.time_limit,
+                limit: time_limit,
             })
         })
     }
 
-    async fn send(&self, token: &[u8], subject: &str) -> Result<Answer, TokenReviewError> {
+    async fn send(
+        &self,
+        token: &[u8],
+        subject: &str,
+        audiences: &[String],
+    ) -> Result<Answer, TokenReviewError> {
         // A token that was verified is ASCII.
         let token = str::from_utf8(token).unwrap_or_default();
         let request = Request {
             api_version: API_VERSION,
             kind: KIND,
-            spec: Spec {
-                token,
-                audiences: &self.audiences,
-            },
+            spec: Spec { token, audiences },
         };
         let body = serde_json::to_vec(&request).map_err(|error| self.invalid(error.to_string()))?;
         let connection = self.connector.connect().await.map_err(file_error)?;
@@ -178,7 +184,7 @@ impl Reviewer {
             retry_after.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
         let body = self.body(&mut response, &connection).await?;
         match status {
-            StatusCode::CREATED | StatusCode::OK => self.read(&body, subject),
+            StatusCode::CREATED | StatusCode::OK => self.read(&body, subject, audiences),
             StatusCode::FORBIDDEN => Err(TokenReviewError::MissingRole {
                 url: self.shown_url(),
                 account: connection.account,
@@ -215,8 +221,13 @@ impl Reviewer {
         Ok(body)
     }
 
-    /// Reads the response about a token of this subject.
-    fn read(&self, body: &[u8], subject: &str) -> Result<Answer, TokenReviewError> {
+    /// Reads the response about a token of this subject, which was to be checked for these audiences.
+    fn read(
+        &self,
+        body: &[u8],
+        subject: &str,
+        accepted: &[String],
+    ) -> Result<Answer, TokenReviewError> {
         let response: Response = serde_json::from_slice(body).map_err(|error| {
             // The text of the error can quote the response, which repeats the token.
             let (line, column) = (error.line(), error.column());
@@ -246,14 +257,14 @@ impl Reviewer {
                 self.invalid("it is about another user than the `sub` of the token".to_owned())
             );
         }
-        if !audiences.iter().any(|one| self.audiences.contains(one)) {
+        if !audiences.iter().any(|one| accepted.contains(one)) {
             return Ok(Answer::Refused(Denial {
                 kind: DenialKind::NotRecognized,
                 text: "the API server confirms the token, but for none of the guard's audiences"
                     .to_owned(),
             }));
         }
-        Ok(Answer::Confirmed)
+        Ok(Answer::Confirmed { audiences })
     }
 
     fn request_error(
@@ -304,7 +315,12 @@ fn refusal(error: &str) -> Result<Denial, TokenReviewError> {
     // What is in quotes was chosen by others: names of objects, and audiences.
     let own_words: String = error.split('"').step_by(2).collect();
     let has_any = |words: &[&str]| words.iter().any(|word| own_words.contains(word));
-    let kind = if has_any(&["has been invalidated", "not found", "does not match"]) {
+    let kind = if has_any(&[
+        "has been invalidated",
+        "has been deleted",
+        "not found",
+        "does not match",
+    ]) {
         DenialKind::Gone
     } else if has_any(&["token has expired", "token is expired"]) {
         DenialKind::Expired

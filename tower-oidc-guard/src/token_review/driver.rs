@@ -1,16 +1,18 @@
 //! Makes the reviews that are due.
 //!
 //! A background task waits until a token in use has to be confirmed again, or a queued review is permitted. It is spawned by the
-//! first use of a token, not by a constructor, and ends with the guard. Each use checks that it still runs, because it ends with
+//! first use of a token, not by a constructor, and ends with the guard, and with
+//! the last stream that ends with its token. Each use checks that it still runs, because it ends with
 //! the runtime that it was spawned on. Each review is a separate task, on the runtime that starts it; their number is limited.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 use tokio::time::sleep_until;
 
-use super::store::{Shared, Start};
+use super::shared::Shared;
+use super::store::Start;
 
 /// Starts the background task.
 #[derive(Default)]
@@ -31,7 +33,7 @@ impl Driver {
             return;
         }
         let running = Running(self.is_running.clone());
-        let task = run(Arc::downgrade(shared));
+        let task = run(shared.clone());
         runtime.spawn(async move {
             let _running = running;
             task.await;
@@ -48,16 +50,13 @@ impl Drop for Running {
     }
 }
 
-async fn run(weak: Weak<Shared>) {
-    let Some(wake) = weak.upgrade().map(|shared| shared.wake.clone()) else {
-        return;
-    };
-    while let Some(shared) = weak.upgrade().filter(|shared| !shared.is_closed()) {
+/// Runs for as long as a guard uses the reviews, or something waits for the revocation of a token.
+async fn run(shared: Arc<Shared>) {
+    while shared.is_used() {
         let next = shared.run_due();
-        drop(shared);
         tokio::select! {
             () = sleep_until(next) => {}
-            () = wake.notified() => {}
+            () = shared.wake.notified() => {}
         }
     }
 }
@@ -65,7 +64,7 @@ async fn run(weak: Weak<Shared>) {
 impl Shared {
     /// Spawns these reviews on the current runtime. Must be called without the lock: at the shutdown of the runtime a review is
     /// dropped at once.
-    pub(super) fn spawn(self: &Arc<Self>, started: Vec<Start>) {
+    pub(super) fn spawn_reviews(self: &Arc<Self>, started: Vec<Start>) {
         for start in started {
             let interrupted = InterruptOnDrop {
                 shared: self.clone(),
@@ -88,7 +87,7 @@ struct InterruptOnDrop {
 impl InterruptOnDrop {
     async fn review(mut self) {
         let Some(start) = &self.start else { return };
-        let result = self.shared.review(&start.token).await;
+        let result = self.shared.review(start).await;
         if let Some(start) = self.start.take() {
             self.shared.finish(&start, result);
         }

@@ -14,7 +14,10 @@ const MAX_ERROR_BYTES: usize = 500;
 /// The state of an issuer's token reviews, as part of its [`IssuerHealth`](crate::IssuerHealth).
 ///
 /// It does not change whether the guard is ready: a guard that cannot review tokens still admits those that were confirmed, or
-/// all of them, as [`WhenUnavailable`] states, and taking it out of service would refuse those as well.
+/// all of them, as [`WhenUnavailable`] states, and taking it out of service would refuse those as well. With
+/// [`WhenUnavailable::Refuse`], a guard that has never been able to review a token is therefore ready although it refuses every
+/// request with 503: alert on the metric `oidc_guard_token_reviews_total` with the outcomes `missing_role` and `failed`, or check
+/// [`last_error`](Self::last_error).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TokenReviewHealth {

@@ -145,17 +145,17 @@ impl ReviewLog {
         &mut self,
         issuer: &Arc<str>,
         caller: &Identity,
-        result: &Result<Answer, TokenReviewError>,
+        result: &Result<Answer, Arc<TokenReviewError>>,
         duration: Duration,
     ) {
         tracing::debug!(
             issuer = &**issuer,
             subject = &*printable(caller.subject()),
-            confirmed = matches!(result, Ok(Answer::Confirmed)),
+            confirmed = matches!(result, Ok(Answer::Confirmed { .. })),
             error = match result {
                 Ok(Answer::Refused(refusal)) => Some(refusal.text.clone()),
-                Ok(Answer::Confirmed) => None,
-                Err(error) => Some(log_line(error)),
+                Ok(Answer::Confirmed { .. }) => None,
+                Err(error) => Some(log_line(&**error)),
             },
             milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             "token reviewed"

@@ -28,7 +28,7 @@ const MAX_TOKENS: usize = 1_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenUnavailable {
     /// The token is accepted, as it would be without reviews. The tokens of deleted pods are then accepted as well until the
-    /// API server can be asked. Each acceptance is counted in the metric `oidc_guard_token_review_unconfirmed_total`.
+    /// API server can be asked, also if it is a limit on reviews that prevents that, such as during a flood of valid tokens. Each acceptance is counted in the metric `oidc_guard_token_review_unconfirmed_total`.
     Accept,
     /// The token is refused with 503, unless the API server has confirmed it within the time to live.
     Refuse,
@@ -91,8 +91,11 @@ impl TokenReview {
         }
     }
 
-    /// Sets for how long a confirmation is used, and so how long a token may still be accepted after its pod is gone. Default:
-    /// 60 s; from 1 to 600 s. If called again, the last value is used.
+    /// Sets for how long a confirmation is used, and so how long a token may still be accepted after the API server has noticed
+    /// that its pod is gone. Default: 60 s; from 1 to 600 s. If called again, the last value is used.
+    ///
+    /// The API server itself repeats a positive answer for up to 10 s, and a pod that is being deleted exists until it has
+    /// terminated, at the latest after its `terminationGracePeriodSeconds`.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -120,9 +123,10 @@ impl TokenReview {
     /// Sets how many reviews per second are made at most, whatever the number of tokens. Default: 20; from 1 to 10,000. If
     /// called again, the last value is used.
     ///
-    /// Unused reviews of one second may be made up for in the next. Tokens in use are confirmed about once in the time to live,
-    /// so this number times the time to live is the number of tokens that can be in use. If reviews have to wait, every
-    /// second one is of a token in use.
+    /// Unused reviews of one second may be made up for in the next. A token in use needs a review in nine tenths of the time to
+    /// live, so at most this number times 0.9 times the time to live in seconds can be in use. If reviews have to wait, every
+    /// second one is of a token in use, and the others are first reviews. A review is repeated at once if its connection fails,
+    /// or if the token was confirmed before and its pod seems to be gone.
     ///
     /// ```
     /// # use tower_oidc_guard::{TokenReview, WhenUnavailable};
@@ -148,9 +152,13 @@ impl TokenReview {
     /// Sets how many tokens are remembered at most. Default: 4,096; from 1 to 1,000,000. If called again, the last value is
     /// used.
     ///
-    /// If all of them are in use, further tokens are treated as if the API server were not available. Refused tokens are
-    /// remembered in addition, four times as many; a token that is forgotten nevertheless is not accepted without a review
-    /// until it has expired.
+    /// A token is kept in memory until it has expired or others displace it, so the limit on the memory is this number times
+    /// [`max_token_bytes`](crate::OidcGuardBuilder::max_token_bytes). Tokens that are not in use are displaced first. If all of
+    /// them are in use, further tokens are refused with 503 with [`WhenUnavailable::Refuse`]; with [`WhenUnavailable::Accept`]
+    /// they displace the token that was confirmed first.
+    ///
+    /// Refused tokens are remembered in addition, without their text, four times as many. A token that is forgotten nevertheless
+    /// is not accepted without a review until it has expired.
     ///
     /// ```
     /// # use tower_oidc_guard::{TokenReview, WhenUnavailable};

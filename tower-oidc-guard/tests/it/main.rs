@@ -59,6 +59,7 @@ mod token_extraction;
 mod token_review;
 mod token_review_limits;
 mod token_review_outage;
+mod token_review_reload;
 mod token_review_settings;
 mod tokens;
 mod tonic_layers;
