@@ -14,7 +14,7 @@ use super::steps::{caller_token, eventually, get, start_server, verify, wait_unt
 const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
 /// The time to live of confirmations: the lowest.
 const TTL: Duration = Duration::from_secs(1);
-/// What a review and a response may take on a busy machine.
+/// The time that a review and a response may take on a busy machine.
 const MARGIN: Duration = Duration::from_secs(2);
 const REVOKED: VerifyError = VerifyError::InvalidToken(TokenError::TokenRevoked);
 

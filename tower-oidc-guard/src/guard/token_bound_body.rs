@@ -130,7 +130,7 @@ impl RequestBodyState {
     }
 }
 
-/// What a body still returns after the end of its token.
+/// The frames, and the error or the trailers, that a body still returns after the end of its token.
 #[derive(Default)]
 struct LastItems {
     frames: VecDeque<Frame<Bytes>>,

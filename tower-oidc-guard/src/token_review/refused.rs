@@ -37,7 +37,7 @@ struct RefusedToken {
     denial: Denial,
     /// When the token ends, counted from the Unix epoch.
     end: Duration,
-    /// When the API server is asked again: some of its own failures look like a deleted pod.
+    /// When the API server is asked again, because some failures of the API server look like a deleted pod.
     ask_again: Instant,
     /// The time between the last two answers.
     interval: Duration,
