@@ -586,9 +586,9 @@ async fn expired_completes_when_the_token_ends() {
         .verify(&streams.token)
         .await
         .unwrap();
-    let mut expired = caller.expired();
+    let expired = caller.expired();
     drop(caller);
-    let task = tokio::spawn(async move { (&mut expired).await });
+    let task = tokio::spawn(expired);
     assert_eq!(task.await.unwrap(), TokenEnd::Expired);
     assert_ended_at(began, TOKEN_END);
 }
