@@ -148,7 +148,7 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Methods as the libraries' errors name them, and the flags that call them.
-const FLAGS: [(&str, &str); 11] = [
+const FLAGS: [(&str, &str); 10] = [
     ("`Issuer::in_cluster()`", "--issuer kubernetes"),
     (
         "`Issuer::kubernetes(url)`",
@@ -159,7 +159,6 @@ const FLAGS: [(&str, &str); 11] = [
     ("`api_ca_file`", "--api-ca-file (API_CA_FILE)"),
     ("`audience`", "--audience (JWT_AUDIENCE)"),
     ("`policy`", "--policy-file (POLICY_FILE)"),
-    ("`shadow_policy`", "--shadow-policy (SHADOW_POLICY)"),
     ("`algorithms`", "--algorithms (ALGORITHMS)"),
     ("`token_types`", "--token-types (TOKEN_TYPES)"),
     ("`ready_when`", "--ready-issuers (READY_ISSUERS)"),

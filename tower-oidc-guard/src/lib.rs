@@ -70,6 +70,7 @@
 //! [`OidcGuard::ready`]: crate::OidcGuard::ready
 //! [`OidcGuard::resource_metadata`]: crate::OidcGuard::resource_metadata
 //! [`OidcGuard::verifier`]: crate::OidcGuard::verifier
+//! [`OidcGuardLayer::with_shadow_policy`]: crate::OidcGuardLayer::with_shadow_policy
 //! [`OidcGuardLayer::end_streams_with_token`]: crate::OidcGuardLayer::end_streams_with_token
 //! [`OidcGuardBuilder`]: crate::OidcGuardBuilder
 //! [`OidcGuardBuilder::allow_cors_preflight`]: crate::OidcGuardBuilder::allow_cors_preflight
@@ -91,6 +92,7 @@
 //! [`OidcGuardBuilder::protected_resource`]: crate::OidcGuardBuilder::protected_resource
 //! [`OidcGuardBuilder::realm`]: crate::OidcGuardBuilder::realm
 //! [`OidcGuardBuilder::ready_when`]: crate::OidcGuardBuilder::ready_when
+//! [`OidcGuardBuilder::shadow_policy`]: crate::OidcGuardBuilder::shadow_policy
 //! [`OidcGuardBuilder::refusal_summary_interval`]: crate::OidcGuardBuilder::refusal_summary_interval
 //! [`OidcGuardBuilder::rejection_response`]: crate::OidcGuardBuilder::rejection_response
 //! [`OidcGuardBuilder::strip_token`]: crate::OidcGuardBuilder::strip_token

@@ -37,7 +37,7 @@ pub use self::outcome::Decision;
 pub(crate) use self::outcome::Difference;
 use self::outcome::{Outcome, Reason};
 pub(crate) use self::resolved::{
-    PolicyIssuer, PolicyIssuers, PolicyRole, PublicIssuer, ResolvedPolicy,
+    Misfit, PolicyIssuer, PolicyIssuers, PolicyRole, PublicIssuer, ResolvedPolicy,
 };
 use self::rule::{Rule, has_scope};
 use crate::identity::Identity;

@@ -363,6 +363,18 @@ pub(crate) fn record_policy_change(
     }
 }
 
+/// Records that a shadow policy is suspended, with the reason, or that it is resumed.
+#[cfg(feature = "policy-file")]
+pub(crate) fn record_shadow_suspension(error: Option<&str>) {
+    match error {
+        Some(error) => tracing::warn!(
+            error,
+            "shadow policy suspended, which affects no request: it does not fit the trusted issuers, and is not evaluated until it does"
+        ),
+        None => tracing::info!("shadow policy resumed: it fits the trusted issuers again"),
+    }
+}
+
 /// Records a warning about a policy that allows more, or less, than its author may expect. `path` is that of the file that has
 /// changed, if one has.
 pub(crate) fn record_too_wide(role: PolicyRole, path: Option<&Path>, warning: &'static str) {

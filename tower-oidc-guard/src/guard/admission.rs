@@ -31,7 +31,7 @@ use super::refusal_summary::RefusalSummary;
 use super::rejection_response::RejectionResponses;
 use super::shadow::{EnforcedDecision, MISSING_TOKEN_SETTING, ShadowDecision, ShadowPolicy};
 use crate::identity::Identity;
-use crate::policy::{Decision, Policy, PolicyError, PolicyRole, ResolvedPolicy};
+use crate::policy::{Decision, Misfit, Policy, PolicyError, PolicyRole, ResolvedPolicy};
 use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::text::printable;
@@ -157,7 +157,9 @@ impl AdmissionController {
     pub(super) fn with_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
         let trusted = self.verifier.policy_issuers();
         let role = PolicyRole::Enforced;
-        let policy = self.policy.resolve_further(policy, role, &trusted)?;
+        let policy = self
+            .policy
+            .resolve_further(policy, role, &trusted, Misfit::Reject)?;
         Ok(Self {
             policy,
             // It was meant to be compared with the other policy.
@@ -167,10 +169,16 @@ impl AdmissionController {
     }
 
     /// Returns the settings of the same guard with this shadow policy.
-    pub(super) fn with_shadow_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
+    pub(super) fn with_shadow_policy(
+        &self,
+        policy: Policy,
+        misfit: Misfit,
+    ) -> Result<Self, PolicyError> {
         let trusted = self.verifier.policy_issuers();
         let role = PolicyRole::Shadow;
-        let policy = self.policy.resolve_further(policy, role, &trusted)?;
+        let policy = self
+            .policy
+            .resolve_further(policy, role, &trusted, misfit)?;
         telemetry::register_shadow_policy(self.verifier.issuer_labels());
         let allow_missing_token = self.requests.allow_missing_token;
         let shadow = ShadowPolicy::new(policy, allow_missing_token, self.summary_interval);
@@ -402,7 +410,7 @@ impl AdmissionController {
     fn compare_with_shadow(&self, enforced: &EnforcedDecision<'_>) -> Option<ShadowDecision> {
         let shadow = self.shadow.as_ref()?;
         if self.active_audit().is_some() {
-            return Some(shadow.compare_explained(enforced));
+            return shadow.compare_explained(enforced);
         }
         shadow.compare(enforced);
         None

@@ -15,7 +15,7 @@ use super::admission::AdmissionController;
 use super::followed::FollowedAdmission;
 #[cfg(feature = "policy-file")]
 use crate::policy::PolicyHealth;
-use crate::policy::{Policy, PolicyError};
+use crate::policy::{Misfit, Policy, PolicyError};
 
 /// The settings of a guard with the policy of one layer, which may be replaced.
 #[derive(Clone)]
@@ -83,7 +83,10 @@ impl AdmissionSlot {
     /// Returns the slot of a further layer of the same guard, with the same policy and this shadow policy.
     pub(super) fn with_shadow_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
         match self {
-            Self::Fixed(admission) => admission.with_shadow_policy(policy).map(Self::fixed),
+            Self::Fixed(admission) => {
+                let admission = admission.with_shadow_policy(policy, Misfit::Reject);
+                admission.map(Self::fixed)
+            }
             #[cfg(feature = "policy-file")]
             Self::Followed(followed) => followed.with_shadow_policy(policy).map(Self::Followed),
         }

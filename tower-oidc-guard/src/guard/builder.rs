@@ -36,7 +36,7 @@ use crate::jose::DEFAULT_MAX_TOKEN_BYTES;
 use crate::keys::Keys;
 use crate::keys::http_client::{AllowedUrls, default_client};
 use crate::keys::sources::KeySource;
-use crate::policy::{Policy, ResolvedPolicy};
+use crate::policy::{Misfit, Policy, ResolvedPolicy};
 #[cfg(feature = "policy-file")]
 use crate::policy::{PolicyContent, PolicyError, PolicyIssuers};
 use crate::rejection::Rejection;
@@ -317,8 +317,10 @@ impl OidcGuardBuilder {
     /// The shadow policy has to fit the trusted issuers, like the policy. It may be that of a
     /// [file](crate::PolicyFile), which is reloaded when it changes; a reload that fails keeps the previous shadow policy and
     /// affects no request. Its [conditions](Policy::require) are called for each request in addition to those of the policy. If one
-    /// panics, the panic is caught, and the request is counted as one that would be rejected; in a program that is compiled with
-    /// `panic = "abort"`, it ends the program.
+    /// panics, the panic is caught, and the request is counted as one that would be rejected; the shadow policy is then not
+    /// evaluated for a minute, so that panics do not fill the log. In a program that is compiled with `panic = "abort"`, it ends the
+    /// program. If the configuration file of a guard changes so that the shadow policy no longer fits the issuers, it is suspended until
+    /// it does, with a warning.
     ///
     /// It is compared with the policy of the guard. A layer with another policy can have a separate one:
     /// [`OidcGuardLayer::with_shadow_policy`](crate::OidcGuardLayer::with_shadow_policy).
@@ -917,7 +919,7 @@ impl OidcGuardBuilder {
         };
         match self.shadow_policy {
             Some(policy) => admission
-                .with_shadow_policy(policy)
+                .with_shadow_policy(policy, assembly.shadow_misfit())
                 .map_err(BuildError::ShadowPolicy),
             None => Ok(admission),
         }
@@ -937,6 +939,17 @@ pub(super) struct Assembly<'a> {
     pub(super) clients: HttpClients,
     #[cfg(not(feature = "policy-file"))]
     pub(super) lifetime: std::marker::PhantomData<&'a ()>,
+}
+
+impl Assembly<'_> {
+    /// Returns the treatment of a shadow policy that does not fit: a change of the file must not fail because of it.
+    fn shadow_misfit(&self) -> Misfit {
+        #[cfg(feature = "policy-file")]
+        if self.previous.is_some() {
+            return Misfit::Suspend;
+        }
+        Misfit::Reject
+    }
 }
 
 /// The default HTTP clients, which are created when they are first needed.

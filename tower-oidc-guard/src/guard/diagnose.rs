@@ -104,8 +104,8 @@ impl AdmissionController {
         let is_rejected_by_review = is_allowed && first_failure(&checks).is_some();
         let shadow = match (&self.shadow, &caller) {
             (Some(shadow), Some(caller)) if is_valid && !is_rejected_by_review => {
-                let decision = shadow.explain(Some(caller));
-                Some(ShadowCheck {
+                let decision = shadow.diagnose(caller);
+                decision.map(|decision| ShadowCheck {
                     is_admitted: decision.is_admitted(),
                     rule: decision.rule,
                 })

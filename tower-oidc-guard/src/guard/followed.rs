@@ -19,7 +19,7 @@ use super::admission_slot::AdmissionSlot;
 use super::builder::{Assembly, FileInUse, HttpClients, OidcGuardBuilder};
 use crate::build_error::BuildError;
 use crate::config_file::{ContentError, Position};
-use crate::policy::{Policy, PolicyContent, PolicyError, PolicyHealth};
+use crate::policy::{Misfit, Policy, PolicyContent, PolicyError, PolicyHealth};
 use crate::telemetry;
 
 /// The settings of a followed guard with the policy of one layer, or with the policy in the file.
@@ -43,40 +43,16 @@ impl LayerPolicies {
     fn apply(
         &self,
         guard: &Arc<AdmissionController>,
-    ) -> Result<Arc<AdmissionController>, LayerPolicyError> {
+        shadow_misfit: Misfit,
+    ) -> Result<Arc<AdmissionController>, PolicyError> {
         let mut admission = guard.clone();
         if let Some(policy) = &self.policy {
-            let with_policy = admission.with_policy(policy.clone());
-            admission = Arc::new(with_policy.map_err(LayerPolicyError::Enforced)?);
+            admission = Arc::new(admission.with_policy(policy.clone())?);
         }
         if let Some(shadow) = &self.shadow {
-            let with_shadow = admission.with_shadow_policy(shadow.clone());
-            admission = Arc::new(with_shadow.map_err(LayerPolicyError::Shadow)?);
+            admission = Arc::new(admission.with_shadow_policy(shadow.clone(), shadow_misfit)?);
         }
         Ok(admission)
-    }
-}
-
-/// A policy of a layer that does not fit the issuers.
-enum LayerPolicyError {
-    Enforced(PolicyError),
-    Shadow(PolicyError),
-}
-
-impl LayerPolicyError {
-    fn into_policy_error(self) -> PolicyError {
-        match self {
-            Self::Enforced(error) | Self::Shadow(error) => error,
-        }
-    }
-}
-
-impl From<LayerPolicyError> for BuildError {
-    fn from(error: LayerPolicyError) -> Self {
-        match error {
-            LayerPolicyError::Enforced(error) => Self::LayerPolicy(error),
-            LayerPolicyError::Shadow(error) => Self::ShadowPolicy(error),
-        }
     }
 }
 
@@ -130,8 +106,7 @@ impl FollowedAdmission {
 
     fn with_policies(&self, policies: LayerPolicies) -> Result<Arc<Self>, PolicyError> {
         let mut state = lock(&self.guard.state);
-        let admission = policies.apply(&state.newest);
-        let admission = admission.map_err(LayerPolicyError::into_policy_error)?;
+        let admission = policies.apply(&state.newest, Misfit::Reject)?;
         let layer = Arc::new(Self {
             current: ArcSwap::new(admission),
             policies,
@@ -177,8 +152,9 @@ impl FollowedGuard {
         }
         let live = state.slots.iter().filter_map(Weak::upgrade);
         let slots = live.map(|slot| {
-            let admission = slot.policies.apply(&newest)?;
-            Ok((slot, admission))
+            // Only a policy that is enforced keeps the file from being put into effect.
+            let admission = slot.policies.apply(&newest, Misfit::Suspend);
+            Ok((slot, admission.map_err(BuildError::LayerPolicy)?))
         });
         let slots = slots.collect::<Result<_, BuildError>>()?;
         Ok(Prepared {

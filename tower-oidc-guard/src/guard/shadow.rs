@@ -5,14 +5,17 @@
 //! 2. A difference is counted, logged at the level DEBUG, part of a [summary](super::summary_windows) and, if the audit is
 //!    turned on, of the audit. The request proceeds as the enforced policy has decided.
 //! 3. A condition of the shadow policy that panics does not affect the request. Once enforced, it would not let the request
-//!    reach the service, so it is compared as a rejection.
+//!    reach the service, so it is compared as a rejection. The policy is then not evaluated for a minute.
+//! 4. A shadow policy that no longer fits the issuers, because a configuration file has changed, is suspended until it does.
 
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::Level;
 
 use super::audit::AuditDecision;
@@ -26,6 +29,8 @@ use crate::text::printable;
 const MAX_DESCRIBED: usize = 8;
 /// The most characters of a subject or a rule in a message. A service account and its namespace have up to 340.
 const MAX_TEXT: usize = 400;
+/// The time for which a policy with a condition that has panicked is not evaluated, since each panic is reported by the panic hook.
+const PAUSE: Duration = Duration::from_secs(60);
 const PANICKED: &str = "a condition of `require` panicked";
 pub(super) const MISSING_TOKEN_SETTING: &str = "the setting `allow_missing_token`";
 
@@ -37,6 +42,43 @@ pub(super) struct ShadowPolicy {
     allow_missing_token: bool,
     /// Logs a summary of the differences; `None` if summaries are turned off.
     summary: Option<Arc<SummaryWindows<Differences>>>,
+    pause: Arc<Pause>,
+}
+
+/// The time for which the policy is not evaluated because one of its conditions has panicked.
+#[derive(Debug)]
+struct Pause {
+    start: Instant,
+    /// The end of the pause in milliseconds since `start`, or 0 if there was none.
+    until: AtomicU64,
+}
+
+impl Pause {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            until: AtomicU64::new(0),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_over(&self) -> bool {
+        let until = self.until.load(Ordering::Relaxed);
+        until == 0 || until <= self.now()
+    }
+
+    fn begin(&self) {
+        let milliseconds = u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX);
+        let until = self.now().saturating_add(milliseconds);
+        self.until.store(until, Ordering::Relaxed);
+        tracing::warn!(
+            seconds = PAUSE.as_secs(),
+            "a condition of the shadow policy panicked; the request is not affected, and the shadow policy is not evaluated for a while"
+        );
+    }
 }
 
 /// A decision of the enforced policy on a request or a token.
@@ -53,6 +95,8 @@ pub(super) struct EnforcedDecision<'d> {
 pub(super) struct ShadowDecision {
     pub(super) decision: AuditDecision,
     pub(super) rule: String,
+    /// Whether a condition panicked.
+    is_panic: bool,
 }
 
 impl ShadowPolicy {
@@ -67,19 +111,34 @@ impl ShadowPolicy {
             policy,
             allow_missing_token,
             summary: summary.map(Arc::new),
+            pause: Arc::new(Pause::new()),
         }
     }
 
-    /// Takes over from another shadow policy: the current window of its summary goes on.
+    /// Takes over from another shadow policy: the current window of its summary goes on. Logs whether it is suspended, if that
+    /// is a change.
     #[cfg(feature = "policy-file")]
     pub(super) fn succeed(&self, previous: &Self) {
         if let (Some(summary), Some(earlier)) = (&self.summary, &previous.summary) {
             summary.succeed(earlier);
         }
+        let (now, before) = (self.policy.suspension(), previous.policy.suspension());
+        if now != before {
+            let error = now.map(|error| error.to_string());
+            telemetry::record_shadow_suspension(error.as_deref());
+        }
+    }
+
+    /// Returns whether the policy is evaluated at the moment.
+    fn is_evaluated(&self) -> bool {
+        !self.policy.is_suspended() && self.pause.is_over()
     }
 
     /// Compares the decision on a request. Allocates nothing unless there is a difference.
     pub(super) fn compare(&self, enforced: &EnforcedDecision<'_>) {
+        if !self.is_evaluated() {
+            return;
+        }
         telemetry::count_shadow_evaluation();
         let is_admitted = match enforced.caller {
             None if self.allow_missing_token => true,
@@ -87,29 +146,48 @@ impl ShadowPolicy {
                 Some(caller) => self.policy.allows(caller),
                 None => self.policy.allows_anonymous(),
             })
-            .unwrap_or(false),
+            .unwrap_or_else(|| {
+                self.pause.begin();
+                false
+            }),
         };
         if is_admitted != enforced.is_admitted {
             self.record_difference(enforced, None);
         }
     }
 
-    /// Compares the decision on a request, and returns that of the shadow policy with its rule.
-    pub(super) fn compare_explained(&self, enforced: &EnforcedDecision<'_>) -> ShadowDecision {
+    /// Compares the decision on a request, and returns that of the shadow policy with its rule. Returns `None` while the policy is
+    /// not evaluated.
+    pub(super) fn compare_explained(
+        &self,
+        enforced: &EnforcedDecision<'_>,
+    ) -> Option<ShadowDecision> {
+        if !self.is_evaluated() {
+            return None;
+        }
         telemetry::count_shadow_evaluation();
         let decision = self.explain(enforced.caller);
+        if decision.is_panic {
+            self.pause.begin();
+        }
         if decision.is_admitted() != enforced.is_admitted {
             self.record_difference(enforced, Some(&decision.rule));
         }
-        decision
+        Some(decision)
+    }
+
+    /// Evaluates the policy for a diagnosis. Returns `None` while it does not fit the trusted issuers.
+    pub(super) fn diagnose(&self, caller: &Identity) -> Option<ShadowDecision> {
+        (!self.policy.is_suspended()).then(|| self.explain(Some(caller)))
     }
 
     /// Evaluates the policy for a caller, or for a request without a token.
-    pub(super) fn explain(&self, caller: Option<&Identity>) -> ShadowDecision {
+    fn explain(&self, caller: Option<&Identity>) -> ShadowDecision {
         if caller.is_none() && self.allow_missing_token {
             return ShadowDecision {
                 decision: AuditDecision::Anonymous,
                 rule: MISSING_TOKEN_SETTING.to_owned(),
+                is_panic: false,
             };
         }
         let decision = explain(&self.policy, caller);
@@ -120,6 +198,7 @@ impl ShadowPolicy {
                 Some(_) => AuditDecision::Allowed,
                 None => AuditDecision::Anonymous,
             },
+            is_panic: decision.is_none(),
             rule: decision.map_or_else(|| PANICKED.to_owned(), |decision| decision.reason().into()),
         }
     }
@@ -173,7 +252,7 @@ fn explain(policy: &ResolvedPolicy, caller: Option<&Identity>) -> Option<Decisio
 
 /// Calls a function that evaluates a policy. Returns `None` if it panicked, which the panic hook has reported.
 fn unless_panicking<R>(evaluate: impl FnOnce() -> R) -> Option<R> {
-    // Evaluation changes nothing, so nothing can be left in a state between two.
+    // The guard has no state that an evaluation changes. That of a condition is up to the condition.
     catch_unwind(AssertUnwindSafe(evaluate)).ok()
 }
 

@@ -12,7 +12,9 @@ use reqwest_wi_auth::{FileError, WatchedFile, WatchedFileBuilder};
 
 use super::changes::{self, PolicyChanges};
 use super::members::Members;
-use super::resolved::{Installed, PolicyIssuers, PolicyRole, Registration, too_wide};
+use super::resolved::{
+    Installed, Misfit, PolicyIssuers, PolicyRole, Registered, Registration, too_wide,
+};
 use super::rule::{Rule, check_audience, check_scope};
 use super::{Node, Policy, PolicyError};
 use crate::config_file::{
@@ -87,7 +89,7 @@ pub(crate) struct PolicyContent {
 struct State {
     content: ArcSwap<PolicyContent>,
     /// The trusted issuers of the guards that use the file, each for as long as one of the guards exists.
-    registered: Mutex<Vec<Weak<PolicyIssuers>>>,
+    registered: Mutex<Vec<Weak<Registered>>>,
     /// The policies that the file is part of.
     installed: Mutex<Vec<Weak<Installed>>>,
 }
@@ -202,15 +204,13 @@ impl PolicyFile {
     }
 
     /// Checks the content against the issuers that a guard trusts, now and at each change until the registration is dropped.
-    pub(super) fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, PolicyError> {
-        self.state
-            .register(trusted)
-            .map_err(|(position, error)| PolicyError::InFile {
-                path: self.path().to_owned(),
-                line: position.line,
-                column: position.column,
-                error: Box::new(error),
-            })
+    pub(super) fn register(
+        &self,
+        trusted: &PolicyIssuers,
+        role: PolicyRole,
+        misfit: Misfit,
+    ) -> Result<Registration, PolicyError> {
+        self.state.register(self.path(), trusted, role, misfit)
     }
 
     /// Warns at each change as long as this policy, which the file is part of, is too wide.
@@ -225,10 +225,28 @@ impl State {
     /// Puts content into effect if it fits all registered guards.
     fn accept(&self, content: PolicyContent) -> Result<Arc<PolicyContent>, ContentError> {
         let mut registered = lock(&self.registered);
-        for trusted in live(&mut registered) {
-            content
-                .check_issuers(&trusted)
-                .map_err(|(position, error)| ContentError::from_policy(position, error))?;
+        let live = live(&mut registered);
+        let is_enforced = live.iter().any(|own| own.role == PolicyRole::Enforced);
+        let mut checked = Vec::new();
+        for registration in live {
+            let result = content.check_issuers(&registration.trusted);
+            // A shadow policy neither keeps content from being enforced, nor other shadow policies from changing once it is
+            // suspended.
+            let is_shadow = registration.role == PolicyRole::Shadow;
+            let is_optional = is_shadow && (is_enforced || registration.error().is_some());
+            match result {
+                Err((position, error)) if !is_optional => {
+                    return Err(ContentError::from_policy(position, error));
+                }
+                result => checked.push((registration, result.err())),
+            }
+        }
+        for (registration, error) in checked {
+            let error = error.map(|(_, error)| error);
+            let text = error.as_ref().map(ToString::to_string);
+            if registration.set_error(error) {
+                telemetry::record_shadow_suspension(text.as_deref());
+            }
         }
         let current = self.content.load_full();
         // A content that means the same replaces the current one, too, since its positions are those of the file.
@@ -240,15 +258,31 @@ impl State {
         Ok(content)
     }
 
-    /// Registers a guard if the content in effect fits it. Guards that trust the same issuers share a registration.
-    fn register(&self, trusted: &PolicyIssuers) -> Result<Registration, (Position, PolicyError)> {
+    /// Registers a guard if the content in effect fits it, or if it is to be suspended otherwise. Guards that trust the same
+    /// issuers share a registration. `path` is for errors.
+    fn register(
+        &self,
+        path: &Path,
+        trusted: &PolicyIssuers,
+        role: PolicyRole,
+        misfit: Misfit,
+    ) -> Result<Registration, PolicyError> {
         let mut registered = lock(&self.registered);
+        let checked = self.content.load().check_issuers(trusted);
+        let error = checked.err().map(|(position, error)| PolicyError::InFile {
+            path: path.to_owned(),
+            line: position.line,
+            column: position.column,
+            error: Box::new(error),
+        });
+        if let (Some(error), Misfit::Reject) = (&error, misfit) {
+            return Err(error.clone());
+        }
         let mut live = live(&mut registered).into_iter();
-        if let Some(same) = live.find(|own| **own == *trusted) {
+        if let Some(same) = live.find(|own| own.role == role && own.trusted == *trusted) {
             return Ok(same);
         }
-        self.content.load().check_issuers(trusted)?;
-        let registration = Arc::new(trusted.clone());
+        let registration = Arc::new(Registered::new(trusted.clone(), role, error));
         registered.push(Arc::downgrade(&registration));
         Ok(registration)
     }
@@ -306,7 +340,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Removes the registrations that were dropped, and returns the others.
-fn live(registered: &mut Vec<Weak<PolicyIssuers>>) -> Vec<Registration> {
+fn live(registered: &mut Vec<Weak<Registered>>) -> Vec<Registration> {
     registered.retain(|trusted| trusted.strong_count() > 0);
     registered.iter().filter_map(Weak::upgrade).collect()
 }
@@ -513,6 +547,11 @@ mod tests {
         state
     }
 
+    fn register(state: &State, trusted: &PolicyIssuers) -> Result<Registration, PolicyError> {
+        let path = Path::new("policy.yaml");
+        state.register(path, trusted, PolicyRole::Enforced, Misfit::Reject)
+    }
+
     #[tokio::test]
     async fn content_that_changes_while_a_guard_is_built_is_checked_against_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -543,7 +582,11 @@ mod tests {
         let bound = Arc::new(Mutex::new(None));
         let (result, racing) = (bound.clone(), file.clone());
         *race.lock().unwrap() = Some(Box::new(move || {
-            *result.lock().unwrap() = Some(racing.register(&trusted(Platform::Kubernetes)));
+            *result.lock().unwrap() = Some(racing.register(
+                &trusted(Platform::Kubernetes),
+                PolicyRole::Enforced,
+                Misfit::Reject,
+            ));
         }));
         *text.lock().unwrap() = OF_GOOGLE;
         file.file.reread().await.unwrap();
@@ -562,7 +605,7 @@ mod tests {
     #[test]
     fn content_that_does_not_fit_a_registered_guard_is_rejected() {
         let state = state(OF_KUBERNETES);
-        let registration = state.register(&trusted(Platform::Kubernetes)).unwrap();
+        let registration = register(&state, &trusted(Platform::Kubernetes)).unwrap();
         assert!(state.accept(content(OF_GOOGLE)).is_err());
         assert!(*state.content.load_full() == content(OF_KUBERNETES));
         drop(registration);
@@ -574,9 +617,36 @@ mod tests {
     }
 
     #[test]
+    fn a_shadow_policy_keeps_no_content_from_being_enforced_and_is_suspended_until_it_fits() {
+        let state = state("allow: []\n");
+        let path = Path::new("policy.yaml");
+        let shadow = state.register(
+            path,
+            &trusted(Platform::Google),
+            PolicyRole::Shadow,
+            Misfit::Reject,
+        );
+        let shadow = shadow.unwrap();
+        assert!(
+            state.accept(content(OF_KUBERNETES)).is_err(),
+            "it is a shadow policy only"
+        );
+        let enforced = register(&state, &trusted(Platform::Kubernetes)).unwrap();
+        state.accept(content(OF_KUBERNETES)).unwrap();
+        assert!(shadow.error().is_some());
+        assert!(enforced.error().is_none());
+        state.accept(content("allow: []\n")).unwrap();
+        assert!(shadow.error().is_none());
+        assert!(
+            state.accept(content(OF_GOOGLE)).is_err(),
+            "it does not fit the enforced one"
+        );
+    }
+
+    #[test]
     fn a_guard_that_does_not_build_leaves_no_registration() {
         let state = state(OF_KUBERNETES);
-        assert!(state.register(&trusted(Platform::Google)).is_err());
+        assert!(register(&state, &trusted(Platform::Google)).is_err());
         let more = "allow: [\"system:serviceaccounts\"]\ndeny: [\"system:authenticated\"]\n";
         assert!(state.accept(content(more)).is_ok());
     }
@@ -586,12 +656,12 @@ mod tests {
         let state = state(OF_KUBERNETES);
         let count = || state.registered.lock().unwrap().len();
         let one: Vec<_> = (0..1000)
-            .map(|_| state.register(&trusted(Platform::Kubernetes)).unwrap())
+            .map(|_| register(&state, &trusted(Platform::Kubernetes)).unwrap())
             .collect();
         assert_eq!(count(), 1);
         drop(one);
         for _ in 0..1000 {
-            drop(state.register(&trusted(Platform::Kubernetes)).unwrap());
+            drop(register(&state, &trusted(Platform::Kubernetes)).unwrap());
         }
         assert_eq!(count(), 1);
         state.accept(content(OF_GOOGLE)).unwrap();

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::{Mutex, PoisonError, Weak};
 
 #[cfg(feature = "policy-file")]
+use reqwest_wi_auth::FileError;
+
+#[cfg(feature = "policy-file")]
 use super::PolicyHealth;
 use super::outcome::Outcome;
 use super::{Decision, Node, Policy, PolicyError};
@@ -135,9 +138,57 @@ pub(crate) enum PolicyRole {
     Shadow,
 }
 
-/// Keeps a policy file from accepting content that does not fit a guard, until it is dropped.
+/// The treatment of a policy that does not fit the trusted issuers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Misfit {
+    /// It is an error.
+    Reject,
+    /// It is suspended until it fits. For shadow policies, because of which a change of enforced settings must not fail.
+    #[cfg(feature = "policy-file")]
+    Suspend,
+}
+
+/// The use of a policy file by policies of guards that trust the same issuers, until it is dropped.
+///
+/// A policy file accepts no content that does not fit the issuers of an enforced policy. That of a shadow policy is suspended if
+/// the file is part of an enforced policy, too.
 #[cfg(feature = "policy-file")]
-pub(super) type Registration = Arc<PolicyIssuers>;
+#[derive(Debug)]
+pub(super) struct Registered {
+    pub(super) trusted: PolicyIssuers,
+    pub(super) role: PolicyRole,
+    /// Why the content does not fit, if it is suspended.
+    error: arc_swap::ArcSwapOption<PolicyError>,
+}
+
+#[cfg(feature = "policy-file")]
+impl Registered {
+    pub(super) fn new(
+        trusted: PolicyIssuers,
+        role: PolicyRole,
+        error: Option<PolicyError>,
+    ) -> Self {
+        Self {
+            trusted,
+            role,
+            error: error.map(Arc::new).into(),
+        }
+    }
+
+    /// Returns why the content does not fit, if it is suspended.
+    pub(super) fn error(&self) -> Option<Arc<PolicyError>> {
+        self.error.load_full()
+    }
+
+    /// Suspends the policies, or resumes them. Returns whether that is a change.
+    pub(super) fn set_error(&self, error: Option<PolicyError>) -> bool {
+        let is_suspended = error.is_some();
+        self.error.swap(error.map(Arc::new)).is_some() != is_suspended
+    }
+}
+
+#[cfg(feature = "policy-file")]
+pub(super) type Registration = Arc<Registered>;
 
 /// A policy whose members and audiences all belong to issuers that the guard trusts.
 #[derive(Debug, Clone)]
@@ -158,13 +209,15 @@ pub(super) struct Installed {
     pub(super) trusted: PolicyIssuers,
     /// One for each file that the policy comes from.
     #[cfg(feature = "policy-file")]
-    _registrations: Vec<Registration>,
+    registrations: Vec<Registration>,
+    /// Why the parts of the policy that are in code do not fit, if the policy is suspended.
+    error: Option<Arc<PolicyError>>,
 }
 
 impl ResolvedPolicy {
     /// Resolves the policy that a guard enforces.
     pub(crate) fn new(policy: Policy, trusted: &PolicyIssuers) -> Result<Self, PolicyError> {
-        let installed = Installed::new(policy, PolicyRole::Enforced, trusted)?;
+        let installed = Installed::new(policy, PolicyRole::Enforced, trusted, Misfit::Reject)?;
         Ok(Self {
             #[cfg(feature = "policy-file")]
             of_guard: Arc::new(Mutex::new(vec![Arc::downgrade(&installed)])),
@@ -178,8 +231,9 @@ impl ResolvedPolicy {
         policy: Policy,
         role: PolicyRole,
         trusted: &PolicyIssuers,
+        misfit: Misfit,
     ) -> Result<Self, PolicyError> {
-        let installed = Installed::new(policy, role, trusted)?;
+        let installed = Installed::new(policy, role, trusted, misfit)?;
         #[cfg(feature = "policy-file")]
         {
             let mut all = self.of_guard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,11 +258,16 @@ impl ResolvedPolicy {
         let mut files: Vec<PolicyHealth> = Vec::new();
         let all = policies.iter().flat_map(|policy| {
             let of_policy = policy.policy.files().into_iter();
-            of_policy.map(|file| (file, policy.role))
+            let of_policy = of_policy.zip(&policy.registrations);
+            of_policy.map(|(file, registered)| (file, policy.role, registered))
         });
-        for (file, role) in all {
+        for (file, role, registered) in all {
             let mut health = file.health();
             health.is_shadow = role == PolicyRole::Shadow;
+            if let (None, Some(source)) = (&health.last_error, registered.error()) {
+                let path = health.path.clone();
+                health.last_error = Some(FileError::InvalidContent { path, source });
+            }
             match files.iter_mut().find(|other| other.path == health.path) {
                 Some(other) => {
                     let is_shadow = other.is_shadow && health.is_shadow;
@@ -221,6 +280,28 @@ impl ResolvedPolicy {
             }
         }
         files
+    }
+
+    /// Returns whether the policy does not fit the trusted issuers at the moment, so that it is not to be evaluated.
+    pub(crate) fn is_suspended(&self) -> bool {
+        #[cfg(feature = "policy-file")]
+        if self
+            .installed
+            .registrations
+            .iter()
+            .any(|file| file.error.load().is_some())
+        {
+            return true;
+        }
+        self.installed.error.is_some()
+    }
+
+    /// Returns why the policy does not fit the trusted issuers at the moment, if it does not.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn suspension(&self) -> Option<Arc<PolicyError>> {
+        let mut of_files = self.installed.registrations.iter();
+        let of_file = of_files.find_map(|registered| registered.error());
+        of_file.or_else(|| self.installed.error.clone())
     }
 
     /// Returns the policy that was resolved.
@@ -265,17 +346,23 @@ impl Installed {
         policy: Policy,
         role: PolicyRole,
         trusted: &PolicyIssuers,
+        misfit: Misfit,
     ) -> Result<Arc<Self>, PolicyError> {
         #[cfg(feature = "policy-file")]
         let registrations = {
             let mut registrations = Vec::new();
             // From here on no file accepts content that does not fit these issuers.
             for file in policy.files() {
-                registrations.push(file.register(trusted)?);
+                registrations.push(file.register(trusted, role, misfit)?);
             }
             registrations
         };
-        check_issuers(&policy, trusted)?;
+        let error = match (check_issuers(&policy, trusted), misfit) {
+            (Err(error), Misfit::Reject) => return Err(error),
+            #[cfg(feature = "policy-file")]
+            (Err(error), Misfit::Suspend) => Some(Arc::new(error)),
+            (Ok(()), _) => None,
+        };
         for warning in too_wide(&policy, trusted) {
             telemetry::record_too_wide(role, None, warning);
         }
@@ -286,7 +373,8 @@ impl Installed {
             #[cfg(feature = "policy-file")]
             trusted: trusted.clone(),
             #[cfg(feature = "policy-file")]
-            _registrations: registrations,
+            registrations,
+            error,
         });
         #[cfg(feature = "policy-file")]
         for file in installed.policy.files() {
