@@ -106,6 +106,14 @@ impl Keys {
         self.store.source.set_audiences(audiences);
     }
 
+    /// Uses the keys of the same place that have been fetched with other limits, until the first fetch.
+    #[cfg(feature = "policy-file")]
+    pub(crate) fn inherit(&self, earlier: &Self) {
+        if self.store.source.may_change() {
+            self.store.inherit(&earlier.store);
+        }
+    }
+
     /// Marks the keys of an issuer that a guard in use has begun to trust: the guard stays ready until they are fetched.
     #[cfg(feature = "policy-file")]
     pub(crate) fn join(&self) {

@@ -372,19 +372,28 @@ impl TokenVerifier {
     pub(crate) fn health(&self) -> Vec<IssuerHealth> {
         let issuers = self.0.issuers.iter().enumerate();
         let health = |(index, issuer): (usize, &TrustedIssuer)| IssuerHealth {
-            is_required: self.0.required.contains(index) && !issuer.keys.is_joining(),
+            is_required: self.0.required.contains(index),
             token_review: issuer.reviews.as_deref().map(TokenReviews::health),
             ..issuer.keys.health()
         };
-        issuers.map(health).collect()
+        let mut all: Vec<_> = issuers.map(health).collect();
+        if all.iter().any(|issuer| issuer.is_ready) {
+            for (issuer, health) in self.0.issuers.iter().zip(&mut all) {
+                health.is_required &= !issuer.keys.is_joining();
+            }
+        }
+        all
     }
 
     /// Returns whether the issuers with this status have the keys that the settings require.
     pub(crate) fn is_ready(&self, health: &[IssuerHealth]) -> bool {
+        // Without the keys of any issuer, no request can be served.
+        let may_join = health.iter().any(|issuer| issuer.is_ready);
         let is_ready = |index: usize| {
             let is_joining = |issuer: &TrustedIssuer| issuer.keys.is_joining();
             health.get(index).is_some_and(|issuer| issuer.is_ready)
-                || self.0.required.contains(index)
+                || may_join
+                    && self.0.required.contains(index)
                     && self.0.issuers.get(index).is_some_and(is_joining)
         };
         self.0.required.are_ready(health.len(), is_ready)

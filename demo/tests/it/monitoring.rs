@@ -12,7 +12,9 @@ use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
 use reqwest_wi_auth::{BearerAuth, Error, MetadataServer, ProjectedToken, Token, TokenSource};
 use serde_json::Value;
 use tower_oidc_guard::testing::{FakeApiServer, MemoryIssuer};
-use tower_oidc_guard::{OidcGuard, Policy, PolicyFile, TokenReview, WhenUnavailable};
+use tower_oidc_guard::{
+    OidcGuard, OidcGuardBuilder, Policy, PolicyFile, TokenReview, WhenUnavailable,
+};
 
 use crate::support::AUDIENCE;
 
@@ -86,6 +88,10 @@ async fn scrape() -> (Scraped, String) {
         .shadow_policy(Policy::members(["system:serviceaccounts:shop"]))
         .build()
         .unwrap();
+    let config = folder.path().join("guard.yaml");
+    let content = "issuers: [{ platform: google, audiences: [a] }]\nallow: []\n";
+    std::fs::write(&config, content).unwrap();
+    let _config = OidcGuardBuilder::from_file(&config).await.unwrap();
     let app = axum::Router::new()
         .route("/", axum::routing::get(async || "ok"))
         .layer(guard.layer())

@@ -215,11 +215,13 @@ impl OidcGuardBuilder {
     /// `metrics`, counted.
     ///
     /// - A request is decided by the content that is in effect when it arrives, also if it waits for keys.
-    /// - An issuer keeps its keys unless its `iss`, the place of its keys, its algorithms or the settings of fetches change. Its
-    ///   cached tokens are kept if none of its settings changes, and are verified again otherwise.
+    /// - An issuer keeps its keys unless its `iss`, the place of its keys or its algorithms change. Its cached tokens are kept if none
+    ///   of its settings changes, and are verified again otherwise.
     /// - The keys of a new issuer are fetched in the background. Requests with its tokens wait for them, as after the start, and get
-    ///   503 if they cannot be fetched. A guard that was ready stays ready meanwhile, so that other requests are not affected.
-    /// - The fetches for an issuer that was removed end. Its gauges become NaN.
+    ///   503 if they cannot be fetched. A guard that was ready stays ready meanwhile, so that other requests are not affected, as long
+    ///   as it has the keys of any issuer.
+    /// - The fetches for an issuer that was removed end. Its gauges become NaN; if another guard of the program trusts it too, until
+    ///   that guard fetches its keys again.
     ///
     /// A change is logged as one event with the differences, at WARN if callers may be admitted that were not before:
     ///
@@ -1184,25 +1186,39 @@ fn trusted_issuer(
     assembly: &Assembly<'_>,
 ) -> Result<TrustedIssuer, BuildError> {
     #[cfg(feature = "policy-file")]
-    let kept = match assembly.previous {
-        Some(previous) => kept_keys(&issuer, &previous.verifier)?,
+    let earlier = match assembly.previous {
+        Some(previous) => earlier_keys(&issuer, &previous.verifier)?,
         None => None,
     };
     #[cfg(not(feature = "policy-file"))]
-    let kept = {
-        let _ = assembly;
-        None
-    };
+    let _ = assembly;
     #[cfg(feature = "policy-file")]
     let previous = assembly.previous.map(|previous| &previous.verifier);
     #[cfg(not(feature = "policy-file"))]
     let previous = None;
     let reviews = token_reviews(&issuer, previous, clock);
     let other_issuers = issuer.spellings.iter().chain(&issuer.also_known_as);
+    let other_issuers = other_issuers.cloned().collect();
+    let configured_issuers = issuer.all_issuers().map(str::to_owned).collect();
     let in_cluster = matches!(issuer.key_source, KeySource::ApiServer(_));
+    let (label, timing) = (issuer.label.clone(), issuer.timing);
+    let leeway = issuer.claim_rules.leeway;
+    let new_keys = || Keys::new(label, issuer.key_source, timing, clock.clone(), leeway);
+    #[cfg(feature = "policy-file")]
+    let keys = match earlier {
+        Some(EarlierKeys::Same(keys)) => keys,
+        Some(EarlierKeys::OtherLimits(earlier)) => {
+            let keys = new_keys();
+            keys.inherit(&earlier);
+            Arc::new(keys)
+        }
+        None => Arc::new(new_keys()),
+    };
+    #[cfg(not(feature = "policy-file"))]
+    let keys = Arc::new(new_keys());
     Ok(TrustedIssuer {
-        other_issuers: other_issuers.cloned().collect(),
-        configured_issuers: issuer.all_issuers().map(str::to_owned).collect(),
+        other_issuers,
+        configured_issuers,
         issuer: match issuer.issuer {
             Some(iss) if !in_cluster => IssuerName::Configured(iss),
             initial => IssuerName::FromKeys { initial },
@@ -1210,15 +1226,7 @@ fn trusted_issuer(
         spellings: issuer.spellings,
         issuers_of_others: HashSet::new(),
         platform: issuer.platform,
-        keys: kept.unwrap_or_else(|| {
-            Arc::new(Keys::new(
-                issuer.label.clone(),
-                issuer.key_source,
-                issuer.timing,
-                clock.clone(),
-                issuer.claim_rules.leeway,
-            ))
-        }),
+        keys,
         settings: issuer.settings,
         reviews,
         claim_rules: issuer.claim_rules,
@@ -1259,14 +1267,23 @@ fn token_reviews(
     Some(Arc::new(reviews))
 }
 
+/// The keys of an issuer that the previous settings have.
+#[cfg(feature = "policy-file")]
+enum EarlierKeys {
+    /// They come from the same place, in the same way.
+    Same(Arc<Keys>),
+    /// They come from the same place, and are fetched or kept with other limits.
+    OtherLimits(Arc<Keys>),
+}
+
 /// Returns the keys of an issuer that another verifier trusts already, if they come from the same place.
 #[cfg(feature = "policy-file")]
-fn kept_keys(
+fn earlier_keys(
     issuer: &ResolvedIssuer,
     previous: &TokenVerifier,
-) -> Result<Option<Arc<Keys>>, BuildError> {
+) -> Result<Option<EarlierKeys>, BuildError> {
     let is_same = |own: &&TrustedIssuer| {
-        own.label == issuer.label && own.settings.has_same_keys(&issuer.settings)
+        own.label == issuer.label && own.settings.has_same_key_source(&issuer.settings)
     };
     let Some(same) = previous.issuers().iter().find(is_same) else {
         return Ok(None);
@@ -1282,5 +1299,10 @@ fn kept_keys(
             return Err(BuildError::ApiServerAudience { audience });
         }
     }
-    Ok(Some(same.keys.clone()))
+    let keys = same.keys.clone();
+    Ok(Some(if same.settings.has_same_keys(&issuer.settings) {
+        EarlierKeys::Same(keys)
+    } else {
+        EarlierKeys::OtherLimits(keys)
+    }))
 }

@@ -55,6 +55,16 @@ impl Issuer {
 
     /// Returns whether the keys of both come from the same place, are chosen by the same rules and are fetched in the same way.
     pub(crate) fn has_same_keys(&self, other: &Self) -> bool {
+        self.has_same_key_source(other)
+            && self.stale_after == other.stale_after
+            && self.unknown_key_jitter == other.unknown_key_jitter
+            && self.fetch_timeout == other.fetch_timeout
+            && self.max_document_bytes == other.max_document_bytes
+            && self.max_keys == other.max_keys
+    }
+
+    /// Returns whether the keys of both come from the same place and are chosen by the same rules, with whatever limits.
+    pub(crate) fn has_same_key_source(&self, other: &Self) -> bool {
         let set = |algorithms: &Option<Vec<Algorithm>>| {
             let all = algorithms.as_ref();
             all.map(|all| all.iter().copied().collect::<Algorithms>())
@@ -68,11 +78,6 @@ impl Issuer {
             && self.platform == other.platform
             && set(&self.algorithms) == set(&other.algorithms)
             && set(&self.listed_algorithms) == set(&other.listed_algorithms)
-            && self.stale_after == other.stale_after
-            && self.unknown_key_jitter == other.unknown_key_jitter
-            && self.fetch_timeout == other.fetch_timeout
-            && self.max_document_bytes == other.max_document_bytes
-            && self.max_keys == other.max_keys
             && self.allowed_urls == other.allowed_urls
     }
 

@@ -151,7 +151,7 @@ impl KeyStore {
     pub(super) fn health(&self) -> IssuerHealth {
         let now = Instant::now();
         let current = self.current();
-        let keys = current.as_ref().map(|current| &current.keys);
+        let keys = current.as_ref().map(|current| &*current.keys);
         if let Some(current) = &current {
             let age = now.saturating_duration_since(current.fetched);
             if let Some(label) = self.metrics_label() {

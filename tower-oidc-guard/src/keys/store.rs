@@ -27,7 +27,7 @@ const LOST_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A key set, and the fetch that returned it.
 pub(crate) struct CurrentKeys {
-    pub(crate) keys: KeySet,
+    pub(crate) keys: Arc<KeySet>,
     /// The hash of the text that the keys were read from.
     pub(crate) hash: String,
     /// Changes whenever the keys, their algorithms or the issuer's names change, and only then.
@@ -170,7 +170,7 @@ impl KeyStore {
             .map(|time| time.offset(self.clock.since_epoch()));
         let generation = previous.map_or(1, |previous| previous.generation + u64::from(is_new));
         self.current.store(Some(Arc::new(CurrentKeys {
-            keys: loaded.keys,
+            keys: Arc::new(loaded.keys),
             hash: loaded.hash,
             generation,
             issuers: loaded.issuers,
@@ -181,6 +181,26 @@ impl KeyStore {
             clock_offset,
         })));
         is_new
+    }
+
+    /// Uses the keys of another store, from the same place, until the first fetch. Their age is kept.
+    #[cfg(feature = "policy-file")]
+    pub(super) fn inherit(&self, earlier: &Self) {
+        let Some(current) = earlier.current() else {
+            return;
+        };
+        self.current.store(Some(Arc::new(CurrentKeys {
+            keys: current.keys.clone(),
+            hash: current.hash.clone(),
+            generation: current.generation,
+            issuers: current.issuers.clone(),
+            // Older than the first fetch of this store.
+            fetch: 0,
+            fetched: current.fetched,
+            fetched_wall: current.fetched_wall,
+            location: current.location.clone(),
+            clock_offset: current.clock_offset,
+        })));
     }
 
     /// Returns whether the keys may still be used.

@@ -114,7 +114,10 @@ impl RequiredIssuers {
         let is_required = |index: &usize| *self == Self::Any || self.contains(*index);
         let required = (0..trusted.len()).filter(is_required);
         let issuers = required.filter_map(|index| trusted.get(index));
-        let issuers = issuers.filter(|issuer| *self == Self::Any || !issuer.keys.is_joining());
+        // Without the keys of any issuer, no request can be served.
+        let may_join =
+            *self != Self::Any && trusted.iter().any(|issuer| issuer.keys.health().is_ready);
+        let issuers = issuers.filter(|issuer| !may_join || !issuer.keys.is_joining());
         // The future of each issuer, until it has completed.
         let mut waiting: Vec<_> = issuers
             .map(|issuer| (issuer, Some(Box::pin(issuer.keys.ready()))))
