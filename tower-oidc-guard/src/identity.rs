@@ -261,7 +261,8 @@ impl Identity {
     }
 
     /// Returns a future that completes once the token is not valid any longer: when `exp` plus the leeway of its issuer has
-    /// passed by the guard's clock, or when its issuer has confirmed that it is revoked.
+    /// passed by the guard's clock, or, with [`Issuer::token_review`](crate::Issuer::token_review), when the API server of its cluster
+    /// has refused it.
     ///
     /// It is for what outlives a request and is not a body, such as a WebSocket or another upgraded connection; streamed bodies
     /// end with their token behind [`end_streams_with_token`](crate::OidcGuardLayer::end_streams_with_token).

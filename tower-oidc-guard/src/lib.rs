@@ -112,6 +112,7 @@
 //! [`Policy::require`]: crate::Policy::require
 //! [`Policy::require_claim`]: crate::Policy::require_claim
 //! [`Policy::require_scope`]: crate::Policy::require_scope
+//! [`Issuer::github_enterprise`]: crate::Issuer::github_enterprise
 //! [`Issuer::gitlab`]: crate::Issuer::gitlab
 //! [`Identity::gitlab`]: crate::Identity::gitlab
 //! [`Identity::github_actions`]: crate::Identity::github_actions

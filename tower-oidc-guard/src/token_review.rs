@@ -1,5 +1,5 @@
-//! Confirmation of tokens by the API server of their cluster (TokenReview), which knows what no signature tells: whether the
-//! pod, the service account or the node that a token is bound to still exists.
+//! Confirmation of tokens by the API server of their cluster (TokenReview), which, unlike a signature, shows whether the pod, the
+//! service account or the node that a token is bound to still exists.
 //!
 //! [`TokenReviews`] is what a request uses. A token is reviewed only after all offline checks have succeeded.
 //!

@@ -50,7 +50,7 @@ pub enum ServerCommand {
 /// The arguments of `auth-server check-policy`.
 #[derive(Debug, Args)]
 pub struct CheckPolicySettings {
-    /// The policy file, or `-` for standard input.
+    /// The policy file or configuration file, or `-` for standard input.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 

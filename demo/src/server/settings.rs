@@ -67,7 +67,9 @@ pub struct ServerSettings {
     pub audience: Vec<String>,
 
     /// A YAML or JSON file with the issuers, the policy and the settings of the guard; followed as a whole when it changes.
-    /// Replaces the flags for these.
+    /// Cannot be combined with --issuer, --ready-issuers, --audience, --policy-file, --optional, --audit, --token-types,
+    /// --algorithms, --leeway, --cache-tokens, --cache-bytes, --api-ca-file, --api-token-file, --token-review,
+    /// --token-review-ttl and --insecure-loopback-http.
     #[arg(
         long,
         env = "CONFIG_FILE",
@@ -99,7 +101,7 @@ pub struct ServerSettings {
     pub policy_file: Option<PathBuf>,
 
     /// A YAML or JSON file with a second policy that is evaluated for each request but not enforced; reloaded when it changes.
-    /// The log, the metrics and the audit show the requests that it would reject or admit otherwise.
+    /// The log, the metrics and the audit show the requests that it would decide differently.
     #[arg(long, env = "SHADOW_POLICY", value_name = "FILE")]
     pub shadow_policy: Option<PathBuf>,
 
@@ -231,12 +233,14 @@ pub struct TokenReviewSettings {
     )]
     pub unconfirmed: Option<UnconfirmedTokens>,
 
-    /// How long a confirmation is used, in seconds, and so how long a token may be admitted after its pod was deleted.
+    /// How long a confirmation is used, in seconds, and so how long a token may be admitted after its pod was deleted. Requires
+    /// --token-review.
     #[arg(
         long = "token-review-ttl",
         env = "TOKEN_REVIEW_TTL",
         value_name = "SECONDS",
         default_value_t = 60,
+        requires = "unconfirmed",
         value_parser = RangedU64ValueParser::<u64>::new().range(1..=600)
     )]
     pub ttl_seconds: u64,

@@ -187,7 +187,7 @@ impl OidcGuardBuilder {
     ///
     /// ```yaml
     /// issuers:
-    ///   - platform: in-cluster               # or kubernetes, google, other (the default)
+    ///   - platform: in-cluster               # or kubernetes, google, github-actions, gitlab, other (the default)
     ///     audiences: ["https://auth-server.example"]
     ///   - url: https://id.example            # not with in-cluster and google
     ///     audiences: ["https://auth-server.example"]
@@ -199,11 +199,13 @@ impl OidcGuardBuilder {
     /// realm: orders
     /// ```
     ///
-    /// The fields `allow`, `deny`, `audiences` and `claims` are described at [`PolicyFile`](crate::PolicyFile). The other fields have
-    /// the names of the methods of this builder, and those of an issuer the names of the methods of [`Issuer`], except for
-    /// `audiences`, `claims` and times in `…_seconds`; the README lists all of them. Only `allow` and the `audiences` of an issuer are
-    /// required. Issuers and settings may also be in code; a setting that is in both does not build. Functions, the HTTP client and
-    /// [`identity_name`](Self::identity_name) can only be set in code. They stay when the file changes.
+    /// The fields `allow`, `deny`, `audiences`, `scopes` and `claims` are described at [`PolicyFile`](crate::PolicyFile).
+    /// The other fields have the names of the methods of this builder, and those of an issuer the names of the methods of
+    /// [`Issuer`], except for `audiences`, `claims` and times in `…_seconds`; the README lists all of them. Required are
+    /// `allow`, the `audiences` of an issuer, its `url` with the platforms `kubernetes`, `gitlab` and `other`, and
+    /// `when_unavailable` within `token_review`. Issuers and settings may also be in code; a setting that is in both does
+    /// not build. Functions, the HTTP client and [`identity_name`](Self::identity_name) can only be set in code. They stay
+    /// when the file changes.
     ///
     /// # Changes of the file
     ///

@@ -26,7 +26,7 @@ pub enum TokenEnd {
     /// Its time (`exp`, plus the leeway of its issuer) has passed.
     #[error("the token has expired")]
     Expired,
-    /// Its issuer has confirmed that it is revoked.
+    /// The API server of its cluster has refused it, with [`Issuer::token_review`](crate::Issuer::token_review).
     #[error("the token was revoked")]
     Revoked,
 }

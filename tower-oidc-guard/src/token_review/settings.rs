@@ -123,8 +123,8 @@ impl TokenReview {
     /// Sets how many reviews per second are made at most, whatever the number of tokens. Default: 20; from 1 to 10,000. If
     /// called again, the last value is used.
     ///
-    /// Unused reviews of one second may be made up for in the next. A token in use needs a review in nine tenths of the time to
-    /// live, so at most this number times 0.9 times the time to live in seconds can be in use. If reviews have to wait, every
+    /// Reviews that are not made in one second can be made in the next. A token in use needs a review in nine tenths of the time
+    /// to live, so at most this number times 0.9 times the time to live in seconds can be in use. If reviews have to wait, every
     /// second one is of a token in use, and the others are first reviews. A review is repeated at once if its connection fails,
     /// or if the token was confirmed before and its pod seems to be gone.
     ///

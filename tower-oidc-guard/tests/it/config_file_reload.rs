@@ -550,7 +550,7 @@ async fn a_change_is_logged_with_its_differences() {
         (
             file([0], "a"),
             "configuration changed",
-            "changes=\"- issuer https://i1.example, realm: shop -> default\"",
+            "changes=\"- issuer https://i1.example (its tokens get 401), realm: shop -> default\"",
         ),
         (
             format!(
