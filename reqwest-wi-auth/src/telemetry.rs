@@ -3,7 +3,7 @@
 //! The events and metrics are listed in the README of the crate. A field `error` is a string with the error and all its causes.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use reqwest::Url;
 
@@ -88,10 +88,15 @@ pub(crate) fn file_recovered(path: &Path) {
     tracing::info!(path = %path.display(), "file loaded again after an error; its content has not changed");
 }
 
-/// Records a failed read of a file, whose error differs from the others since the last successful read.
-pub(crate) fn file_failed(path: &Path, error: &FileError) {
-    let path = path.display();
-    tracing::warn!(%path, error = log_line(error), "file could not be loaded; keeping the previous content");
+/// Records a failed read of a file, whose error differs from the others since the last successful read, or was logged a while ago.
+/// `lasting` is the time since the first of the failed reads.
+pub(crate) fn file_failed(path: &Path, error: &FileError, lasting: Duration) {
+    tracing::warn!(
+        path = %path.display(),
+        error = log_line(error),
+        failing_for_seconds = lasting.as_secs(),
+        "file could not be loaded; keeping the previous content"
+    );
     count!("reqwest_wi_auth_file_failures_total");
 }
 

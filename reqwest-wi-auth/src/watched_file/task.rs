@@ -40,6 +40,9 @@ pub(super) type OnChangeFn<T> = Arc<dyn Fn(&T, &T) + Send + Sync>;
 /// successful read in between, the least recent error is logged again when it recurs.
 const REMEMBERED_ERRORS: usize = 16;
 
+/// The time after which an error that lasts is logged again.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(300);
+
 /// The state that the handles of a watched file share with its task.
 pub(super) struct Shared<T> {
     pub(super) path: PathBuf,
@@ -73,10 +76,18 @@ pub(super) struct Status<T> {
     pub(super) last_error: Option<FileError>,
     /// The number of failed reads since the last successful one.
     failures: u32,
-    /// Hashes of the texts of the errors since the last successful read, the most recent one last.
+    /// Hashes of the texts of the errors that need no event until the next reminder, the most recent one last.
     errors: VecDeque<u64>,
+    /// The first failed read since the last successful one, and the last one that was logged.
+    failing: Option<Failing>,
     /// Events that have not been logged and counted yet.
     unreported: Vec<ReadEvent<T>>,
+}
+
+#[derive(Clone, Copy)]
+struct Failing {
+    since: SystemTime,
+    logged: SystemTime,
 }
 
 /// An event to be logged and counted.
@@ -84,8 +95,12 @@ enum ReadEvent<T> {
     Changed(Replacement<T>),
     /// A successful read of the same value, after a failed one.
     Recovered,
-    /// A failed read whose error differs from the others since the last successful read.
-    Failed(FileError),
+    /// A failed read whose error differs from the others since the last successful read, or was logged a while ago.
+    Failed {
+        error: FileError,
+        /// The time since the first of the failed reads.
+        lasting: Duration,
+    },
     /// A failed read whose error has been logged already.
     StillFailed(FileError),
 }
@@ -97,7 +112,30 @@ enum Replacement<T> {
 }
 
 impl<T> Status<T> {
-    /// Remembers an error, and returns whether it differs from the others since the last successful read.
+    /// Records a failed read, and returns its event.
+    fn failed(&mut self, error: &FileError, now: SystemTime) -> ReadEvent<T> {
+        let mut failing = self.failing.unwrap_or(Failing {
+            since: now,
+            logged: now,
+        });
+        let since = |time| now.duration_since(time).unwrap_or_default();
+        if since(failing.logged) >= REMINDER_INTERVAL {
+            self.errors.clear();
+        }
+        let event = if self.is_new_error(error) {
+            failing.logged = now;
+            ReadEvent::Failed {
+                error: error.clone(),
+                lasting: since(failing.since),
+            }
+        } else {
+            ReadEvent::StillFailed(error.clone())
+        };
+        self.failing = Some(failing);
+        event
+    }
+
+    /// Remembers an error, and returns whether it differs from the others since the last successful read or reminder.
     fn is_new_error(&mut self, error: &FileError) -> bool {
         let mut hasher = DefaultHasher::new();
         log_line(error).hash(&mut hasher);
@@ -120,6 +158,7 @@ impl<T> StatusCell<T> {
             last_error: None,
             failures: 0,
             errors: VecDeque::new(),
+            failing: None,
             unreported: Vec::new(),
         }))
     }
@@ -197,7 +236,9 @@ impl<T> Shared<T> {
                     telemetry::count_file_change();
                 }
                 ReadEvent::Recovered => telemetry::file_recovered(&self.path),
-                ReadEvent::Failed(error) => telemetry::file_failed(&self.path, &error),
+                ReadEvent::Failed { error, lasting } => {
+                    telemetry::file_failed(&self.path, &error, lasting);
+                }
                 ReadEvent::StillFailed(error) => telemetry::file_still_failed(&self.path, &error),
             }
         }
@@ -214,6 +255,7 @@ impl<T: PartialEq + Send + Sync + 'static> ReadSink<T> for Shared<T> {
             Ok(value) => {
                 status.failures = 0;
                 status.errors.clear();
+                status.failing = None;
                 let was_failing = status.last_error.take().is_some();
                 if value == **self.value.load() {
                     if was_failing {
@@ -234,11 +276,7 @@ impl<T: PartialEq + Send + Sync + 'static> ReadSink<T> for Shared<T> {
                 self.background.notify_changed();
             }
             Err(error) => {
-                let event = if status.is_new_error(&error) {
-                    ReadEvent::Failed(error.clone())
-                } else {
-                    ReadEvent::StillFailed(error.clone())
-                };
+                let event = status.failed(&error, now);
                 status.unreported.push(event);
                 status.failures = status.failures.saturating_add(1);
                 status.last_error = Some(error);
@@ -276,5 +314,30 @@ where
         if burst > BURST {
             sleep(PAUSE_AFTER_BURST).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_lasts_is_logged_once_and_then_every_five_minutes() {
+        let start = SystemTime::UNIX_EPOCH;
+        let status = StatusCell::<()>::new(Notifications::Active, start);
+        let error = FileError::Closed {
+            path: PathBuf::from("policy.yaml"),
+        };
+        let logged = (0..1000).step_by(10).filter_map(|second| {
+            let event = status
+                .lock()
+                .failed(&error, start + Duration::from_secs(second));
+            match event {
+                ReadEvent::Failed { lasting, .. } => Some((second, lasting.as_secs())),
+                _ => None,
+            }
+        });
+        let expected = [0, 300, 600, 900].map(|second| (second, second));
+        assert_eq!(logged.collect::<Vec<_>>(), expected);
     }
 }

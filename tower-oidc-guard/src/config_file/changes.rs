@@ -43,7 +43,10 @@ fn issuers(changes: &mut PolicyChanges, old: &ConfigFile, new: &ConfigFile) {
     for issuer in &old {
         if find(&new, issuer.label()).is_none() {
             let label = quoted_if_needed(issuer.label());
-            changes.add(format!("- issuer {label} (its tokens get 401)"), Effect::Narrower);
+            changes.add(
+                format!("- issuer {label} (its tokens get 401)"),
+                Effect::Narrower,
+            );
         }
     }
 }
