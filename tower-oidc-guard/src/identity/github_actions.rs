@@ -11,7 +11,8 @@ text_claims! {
     /// # Names are recyclable
     ///
     /// After a repository, an organization or a user is deleted or renamed, somebody else can take its name, and with it the
-    /// subject (`sub`) of its tokens. The IDs are never used again: identify a caller by
+    /// subject (`sub`) of its tokens. The IDs are never used again within their instance (github.com, or one GitHub Enterprise
+    /// Server), but two instances have the same IDs: allow members of one issuer, and identify a caller by
     /// [`repository_id`](Self::repository_id) or [`repository_owner_id`](Self::repository_owner_id), and use names for display.
     /// An administrator of a repository can also change which claims `sub` consists of.
     ///
@@ -19,9 +20,14 @@ text_claims! {
     /// use tower_oidc_guard::Policy;
     ///
     /// // https://api.github.com/repos/OWNER/NAME has the ID of a repository.
-    /// let policy = Policy::any_verified_caller().require(|caller| {
+    /// let github = "https://token.actions.githubusercontent.com";
+    /// let policy = Policy::members_of(github, ["allAuthenticatedUsers"]).require(|caller| {
     ///     let job = caller.github_actions();
-    ///     job.is_some_and(|job| job.repository_id() == Some("1296269") && job.git_ref() == Some("refs/heads/main"))
+    ///     job.is_some_and(|job| {
+    ///         job.repository_id() == Some("1296269")
+    ///             && job.git_ref() == Some("refs/heads/main")
+    ///             && job.event_name() == Some("push")
+    ///     })
     /// });
     /// ```
     pub struct GitHubActionsIdentity {
@@ -40,6 +46,9 @@ text_claims! {
         git_ref: "ref",
         /// Returns the type of the ref (`ref_type`): `branch` or `tag`.
         ref_type: "ref_type",
+        /// Returns whether the ref is protected, as text (`ref_protected`): `true` or `false`. See also
+        /// [`is_ref_protected`](Self::is_ref_protected).
+        ref_protected: "ref_protected",
         /// Returns the commit that triggered the run (`sha`).
         sha: "sha",
         /// Returns the source branch of a pull request (`head_ref`).
@@ -80,5 +89,12 @@ text_claims! {
         enterprise: "enterprise",
         /// Returns the ID of the enterprise (`enterprise_id`).
         enterprise_id: "enterprise_id",
+    }
+}
+
+impl GitHubActionsIdentity {
+    /// Returns whether the ref is protected: whether [`ref_protected`](Self::ref_protected) is `true`.
+    pub fn is_ref_protected(&self) -> bool {
+        self.ref_protected() == Some("true")
     }
 }

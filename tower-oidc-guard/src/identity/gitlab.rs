@@ -12,12 +12,13 @@ text_claims! {
     ///
     /// Projects, groups and users can be renamed, moved and deleted, and somebody else can then take their path, and with it the
     /// subject (`sub`) of their tokens. Identify a caller by [`project_id`](Self::project_id) or
-    /// [`namespace_id`](Self::namespace_id), and use paths for display. An ID is unique within its GitLab instance.
+    /// [`namespace_id`](Self::namespace_id), and use paths for display. An ID is unique within its instance of GitLab only:
+    /// projects of two instances have the same IDs, so allow members of one issuer.
     ///
     /// ```
     /// use tower_oidc_guard::Policy;
     ///
-    /// let policy = Policy::any_verified_caller().require(|caller| {
+    /// let policy = Policy::members_of("https://gitlab.example.com", ["allAuthenticatedUsers"]).require(|caller| {
     ///     let job = caller.gitlab();
     ///     job.is_some_and(|job| job.project_id() == Some("20") && job.is_ref_protected())
     /// });
@@ -34,8 +35,12 @@ text_claims! {
         /// Returns the ID of the project that the job runs in (`job_project_id`). In the pipeline of a merge request from a fork
         /// that runs in the target project, it is that of the target project.
         job_project_id: "job_project_id",
+        /// Returns the path of the project that the job runs in (`job_project_path`). It can be reused.
+        job_project_path: "job_project_path",
         /// Returns the ID of the group or user of the project that the job runs in (`job_namespace_id`).
         job_namespace_id: "job_namespace_id",
+        /// Returns the path of the group or user of the project that the job runs in (`job_namespace_path`). It can be reused.
+        job_namespace_path: "job_namespace_path",
         /// Returns the visibility of the project (`project_visibility`): `public`, `internal` or `private`.
         project_visibility: "project_visibility",
         /// Returns the ID of the user that started the job (`user_id`).

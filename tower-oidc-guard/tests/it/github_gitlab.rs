@@ -9,6 +9,62 @@ use tower_oidc_guard::{
 const AUDIENCE: &str = "https://auth-server.example";
 const GITHUB: &str = "https://token.actions.githubusercontent.com";
 const GITLAB: &str = "https://gitlab.example.com";
+const GITHUB_CLAIMS: [&str; 26] = [
+    "repository",
+    "repository_id",
+    "repository_owner",
+    "repository_owner_id",
+    "repository_visibility",
+    "ref",
+    "ref_type",
+    "ref_protected",
+    "sha",
+    "head_ref",
+    "base_ref",
+    "event_name",
+    "environment",
+    "workflow",
+    "workflow_ref",
+    "workflow_sha",
+    "job_workflow_ref",
+    "job_workflow_sha",
+    "actor",
+    "actor_id",
+    "run_id",
+    "run_number",
+    "run_attempt",
+    "runner_environment",
+    "enterprise",
+    "enterprise_id",
+];
+const GITLAB_CLAIMS: [&str; 26] = [
+    "project_id",
+    "project_path",
+    "namespace_id",
+    "namespace_path",
+    "job_project_id",
+    "job_project_path",
+    "job_namespace_id",
+    "job_namespace_path",
+    "project_visibility",
+    "user_id",
+    "user_login",
+    "user_email",
+    "pipeline_source",
+    "pipeline_id",
+    "job_id",
+    "ref",
+    "ref_type",
+    "ref_path",
+    "ref_protected",
+    "sha",
+    "environment",
+    "environment_protected",
+    "deployment_tier",
+    "ci_config_ref_uri",
+    "ci_config_sha",
+    "runner_environment",
+];
 
 async fn verify(issuer: &MemoryIssuer, settings: Issuer, claims: &[(&str, Value)]) -> Identity {
     let guard = OidcGuard::builder()
@@ -27,11 +83,7 @@ async fn verify(issuer: &MemoryIssuer, settings: Issuer, claims: &[(&str, Value)
 #[tokio::test]
 async fn a_job_of_github_actions_has_the_claims_of_its_token() {
     let github = MemoryIssuer::github_actions().unwrap();
-    let claims = [
-        ("repository_id", json!("74")),
-        ("environment", json!("prod")),
-    ];
-    let caller = verify(&github, Issuer::github_actions(), &claims).await;
+    let caller = verify(&github, Issuer::github_actions(), &[]).await;
     assert_eq!(
         (caller.issuer(), caller.platform()),
         (GITHUB, Platform::GitHubActions)
@@ -43,9 +95,25 @@ async fn a_job_of_github_actions_has_the_claims_of_its_token() {
     assert!(
         caller.gitlab().is_none() && caller.kubernetes().is_none() && caller.google().is_none()
     );
-    let all: serde_json::Map<String, Value> = caller.claims().unwrap();
     let job = caller.github_actions().unwrap();
-    for (claim, found) in [
+    assert!(job.is_ref_protected());
+    // The claims are empty texts, except for pull requests.
+    assert_eq!(
+        (job.head_ref(), job.base_ref(), job.enterprise()),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn each_method_of_a_job_of_github_actions_returns_its_own_claim() {
+    // The value of each claim is its name.
+    let mut caller = TestIdentity::github_actions("a/b");
+    for claim in GITHUB_CLAIMS {
+        caller = caller.claim(claim, claim);
+    }
+    let caller = caller.build();
+    let job = caller.github_actions().unwrap();
+    let found = [
         ("repository", job.repository()),
         ("repository_id", job.repository_id()),
         ("repository_owner", job.repository_owner()),
@@ -53,7 +121,10 @@ async fn a_job_of_github_actions_has_the_claims_of_its_token() {
         ("repository_visibility", job.repository_visibility()),
         ("ref", job.git_ref()),
         ("ref_type", job.ref_type()),
+        ("ref_protected", job.ref_protected()),
         ("sha", job.sha()),
+        ("head_ref", job.head_ref()),
+        ("base_ref", job.base_ref()),
         ("event_name", job.event_name()),
         ("environment", job.environment()),
         ("workflow", job.workflow()),
@@ -67,15 +138,14 @@ async fn a_job_of_github_actions_has_the_claims_of_its_token() {
         ("run_number", job.run_number()),
         ("run_attempt", job.run_attempt()),
         ("runner_environment", job.runner_environment()),
-    ] {
-        assert_eq!(found, all[claim].as_str(), "{claim}");
-        assert!(found.is_some(), "{claim}");
+        ("enterprise", job.enterprise()),
+        ("enterprise_id", job.enterprise_id()),
+    ];
+    assert_eq!(found.map(|(claim, _)| claim), GITHUB_CLAIMS);
+    for (claim, found) in found {
+        assert_eq!(found, Some(claim));
     }
-    // The claims are empty texts, except for pull requests.
-    assert_eq!(
-        (job.head_ref(), job.base_ref(), job.enterprise()),
-        (None, None, None)
-    );
+    assert!(!job.is_ref_protected());
 }
 
 #[tokio::test]
@@ -84,7 +154,6 @@ async fn a_job_of_gitlab_has_the_claims_of_its_token() {
     let claims = [
         ("environment", json!("production")),
         ("environment_protected", json!("true")),
-        ("deployment_tier", json!("production")),
     ];
     let caller = verify(&gitlab, Issuer::gitlab(GITLAB), &claims).await;
     assert_eq!(
@@ -96,15 +165,27 @@ async fn a_job_of_gitlab_has_the_claims_of_its_token() {
         "project_path:my-group/my-project:ref_type:branch:ref:main"
     );
     assert!(caller.github_actions().is_none());
-    let all: serde_json::Map<String, Value> = caller.claims().unwrap();
     let job = caller.gitlab().unwrap();
-    for (claim, found) in [
+    assert!(job.is_ref_protected() && job.is_environment_protected());
+}
+
+#[test]
+fn each_method_of_a_job_of_gitlab_returns_its_own_claim() {
+    let mut caller = TestIdentity::gitlab("a/b");
+    for claim in GITLAB_CLAIMS {
+        caller = caller.claim(claim, claim);
+    }
+    let caller = caller.build();
+    let job = caller.gitlab().unwrap();
+    let found = [
         ("project_id", job.project_id()),
         ("project_path", job.project_path()),
         ("namespace_id", job.namespace_id()),
         ("namespace_path", job.namespace_path()),
         ("job_project_id", job.job_project_id()),
+        ("job_project_path", job.job_project_path()),
         ("job_namespace_id", job.job_namespace_id()),
+        ("job_namespace_path", job.job_namespace_path()),
         ("project_visibility", job.project_visibility()),
         ("user_id", job.user_id()),
         ("user_login", job.user_login()),
@@ -123,11 +204,12 @@ async fn a_job_of_gitlab_has_the_claims_of_its_token() {
         ("ci_config_ref_uri", job.ci_config_ref_uri()),
         ("ci_config_sha", job.ci_config_sha()),
         ("runner_environment", job.runner_environment()),
-    ] {
-        assert_eq!(found, all[claim].as_str(), "{claim}");
-        assert!(found.is_some(), "{claim}");
+    ];
+    assert_eq!(found.map(|(claim, _)| claim), GITLAB_CLAIMS);
+    for (claim, found) in found {
+        assert_eq!(found, Some(claim));
     }
-    assert!(job.is_ref_protected() && job.is_environment_protected());
+    assert!(!job.is_ref_protected() && !job.is_environment_protected());
 }
 
 #[test]
@@ -184,6 +266,59 @@ async fn another_issuer_cannot_imitate_a_job() {
             .is_some_and(|job| job.repository_id() == Some("74"))
     });
     assert!(!policy.explain(&as_oidc).is_allowed() && !policy.explain(&as_gitlab).is_allowed());
+}
+
+/// IDs are unique within an instance only.
+#[tokio::test]
+async fn the_same_id_in_another_instance_is_another_project_or_repository() {
+    let claims = [("repository_id", json!("74")), ("project_id", json!("20"))];
+    let enterprise_url = "https://github.example.com/_services/token";
+    let other_url = "https://gitlab.com";
+    let github = MemoryIssuer::github_actions().unwrap();
+    let enterprise = MemoryIssuer::gitlab(enterprise_url).unwrap();
+    let gitlab = MemoryIssuer::gitlab(GITLAB).unwrap();
+    let other = MemoryIssuer::gitlab(other_url).unwrap();
+    let repository = verify(&github, Issuer::github_actions(), &claims).await;
+    let enterprise_settings = Issuer::github_enterprise(enterprise_url);
+    let same_repository_id = verify(&enterprise, enterprise_settings, &claims).await;
+    let project = verify(&gitlab, Issuer::gitlab(GITLAB), &claims).await;
+    let same_project_id = verify(&other, Issuer::gitlab(other_url), &claims).await;
+    let has_repository_id = |caller: &Identity| {
+        let job = caller.github_actions();
+        job.is_some_and(|job| job.repository_id() == Some("74"))
+    };
+    let has_project_id = |caller: &Identity| {
+        let job = caller.gitlab();
+        job.is_some_and(|job| job.project_id() == Some("20"))
+    };
+    assert!(has_repository_id(&same_repository_id) && has_project_id(&same_project_id));
+    let of_github = Policy::members_of(GITHUB, ["allAuthenticatedUsers"]);
+    let of_gitlab = Policy::members_of(GITLAB, ["allAuthenticatedUsers"]);
+    for (policy, allowed, refused) in [
+        (
+            of_github.clone().require(has_repository_id),
+            &repository,
+            &same_repository_id,
+        ),
+        (
+            of_github.require_claim("repository_id", "74"),
+            &repository,
+            &same_repository_id,
+        ),
+        (
+            of_gitlab.clone().require(has_project_id),
+            &project,
+            &same_project_id,
+        ),
+        (
+            of_gitlab.require_claim("project_id", "20"),
+            &project,
+            &same_project_id,
+        ),
+    ] {
+        assert!(policy.explain(allowed).is_allowed());
+        assert!(!policy.explain(refused).is_allowed());
+    }
 }
 
 #[tokio::test]
