@@ -102,7 +102,9 @@ impl Issuer {
     /// let issuer = Issuer::github_actions()
     ///     .audience("https://auth-server.example")
     ///     .require_claim("repository_id", "1296269")
-    ///     .require_claim("ref", "refs/heads/main");
+    ///     // Without the event, `ref` is also that of runs that a fork causes (`pull_request_target`, `workflow_run`).
+    ///     .require_claim("ref", "refs/heads/main")
+    ///     .require_claim("event_name", "push");
     /// ```
     pub fn github_actions() -> Self {
         Self::github_enterprise(GITHUB_ACTIONS)
