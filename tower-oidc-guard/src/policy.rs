@@ -17,6 +17,7 @@ mod file;
 mod member;
 mod members;
 mod outcome;
+mod public_issuer;
 mod resolved;
 mod rule;
 
@@ -36,9 +37,8 @@ use self::members::Members;
 pub use self::outcome::Decision;
 pub(crate) use self::outcome::Difference;
 use self::outcome::{Outcome, Reason};
-pub(crate) use self::resolved::{
-    Misfit, PolicyIssuer, PolicyIssuers, PolicyRole, PublicIssuer, ResolvedPolicy,
-};
+pub(crate) use self::public_issuer::PublicIssuer;
+pub(crate) use self::resolved::{Misfit, PolicyIssuer, PolicyIssuers, PolicyRole, ResolvedPolicy};
 use self::rule::{Rule, has_scope};
 use crate::identity::Identity;
 use crate::jose::claim_matcher::ClaimMatcher;
@@ -266,7 +266,7 @@ impl Policy {
     /// ```
     pub fn require_scope(self, scope: impl Into<String>) -> Self {
         let scope = scope.into();
-        self.narrowed(|rule| rule.scopes.push(scope))
+        self.narrowed(|rule| rule.require_scope(scope))
     }
 
     /// Also requires the token to be for this audience. If called several times, a token for any one of the audiences is

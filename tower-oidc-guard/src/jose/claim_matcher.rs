@@ -60,6 +60,7 @@ const MAX_LISTED: usize = 20;
 ///
 /// let policy = Policy::any_verified_caller()
 ///     .require_claim("repository_id", "1296269")
+///     .require_claim("event_name", "push")
 ///     .require_claim("ref", ClaimMatcher::one_of([ClaimMatcher::equals("refs/heads/main"), ClaimMatcher::prefix("refs/tags/v")]))
 ///     .require_claim("groups", ClaimMatcher::contains("deployers"))
 ///     .require_claim("/kubernetes.io/pod/name", ClaimMatcher::glob("web-*"));
@@ -68,7 +69,7 @@ const MAX_LISTED: usize = 20;
 #[must_use]
 pub struct ClaimMatcher(Matcher);
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 enum Matcher {
     Equals(Value),
     OneOf(OneOf),
@@ -79,10 +80,45 @@ enum Matcher {
 }
 
 /// Alternatives. The texts are kept separately, because there may be many.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 struct OneOf {
     texts: BTreeSet<String>,
     others: Vec<ClaimMatcher>,
+}
+
+/// The order of alternatives, and of matchers that all have to match, makes no difference.
+impl PartialEq for Matcher {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Equals(own), Self::Equals(other)) => own == other,
+            (Self::OneOf(own), Self::OneOf(other)) => {
+                own.texts == other.texts && have_same_matchers(&own.others, &other.others)
+            }
+            (Self::Prefix(own), Self::Prefix(other)) => own == other,
+            (Self::Glob(own), Self::Glob(other)) => own == other,
+            (Self::Contains(own), Self::Contains(other)) => own == other,
+            (Self::AllOf(own), Self::AllOf(other)) => have_same_matchers(own, other),
+            _ => false,
+        }
+    }
+}
+
+fn have_same_matchers(own: &[ClaimMatcher], other: &[ClaimMatcher]) -> bool {
+    let mut unpaired: Vec<_> = other.iter().collect();
+    own.len() == other.len()
+        && own.iter().all(|matcher| {
+            let found = unpaired.iter().position(|other| *other == matcher);
+            found.map(|index| unpaired.remove(index)).is_some()
+        })
+}
+
+/// The known part of a text that matches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Beginning<'m> {
+    /// The text.
+    Whole(&'m str),
+    /// How the text begins.
+    Start(&'m str),
 }
 
 /// A value in a token.
@@ -250,6 +286,24 @@ impl ClaimMatcher {
         }
     }
 
+    /// Returns whether every text that matches is known to have a beginning for which `is_enough` returns true.
+    pub(crate) fn every_text_begins(&self, is_enough: &dyn Fn(Beginning<'_>) -> bool) -> bool {
+        match &self.0 {
+            Matcher::Equals(Value::String(text)) => is_enough(Beginning::Whole(text)),
+            Matcher::Prefix(prefix) => is_enough(Beginning::Start(prefix)),
+            Matcher::Glob(glob) => is_enough(Beginning::Start(&glob.literal_start())),
+            Matcher::OneOf(OneOf { texts, others }) => {
+                texts.iter().all(|text| is_enough(Beginning::Whole(text)))
+                    && others
+                        .iter()
+                        .all(|other| other.every_text_begins(is_enough))
+            }
+            Matcher::AllOf(all) => all.iter().any(|own| own.every_text_begins(is_enough)),
+            // No text matches.
+            Matcher::Equals(_) | Matcher::Contains(_) => true,
+        }
+    }
+
     /// Returns whether every value that `other` matches is known to match this matcher, too.
     #[cfg(feature = "policy-file")]
     pub(crate) fn covers(&self, other: &Self) -> bool {
@@ -324,6 +378,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_order_of_matchers_makes_no_difference() {
+        let (prefix, glob) = (ClaimMatcher::prefix("a"), ClaimMatcher::glob("*z"));
+        let contains = |matcher: &ClaimMatcher| ClaimMatcher::contains(matcher.clone());
+        let (first, last) = ([&prefix, &glob], [&glob, &prefix]);
+        for list in [ClaimMatcher::one_of, ClaimMatcher::all_of] {
+            let of = |matchers: [&ClaimMatcher; 2]| list(matchers.map(Clone::clone).to_vec());
+            assert_eq!(of(first), of(last));
+            assert_eq!(contains(&of(first)), contains(&of(last)));
+            assert_ne!(of([&prefix, &prefix]), of(first));
+            assert_ne!(of(first), list(vec![prefix.clone()]));
+        }
+        assert_ne!(
+            ClaimMatcher::all_of([prefix.clone(), glob.clone()]),
+            ClaimMatcher::one_of([prefix, glob])
+        );
+    }
 
     #[test]
     fn matchers_do_not_convert_types() {

@@ -63,6 +63,11 @@ impl ClaimPath {
         &self.text
     }
 
+    /// Returns whether the claim is not nested.
+    pub(super) fn is_top_level(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Returns the name of the top-level claim that the value is in.
     pub(super) fn top(&self) -> &str {
         &self.top

@@ -121,15 +121,11 @@ impl Glob {
 
     /// Returns whether the whole text matches.
     pub(super) fn matches(&self, text: &str) -> bool {
-        self.matches_characters(text.chars())
-    }
-
-    fn matches_characters(&self, characters: impl Iterator<Item = char>) -> bool {
         if self.fault.is_some() {
             return false;
         }
         let mut current = States::single(0);
-        for character in characters {
+        for character in text.chars() {
             let consumed = (current & self.consuming(character)).next();
             current = consumed | (current & self.repeats);
             if current == States::default() {
@@ -141,9 +137,10 @@ impl Glob {
 
     /// Returns the positions that a character leads on from.
     fn consuming(&self, character: char) -> States {
-        let found = self
-            .literals
-            .binary_search_by_key(&character, |(own, _)| *own);
+        let found = self.literals.binary_search_by(|(own, _)| {
+            count_operation();
+            own.cmp(&character)
+        });
         let literal = found.ok().and_then(|index| self.literals.get(index));
         literal.map_or(self.any_character, |(_, positions)| {
             *positions | self.any_character
@@ -156,7 +153,6 @@ impl Glob {
     }
 
     /// Returns the characters that every matching text begins with.
-    #[cfg(feature = "policy-file")]
     pub(super) fn literal_start(&self) -> String {
         let elements = self.elements.iter().enumerate();
         let literal = elements.map_while(|(position, element)| match element {
@@ -197,6 +193,7 @@ impl States {
 
     /// Returns the positions that follow these.
     fn next(self) -> Self {
+        count_operation();
         let mut carry = 0;
         Self(self.0.map(|word| {
             let shifted = word << 1 | carry;
@@ -210,6 +207,7 @@ impl BitAnd for States {
     type Output = Self;
 
     fn bitand(self, other: Self) -> Self {
+        count_operation();
         let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
         Self([a & e, b & f, c & g, d & h])
     }
@@ -219,15 +217,28 @@ impl BitOr for States {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
+        count_operation();
         let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
         Self([a | e, b | f, c | g, d | h])
     }
 }
 
+/// Counts what a match costs, for tests.
+#[cfg(test)]
+fn count_operation() {
+    OPERATIONS.set(OPERATIONS.get() + 1);
+}
+
+#[cfg(not(test))]
+const fn count_operation() {}
+
+#[cfg(test)]
+thread_local! {
+    static OPERATIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -282,19 +293,27 @@ mod tests {
 
     /// Patterns for which matchers that go back take quadratic or exponential time.
     #[test]
-    fn each_character_of_a_text_is_read_at_most_once() {
-        let text = "a".repeat(100_000);
+    fn the_operations_are_proportional_to_the_length_of_the_text_whatever_the_pattern() {
         for pattern in [
             "a*".repeat(100) + "b",
             "*?".repeat(120),
             "*a?*a?*a?b".into(),
+            "*a".repeat(127),
             "*".into(),
             "*b*".into(),
         ] {
-            let read = Cell::new(0);
-            let counted = text.chars().inspect(|_| read.set(read.get() + 1));
-            Glob::parse(pattern.clone()).matches_characters(counted);
-            assert!(read.get() <= text.len(), "{pattern}: {}", read.get());
+            let glob = Glob::parse(pattern.clone());
+            assert_eq!(glob.fault(), None, "{pattern}");
+            let operations = |length: usize| {
+                let before = OPERATIONS.get();
+                glob.matches(&"a".repeat(length));
+                OPERATIONS.get() - before
+            };
+            let (short, long) = (operations(1_000), operations(100_000));
+            // Each character costs four operations on sets, and finding it a comparison.
+            assert!(short >= 1_000, "{pattern}: {short}");
+            assert!(short <= 8 * 1_000, "{pattern}: {short}");
+            assert_eq!(long, 100 * short, "{pattern}");
         }
     }
 

@@ -34,6 +34,11 @@ impl RequiredClaim {
         self.path.as_str()
     }
 
+    /// Returns the name if the claim is not nested.
+    pub(crate) fn top_level_name(&self) -> Option<&str> {
+        self.path.is_top_level().then(|| self.path.top())
+    }
+
     /// Returns why the claim cannot be required, or `None` if it can.
     pub(crate) fn fault(&self) -> Option<String> {
         let fault = self.path.fault().map(str::to_owned);

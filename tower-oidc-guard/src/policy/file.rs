@@ -371,7 +371,7 @@ impl PolicyContent {
         }
         for Positioned { position, value } in &config.scopes {
             check_scope(value).map_err(|error| ContentError::from_policy(*position, error))?;
-            rule.scopes.push(value.clone());
+            rule.require_scope(value.clone());
         }
         rule.claims = config.claims.iter().cloned().collect();
         Ok(Self { rule, config })

@@ -10,6 +10,7 @@ use reqwest_wi_auth::FileError;
 #[cfg(feature = "policy-file")]
 use super::PolicyHealth;
 use super::outcome::Outcome;
+use super::public_issuer::PublicIssuer;
 use super::{Decision, Node, Policy, PolicyError};
 use crate::identity::{Identity, Platform};
 use crate::telemetry;
@@ -30,35 +31,6 @@ pub(crate) struct PolicyIssuer {
     pub(crate) audiences: Vec<String>,
     /// The public issuer that this is, if the guard accepts tokens that anyone can get.
     pub(crate) public: Option<PublicIssuer>,
-}
-
-/// An issuer that anyone on the internet can get a token from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PublicIssuer {
-    Google,
-    /// GitHub Actions on github.com, of which the guard requires no claims.
-    GitHubActions,
-    /// gitlab.com, of which the guard requires no claims.
-    GitLab,
-}
-
-impl PublicIssuer {
-    const ALL: [Self; 3] = [Self::Google, Self::GitHubActions, Self::GitLab];
-
-    /// Returns the warning about a policy that allows everyone with a token of this issuer.
-    fn warning(self) -> &'static str {
-        match self {
-            Self::Google => {
-                "the policy allows allAuthenticatedUsers, and Google is a trusted issuer: anyone on the internet can get such a token"
-            }
-            Self::GitHubActions => {
-                "the policy allows allAuthenticatedUsers, and GitHub Actions is a trusted issuer without required claims: anyone with a repository on GitHub can get such a token; require a claim such as repository_id"
-            }
-            Self::GitLab => {
-                "the policy allows allAuthenticatedUsers, and gitlab.com is a trusted issuer without required claims: anyone with a project on gitlab.com can get such a token; require a claim such as project_id"
-            }
-        }
-    }
 }
 
 impl PolicyIssuer {
@@ -418,7 +390,7 @@ pub(super) fn too_wide(policy: &Policy, trusted: &PolicyIssuers) -> Vec<&'static
 fn allows_everyone_of(public: PublicIssuer, policy: &Policy, trusted: &PolicyIssuers) -> bool {
     let is_meant = |iss: Option<&str>| trusted.is_public(public, iss);
     match &*policy.0 {
-        Node::Rule(rule) => rule.allows_everyone_of(is_meant),
+        Node::Rule(rule) => rule.allows_everyone_of(public, is_meant),
         Node::Any(policies) => policies
             .iter()
             .any(|policy| allows_everyone_of(public, policy, trusted)),
@@ -427,10 +399,10 @@ fn allows_everyone_of(public: PublicIssuer, policy: &Policy, trusted: &PolicyIss
             !policies.is_empty() && all.all(|policy| allows_everyone_of(public, policy, trusted))
         }
         Node::Narrowed(policy, rule) => {
-            rule.requires_nothing() && allows_everyone_of(public, policy, trusted)
+            rule.admits_outsiders(public) && allows_everyone_of(public, policy, trusted)
         }
         Node::Invalid(_) => false,
         #[cfg(feature = "policy-file")]
-        Node::File(file) => file.with(|rule| rule.allows_everyone_of(is_meant)),
+        Node::File(file) => file.with(|rule| rule.allows_everyone_of(public, is_meant)),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::PolicyError;
 use super::members::Members;
 use super::outcome::{Outcome, Reason};
+use super::public_issuer::PublicIssuer;
 use super::resolved::PolicyIssuers;
 use crate::identity::Identity;
 use crate::jose::required_claims::RequiredClaims;
@@ -36,6 +37,13 @@ impl Rule {
             scopes: Vec::new(),
             audiences: Vec::new(),
             conditions: Vec::new(),
+        }
+    }
+
+    /// Requires a scope, once.
+    pub(super) fn require_scope(&mut self, scope: String) {
+        if !self.scopes.contains(&scope) {
+            self.scopes.push(scope);
         }
     }
 
@@ -136,16 +144,19 @@ impl Rule {
         }
     }
 
-    /// Returns whether the rule allows everyone with a valid token of an issuer for which `is_meant` returns true. `is_meant`
-    /// gets `None` for every issuer.
-    pub(super) fn allows_everyone_of(&self, is_meant: impl Fn(Option<&str>) -> bool) -> bool {
-        self.requires_nothing() && self.allowed.has_any_verified(is_meant)
+    /// Returns whether the rule allows anyone who can get a token of a public issuer. `is_meant` returns whether an issuer is that
+    /// one; it gets `None` for every issuer.
+    pub(super) fn allows_everyone_of(
+        &self,
+        public: PublicIssuer,
+        is_meant: impl Fn(Option<&str>) -> bool,
+    ) -> bool {
+        self.admits_outsiders(public) && self.allowed.has_any_verified(is_meant)
     }
 
-    /// Returns whether the rule requires no claim, scope or condition, or only claims that may have any text.
-    pub(super) fn requires_nothing(&self) -> bool {
-        let mut claims = self.claims.iter();
-        claims.all(|claim| claim.matcher.matches_every_text())
+    /// Returns whether anyone who can get a token of a public issuer can get one that meets the requirements.
+    pub(super) fn admits_outsiders(&self, public: PublicIssuer) -> bool {
+        !public.is_restricted_by(&self.claims)
             && self.scopes.is_empty()
             && self.conditions.is_empty()
     }

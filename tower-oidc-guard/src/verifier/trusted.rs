@@ -293,19 +293,15 @@ impl TrustedIssuer {
     /// Returns which public issuer this is, if anyone can get one of its tokens that is accepted.
     pub(super) fn public(&self) -> Option<PublicIssuer> {
         let is_named = |iss: &str| self.configured_issuers.iter().any(|own| own == iss);
-        let is_restricted = !self.claim_predicates.is_empty()
-            || self
-                .required_claims
-                .iter()
-                .any(|claim| !claim.matcher.matches_every_text());
-        match self.platform {
-            Platform::Google => Some(PublicIssuer::Google),
-            Platform::GitHubActions if !is_restricted && is_named(GITHUB_ACTIONS) => {
-                Some(PublicIssuer::GitHubActions)
-            }
-            Platform::GitLab if !is_restricted && is_named(GITLAB) => Some(PublicIssuer::GitLab),
-            _ => None,
-        }
+        let public = match self.platform {
+            Platform::Google => return Some(PublicIssuer::Google),
+            Platform::GitHubActions if is_named(GITHUB_ACTIONS) => PublicIssuer::GitHubActions,
+            Platform::GitLab if is_named(GITLAB) => PublicIssuer::GitLab,
+            _ => return None,
+        };
+        let is_restricted =
+            !self.claim_predicates.is_empty() || public.is_restricted_by(&self.required_claims);
+        (!is_restricted).then_some(public)
     }
 
     /// Returns the `iss` of the issuer's new tokens, or `None` if it is not known yet.

@@ -364,16 +364,108 @@ async fn a_file_that_allows_everyone_of_a_public_issuer_has_a_warning() {
     let (github, gitlab) = (Issuer::github_actions, || {
         Issuer::gitlab("https://gitlab.com")
     });
+    // Claims that anyone can have.
+    for (issuer, claims) in [
+        (Issuer::github_actions(), "ref: refs/heads/main"),
+        (
+            Issuer::github_actions(),
+            "environment: production, event_name: push",
+        ),
+        (
+            Issuer::github_actions(),
+            "runner_environment: github-hosted",
+        ),
+        (Issuer::github_actions(), "repository_visibility: private"),
+        (
+            Issuer::github_actions(),
+            "job_workflow_ref: { prefix: octo-org/ci/ }",
+        ),
+        (Issuer::github_actions(), "repository: { glob: \"*/web\" }"),
+        (Issuer::github_actions(), "repository_id: { prefix: \"1\" }"),
+        (Issuer::github_actions(), "sub: { prefix: \"repo:\" }"),
+        (
+            Issuer::github_actions(),
+            "sub: { glob: \"*:ref:refs/heads/main\" }",
+        ),
+        (Issuer::github_actions(), "sub: \"ref:refs/heads/main\""),
+        (
+            Issuer::github_actions(),
+            "repository: { one_of: [octo-org/web, { glob: \"*/api\" }] }",
+        ),
+        (
+            Issuer::gitlab("https://gitlab.com"),
+            "ref_protected: \"true\"",
+        ),
+        (
+            Issuer::gitlab("https://gitlab.com"),
+            "project_visibility: private",
+        ),
+        (
+            Issuer::gitlab("https://gitlab.com"),
+            "sub: { prefix: \"project_path:\" }",
+        ),
+        (Issuer::google(), "email_verified: true"),
+    ] {
+        let found = warnings(issuer, &format!("claims: {{ {claims} }}"));
+        assert_eq!(found.len(), 1, "{claims}: {found:?}");
+    }
+    let github_ref = Issuer::github_actions().require_claim("ref", "refs/heads/main");
+    assert_eq!(warnings(github_ref, "").len(), 1);
+    // Claims that only the tokens of some owners have.
+    for (issuer, claims) in [
+        (
+            Issuer::github_actions(),
+            "ref: refs/heads/main, repository_owner_id: \"1\"",
+        ),
+        (
+            Issuer::github_actions(),
+            "repository_id: { one_of: [\"1\", \"2\"] }",
+        ),
+        (Issuer::github_actions(), "/repository_id: \"1\""),
+        (
+            Issuer::github_actions(),
+            "repository: { prefix: octo-org/ }",
+        ),
+        (
+            Issuer::github_actions(),
+            "repository: { prefix: octo-org/, glob: \"*/web\" }",
+        ),
+        (Issuer::github_actions(), "enterprise: octo-enterprise"),
+        (
+            Issuer::github_actions(),
+            "sub: { glob: \"repo:octo-org/*\" }",
+        ),
+        (
+            Issuer::github_actions(),
+            "sub: \"repo:octo-org/web:environment:production\"",
+        ),
+        (
+            Issuer::gitlab("https://gitlab.com"),
+            "namespace_path: my-group",
+        ),
+        (
+            Issuer::gitlab("https://gitlab.com"),
+            "sub: { prefix: \"project_path:my-group/\" }",
+        ),
+        (Issuer::google(), "hd: example.com"),
+    ] {
+        let found = warnings(issuer, &format!("claims: {{ {claims} }}"));
+        assert!(found.is_empty(), "{claims}: {found:?}");
+    }
     for (issuer, more, text) in [
         (
             github(),
             "",
-            Some("GitHub Actions is a trusted issuer without required claims"),
+            Some(
+                "GitHub Actions is a trusted issuer without a required claim that identifies the owner",
+            ),
         ),
         (
             gitlab(),
             "",
-            Some("gitlab.com is a trusted issuer without required claims"),
+            Some(
+                "gitlab.com is a trusted issuer without a required claim that identifies the owner",
+            ),
         ),
         (Issuer::google(), "", Some("Google is a trusted issuer")),
         // A pattern that every text matches requires nothing.

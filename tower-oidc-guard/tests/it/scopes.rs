@@ -99,6 +99,14 @@ async fn a_caller_that_lacks_only_a_scope_is_told_which_ones_are_required() {
             Policy::any_of([any().require_scope("b")]).require_scope("c"),
             Some("b c"),
         ),
+        // A scope that is required twice is listed once.
+        (
+            any()
+                .require_scope("a")
+                .require_scope("b")
+                .require_scope("a"),
+            Some("a b"),
+        ),
         // Something else than a scope is missing as well.
         (none().require_scope("b"), None),
         (any().require_claim("x", 1).require_scope("b"), None),
