@@ -491,6 +491,7 @@ async fn no_policy() {
                 ("audiences", "\"https://auth-server.example\""),
                 ("policy", "\"any verified caller\""),
                 ("ready_issuers", "\"all\""),
+                ("token_review", "\"off\""),
             ],
         };
         let admits_all = Event {

@@ -187,18 +187,16 @@ impl Reviewer {
             StatusCode::CREATED | StatusCode::OK => self.read(&body, subject, audiences),
             StatusCode::FORBIDDEN => Err(TokenReviewError::MissingRole {
                 url: self.shown_url(),
+                message: failure_message(&body),
                 account: connection.account,
             }),
-            status => {
-                let failure = serde_json::from_slice::<Failure>(&body).ok();
-                Err(TokenReviewError::Status {
-                    url: self.shown_url(),
-                    status,
-                    message: failure.map(|failure| shown(&failure.message)),
-                    hint: status_hint(status),
-                    retry_after,
-                })
-            }
+            status => Err(TokenReviewError::Status {
+                url: self.shown_url(),
+                status,
+                message: failure_message(&body),
+                hint: status_hint(status),
+                retry_after,
+            }),
         }
     }
 
@@ -341,6 +339,12 @@ fn refusal(error: &str) -> Result<Denial, TokenReviewError> {
         DenialKind::NotRecognized
     };
     Ok(Denial { kind, text })
+}
+
+/// Returns the API server's message in the body of a response with an error status.
+fn failure_message(body: &[u8]) -> Option<String> {
+    let failure = serde_json::from_slice::<Failure>(body).ok()?;
+    Some(shown(&failure.message))
 }
 
 fn shown(text: &str) -> String {

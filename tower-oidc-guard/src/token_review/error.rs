@@ -25,10 +25,12 @@ pub enum TokenReviewError {
         hint: Option<&'static str>,
     },
     /// The guard's service account may not create TokenReviews: the status of the response was 403.
-    #[error("POST {url} returned 403 Forbidden: {}", role_advice(account.as_deref()))]
+    #[error("POST {url} returned 403 Forbidden{}: {}", quoted(message), role_advice(account.as_deref()))]
     MissingRole {
         /// The URL of the request.
         url: String,
+        /// The API server's message, shortened, if the response contains one.
+        message: Option<String>,
         /// The guard's own service account, as in the `sub` of its token, if that can be read.
         account: Option<String>,
     },
@@ -112,7 +114,7 @@ fn role_advice(account: Option<&str>) -> String {
         (Some(namespace), Some(name)) => format!(
             "the guard's service account {name:?} in the namespace {namespace:?} lacks the role `system:auth-delegator`; grant it with `kubectl create clusterrolebinding {namespace}-{name}-auth-delegator --clusterrole=system:auth-delegator --serviceaccount={namespace}:{name}`"
         ),
-        _ => "the guard's service account lacks the role `system:auth-delegator`; grant it with a ClusterRoleBinding"
+        _ => "the guard's service account lacks the role `system:auth-delegator`; grant it with `kubectl create clusterrolebinding NAME --clusterrole=system:auth-delegator --serviceaccount=NAMESPACE:ACCOUNT`"
             .to_owned(),
     }
 }

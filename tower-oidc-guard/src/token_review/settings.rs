@@ -94,8 +94,9 @@ impl TokenReview {
     /// Sets for how long a confirmation is used, and so how long a token may still be accepted after the API server has noticed
     /// that its pod is gone. Default: 60 s; from 1 to 600 s. If called again, the last value is used.
     ///
-    /// The API server itself repeats a positive answer for up to 10 s, and a pod that is being deleted exists until it has
-    /// terminated, at the latest after its `terminationGracePeriodSeconds`.
+    /// Tokens in use are confirmed again after five sixths of this time. The API server itself repeats a positive answer for up to
+    /// 10 s, so with less than 60 s, a token may be accepted for up to 10 s longer. A pod that is being deleted exists until it
+    /// has terminated, at the latest after its `terminationGracePeriodSeconds`.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -123,9 +124,9 @@ impl TokenReview {
     /// Sets how many reviews per second are made at most, whatever the number of tokens. Default: 20; from 1 to 10,000. If
     /// called again, the last value is used.
     ///
-    /// Reviews that are not made in one second can be made in the next. A token in use needs a review in nine tenths of the time
-    /// to live, so at most this number times 0.9 times the time to live in seconds can be in use. If reviews have to wait, every
-    /// second one is of a token in use, and the others are first reviews. A review is repeated at once if its connection fails,
+    /// Reviews that are not made in one second can be made in the next. A token in use needs a review in five sixths of the time
+    /// to live, so with the default of 60 s, 50 times this number of tokens can be in use. If reviews have to wait, every second
+    /// one is of a token in use, and the others are first reviews. A review is repeated at once if its connection fails,
     /// or if the token was confirmed before and its pod seems to be gone.
     ///
     /// ```

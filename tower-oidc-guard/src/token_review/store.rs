@@ -17,7 +17,9 @@ use super::token_bucket::TokenBucket;
 use crate::jose::TokenError;
 
 /// The part of the time to live after which a token in use is confirmed again.
-pub(super) const RENEWAL: f64 = 0.9;
+///
+/// With the default of 60 s that leaves 10 s, for which the API server itself may repeat a positive answer.
+pub(super) const RENEWAL: f64 = 5.0 / 6.0;
 /// How much longer than twice the time limit a review, which may be made twice, takes until it is considered lost with its
 /// runtime.
 pub(super) const LOST_MARGIN: Duration = Duration::from_secs(5);

@@ -294,7 +294,7 @@ async fn a_missing_role_is_named_with_the_command_that_grants_it() {
         "{error}"
     );
     for part in [
-        "403 Forbidden",
+        "403 Forbidden (tokenreviews.authentication.k8s.io is forbidden",
         "`system:auth-delegator`",
         "kubectl create clusterrolebinding shop-guard-auth-delegator --clusterrole=system:auth-delegator --serviceaccount=shop:guard",
     ] {
