@@ -73,7 +73,7 @@ impl OidcGuardLayer {
     ///
     /// By default a request is admitted once, and what it has started goes on for as long as both sides like.
     ///
-    /// - The service behind the layer gets requests with the body [`TokenBoundBody<ReqBody>`](TokenBoundBody). axum's routers and tonic's
+    /// - The service behind the layer gets requests with the body [`TokenBoundBody<ReqBody>`](crate::TokenBoundBody). axum's routers and tonic's
     ///   services take any body; a function for hyper, or a middleware between, names the type.
     /// - Reading the body of a request fails with [`BodyEnded`](crate::BodyEnded).
     /// - The body of an HTTP response fails with `BodyEnded`, so that the client sees that it is incomplete: hyper ends the
