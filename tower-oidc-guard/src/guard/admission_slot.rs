@@ -93,6 +93,14 @@ impl AdmissionSlot {
     }
 }
 
+impl CurrentAdmission<'_> {
+    /// Ends the use of the settings, so that a service that is called afterwards does not keep replaced ones.
+    ///
+    /// `drop` would have no effect without the feature `policy-file`, which Clippy reports.
+    #[inline]
+    pub(super) fn release(self) {}
+}
+
 impl Deref for CurrentAdmission<'_> {
     type Target = Arc<AdmissionController>;
 

@@ -153,7 +153,7 @@ where
         let admission = self.admission.load();
         match admission.try_admit(&mut request) {
             TryAdmission::Decided(Admission::Admitted(span)) => {
-                drop(admission);
+                admission.release();
                 let future = span.in_scope(|| self.inner.call(request));
                 ResponseFuture::calling(future, span)
             }
