@@ -1,7 +1,7 @@
 //! Errors as text: in one line, with all their causes.
 //!
-//! Not part of the public API, and may change in any version: it is public for tower-oidc-guard only, whose errors and log
-//! events have the same form.
+//! Not part of the public API, and may change in any version: it is public for tower-oidc-guard only, which formats the causes
+//! of errors in its messages and log events alike.
 
 use std::borrow::Cow;
 use std::error::Error;

@@ -166,6 +166,7 @@
 //!
 #![doc = include_str!("../README.md")]
 
+mod background_task;
 mod build_error;
 mod clock;
 #[cfg(feature = "policy-file")]

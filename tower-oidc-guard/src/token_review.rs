@@ -141,7 +141,7 @@ impl TokenReviews {
     /// Prepares for a use: puts the settings into effect, and starts the background task.
     fn begin_use(&self) {
         self.shared.adopt(&self.policy);
-        self.shared.driver.ensure_running(&self.shared);
+        self.shared.ensure_driven();
     }
 
     fn accepts_unconfirmed(&self) -> bool {
@@ -208,7 +208,7 @@ impl TokenReviews {
         if Handle::try_current().is_err() {
             return unavailable();
         }
-        shared.driver.ensure_running(shared);
+        shared.ensure_driven();
         let Some(_slot) = WaitSlot::acquire(shared) else {
             shared.limited(settings, Limit::Waiting);
             return unavailable();

@@ -4,7 +4,6 @@
 //! keys, not by a constructor, and ends with the last handle. Each use checks that it still runs, because it ends with the
 //! runtime that it was spawned on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
@@ -17,6 +16,7 @@ use super::health::warnings;
 use super::schedule::Fetch;
 use super::sources::LoadedKeys;
 use super::store::{FetchOutcome, KeyStore};
+use crate::background_task::BackgroundTask;
 use crate::telemetry::{self, KeyTimes};
 use crate::text::log_line;
 
@@ -24,27 +24,14 @@ use crate::text::log_line;
 #[derive(Default)]
 pub(super) struct Driver {
     wake: Arc<Notify>,
-    is_running: Arc<AtomicBool>,
+    task: BackgroundTask,
 }
 
 impl Driver {
     /// Spawns the task, unless it runs already. Does nothing outside a tokio runtime.
     pub(super) fn ensure_running(&self, store: &Arc<KeyStore>) {
-        if self.is_running.load(Ordering::Relaxed) {
-            return;
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        if self.is_running.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let running = Running(self.is_running.clone());
-        let task = run(Arc::downgrade(store), self.wake.clone());
-        runtime.spawn(async move {
-            let _running = running;
-            task.await;
-        });
+        self.task
+            .ensure_running(|| run(Arc::downgrade(store), self.wake.clone()));
     }
 
     /// Spawns a fetch at `start` on the runtime of the caller, which is certain to run, while the background task's runtime
@@ -66,15 +53,6 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.wake.notify_one();
-    }
-}
-
-/// Records the end of the task, whether it returns, panics or is dropped with its runtime.
-struct Running(Arc<AtomicBool>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
     }
 }
 

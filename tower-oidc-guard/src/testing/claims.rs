@@ -327,7 +327,7 @@ fn number(text: &str) -> u64 {
     bytes.fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
-/// Returns a number of up to nine digits as text, as the IDs of repositories and projects are. It is the same for the same text.
+/// Returns an ID of a repository or project, of at most nine digits, which is derived from the text.
 fn short_number(text: &str) -> String {
     (number(text) % 1_000_000_000).to_string()
 }

@@ -1,54 +1,16 @@
 //! Makes the reviews that are due.
 //!
 //! A background task waits until a token in use has to be confirmed again, or a queued review is permitted. It is spawned by the
-//! first use of a token, not by a constructor, and ends with the guard, and with
-//! the last stream that ends with its token. Each use checks that it still runs, because it ends with
-//! the runtime that it was spawned on. Each review is a separate task, on the runtime that starts it; their number is limited.
+//! first use of a token, not by a constructor, and ends with the guard, and with the last stream that ends with its token. Each
+//! review is a separate task, on the runtime that starts it; their number is limited.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::time::sleep_until;
 
 use super::shared::Shared;
 use super::store::Start;
-
-/// Starts the background task.
-#[derive(Default)]
-pub(super) struct Driver {
-    is_running: Arc<AtomicBool>,
-}
-
-impl Driver {
-    /// Spawns the task, unless it runs already. Does nothing outside a tokio runtime.
-    pub(super) fn ensure_running(&self, shared: &Arc<Shared>) {
-        if self.is_running.load(Ordering::Relaxed) {
-            return;
-        }
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        if self.is_running.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let running = Running(self.is_running.clone());
-        let task = run(shared.clone());
-        runtime.spawn(async move {
-            let _running = running;
-            task.await;
-        });
-    }
-}
-
-/// Records the end of the task, whether it returns, panics or is dropped with its runtime.
-struct Running(Arc<AtomicBool>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
 
 /// Runs for as long as a guard uses the reviews, or something waits for the revocation of a token.
 async fn run(shared: Arc<Shared>) {
@@ -62,6 +24,12 @@ async fn run(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// Spawns the background task, unless it runs already. Does nothing outside a tokio runtime.
+    #[inline]
+    pub(super) fn ensure_driven(self: &Arc<Self>) {
+        self.driver.ensure_running(|| run(self.clone()));
+    }
+
     /// Spawns these reviews on the current runtime. Must be called without the lock: at the shutdown of the runtime a review is
     /// dropped at once.
     pub(super) fn spawn_reviews(self: &Arc<Self>, started: Vec<Start>) {

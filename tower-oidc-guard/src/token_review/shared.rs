@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::KnownToken;
 use super::api::{Answer, Denial, DenialKind, Reviewer};
-use super::driver::Driver;
 use super::error::TokenReviewError;
 use super::health::TokenReviewHealth;
 use super::log::{Effect, Limit, ReviewLog};
@@ -23,6 +22,7 @@ use super::refused::Prior;
 use super::settings::{ReviewSettings, WhenUnavailable};
 use super::store::{Kept, LOST_MARGIN, Phase, Queue, RENEWAL, Start, Store};
 use super::token::{Digest, ReviewedToken, Standing, digest_of};
+use crate::background_task::BackgroundTask;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::jose::TokenError;
@@ -81,7 +81,7 @@ pub(super) struct Shared {
     /// The number of verifiers that use this.
     users: AtomicUsize,
     waiting: AtomicUsize,
-    pub(super) driver: Driver,
+    pub(super) driver: BackgroundTask,
     /// Wakes the driver.
     pub(super) wake: Arc<Notify>,
 }
@@ -109,7 +109,7 @@ impl Shared {
             fails_until: AtomicU64::new(0),
             users: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            driver: Driver::default(),
+            driver: BackgroundTask::default(),
             wake: Arc::default(),
         }
     }

@@ -25,7 +25,7 @@ type Guarded = ResponseBody<TokenBoundBody<ChannelBody>>;
 
 const RESPONSE_EXPIRED: &str = "the response body was ended because the token has expired";
 
-/// Returns the streamed response of a guarded service with this content type, and what sends its frames.
+/// Returns the sender of the frames of a streamed response with this content type, and the response of the guarded service.
 async fn streamed(streams: &Streams, content_type: &str) -> (Frames, Guarded) {
     let (frames, body) = channel();
     let response = Response::builder().header("content-type", content_type);

@@ -30,7 +30,7 @@ pub type Frames = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
 #[derive(Debug)]
 pub struct ChannelBody(mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>);
 
-/// Creates a body and what sends its frames.
+/// Creates a body, and the sender of its frames.
 pub fn channel() -> (Frames, ChannelBody) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (sender, ChannelBody(receiver))
