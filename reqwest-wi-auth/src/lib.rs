@@ -102,6 +102,7 @@ mod telemetry;
 pub mod testing;
 #[doc(hidden)]
 pub mod text;
+mod timestamp;
 mod token;
 mod token_client;
 mod watched_file;
