@@ -43,10 +43,12 @@
 //! # }
 //! ```
 
+mod http_server;
 #[cfg(unix)]
 mod kubelet;
 mod metadata;
 
+pub use http_server::HttpFault;
 #[cfg(unix)]
 pub use kubelet::Kubelet;
 pub use metadata::{FakeMetadataServer, Fault};

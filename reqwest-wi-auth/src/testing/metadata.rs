@@ -2,7 +2,6 @@
 
 mod responses;
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,16 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use http::{HeaderValue, Request, StatusCode};
 
 use self::responses::{FLAVOR, IdentityRequest};
+use super::http_server::{Answer, HttpServer};
 
 /// A fault of a [`FakeMetadataServer`]. It affects every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,14 +72,15 @@ pub enum Fault {
 pub struct FakeMetadataServer {
     host: String,
     state: Arc<State>,
-    server: JoinHandle<()>,
+    server: HttpServer,
 }
 
 type TokenFn = Box<dyn Fn(&IdentityRequest) -> String + Send + Sync>;
 
 #[derive(Default)]
 struct State {
-    requests: AtomicU64,
+    /// The number of tokens so far.
+    tokens: AtomicU64,
     fault: Mutex<Option<Fault>>,
     token_fn: Mutex<Option<TokenFn>>,
     token_suffix: Mutex<String>,
@@ -106,12 +100,12 @@ impl FakeMetadataServer {
     ///
     /// Panics outside a tokio runtime, or if the I/O of the runtime is not enabled.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let host = listener.local_addr()?.to_string();
         let state = Arc::<State>::default();
-        let server = tokio::spawn(serve(listener, state.clone()));
+        let for_requests = state.clone();
+        let server =
+            HttpServer::start(move |request| handle(request, for_requests.clone())).await?;
         Ok(Self {
-            host,
+            host: server.host(),
             state,
             server,
         })
@@ -125,7 +119,7 @@ impl FakeMetadataServer {
 
     /// Returns the number of requests so far.
     pub fn request_count(&self) -> u64 {
-        self.state.requests.load(Ordering::SeqCst)
+        self.server.request_count()
     }
 
     /// Sets the fault of further responses, or none.
@@ -155,12 +149,6 @@ impl FakeMetadataServer {
     }
 }
 
-impl Drop for FakeMetadataServer {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
 impl fmt::Debug for FakeMetadataServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FakeMetadataServer")
@@ -169,29 +157,15 @@ impl fmt::Debug for FakeMetadataServer {
     }
 }
 
-async fn serve(listener: TcpListener, state: Arc<State>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let state = state.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| handle(request, state.clone()));
-            // A client that closes the connection is not an error of the server.
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
-    }
-}
-
-async fn handle(
-    request: Request<Incoming>,
-    state: Arc<State>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let count = state.requests.fetch_add(1, Ordering::SeqCst);
+async fn handle(request: Request<Bytes>, state: Arc<State>) -> Answer {
     let fault = *lock(&state.fault);
     let create_token = |request: &IdentityRequest| {
         let token = match &*lock(&state.token_fn) {
             Some(token_fn) => token_fn(request),
-            None => responses::identity_token(request, DEFAULT_LIFETIME, count),
+            None => {
+                let count = state.tokens.fetch_add(1, Ordering::Relaxed);
+                responses::identity_token(request, DEFAULT_LIFETIME, count)
+            }
         };
         format!("{token}{}", lock(&state.token_suffix))
     };

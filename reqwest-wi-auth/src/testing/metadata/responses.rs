@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, ETAG, HOST, LOCATION, SERVER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use reqwest::Url;
 use serde_json::{Map, Value, json};
+
+use crate::testing::http_server::{Body, full};
 
 pub(super) const FLAVOR: &str = "Metadata-Flavor";
 pub(super) const GOOGLE: &str = "Google";
@@ -47,7 +47,7 @@ pub(super) struct IdentityRequest {
 pub(super) fn respond<B>(
     request: &Request<B>,
     create_token: impl FnOnce(&IdentityRequest) -> String,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let path = request.uri().path();
     let headers = request.headers();
     if headers.contains_key("x-forwarded-for") {
@@ -195,7 +195,7 @@ fn tree() -> Node {
 fn directory_listing(
     entries: &[(&'static str, Node)],
     parameter: impl Fn(&str) -> Option<String>,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let is_recursive =
         parameter("recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let alt = parameter("alt");
@@ -259,7 +259,7 @@ fn camel_case(name: &str) -> String {
 }
 
 /// Returns a redirect to the same URL with a slash after the path. The query is kept.
-fn add_slash<B>(request: &Request<B>) -> Response<Full<Bytes>> {
+fn add_slash<B>(request: &Request<B>) -> Response<Body> {
     let uri = request.uri();
     let host = request.headers().get(HOST);
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -275,7 +275,7 @@ fn add_slash<B>(request: &Request<B>) -> Response<Full<Bytes>> {
 }
 
 /// Returns an error page, which contains the path, as that of the real server does.
-fn error_page(status: StatusCode, path: &str, reason: &str) -> Response<Full<Bytes>> {
+fn error_page(status: StatusCode, path: &str, reason: &str) -> Response<Body> {
     let path = path
         .replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -296,7 +296,7 @@ fn error_page(status: StatusCode, path: &str, reason: &str) -> Response<Full<Byt
 }
 
 /// Returns a response with status 200 and an `ETag`.
-fn with_etag(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+fn with_etag(content_type: &'static str, body: String) -> Response<Body> {
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     let etag = format!("{:016x}", hasher.finish());
@@ -312,8 +312,8 @@ pub(super) fn response(
     status: StatusCode,
     content_type: &'static str,
     body: String,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+) -> Response<Body> {
+    let mut response = Response::new(full(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(FLAVOR, HeaderValue::from_static(GOOGLE));
