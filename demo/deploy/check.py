@@ -4,6 +4,8 @@
 Reads the output of `kubectl kustomize` from standard input, prints each violation, and exits with 1 if there are any.
 """
 
+import json
+import posixpath
 import sys
 
 import yaml
@@ -101,9 +103,58 @@ def without_account(documents):
                 yield f"ClusterRoleBinding {document['metadata']['name']}: there is no service account {'/'.join(map(str, account))}"
 
 
+def file_at(pod, container, path):
+    """Returns the volume that is mounted at a path of a container, and the path within it, or (None, None)."""
+    for mount in container.get("volumeMounts", []):
+        if posixpath.commonpath([mount["mountPath"], path]) == posixpath.normpath(mount["mountPath"]) and "subPath" not in mount:
+            volume = next(volume for volume in pod.get("volumes", []) if volume["name"] == mount["name"])
+            return volume, posixpath.relpath(path, mount["mountPath"])
+    return None, None
+
+
+def credential_configuration_violations(documents, namespace, pod, container, path):
+    """Yields what is wrong with the credential configuration at that path: Google could not exchange the container's token."""
+    volume, name = file_at(pod, container, path)
+    config_maps = {
+        (document["metadata"].get("namespace"), document["metadata"]["name"]): document["data"]
+        for document in documents
+        if document["kind"] == "ConfigMap"
+    }
+    files = config_maps.get((namespace, volume["configMap"]["name"]), {}) if volume and "configMap" in volume else {}
+    if name not in files:
+        yield f"GOOGLE_APPLICATION_CREDENTIALS is {path}, and no ConfigMap is mounted with that file"
+        return
+    configuration = json.loads(files[name])
+    if configuration.get("type") != "external_account":
+        yield f"the credential configuration has the type {configuration.get('type')}, expected external_account"
+        return
+    token_file = configuration["credential_source"].get("file")
+    volume, name = file_at(pod, container, token_file)
+    tokens = [source.get("serviceAccountToken", {}) for source in volume["projected"]["sources"]] if volume and "projected" in volume else []
+    audiences = [token.get("audience") for token in tokens if token.get("path") == name]
+    if not audiences:
+        yield f"credential_source.file is {token_file}, and no projected token is mounted there"
+    elif audiences != ["https:" + configuration["audience"]]:
+        yield f"the token at {token_file} is for {audiences[0]}, and the provider's audience is https:{configuration['audience']}"
+
+
+def credential_violations(documents):
+    """Yields what is wrong with the credential configurations that the containers of Deployments use."""
+    for document in documents:
+        if document["kind"] != "Deployment":
+            continue
+        pod, namespace = document["spec"]["template"]["spec"], document["metadata"].get("namespace")
+        for container in pod["containers"]:
+            for variable in container.get("env", []):
+                if variable["name"] == "GOOGLE_APPLICATION_CREDENTIALS":
+                    for violation in credential_configuration_violations(documents, namespace, pod, container, variable["value"]):
+                        yield f"Deployment {document['metadata']['name']}: {violation}"
+
+
 def violations(documents):
     yield from without_role(documents)
     yield from without_account(documents)
+    yield from credential_violations(documents)
     for document in documents:
         name = f"{document['kind']} {document['metadata']['name']}"
         for path in references(document):

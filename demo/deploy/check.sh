@@ -47,6 +47,25 @@ for layer in base overlays/kind overlays/gke; do
     "$tools/new/bin/python" check.py <"$file"
     files+=("$file")
 done
+# No overlay uses this component. It is rendered with each of them, as demo/README.md describes it.
+mkdir "$rendered/federation"
+below() { realpath --relative-to="$(realpath "$rendered/federation")" "$1"; }
+for overlay in kind gke; do
+    cat >"$rendered/federation/kustomization.yaml" <<END
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: id-namespace
+resources:
+  - $(below overlays/$overlay)
+components:
+  - $(below components/google-federation)
+END
+    file=$rendered/$overlay-federation.yaml
+    kubectl kustomize "$rendered/federation" >"$file"
+    printf 'overlays/%s with components/google-federation: ' "$overlay"
+    "$tools/new/bin/python" check.py <"$file"
+    files+=("$file")
+done
 kubectl kustomize monitoring >"$rendered/monitoring.yaml"
 files+=("$rendered/monitoring.yaml")
 for minor in $(seq "$lowest" "$newest"); do
@@ -56,7 +75,7 @@ for minor in $(seq "$lowest" "$newest"); do
         exit 1
     }
 done
-echo "base, overlays/kind, overlays/gke and monitoring: valid for Kubernetes 1.$lowest to 1.$newest"
+echo "base, overlays/kind, overlays/gke, components/google-federation and monitoring: valid for Kubernetes 1.$lowest to 1.$newest"
 
 # The stated version is the lowest: the version before does not support a kind that the kind overlay uses.
 if is_valid $((lowest - 1)) "$rendered/kind.yaml"; then
@@ -95,3 +114,26 @@ grep -q 'there is no service account id-namespace/other' <<<"$found" || {
     exit 1
 }
 echo "the server of overlays/kind has the role for its token reviews"
+
+# check.py finds a credential configuration that is not mounted or of another type, a token that is not mounted, and one for another
+# provider.
+federation=$rendered/kind-federation.yaml
+if grep -q google "$rendered/kind.yaml" "$rendered/base.yaml"; then
+    echo "an overlay uses components/google-federation" >&2
+    exit 1
+fi
+while IFS='|' read -r edit expected; do
+    found=$(sed "$edit" "$federation" | "$tools/new/bin/python" check.py || true)
+    grep -q "$expected" <<<"$found" || {
+        echo "check.py does not find \"$expected\" after $edit: $found" >&2
+        exit 1
+    }
+done <<'END'
+s#value: /etc/google/#value: /etc/other/#|no ConfigMap is mounted with that file
+s#^  credential-configuration.json:#  other.json:#|no ConfigMap is mounted with that file
+s#external_account#service_account#|has the type service_account, expected external_account
+s#"file": "/var/run/secrets/google/token"#"file": "/var/run/secrets/google/other"#|no projected token is mounted there
+s#mountPath: /var/run/secrets/google#mountPath: /var/run/secrets/other#|no projected token is mounted there
+s#audience: https://iam.googleapis.com/projects/123456789#audience: https://iam.googleapis.com/projects/my-project#|and the provider's audience is https://iam.googleapis.com/projects/123456789
+END
+echo "the credential configuration of components/google-federation is mounted, and its token is for its provider"
