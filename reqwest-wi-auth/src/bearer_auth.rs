@@ -273,7 +273,7 @@ impl BearerAuth {
     /// Does not wait for a token: a source that has none yet, such as a [`CommandToken`](crate::CommandToken) before its
     /// first [`refresh`](TokenSource::refresh), returns an error. Performs no I/O, except that
     /// [`ProjectedToken`](crate::ProjectedToken#runtimes) and
-    /// [`IdentityToken`](crate::IdentityToken#runtimes) replace an expired token if this is called outside a tokio runtime.
+    /// [`FetchedToken`](crate::FetchedToken#runtimes) replace an expired token if this is called outside a tokio runtime.
     ///
     /// # Errors
     ///

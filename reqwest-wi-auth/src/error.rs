@@ -1,14 +1,20 @@
 //! The errors of this crate.
 
+mod fetch;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
+pub use self::fetch::FetchError;
 use crate::text::with_causes;
 use crate::token::TokenFormatError;
 use crate::watched_file::FileError;
+
+/// The longest time that a server can ask to wait.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// An error of a token source, an origin or a client.
 ///
@@ -27,6 +33,17 @@ pub enum Error {
     /// The metadata server did not return a token.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// A server that exchanges or issues tokens did not return one.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A configuration cannot be used: a file, an environment variable, or a setting of a builder.
+    #[error("{location} cannot be used: {reason}")]
+    Configuration {
+        /// The path of the file, or the name of the variable or setting.
+        location: String,
+        /// What was found, what was expected, and what to do.
+        reason: String,
+    },
     /// The command did not print a token.
     #[error("the command {program:?} returned no token: {reason}")]
     Command {
@@ -168,7 +185,7 @@ pub enum MetadataError {
 
 impl MetadataError {
     /// Returns whether both errors have the same cause. Repeated errors of the same cause are logged at a lower level.
-    pub(crate) fn has_same_cause(&self, other: &Self) -> bool {
+    fn has_same_cause(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Status { status, .. }, Self::Status { status: other, .. }) => status == other,
             (Self::Unreachable { .. }, Self::Unreachable { .. })
@@ -241,11 +258,53 @@ impl Error {
                     | MetadataError::MissingFlavor { .. }
                     | MetadataError::NoRuntime { .. }
             ),
+            Self::Fetch(error) => error.is_transient(),
             Self::File(FileError::NoRuntime { .. } | FileError::Closed { .. }) => false,
             Self::File(_) | Self::Expired { .. } | Self::NotFetched { .. } => true,
             Self::Command { .. } => true,
-            Self::InvalidToken { .. } | Self::InvalidOrigin { .. } | Self::Client(_) => false,
+            Self::Configuration { .. }
+            | Self::InvalidToken { .. }
+            | Self::InvalidOrigin { .. }
+            | Self::Client(_) => false,
         }
+    }
+
+    /// Returns whether no connection to the server of the token could be established.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Metadata(MetadataError::Unreachable { .. })
+                | Self::Fetch(FetchError::Unreachable { .. })
+        )
+    }
+
+    /// Returns whether both errors have the same cause. Repeated errors of the same cause are logged at a lower level.
+    pub(crate) fn has_same_cause(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Metadata(error), Self::Metadata(other)) => error.has_same_cause(other),
+            (Self::Fetch(error), Self::Fetch(other)) => error.has_same_cause(other),
+            // The text contains how long ago the token expired.
+            (
+                Self::Expired {
+                    location, since, ..
+                },
+                Self::Expired {
+                    location: other_location,
+                    since: other_since,
+                    ..
+                },
+            ) => (location, since) == (other_location, other_since),
+            _ => self.to_string() == other.to_string(),
+        }
+    }
+
+    /// Returns how long the server of the token asked to wait before the next request, up to 5 min.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Fetch(error) => error.retry_after(),
+            _ => None,
+        }
+        .map(|delay| delay.min(MAX_RETRY_AFTER))
     }
 
     /// Creates an error about a URL. User information in the URL, which may contain a password, is left out.

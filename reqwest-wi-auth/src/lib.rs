@@ -21,6 +21,8 @@
 //! [`Error::Client`]: crate::Error::Client
 //! [`Error::Command`]: crate::Error::Command
 //! [`Error::Expired`]: crate::Error::Expired
+//! [`Error::Configuration`]: crate::Error::Configuration
+//! [`Error::Fetch`]: crate::Error::Fetch
 //! [`Error::File`]: crate::Error::File
 //! [`Error::find`]: crate::Error::find
 //! [`Error::InvalidOrigin`]: crate::Error::InvalidOrigin
@@ -28,10 +30,11 @@
 //! [`Error::is_transient`]: crate::Error::is_transient
 //! [`Error::Metadata`]: crate::Error::Metadata
 //! [`Error::NotFetched`]: crate::Error::NotFetched
+//! [`FetchError`]: crate::FetchError
+//! [`FetchedToken`]: crate::FetchedToken
 //! [`FileError`]: crate::FileError
 //! [`FileHealth`]: crate::FileHealth
 //! [`FixedToken`]: crate::FixedToken
-//! [`IdentityToken`]: crate::IdentityToken
 //! [`MetadataError`]: crate::MetadataError
 //! [`MetadataServer`]: crate::MetadataServer
 //! [`MetadataServer::open`]: crate::MetadataServer::open
@@ -64,6 +67,7 @@
 //! [`TokenClientBuilder`]: crate::TokenClientBuilder
 //! [`TokenFormatError`]: crate::TokenFormatError
 //! [`TokenHealth`]: crate::TokenHealth
+//! [`TokenProvider`]: crate::TokenProvider
 //! [`TokenSource`]: crate::TokenSource
 //! [`UseSource`]: crate::UseSource
 //! [`WatchedFile`]: crate::WatchedFile
@@ -108,15 +112,16 @@ mod token_client;
 mod watched_file;
 
 pub use bearer_auth::{BearerAuth, SkipToken, UseSource};
-pub use error::{Error, MetadataError};
+pub use error::{Error, FetchError, MetadataError};
 pub use layer::{BearerAuthLayer, BearerAuthService, BoxError, ResponseFuture, SendError};
 #[cfg(feature = "metrics")]
 pub use metric_descriptions::describe_metrics;
 pub use source::command::CommandToken;
+pub use source::fetched::FetchedToken;
 pub use source::fixed::FixedToken;
-pub use source::metadata::{IdentityToken, MetadataServer};
+pub use source::metadata::MetadataServer;
 pub use source::projected::{ProjectedToken, ProjectedTokenBuilder};
-pub use source::{TokenHealth, TokenSource};
+pub use source::{TokenHealth, TokenProvider, TokenSource};
 pub use token::{Token, TokenFormatError};
 pub use token_client::TokenClientBuilder;
 pub use watched_file::{

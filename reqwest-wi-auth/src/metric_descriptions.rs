@@ -3,7 +3,7 @@
 use metrics::{Unit, describe_counter, describe_gauge};
 
 /// The counters, with their help texts.
-const COUNTERS: [(&str, &str); 4] = [
+const COUNTERS: [(&str, &str); 5] = [
     (
         "reqwest_wi_auth_file_changes_total",
         "New contents read from watched files.",
@@ -20,10 +20,14 @@ const COUNTERS: [(&str, &str); 4] = [
         "reqwest_wi_auth_resends_total",
         "Requests sent again with a newer token after a 401.",
     ),
+    (
+        "reqwest_wi_auth_token_fetches_total",
+        "Tokens requested from servers other than the metadata server, by kind of server and outcome.",
+    ),
 ];
 
 /// The gauges without a unit, with their help texts.
-const FLAGS: [(&str, &str); 2] = [
+const FLAGS: [(&str, &str); 3] = [
     (
         "reqwest_wi_auth_file_last_read_successful",
         "Whether the last read of a watched file succeeded (1) or the previous content is kept (0), by path.",
@@ -31,6 +35,10 @@ const FLAGS: [(&str, &str); 2] = [
     (
         "reqwest_wi_auth_metadata_last_fetch_successful",
         "Whether the last request to the metadata server succeeded (1) or failed (0), by audience.",
+    ),
+    (
+        "reqwest_wi_auth_token_last_fetch_successful",
+        "Whether the last request for a token to another server than the metadata server succeeded (1) or failed (0), by kind of server and audience.",
     ),
 ];
 
@@ -42,7 +50,7 @@ const TIMESTAMPS: [(&str, &str); 3] = [
     ),
     (
         "reqwest_wi_auth_token_expiry_timestamp_seconds",
-        "When the token in use expires, by source: the path of a file, or the audience of an identity token.",
+        "When the token in use expires, by source: the path of a file, or the audience of a fetched token.",
     ),
     (
         "reqwest_wi_auth_token_rotation_due_timestamp_seconds",

@@ -160,8 +160,16 @@ impl<'u> OriginRef<'u> {
     }
 
     /// Returns whether nobody on the network can read what is sent to this origin: it is https, or on loopback.
-    fn is_private(self) -> bool {
+    pub(crate) fn is_private(self) -> bool {
         self.scheme == "https" || self.scheme == "http" && is_loopback(self.host)
+    }
+}
+
+#[cfg(feature = "federation")]
+impl OriginRef<'_> {
+    /// Returns whether the scheme is http.
+    pub(crate) fn is_http(self) -> bool {
+        self.scheme == "http"
     }
 }
 

@@ -1,7 +1,10 @@
 //! Token sources.
 
 pub(crate) mod command;
+pub(crate) mod fetched;
 pub(crate) mod fixed;
+#[cfg(feature = "federation")]
+pub(crate) mod http;
 pub(crate) mod metadata;
 pub(crate) mod projected;
 
@@ -77,8 +80,38 @@ impl<S: TokenSource + ?Sized> TokenSource for Arc<S> {
     }
 }
 
+/// A server or service that issues tokens for any audience.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use reqwest_wi_auth::{Error, MetadataServer, TokenProvider, TokenSource};
+///
+/// # fn main() -> Result<(), Error> {
+/// let provider = MetadataServer::new()?;
+/// let orders: Arc<dyn TokenSource> = provider.token_source("https://orders.example")?;
+/// # Ok(())
+/// # }
+/// ```
+pub trait TokenProvider: Send + Sync + 'static {
+    /// Returns a source of tokens for an audience, without waiting for its first token.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if no tokens can be issued for the audience.
+    fn token_source(&self, audience: &str) -> Result<Arc<dyn TokenSource>, Error>;
+}
+
+impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
+    fn token_source(&self, audience: &str) -> Result<Arc<dyn TokenSource>, Error> {
+        (**self).token_source(audience)
+    }
+}
+
 /// The state of a token source, as returned by [`ProjectedToken::health`](crate::ProjectedToken::health) and
-/// [`IdentityToken::health`](crate::IdentityToken::health).
+/// [`FetchedToken::health`](crate::FetchedToken::health).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TokenHealth {
@@ -92,10 +125,10 @@ pub struct TokenHealth {
     pub last_error: Option<Error>,
 }
 
-/// Returns the token if it has not expired by the system's clock. `location` and `state` are used in the error otherwise.
-fn unexpired(token: &Token, location: &str, state: &str) -> Result<Token, Error> {
+/// Returns the token if it has not expired at a time. `location` and `state` are used in the error otherwise.
+fn unexpired(token: &Token, at: SystemTime, location: &str, state: &str) -> Result<Token, Error> {
     match token.expires_at() {
-        Some(since) if since <= SystemTime::now() => Err(Error::Expired {
+        Some(since) if since <= at => Err(Error::Expired {
             location: location.to_owned(),
             since,
             state: state.to_owned(),

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::Url;
 
-use crate::error::{Error, MetadataError};
+use crate::error::Error;
 use crate::origins::OriginRef;
+use crate::source::fetched::{Description, FetchKind};
 use crate::text::log_line;
 use crate::token::Token;
 use crate::watched_file::FileError;
@@ -64,14 +65,28 @@ fn unix_seconds(time: SystemTime) -> f64 {
     since_epoch.unwrap_or_default().as_secs_f64()
 }
 
-/// Records whether the last request to the metadata server succeeded.
-fn metadata_outcome(audience: &str, is_successful: bool) {
-    #[cfg(feature = "metrics")]
-    metrics::gauge!("reqwest_wi_auth_metadata_last_fetch_successful", "audience" => audience.to_owned())
-        .set(f64::from(u8::from(is_successful)));
-    #[cfg(not(feature = "metrics"))]
-    let _ = (audience, is_successful);
+/// Counts a request for a token, and records whether it succeeded.
+#[cfg(feature = "metrics")]
+fn count_fetch(description: &Description, is_successful: bool) {
+    let outcome = if is_successful { "ok" } else { "failed" };
+    let flag = f64::from(u8::from(is_successful));
+    let audience = description.audience.clone();
+    if description.kind == FetchKind::Metadata {
+        metrics::counter!("reqwest_wi_auth_metadata_fetches_total", "outcome" => outcome)
+            .increment(1);
+        metrics::gauge!("reqwest_wi_auth_metadata_last_fetch_successful", "audience" => audience)
+            .set(flag);
+    } else {
+        let kind = description.kind.label();
+        metrics::counter!("reqwest_wi_auth_token_fetches_total", "kind" => kind, "outcome" => outcome)
+            .increment(1);
+        metrics::gauge!("reqwest_wi_auth_token_last_fetch_successful", "kind" => kind, "audience" => audience)
+            .set(flag);
+    }
 }
+
+#[cfg(not(feature = "metrics"))]
+fn count_fetch(_description: &Description, _is_successful: bool) {}
 
 /// Logs that the content of a file has changed.
 pub(crate) fn log_file_change(path: &Path) {
@@ -107,33 +122,67 @@ pub(crate) fn file_still_failed(path: &Path, error: &FileError) {
     count!("reqwest_wi_auth_file_failures_total");
 }
 
-/// Records that an identity token was fetched.
-pub(crate) fn metadata_fetched(audience: &str) {
-    tracing::info!(audience, "identity token fetched");
-    count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "ok");
-    metadata_outcome(audience, true);
+/// Records that a token was fetched.
+pub(crate) fn token_fetched(description: &Description) {
+    let Description {
+        kind,
+        audience,
+        server,
+    } = description;
+    match kind {
+        FetchKind::Metadata => tracing::info!(audience, "identity token fetched"),
+        #[cfg(feature = "federation")]
+        _ => tracing::info!(kind = kind.label(), server, audience, "token fetched"),
+    }
+    #[cfg(not(feature = "federation"))]
+    let _ = server;
+    count_fetch(description, true);
 }
 
-/// Records a failed request to the metadata server that follows a successful one, or one that failed differently.
-pub(crate) fn metadata_failed(audience: &str, error: &MetadataError) {
-    tracing::warn!(
-        audience,
-        error = log_line(error),
-        "identity token could not be fetched; retrying"
-    );
-    count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
-    metadata_outcome(audience, false);
+/// Records a failed request for a token that follows a successful one, or one that failed differently.
+pub(crate) fn token_not_fetched(description: &Description, error: &Error) {
+    let (kind, audience) = (description.kind, &description.audience);
+    let error = log_line(error);
+    match kind {
+        FetchKind::Metadata => {
+            tracing::warn!(
+                audience,
+                error,
+                "identity token could not be fetched; retrying"
+            );
+        }
+        #[cfg(feature = "federation")]
+        _ => tracing::warn!(
+            kind = kind.label(),
+            audience,
+            error,
+            "token could not be fetched; retrying"
+        ),
+    }
+    count_fetch(description, false);
 }
 
-/// Records a further failed request to the metadata server.
-pub(crate) fn metadata_still_failed(audience: &str, error: &MetadataError) {
-    tracing::debug!(
-        audience,
-        error = log_line(error),
-        "identity token still could not be fetched; retrying"
-    );
-    count!("reqwest_wi_auth_metadata_fetches_total", "outcome" => "failed");
-    metadata_outcome(audience, false);
+/// Records a further failed request for a token.
+pub(crate) fn token_still_not_fetched(description: &Description, error: &Error) {
+    let (kind, audience) = (description.kind, &description.audience);
+    let error = log_line(error);
+    match kind {
+        FetchKind::Metadata => {
+            tracing::debug!(
+                audience,
+                error,
+                "identity token still could not be fetched; retrying"
+            );
+        }
+        #[cfg(feature = "federation")]
+        _ => tracing::debug!(
+            kind = kind.label(),
+            audience,
+            error,
+            "token still could not be fetched; retrying"
+        ),
+    }
+    count_fetch(description, false);
 }
 
 /// Records a failed run of a command that follows a successful one, or one that failed differently.

@@ -122,6 +122,14 @@ impl Token {
         self.header
     }
 
+    /// Returns the token as text, without `Bearer`, to send it in a form or another body.
+    #[cfg(feature = "federation")]
+    pub(crate) fn text(&self) -> &str {
+        // Tokens consist of ASCII characters.
+        let text = std::str::from_utf8(self.header.as_bytes()).unwrap_or_default();
+        text.strip_prefix("Bearer ").unwrap_or_default()
+    }
+
     /// Returns when the token expires (`exp`), or `None` if it has no such claim.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.times.expires_at

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 use reqwest_wi_auth::{
-    BearerAuth, IdentityToken, MetadataServer, ProjectedToken, Token, TokenClientBuilder,
+    BearerAuth, FetchedToken, MetadataServer, ProjectedToken, Token, TokenClientBuilder,
     TokenSource,
 };
 
@@ -31,7 +31,7 @@ pub(crate) struct TokenSources {
     /// The projected token, in `Authorization`.
     pub(crate) projected: Option<ProjectedToken>,
     /// Google's token, and the header in which it is sent.
-    google: Option<(HeaderName, IdentityToken)>,
+    google: Option<(HeaderName, FetchedToken)>,
 }
 
 impl TokenSources {
@@ -91,7 +91,7 @@ impl TokenSettings {
     }
 
     /// Opens Google's token, and waits for it.
-    pub(crate) async fn google_token(&self) -> Result<IdentityToken, Error> {
+    pub(crate) async fn google_token(&self) -> Result<FetchedToken, Error> {
         let server = match &self.metadata_host {
             Some(host) => MetadataServer::with_host(host),
             None => MetadataServer::new(),

@@ -6,7 +6,7 @@ mod process;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -277,7 +277,12 @@ impl TokenSource for CommandToken {
     fn current(&self) -> Result<Token, Error> {
         let location = self.invocation.name();
         match &*self.cached.load() {
-            Some(token) => unexpired(token, &location, "the next refresh runs the command"),
+            Some(token) => unexpired(
+                token,
+                SystemTime::now(),
+                &location,
+                "the next refresh runs the command",
+            ),
             None => Err(Error::NotFetched { location }),
         }
     }

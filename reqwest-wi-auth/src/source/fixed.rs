@@ -1,5 +1,7 @@
 //! A token that is never replaced, for tests and local development.
 
+use std::time::SystemTime;
+
 use async_trait::async_trait;
 
 use super::{TokenSource, unexpired};
@@ -32,7 +34,12 @@ impl FixedToken {
 #[async_trait]
 impl TokenSource for FixedToken {
     fn current(&self) -> Result<Token, Error> {
-        unexpired(&self.0, "a fixed value", "it is never replaced")
+        unexpired(
+            &self.0,
+            SystemTime::now(),
+            "a fixed value",
+            "it is never replaced",
+        )
     }
 
     async fn refresh(&self, _rejected: Option<&Token>) -> Result<Token, Error> {

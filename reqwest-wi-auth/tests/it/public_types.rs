@@ -1,8 +1,8 @@
 //! Properties that all public types have, according to the Rust API guidelines.
 
 use reqwest_wi_auth::{
-    BearerAuth, BearerAuthLayer, BearerAuthService, Changes, CommandToken, Error, FileError,
-    FileHealth, FixedToken, IdentityToken, MetadataError, MetadataServer, ProjectedToken,
+    BearerAuth, BearerAuthLayer, BearerAuthService, Changes, CommandToken, Error, FetchedToken,
+    FileError, FileHealth, FixedToken, MetadataError, MetadataServer, ProjectedToken,
     ProjectedTokenBuilder, SendError, SkipToken, Token, TokenClientBuilder, TokenFormatError,
     TokenHealth, UseSource, WatchedFile, WatchedFileBuilder,
 };
@@ -17,7 +17,7 @@ fn public_types_are_send_sync_and_debug() {
     assert_traits::<CommandToken>();
     assert_traits::<FileHealth>();
     assert_traits::<FixedToken>();
-    assert_traits::<IdentityToken>();
+    assert_traits::<FetchedToken>();
     assert_traits::<MetadataServer>();
     assert_traits::<ProjectedToken>();
     assert_traits::<ProjectedTokenBuilder>();

@@ -17,7 +17,7 @@ use crate::support::{
 };
 use reqwest_wi_auth::testing::FakeMetadataServer;
 use reqwest_wi_auth::{
-    BearerAuth, Error, FileError, IdentityToken, MetadataError, MetadataServer, ProjectedToken,
+    BearerAuth, Error, FetchedToken, FileError, MetadataError, MetadataServer, ProjectedToken,
     TokenSource as _, WatchedFile,
 };
 use tokio::runtime::Runtime;
@@ -256,7 +256,7 @@ fn metadata_server() -> (Runtime, FakeMetadataServer) {
 }
 
 /// Opens a source whose tokens live for 3 s.
-fn open_short_lived(fake: &FakeMetadataServer, runtime: &Runtime) -> IdentityToken {
+fn open_short_lived(fake: &FakeMetadataServer, runtime: &Runtime) -> FetchedToken {
     fake.set_token_lifetime(Duration::from_secs(3));
     let server = MetadataServer::with_host(fake.host()).unwrap();
     runtime.block_on(server.open("https://a.example")).unwrap()

@@ -1,4 +1,4 @@
-//! The task that fetches the tokens for one audience.
+//! The task that fetches the tokens of one source.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -7,64 +7,12 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::endpoint::Endpoint;
+use super::{Description, Fetch, Timing};
 use crate::background::{Background, TaskGuard};
-use crate::backoff::Backoff;
-use crate::error::MetadataError;
+use crate::error::Error;
 use crate::telemetry;
 use crate::token::Token;
-
-/// How long a request to the metadata server takes at most. The HTTP client has shorter time limits.
-const FETCH_LIMIT: Duration = Duration::from_secs(10);
-
-/// The intervals between requests to the metadata server, and how long callers wait.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Timing {
-    /// How long `open` waits for the first token.
-    pub(super) startup_limit: Duration,
-    /// How long a request waits for a token.
-    pub(super) request_limit: Duration,
-    /// How long both wait if no connection to the server can be established.
-    pub(super) unreachable_limit: Duration,
-    /// The shortest interval between requests to the metadata server, except for retries.
-    min_interval: Duration,
-    /// After failed requests.
-    retry: Backoff,
-    /// The interval between requests if a token has no expiry.
-    without_expiry: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            startup_limit: Duration::from_secs(30),
-            request_limit: Duration::from_secs(10),
-            unreachable_limit: Duration::from_secs(3),
-            min_interval: Duration::from_secs(1),
-            retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-            without_expiry: Duration::from_secs(300),
-        }
-    }
-}
-
-impl Timing {
-    /// Returns when to fetch the next token: after 75 to 85 % of the remaining lifetime of this one. `jitter` is from 0 to
-    /// 1.
-    fn until_renewal(
-        &self,
-        expires_at: Option<SystemTime>,
-        now: SystemTime,
-        jitter: f64,
-    ) -> Duration {
-        let Some(expiry) = expires_at else {
-            return self.without_expiry;
-        };
-        let remaining = expiry.duration_since(now).unwrap_or_default();
-        remaining
-            .mul_f64(0.75 + 0.1 * jitter)
-            .max(self.min_interval)
-    }
-}
+use crate::watched_file::ClockFn;
 
 /// The results of the requests so far.
 #[derive(Debug, Clone, Default)]
@@ -73,20 +21,23 @@ pub(super) struct State {
     /// When the token was first received.
     pub(super) last_rotation: Option<SystemTime>,
     /// The error of the last request, if it failed.
-    pub(super) error: Option<MetadataError>,
+    pub(super) error: Option<Error>,
     /// The number of requests.
     pub(super) attempts: u64,
     /// The number of failed requests since the last successful one.
     failures: u32,
     /// When the first of the latest requests that could not connect began, if the last one could not connect.
     pub(super) unreachable_since: Option<Instant>,
+    /// When the next request is due.
+    pub(super) next_attempt: Option<Instant>,
 }
 
-/// Fetches the tokens for one audience.
-pub(super) struct TokenFetcher {
-    endpoint: Endpoint,
-    audience: String,
+/// Fetches the tokens of one source.
+pub(super) struct Fetcher {
+    fetch: Box<dyn Fetch>,
+    description: Description,
     timing: Timing,
+    clock: ClockFn,
     token: ArcSwapOption<Token>,
     /// The number of requests to the server that callers wait for.
     requested_attempts: watch::Sender<u64>,
@@ -98,14 +49,20 @@ pub(super) struct TokenFetcher {
     last_blocking_fetch: Mutex<Option<std::time::Instant>>,
 }
 
-impl TokenFetcher {
-    pub(super) fn new(endpoint: Endpoint, audience: String, timing: Timing) -> Arc<Self> {
+impl Fetcher {
+    pub(super) fn new(
+        fetch: Box<dyn Fetch>,
+        description: Description,
+        timing: Timing,
+        clock: ClockFn,
+    ) -> Arc<Self> {
         telemetry::describe();
-        let activity = format!("fetching identity tokens for {audience:?}");
+        let activity = description.activity();
         Arc::new(Self {
-            endpoint,
-            audience,
+            fetch,
+            description,
             timing,
+            clock,
             token: ArcSwapOption::empty(),
             requested_attempts: watch::Sender::new(0),
             rejected: Mutex::default(),
@@ -113,6 +70,19 @@ impl TokenFetcher {
             background: Background::new(activity),
             last_blocking_fetch: Mutex::default(),
         })
+    }
+
+    pub(super) fn description(&self) -> &Description {
+        &self.description
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Returns the current time.
+    pub(super) fn now(&self) -> SystemTime {
+        (self.clock)()
     }
 
     /// Returns the background task.
@@ -140,10 +110,12 @@ impl TokenFetcher {
         self.state.subscribe()
     }
 
-    /// Requests that the task continues until it has made this number of requests to the server, because a server has
-    /// rejected the token.
-    pub(super) fn request_attempt(&self, attempts: u64, rejected: &Token) {
-        *self.lock_rejected() = Some(rejected.clone());
+    /// Requests that the task continues until it has made this number of requests to the server, because the token has
+    /// expired, or because a server has rejected it.
+    pub(super) fn request_attempt(&self, attempts: u64, rejected: Option<&Token>) {
+        if let Some(rejected) = rejected {
+            *self.lock_rejected() = Some(rejected.clone());
+        }
         self.requested_attempts.send_if_modified(|requested| {
             let is_more = attempts > *requested;
             *requested = attempts.max(*requested);
@@ -159,7 +131,7 @@ impl TokenFetcher {
         let mut requested = self.requested_attempts.subscribe();
         // An earlier task may have fetched a token.
         if let Some(token) = self.token.load_full()
-            && !token.is_expired(SystemTime::now())
+            && !token.is_expired(self.now())
         {
             let pause = self.until_renewal(&token);
             if !self
@@ -169,9 +141,9 @@ impl TokenFetcher {
                 return;
             }
         }
-        while guard.continues(FETCH_LIMIT) {
+        while guard.continues(self.fetch.limit()) {
             let began = Instant::now();
-            let result = self.endpoint.fetch(&self.audience).await;
+            let result = self.fetch.fetch().await;
             let pause = self.record(result, began);
             if !self.pause(&guard, &mut requested, began, pause).await {
                 return;
@@ -204,26 +176,25 @@ impl TokenFetcher {
     }
 
     fn until_renewal(&self, token: &Token) -> Duration {
-        let now = SystemTime::now();
         self.timing
-            .until_renewal(token.expires_at(), now, fastrand::f64())
+            .until_renewal(token.expires_at(), self.now(), fastrand::f64())
     }
 
     /// Records the result of a request, and returns how long to wait before the next one.
-    fn record(&self, result: Result<Token, MetadataError>, began: Instant) -> Duration {
+    fn record(&self, result: Result<Token, Error>, began: Instant) -> Duration {
         let result = result.map(|token| self.choose(token));
         let before = self.state.borrow().clone();
         match &result {
             Ok(token) => {
-                telemetry::metadata_fetched(&self.audience);
-                telemetry::token_in_use(&self.audience, token);
+                telemetry::token_fetched(&self.description);
+                telemetry::token_in_use(&self.description.audience, token);
                 self.token.store(Some(Arc::new(token.clone())));
             }
             Err(error) => match before.error {
                 Some(before) if before.has_same_cause(error) => {
-                    telemetry::metadata_still_failed(&self.audience, error);
+                    telemetry::token_still_not_fetched(&self.description, error);
                 }
-                _ => telemetry::metadata_failed(&self.audience, error),
+                _ => telemetry::token_not_fetched(&self.description, error),
             },
         }
         let failures = match &result {
@@ -232,22 +203,26 @@ impl TokenFetcher {
         };
         let pause = match &result {
             Ok(token) => self.until_renewal(token),
-            Err(_) => self
-                .timing
-                .retry
-                .delay_with_jitter(failures, fastrand::f64()),
+            Err(error) => {
+                let retry = self
+                    .timing
+                    .retry
+                    .delay_with_jitter(failures, fastrand::f64());
+                retry.max(error.retry_after().unwrap_or_default())
+            }
         };
         self.state.send_modify(|state| {
             state.attempts += 1;
             state.failures = failures;
             state.unreachable_since = match &result {
-                Err(MetadataError::Unreachable { .. }) => state.unreachable_since.or(Some(began)),
+                Err(error) if error.is_unreachable() => state.unreachable_since.or(Some(began)),
                 _ => None,
             };
+            state.next_attempt = Instant::now().checked_add(pause);
             match result {
                 Ok(token) => {
                     if state.token.as_ref() != Some(&token) {
-                        state.last_rotation = Some(SystemTime::now());
+                        state.last_rotation = Some(self.now());
                     }
                     state.token = Some(token);
                     state.error = None;
@@ -259,14 +234,14 @@ impl TokenFetcher {
         pause
     }
 
-    /// Returns the fetched token, or the current one if it expires later, since the metadata server may return a cached
-    /// token. Returns the fetched one if the current one has expired or a server has rejected it.
+    /// Returns the fetched token, or the current one if it expires later, since a server may return a cached token. Returns
+    /// the fetched one if the current one has expired or a server has rejected it.
     fn choose(&self, fetched: Token) -> Token {
         let Some(current) = self.token.load_full() else {
             return fetched;
         };
-        let is_usable = !current.is_expired(SystemTime::now())
-            && self.lock_rejected().as_ref() != Some(&*current);
+        let is_usable =
+            !current.is_expired(self.now()) && self.lock_rejected().as_ref() != Some(&*current);
         if is_usable && fetched.expires_before(&current) {
             return (*current).clone();
         }
@@ -299,42 +274,11 @@ impl TokenFetcher {
         };
         runtime.block_on(async {
             let began = Instant::now();
-            let result = self.endpoint.fetch(&self.audience).await;
+            let result = self.fetch.fetch().await;
             self.record(result, began);
         });
         // A name lookup may still be running.
         runtime.shutdown_background();
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
-
-    #[test]
-    fn the_next_token_is_fetched_after_75_to_85_percent_of_the_remaining_lifetime() {
-        let timing = Timing::default();
-        for (remaining, jitter, expected) in [(3600, 0.0, 2700), (3600, 1.0, 3060), (100, 0.0, 75)]
-        {
-            let expiry = NOW + Duration::from_secs(remaining);
-            let pause = timing.until_renewal(Some(expiry), NOW, jitter);
-            assert_eq!(pause.as_secs(), expected);
-        }
-        let expired = timing.until_renewal(Some(NOW), NOW + Duration::from_secs(5), 0.0);
-        assert_eq!(expired, Duration::from_secs(1), "not in a busy loop");
-    }
-
-    #[test]
-    fn failed_requests_are_retried_with_increasing_delays_and_jitter() {
-        let retry = Timing::default().retry;
-        let longest = |failures| retry.delay_with_jitter(failures, 1.0).as_millis();
-        assert_eq!(
-            [1, 2, 3, 6, 7, 40].map(longest),
-            [100, 200, 400, 3200, 5000, 5000]
-        );
-        assert_eq!(retry.delay_with_jitter(1, 0.0).as_millis(), 50);
     }
 }
