@@ -1,12 +1,16 @@
 //! Token sources.
 
 pub(crate) mod command;
+#[cfg(feature = "federation")]
+pub(crate) mod environment;
 pub(crate) mod fetched;
 pub(crate) mod fixed;
 #[cfg(feature = "federation")]
 pub(crate) mod http;
 pub(crate) mod metadata;
 pub(crate) mod projected;
+#[cfg(feature = "federation")]
+pub(crate) mod token_file;
 
 use std::sync::Arc;
 use std::time::SystemTime;
