@@ -121,6 +121,8 @@ pub use source::fetched::FetchedToken;
 pub use source::fixed::FixedToken;
 pub use source::metadata::MetadataServer;
 pub use source::projected::{ProjectedToken, ProjectedTokenBuilder};
+#[cfg(feature = "federation")]
+pub use source::token_exchange::{TokenExchange, TokenExchangeBuilder, TokenType};
 pub use source::{TokenHealth, TokenProvider, TokenSource};
 pub use token::{Token, TokenFormatError};
 pub use token_client::TokenClientBuilder;

@@ -10,6 +10,12 @@ pub(crate) mod http;
 pub(crate) mod metadata;
 pub(crate) mod projected;
 #[cfg(feature = "federation")]
+pub(crate) mod subject;
+#[cfg(feature = "federation")]
+pub(crate) mod token_endpoint;
+#[cfg(feature = "federation")]
+pub(crate) mod token_exchange;
+#[cfg(feature = "federation")]
 pub(crate) mod token_file;
 
 use std::sync::Arc;

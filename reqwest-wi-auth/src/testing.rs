@@ -47,8 +47,10 @@ mod http_server;
 #[cfg(unix)]
 mod kubelet;
 mod metadata;
+mod token_endpoint;
 
 pub use http_server::HttpFault;
 #[cfg(unix)]
 pub use kubelet::Kubelet;
 pub use metadata::{FakeMetadataServer, Fault};
+pub use token_endpoint::{FakeTokenEndpoint, TokenEndpointFault, TokenEndpointRequest};

@@ -10,8 +10,11 @@ use crate::token::Token;
 /// The longest text of a response that is shown, in bytes.
 const MAX_TEXT_BYTES: usize = 500;
 
-/// The shortest secret, or part of one between dots, that is searched for. Shorter ones would remove words of messages.
+/// The shortest part of a secret between dots that is searched for. Shorter ones would remove words of messages.
 const MIN_SECRET_BYTES: usize = 6;
+
+/// The shortest part of a secret at any position that is searched for: as many bytes as a `u64` has.
+const WINDOW_BYTES: usize = 8;
 
 /// The shortest sequence of characters of base64url that is considered a token, if it contains letters and digits. Identifiers
 /// such as UUIDs are shorter.
@@ -31,25 +34,67 @@ impl Secrets {
 
     /// Adds a secret.
     pub(crate) fn with(mut self, secret: &str) -> Self {
-        let parts = secret.split('.').chain([secret]);
-        let parts = parts.filter(|part| part.len() >= MIN_SECRET_BYTES);
-        self.0
-            .extend(parts.map(|part| Zeroizing::new(part.to_owned())));
-        // The longest is removed first, so that no part of it remains.
-        self.0.sort_by_key(|part| std::cmp::Reverse(part.len()));
+        let is_long_enough = |part: &&str| part.len() >= MIN_SECRET_BYTES;
+        let parts = secret.split('.').filter(is_long_enough);
+        let whole = Some(secret).filter(|secret| !secret.is_empty());
+        self.0.extend(
+            parts
+                .chain(whole)
+                .map(|part| Zeroizing::new(part.to_owned())),
+        );
         self
     }
 
     /// Returns a text of a response in one line, without credentials, and shortened.
+    ///
+    /// What is removed: each whole secret, and each sequence of 8 bytes or more that also occurs in a secret, since a server
+    /// may repeat a part of it.
     pub(crate) fn remove_from(&self, text: &str) -> String {
-        let mut text = Zeroizing::new(text.to_owned());
+        let mut is_secret = vec![false; text.len()];
         for secret in &self.0 {
-            if text.contains(secret.as_str()) {
-                text = Zeroizing::new(text.replace(secret.as_str(), REMOVED));
+            for (start, found) in text.match_indices(secret.as_str()) {
+                is_secret[start..start + found.len()].fill(true);
             }
         }
-        shorten_middle(&printable(remove_tokens(&text).trim()), MAX_TEXT_BYTES)
+        let windows = self.windows();
+        for (start, window) in text.as_bytes().windows(WINDOW_BYTES).enumerate() {
+            if windows.binary_search(&to_number(window)).is_ok() {
+                is_secret[start..start + WINDOW_BYTES].fill(true);
+            }
+        }
+        let mut cleaned = String::with_capacity(text.len());
+        let mut was_secret = false;
+        for (start, character) in text.char_indices() {
+            let end = start + character.len_utf8();
+            let is_secret = is_secret[start..end].contains(&true);
+            if !is_secret {
+                cleaned.push(character);
+            } else if !was_secret {
+                cleaned.push_str(REMOVED);
+            }
+            was_secret = is_secret;
+        }
+        shorten_middle(&printable(remove_tokens(&cleaned).trim()), MAX_TEXT_BYTES)
     }
+
+    /// Returns every sequence of 8 bytes of the secrets as a number, sorted.
+    fn windows(&self) -> Zeroizing<Vec<u64>> {
+        // Allocated once, since moving it would leave a copy.
+        let count = self.0.iter().map(|secret| secret.len()).sum();
+        let mut windows = Zeroizing::new(Vec::with_capacity(count));
+        for secret in &self.0 {
+            windows.extend(secret.as_bytes().windows(WINDOW_BYTES).map(to_number));
+        }
+        windows.sort_unstable();
+        windows
+    }
+}
+
+/// Returns the bytes of a window as a number.
+fn to_number(window: &[u8]) -> u64 {
+    window
+        .iter()
+        .fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 impl fmt::Debug for Secrets {
@@ -93,13 +138,22 @@ mod tests {
     fn secrets_and_parts_of_them_are_removed() {
         let secrets = Secrets::default()
             .with("header.payload.signature")
-            .with("s3cr3t");
-        let text = "the token header.payload.signature, with payload.signature and s3cr3t";
-        let shown = secrets.remove_from(text);
-        assert_eq!(
-            shown,
-            "the token [removed], with [removed].[removed] and [removed]"
-        );
+            .with("pin1")
+            .with("päßwörd-ünd-mehr");
+        for (text, expected) in [
+            (
+                "the token header.payload.signature, with payload.signature, header and pin1",
+                "the token [removed], with [removed], [removed] and [removed]",
+            ),
+            // Truncated, at either end, and at a byte within a character.
+            ("token ader.payl… is invalid", "token [removed]… is invalid"),
+            ("'ßwörd-ü'", "'[removed]'"),
+            // Too short to be of use, and part of many words.
+            ("sign the load", "sign the load"),
+            ("", ""),
+        ] {
+            assert_eq!(secrets.remove_from(text), printable(expected));
+        }
     }
 
     #[test]

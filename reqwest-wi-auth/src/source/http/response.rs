@@ -78,6 +78,11 @@ impl Response {
         self.status
     }
 
+    /// Returns the URL of the endpoint, without its query.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// Returns the body.
     pub(crate) fn body(&self) -> &[u8] {
         &self.body
