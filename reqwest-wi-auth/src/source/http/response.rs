@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::{Endpoint, Secrets};
@@ -101,13 +100,13 @@ impl Response {
         }
     }
 
-    /// Parses the body of a successful response as JSON.
+    /// Parses the body of a successful response as JSON. A token that is borrowed from the body is not copied.
     ///
     /// # Errors
     ///
     /// Returns the error that the response states if its status is not 2xx, and [`FetchError::InvalidResponse`] if its body
     /// does not have the expected members.
-    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, FetchError> {
+    pub(crate) fn json<'b, T: Deserialize<'b>>(&'b self) -> Result<T, FetchError> {
         if !self.status.is_success() {
             return Err(self.error());
         }
