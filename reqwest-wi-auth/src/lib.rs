@@ -3,6 +3,14 @@
 // The README has links to docs.rs, for GitHub and crates.io. These definitions come first, so that rustdoc resolves the same
 // links to items instead, and reports those that do not exist.
 #![allow(rustdoc::redundant_explicit_links)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AzureWorkloadIdentity`]: crate::AzureWorkloadIdentity"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AzureWorkloadIdentityBuilder`]: crate::AzureWorkloadIdentityBuilder"
+)]
 //! [`BearerAuth`]: crate::BearerAuth
 //! [`BearerAuth::and_insecure_http`]: crate::BearerAuth::and_insecure_http
 //! [`BearerAuth::and_origin`]: crate::BearerAuth::and_origin
@@ -35,6 +43,14 @@
 //! [`FileError`]: crate::FileError
 //! [`FileHealth`]: crate::FileHealth
 //! [`FixedToken`]: crate::FixedToken
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`GitHubActions`]: crate::GitHubActions"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`GitHubActionsBuilder`]: crate::GitHubActionsBuilder"
+)]
 //! [`MetadataError`]: crate::MetadataError
 //! [`MetadataServer`]: crate::MetadataServer
 //! [`MetadataServer::open`]: crate::MetadataServer::open
@@ -116,9 +132,13 @@ pub use error::{Error, FetchError, MetadataError};
 pub use layer::{BearerAuthLayer, BearerAuthService, BoxError, ResponseFuture, SendError};
 #[cfg(feature = "metrics")]
 pub use metric_descriptions::describe_metrics;
+#[cfg(feature = "federation")]
+pub use source::azure::{AzureWorkloadIdentity, AzureWorkloadIdentityBuilder};
 pub use source::command::CommandToken;
 pub use source::fetched::FetchedToken;
 pub use source::fixed::FixedToken;
+#[cfg(feature = "federation")]
+pub use source::github_actions::{GitHubActions, GitHubActionsBuilder};
 pub use source::metadata::MetadataServer;
 pub use source::projected::{ProjectedToken, ProjectedTokenBuilder};
 #[cfg(feature = "federation")]

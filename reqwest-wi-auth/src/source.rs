@@ -1,10 +1,14 @@
 //! Token sources.
 
+#[cfg(feature = "federation")]
+pub(crate) mod azure;
 pub(crate) mod command;
 #[cfg(feature = "federation")]
 pub(crate) mod environment;
 pub(crate) mod fetched;
 pub(crate) mod fixed;
+#[cfg(feature = "federation")]
+pub(crate) mod github_actions;
 #[cfg(feature = "federation")]
 pub(crate) mod http;
 pub(crate) mod metadata;

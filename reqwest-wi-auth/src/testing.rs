@@ -43,12 +43,20 @@
 //! # }
 //! ```
 
+#[cfg(feature = "federation")]
+mod entra;
+#[cfg(feature = "federation")]
+mod github_actions;
 mod http_server;
 #[cfg(unix)]
 mod kubelet;
 mod metadata;
 mod token_endpoint;
 
+#[cfg(feature = "federation")]
+pub use entra::{EntraError, EntraFault, EntraTokenVersion, FakeEntra};
+#[cfg(feature = "federation")]
+pub use github_actions::{FakeGitHubActions, GitHubActionsFault};
 pub use http_server::HttpFault;
 #[cfg(unix)]
 pub use kubelet::Kubelet;

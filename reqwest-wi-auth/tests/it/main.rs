@@ -2,12 +2,16 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(feature = "federation")]
+mod azure_workload_identity;
 mod blocking_reads;
 mod causes;
 mod command_token;
 mod fake_kubelet;
 mod fake_metadata;
 mod file_faults;
+#[cfg(feature = "federation")]
+mod github_actions;
 mod metadata_server;
 mod metrics;
 mod middleware;
