@@ -4,6 +4,7 @@ mod accounts;
 mod authentication;
 mod objects;
 mod tls;
+mod token_roles;
 
 use std::fmt;
 use std::io;
@@ -24,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use self::accounts::Accounts;
 use self::authentication::User;
 use self::tls::Certified;
+use self::token_roles::{RoleKind, TokenRoles};
 use super::claims::{KUBERNETES, TestClaims};
 use super::issuer_state::IssuerState;
 use super::kubernetes_http::{
@@ -47,11 +49,12 @@ type MapResponse = dyn Fn(&Request<Bytes>, Response<String>) -> Response<String>
 /// | request | response |
 /// | --- | --- |
 /// | `GET /.well-known/openid-configuration`, `GET /openid/v1/jwks` | the documents; 406 if `Accept` does not contain their media type, 405 for another method |
-/// | `POST /api/v1/namespaces/NS/serviceaccounts/NAME/token` | TokenRequest, for the administrator |
+/// | `POST /api/v1/namespaces/NS/serviceaccounts/NAME/token` | TokenRequest, for the administrator and for accounts with a Role with `create` on `serviceaccounts/token` |
 /// | `POST /apis/authentication.k8s.io/v1/tokenreviews` | TokenReview, for the administrator and for accounts with the role `system:auth-delegator` |
 /// | `POST /api/v1/namespaces/NS/serviceaccounts`, `DELETE …/NAME` | creates and deletes service accounts, for the administrator |
 /// | `POST /api/v1/namespaces/NS/pods`, `POST /api/v1/nodes`, `DELETE …/NAME` | creates and deletes pods and nodes, which a TokenRequest can bind a token to (`boundObjectRef`), for the administrator |
 /// | `POST /apis/rbac.authorization.k8s.io/v1/clusterrolebindings`, `DELETE …/NAME` | grants `system:auth-delegator` to service accounts, and revokes it, for the administrator |
+/// | `POST /apis/rbac.authorization.k8s.io/v1/namespaces/NS/roles`, `…/rolebindings`, `DELETE …/NAME` | grants `create` on `serviceaccounts/token`, for all service accounts of the namespace or for those in `resourceNames`, and revokes it, for the administrator |
 /// | `GET /healthz`, `/livez`, `/readyz` | `ok` |
 ///
 /// A caller is authenticated by its bearer token, whose signature, issuer, audience and times are verified, whose service
@@ -98,6 +101,7 @@ struct Shared {
 struct Inner {
     issuers: Vec<String>,
     accounts: Accounts,
+    token_roles: TokenRoles,
     admin_token: String,
     requests: Vec<ApiServerRequest>,
     map_response: Option<Arc<MapResponse>>,
@@ -153,6 +157,7 @@ impl FakeApiServer {
             inner: Mutex::new(Inner {
                 issuers: vec![KUBERNETES.to_owned()],
                 accounts: Accounts::default(),
+                token_roles: TokenRoles::default(),
                 admin_token: super::claims::uid(&format!("administrator {address}")),
                 requests: Vec::new(),
                 map_response: None,
@@ -405,6 +410,42 @@ impl FakeApiServer {
         inner.accounts.withdraw_reviews(namespace, name);
     }
 
+    /// Lets a service account create tokens of a service account in its namespace (TokenRequest).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// // The account may create tokens for itself.
+    /// server.grant_token_requests("shop", "orders", "orders");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn grant_token_requests(&self, namespace: &str, holder: &str, account: &str) {
+        let mut inner = self.shared.inner();
+        inner.token_roles.grant(namespace, holder, account);
+    }
+
+    /// Withdraws what [`grant_token_requests`](Self::grant_token_requests) grants. The next TokenRequest gets 403.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_oidc_guard::testing::FakeApiServer;
+    ///
+    /// let server = FakeApiServer::start().await?;
+    /// server.grant_token_requests("shop", "orders", "orders");
+    /// server.withdraw_token_requests("shop", "orders", "orders");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn withdraw_token_requests(&self, namespace: &str, holder: &str, account: &str) {
+        let mut inner = self.shared.inner();
+        inner.token_roles.withdraw(namespace, holder, account);
+    }
+
     /// Returns how many TokenReviews have been responded to, whatever the response.
     ///
     /// ```
@@ -581,6 +622,35 @@ impl Shared {
                     name,
                 ],
             ) => self.unbind_role(&user, name),
+            (
+                &Method::POST,
+                [
+                    "apis",
+                    "rbac.authorization.k8s.io",
+                    "v1",
+                    "namespaces",
+                    namespace,
+                    kind,
+                ],
+            ) if RoleKind::from_plural(kind).is_some() => {
+                let kind = RoleKind::from_plural(kind).unwrap_or(RoleKind::Role);
+                self.create_role(&user, kind, namespace, request.body())
+            }
+            (
+                &Method::DELETE,
+                [
+                    "apis",
+                    "rbac.authorization.k8s.io",
+                    "v1",
+                    "namespaces",
+                    namespace,
+                    kind,
+                    name,
+                ],
+            ) if RoleKind::from_plural(kind).is_some() => {
+                let kind = RoleKind::from_plural(kind).unwrap_or(RoleKind::Role);
+                self.delete_role(&user, kind, namespace, name)
+            }
             (&Method::POST, ["api", "v1", "namespaces", namespace, "pods"]) => {
                 self.create_pod(&user, namespace, request.body())
             }
@@ -690,7 +760,8 @@ impl Shared {
         name: &str,
         body: &Bytes,
     ) -> Response<String> {
-        if !user.is_admin() {
+        let may_create = self.inner().token_roles.may_create(user, namespace, name);
+        if !may_create {
             return forbidden(
                 &format!(
                     "serviceaccounts {name:?} is forbidden: User {:?} cannot create resource \"serviceaccounts/token\" in API group \"\" in the namespace {namespace:?}",

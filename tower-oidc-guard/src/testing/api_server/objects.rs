@@ -94,15 +94,16 @@ impl Accounts {
         }
         let uid = text("uid");
         if !uid.is_empty() && uid != found.uid {
+            // Unlike in other errors, this is the kind and not the plural.
+            let kind = kind.name();
             let message = format!(
-                "Operation cannot be fulfilled on {} {name:?}: the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated",
-                kind.plural()
+                "Operation cannot be fulfilled on {kind} {name:?}: the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
             );
             return Err(Box::new(status(
                 StatusCode::CONFLICT,
                 "Conflict",
                 &message,
-                Some(json!({ "name": name, "kind": kind.plural() })),
+                Some(json!({ "name": name, "kind": kind })),
             )));
         }
         Ok(Some(Binding {
