@@ -84,6 +84,11 @@
 //! [`TokenFormatError`]: crate::TokenFormatError
 //! [`TokenHealth`]: crate::TokenHealth
 //! [`TokenProvider`]: crate::TokenProvider
+#![cfg_attr(feature = "federation", doc = "[`TokenRequest`]: crate::TokenRequest")]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`TokenRequestBuilder`]: crate::TokenRequestBuilder"
+)]
 //! [`TokenSource`]: crate::TokenSource
 //! [`UseSource`]: crate::UseSource
 //! [`WatchedFile`]: crate::WatchedFile
@@ -143,6 +148,8 @@ pub use source::metadata::MetadataServer;
 pub use source::projected::{ProjectedToken, ProjectedTokenBuilder};
 #[cfg(feature = "federation")]
 pub use source::token_exchange::{TokenExchange, TokenExchangeBuilder, TokenType};
+#[cfg(feature = "federation")]
+pub use source::token_request::{TokenRequest, TokenRequestBuilder};
 pub use source::{TokenHealth, TokenProvider, TokenSource};
 pub use token::{Token, TokenFormatError};
 pub use token_client::TokenClientBuilder;

@@ -21,6 +21,8 @@ pub(crate) mod token_endpoint;
 pub(crate) mod token_exchange;
 #[cfg(feature = "federation")]
 pub(crate) mod token_file;
+#[cfg(feature = "federation")]
+pub(crate) mod token_request;
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -52,6 +52,8 @@ mod http_server;
 mod kubelet;
 mod metadata;
 mod token_endpoint;
+#[cfg(feature = "federation")]
+mod token_request;
 
 #[cfg(feature = "federation")]
 pub use entra::{EntraError, EntraFault, EntraTokenVersion, FakeEntra};
@@ -62,3 +64,5 @@ pub use http_server::HttpFault;
 pub use kubelet::Kubelet;
 pub use metadata::{FakeMetadataServer, Fault};
 pub use token_endpoint::{FakeTokenEndpoint, TokenEndpointFault, TokenEndpointRequest};
+#[cfg(feature = "federation")]
+pub use token_request::{FakeTokenRequestServer, IssuedTokenRequest, TokenRequestFault};

@@ -81,6 +81,26 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     before * 365 + leap_days + days_of_months + day - 1 - 719_162
 }
 
+/// Formats a time in the format of RFC 3339, in UTC and in whole seconds. A time before 1970 is formatted as the first second of it.
+#[cfg(all(feature = "testing", feature = "federation"))]
+pub(crate) fn format_timestamp(time: SystemTime) -> String {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = since_epoch.unwrap_or_default().as_secs();
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let days = i64::try_from(days).unwrap_or(i64::MAX / 2);
+    let mut year = 1970;
+    while days_since_epoch(year + 1, 1, 1) <= days {
+        year += 1;
+    }
+    let mut month = 1;
+    while month < 12 && days_since_epoch(year, month + 1, 1) <= days {
+        month += 1;
+    }
+    let day = days - days_since_epoch(year, month, 1) + 1;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +142,21 @@ mod tests {
             "ä026-11-23T19:44:51Z",
         ] {
             assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+
+    #[cfg(all(feature = "testing", feature = "federation"))]
+    #[test]
+    fn a_formatted_time_is_parsed_as_the_same_time() {
+        for text in [
+            "1970-01-01T00:00:00Z",
+            "1999-12-31T23:59:59Z",
+            "2000-02-29T12:34:56Z",
+            "2026-11-23T19:44:51Z",
+            "2163-01-02T18:50:30Z",
+        ] {
+            let time = parse_timestamp(text).unwrap();
+            assert_eq!(format_timestamp(time), text);
         }
     }
 }

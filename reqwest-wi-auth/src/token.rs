@@ -130,6 +130,16 @@ impl Token {
         text.strip_prefix("Bearer ").unwrap_or_default()
     }
 
+    /// Returns the claims of a JWT. They are not verified.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it is not a JWT, or its claims do not have the expected types.
+    #[cfg(feature = "federation")]
+    pub(crate) fn claims<T: serde::de::DeserializeOwned>(&self) -> Result<T, TokenFormatError> {
+        jwt::parse_payload(self.text().as_bytes())
+    }
+
     /// Returns when the token expires (`exp`), or `None` if it has no such claim.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.times.expires_at

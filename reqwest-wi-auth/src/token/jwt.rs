@@ -210,6 +210,16 @@ impl Claims {
     }
 }
 
+/// Parses the claims of a JWT.
+#[cfg(feature = "federation")]
+pub(super) fn parse_payload<T: serde::de::DeserializeOwned>(
+    token: &[u8],
+) -> Result<T, TokenFormatError> {
+    let mut parts = token.split(|&byte| byte == b'.').skip(1);
+    let payload = parts.next().unwrap_or_default();
+    parse_object(&decode(payload, "payload")?, "payload")
+}
+
 /// Decodes canonical base64url: padding, and non-zero bits after the last byte, are errors.
 fn decode(part: &[u8], name: &'static str) -> Result<Zeroizing<Vec<u8>>, TokenFormatError> {
     if part.is_empty() {

@@ -25,6 +25,7 @@ mod resource_leaks;
 mod runtimes;
 mod support;
 mod token_refresh;
+mod token_request;
 mod token_secrecy;
 mod tower_composition;
 mod tower_layer;
