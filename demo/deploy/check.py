@@ -13,6 +13,8 @@ import yaml
 # A container whose environment refers to one of these cannot restart while the API server is unreachable (observed with
 # Kubernetes 1.36). Settings are plain values instead; see settings/kustomization.yaml.
 REFERENCES = {"configMapKeyRef", "secretKeyRef", "envFrom"}
+# A container with a token for the API server at this path may request further tokens from it.
+API_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
 
@@ -89,18 +91,56 @@ def without_role(documents):
             yield f"Deployment {document['metadata']['name']}: TOKEN_REVIEW is set, and no ClusterRoleBinding gives system:auth-delegator to {'/'.join(map(str, account))}"
 
 
+def token_roles(documents):
+    """Yields the namespace and the name of each Role that allows requests for tokens, and the service accounts it is limited to."""
+    for document in documents:
+        if document["kind"] not in ("Role", "ClusterRole"):
+            continue
+        for rule in document.get("rules", []):
+            if {"serviceaccounts/token", "*"} & set(rule.get("resources", [])) and {"create", "*"} & set(rule["verbs"]):
+                yield document["metadata"].get("namespace"), document["metadata"]["name"], rule.get("resourceNames", [])
+
+
+def unlimited_token_role(documents):
+    """Yields each Role with which its holder could act as every service account of the namespace or of the cluster."""
+    for namespace, name, accounts in token_roles(documents):
+        if namespace is None or not accounts:
+            yield f"Role {name}: allows tokens of every service account; limit it with resourceNames in a namespace"
+
+
+def without_token_role(documents):
+    """Yields each Deployment whose requests for tokens the API server would refuse, because its service account lacks the Role."""
+    granted = {(namespace, name): accounts for namespace, name, accounts in token_roles(documents)}
+    allowed = {
+        (subject.get("namespace"), subject["name"])
+        for document in documents
+        if document["kind"] == "RoleBinding" and document["roleRef"]["kind"] == "Role"
+        for subject in document["subjects"]
+        if subject["kind"] == "ServiceAccount"
+        and subject["name"] in granted.get((document["metadata"].get("namespace"), document["roleRef"]["name"]), [])
+    }
+    for document in documents:
+        if document["kind"] != "Deployment":
+            continue
+        pod = document["spec"]["template"]["spec"]
+        account = (document["metadata"].get("namespace"), pod.get("serviceAccountName", "default"))
+        mounts = {mount["mountPath"] for container in pod["containers"] for mount in container.get("volumeMounts", [])}
+        if API_DIRECTORY in mounts and account not in allowed:
+            yield f"Deployment {document['metadata']['name']}: has a token for the API server, and no Role gives create on serviceaccounts/token to {'/'.join(map(str, account))}"
+
+
 def without_account(documents):
-    """Yields each ClusterRoleBinding of a service account that is not among the manifests."""
+    """Yields each binding of a service account that is not among the manifests."""
     accounts = {
         (document["metadata"].get("namespace"), document["metadata"]["name"])
         for document in documents
         if document["kind"] == "ServiceAccount"
     }
     for document in documents:
-        for subject in document.get("subjects", []) if document["kind"] == "ClusterRoleBinding" else []:
+        for subject in document.get("subjects", []) if document["kind"] in ("ClusterRoleBinding", "RoleBinding") else []:
             account = (subject.get("namespace"), subject["name"])
             if subject["kind"] == "ServiceAccount" and account not in accounts:
-                yield f"ClusterRoleBinding {document['metadata']['name']}: there is no service account {'/'.join(map(str, account))}"
+                yield f"{document['kind']} {document['metadata']['name']}: there is no service account {'/'.join(map(str, account))}"
 
 
 def file_at(pod, container, path):
@@ -154,6 +194,8 @@ def credential_violations(documents):
 def violations(documents):
     yield from without_role(documents)
     yield from without_account(documents)
+    yield from unlimited_token_role(documents)
+    yield from without_token_role(documents)
     yield from credential_violations(documents)
     for document in documents:
         name = f"{document['kind']} {document['metadata']['name']}"

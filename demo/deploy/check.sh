@@ -66,6 +66,21 @@ END
     "$tools/new/bin/python" check.py <"$file"
     files+=("$file")
 done
+# No overlay uses this component either.
+mkdir "$rendered/token-request"
+below() { realpath --relative-to="$(realpath "$rendered/token-request")" "$1"; }
+cat >"$rendered/token-request/kustomization.yaml" <<END
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources:
+  - $(below overlays/kind)
+components:
+  - $(below components/token-request)
+END
+kubectl kustomize "$rendered/token-request" >"$rendered/token-request.yaml"
+printf 'overlays/kind with components/token-request: '
+"$tools/new/bin/python" check.py <"$rendered/token-request.yaml"
+files+=("$rendered/token-request.yaml")
 kubectl kustomize monitoring >"$rendered/monitoring.yaml"
 files+=("$rendered/monitoring.yaml")
 for minor in $(seq "$lowest" "$newest"); do
@@ -75,7 +90,7 @@ for minor in $(seq "$lowest" "$newest"); do
         exit 1
     }
 done
-echo "base, overlays/kind, overlays/gke, components/google-federation and monitoring: valid for Kubernetes 1.$lowest to 1.$newest"
+echo "base, overlays/kind, overlays/gke, components/google-federation, components/token-request and monitoring: valid for Kubernetes 1.$lowest to 1.$newest"
 
 # The stated version is the lowest: the version before does not support a kind that the kind overlay uses.
 if is_valid $((lowest - 1)) "$rendered/kind.yaml"; then
@@ -137,3 +152,22 @@ s#mountPath: /var/run/secrets/google#mountPath: /var/run/secrets/other#|no proje
 s#audience: https://iam.googleapis.com/projects/123456789#audience: https://iam.googleapis.com/projects/my-project#|and the provider's audience is https://iam.googleapis.com/projects/123456789
 END
 echo "the credential configuration of components/google-federation is mounted, and its token is for its provider"
+
+# check.py finds a client without the Role for its requests for tokens, and a Role for every service account.
+for edit in \
+    's/^  name: token-request-gke-sa/  name: other/' \
+    's/^  - serviceaccounts\/token/  - secrets/' \
+    's/^  - create/  - get/' \
+    '/resourceNames:/{N;s/- gke-sa/- auth-server/}'; do
+    found=$(sed "/^kind: Role$/,/^---/ { $edit }" "$rendered/token-request.yaml" | "$tools/new/bin/python" check.py || true)
+    grep -q 'no Role gives create on serviceaccounts/token to id-namespace/gke-sa' <<<"$found" || {
+        echo "check.py does not find the missing Role after $edit: $found" >&2
+        exit 1
+    }
+done
+found=$(sed '/^kind: Role$/,/^---/ { /resourceNames:/,+1d }' "$rendered/token-request.yaml" | "$tools/new/bin/python" check.py || true)
+grep -q 'allows tokens of every service account' <<<"$found" || {
+    echo "check.py does not find the Role for every service account: $found" >&2
+    exit 1
+}
+echo "the client of components/token-request has the Role for its own tokens, and only for them"
