@@ -39,6 +39,7 @@
 //! [`Error::Metadata`]: crate::Error::Metadata
 //! [`Error::NotFetched`]: crate::Error::NotFetched
 //! [`FetchError`]: crate::FetchError
+//! [`FetchError::OAuth`]: crate::FetchError::OAuth
 //! [`FetchedToken`]: crate::FetchedToken
 //! [`FileError`]: crate::FileError
 //! [`FileHealth`]: crate::FileHealth
@@ -81,6 +82,10 @@
 #![cfg_attr(feature = "testing", doc = "[`testing`]: crate::testing")]
 //! [`Token`]: crate::Token
 //! [`TokenClientBuilder`]: crate::TokenClientBuilder
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`TokenExchange`]: crate::TokenExchange\n[`TokenExchangeBuilder`]: crate::TokenExchangeBuilder"
+)]
 //! [`TokenFormatError`]: crate::TokenFormatError
 //! [`TokenHealth`]: crate::TokenHealth
 //! [`TokenProvider`]: crate::TokenProvider

@@ -1,4 +1,4 @@
-//! Fakes for tests of code that uses this crate: a kubelet that rotates tokens, and Google's metadata server.
+//! Fakes for tests of code that uses this crate: a kubelet that rotates tokens, and servers that issue tokens.
 //!
 //! Tokens in files can be any text in the format of a JWT, since this crate does not verify signatures.
 //!

@@ -4,6 +4,8 @@
 #![cfg_attr(not(target_os = "linux"), allow(unused))]
 
 mod allocations;
+#[cfg(target_os = "linux")]
+mod exchange;
 mod other_clients;
 #[cfg(target_os = "linux")]
 mod requests;
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
     }
     if is_selected("metadata") {
         targets.push(rotation::metadata_requests());
+    }
+    if is_selected("exchange") {
+        targets.push(exchange::cold_callers());
+        targets.push(exchange::failures());
     }
     let missed = targets.iter().filter(|target| !target.is_met()).count();
     println!();

@@ -11,7 +11,7 @@ use crate::token::Token;
 pub(crate) struct Credential<'c> {
     pub(crate) source: &'c dyn TokenSource,
     pub(crate) endpoint: &'c Endpoint,
-    /// What the credential is, for error messages, such as `the subject token`.
+    /// The kind of credential, for error messages, such as `the subject token`.
     pub(crate) name: &'static str,
 }
 

@@ -181,6 +181,9 @@ impl Seconds {
             Self::Number(number) => *number,
             Self::Text(text) => text.trim().parse().ok()?,
         };
+        if !seconds.is_finite() {
+            return None;
+        }
         // Limited, so that it can be added to a time.
         const MAX: f64 = 1e10;
         Duration::try_from_secs_f64(seconds.min(MAX)).ok()

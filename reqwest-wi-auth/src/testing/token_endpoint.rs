@@ -357,7 +357,7 @@ async fn respond(request: &Request<Bytes>, state: &State) -> Answer {
             status,
             error,
             description,
-        }) => Err(Refusal {
+        }) => Err(Rejection {
             status,
             error,
             description,
@@ -370,9 +370,9 @@ async fn respond(request: &Request<Bytes>, state: &State) -> Answer {
             StatusCode::OK,
             &issued.into_json(settings.fault.as_ref()),
         )),
-        Err(refusal) => {
+        Err(rejection) => {
             let used_basic = request.headers().contains_key(AUTHORIZATION);
-            refusal.into_response(used_basic)
+            rejection.into_response(used_basic)
         }
     })
 }
@@ -382,7 +382,7 @@ async fn accept(
     request: &Request<Bytes>,
     settings: &Settings,
     state: &State,
-) -> Result<Issued, Refusal> {
+) -> Result<Issued, Rejection> {
     let content_type = request.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|value| value.split(';').next());
@@ -391,7 +391,7 @@ async fn accept(
             .trim()
             .eq_ignore_ascii_case("application/x-www-form-urlencoded")
     }) {
-        return Err(Refusal::invalid_request(
+        return Err(Rejection::invalid_request(
             "the content type is not application/x-www-form-urlencoded",
         ));
     }
@@ -413,13 +413,13 @@ async fn accept(
 }
 
 /// An error as defined by RFC 6749, section 5.2.
-struct Refusal {
+struct Rejection {
     status: StatusCode,
     error: String,
     description: String,
 }
 
-impl Refusal {
+impl Rejection {
     fn new(error: &str, description: impl Into<String>) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
@@ -451,7 +451,7 @@ impl Refusal {
 }
 
 /// Returns an error that contains everything that the client has sent: the header, the encoded body, and each value.
-fn echo(request: &Request<Bytes>) -> Refusal {
+fn echo(request: &Request<Bytes>) -> Rejection {
     let body = String::from_utf8_lossy(request.body());
     let header = request.headers().get(AUTHORIZATION);
     let header = header
@@ -460,7 +460,7 @@ fn echo(request: &Request<Bytes>) -> Refusal {
     let values: Vec<_> = form_urlencoded::parse(request.body())
         .map(|(name, value)| format!("{name} {value}"))
         .collect();
-    Refusal::invalid_request(format!(
+    Rejection::invalid_request(format!(
         "cannot process the request {body} ({}) with Authorization: {header}",
         values.join(", ")
     ))

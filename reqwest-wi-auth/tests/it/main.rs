@@ -9,6 +9,7 @@ mod causes;
 mod command_token;
 mod fake_kubelet;
 mod fake_metadata;
+mod fake_token_endpoint;
 mod file_faults;
 #[cfg(feature = "federation")]
 mod github_actions;
@@ -24,6 +25,8 @@ mod resend;
 mod resource_leaks;
 mod runtimes;
 mod support;
+#[cfg(feature = "federation")]
+mod token_exchange;
 mod token_refresh;
 mod token_request;
 mod token_secrecy;

@@ -30,6 +30,19 @@ fn public_types_are_send_sync_and_debug() {
     assert_traits::<WatchedFileBuilder<String>>();
 }
 
+#[cfg(feature = "federation")]
+#[test]
+fn public_types_of_federation_are_send_sync_and_debug() {
+    fn assert_traits<T: Send + Sync + std::fmt::Debug + 'static>() {}
+    assert_traits::<reqwest_wi_auth::TokenExchange>();
+    assert_traits::<reqwest_wi_auth::TokenExchangeBuilder>();
+    assert_traits::<reqwest_wi_auth::TokenType>();
+    assert_traits::<reqwest_wi_auth::testing::FakeTokenEndpoint>();
+    assert_traits::<reqwest_wi_auth::testing::HttpFault>();
+    assert_traits::<reqwest_wi_auth::testing::TokenEndpointFault>();
+    assert_traits::<reqwest_wi_auth::testing::TokenEndpointRequest>();
+}
+
 #[test]
 fn errors_are_send_sync_and_static() {
     fn assert_error<E: std::error::Error + Send + Sync + 'static>() {}

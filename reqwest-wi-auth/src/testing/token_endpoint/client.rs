@@ -7,7 +7,7 @@ use http::Request;
 use http::header::AUTHORIZATION;
 
 use super::form::Form;
-use super::{Refusal, VerifyFn};
+use super::{Rejection, VerifyFn};
 
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
@@ -29,7 +29,7 @@ pub(super) enum ClientPolicy {
     },
 }
 
-/// What a client has sent.
+/// The credentials in a request.
 enum Credentials {
     None { id: Option<String> },
     Secret { id: String, secret: String },
@@ -42,9 +42,9 @@ impl ClientPolicy {
         &self,
         request: &Request<Bytes>,
         form: &Form,
-    ) -> Result<Option<String>, Refusal> {
+    ) -> Result<Option<String>, Rejection> {
         let sent = Credentials::extract(request, form)?;
-        let reject = Refusal::invalid_client;
+        let reject = Rejection::invalid_client;
         match (self, sent) {
             (Self::Anonymous, Credentials::None { id: None }) => Ok(None),
             (Self::Anonymous, _) => Err(reject("the client is unknown")),
@@ -64,7 +64,7 @@ impl ClientPolicy {
                 if sent.is_some_and(|sent| sent != *id) {
                     return Err(reject("the client is unknown"));
                 }
-                verify(jwt).await.map_err(Refusal::invalid_client)?;
+                verify(jwt).await.map_err(Rejection::invalid_client)?;
                 Ok(Some(id.clone()))
             }
             (Self::Assertion { .. }, _) => Err(reject("the client assertion is missing")),
@@ -73,7 +73,7 @@ impl ClientPolicy {
 }
 
 impl Credentials {
-    fn extract(request: &Request<Bytes>, form: &Form) -> Result<Self, Refusal> {
+    fn extract(request: &Request<Bytes>, form: &Form) -> Result<Self, Rejection> {
         let id = form.get("client_id").map(str::to_owned);
         let secret = form.get("client_secret").map(str::to_owned);
         let assertion = form.get("client_assertion").map(str::to_owned);
@@ -82,27 +82,26 @@ impl Credentials {
         let header = headers.next();
         let methods = [header.is_some(), secret.is_some(), assertion.is_some()];
         if methods.into_iter().filter(|&is_used| is_used).count() > 1 || headers.next().is_some() {
-            return Err(Refusal::invalid_request(
+            return Err(Rejection::invalid_request(
                 "the client authenticates with more than one method",
             ));
         }
         if assertion.is_some() != assertion_type.is_some() {
-            return Err(Refusal::invalid_request(
+            return Err(Rejection::invalid_request(
                 "client_assertion and client_assertion_type require each other",
             ));
         }
         if assertion_type.is_some_and(|found| found != ASSERTION_TYPE) {
-            return Err(Refusal::invalid_client(
+            return Err(Rejection::invalid_client(
                 "the client_assertion_type is not supported",
             ));
         }
         if let Some(header) = header {
-            let (name, secret) =
-                header.to_str().ok().and_then(parse_basic).ok_or_else(|| {
-                    Refusal::invalid_client("the Authorization header is malformed")
-                })?;
+            let (name, secret) = header.to_str().ok().and_then(parse_basic).ok_or_else(|| {
+                Rejection::invalid_client("the Authorization header is malformed")
+            })?;
             if id.is_some_and(|id| id != name) {
-                return Err(Refusal::invalid_request(
+                return Err(Rejection::invalid_request(
                     "client_id is not the client of the Authorization header",
                 ));
             }
@@ -110,8 +109,9 @@ impl Credentials {
         }
         match (secret, assertion) {
             (Some(secret), _) => Ok(Self::Secret {
-                id: id
-                    .ok_or_else(|| Refusal::invalid_client("the parameter client_id is missing"))?,
+                id: id.ok_or_else(|| {
+                    Rejection::invalid_client("the parameter client_id is missing")
+                })?,
                 secret,
             }),
             (None, Some(jwt)) => Ok(Self::Assertion { id, jwt }),

@@ -1,6 +1,6 @@
 //! The parameters of a request to a token endpoint.
 
-use super::Refusal;
+use super::Rejection;
 
 /// The parameters that may be included several times (RFC 8693, section 2.1).
 const REPEATABLE: [&str; 2] = ["audience", "resource"];
@@ -10,7 +10,7 @@ pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
     /// Parses the body of a request. Returns an error if a parameter other than `audience` and `resource` is included twice.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Rejection> {
         let parameters: Vec<(String, String)> = form_urlencoded::parse(body)
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
@@ -18,7 +18,7 @@ impl Form {
         for (index, (name, _)) in parameters.iter().enumerate() {
             let is_repeated = parameters[..index].iter().any(|(other, _)| other == name);
             if is_repeated && !REPEATABLE.contains(&name.as_str()) {
-                return Err(Refusal::invalid_request(format!(
+                return Err(Rejection::invalid_request(format!(
                     "the parameter {name} is included more than once"
                 )));
             }
@@ -30,9 +30,9 @@ impl Form {
         self.all(name).next()
     }
 
-    pub(super) fn required(&self, name: &str) -> Result<&str, Refusal> {
+    pub(super) fn required(&self, name: &str) -> Result<&str, Rejection> {
         self.get(name)
-            .ok_or_else(|| Refusal::invalid_request(format!("the parameter {name} is missing")))
+            .ok_or_else(|| Rejection::invalid_request(format!("the parameter {name} is missing")))
     }
 
     /// Returns every value of a parameter.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::ClientPolicy;
 use super::form::Form;
-use super::{Refusal, Settings, TokenEndpointFault, TokenEndpointRequest, set_member};
+use super::{Rejection, Settings, TokenEndpointFault, TokenEndpointRequest, set_member};
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const CLIENT_CREDENTIALS: &str = "client_credentials";
@@ -26,7 +26,7 @@ pub(super) async fn check(
     form: &Form,
     client_id: Option<String>,
     settings: &Settings,
-) -> Result<TokenEndpointRequest, Refusal> {
+) -> Result<TokenEndpointRequest, Rejection> {
     let grant_type = form.required("grant_type")?;
     let text = |name: &str| form.get(name).map(str::to_owned);
     let list = |name: &str| form.all(name).map(str::to_owned).collect();
@@ -47,14 +47,14 @@ pub(super) async fn check(
                 settings.client,
                 ClientPolicy::Secret { .. } | ClientPolicy::Assertion { .. }
             ) {
-                return Err(Refusal::new(
+                return Err(Rejection::new(
                     "unauthorized_client",
                     "client_credentials requires a client that authenticates",
                 ));
             }
         }
         _ => {
-            return Err(Refusal::new(
+            return Err(Rejection::new(
                 "unsupported_grant_type",
                 "the grant_type is not supported",
             ));
@@ -64,7 +64,7 @@ pub(super) async fn check(
     let allowed = settings.scopes.as_deref();
     for scope in scopes.filter(|scope| !scope.is_empty()) {
         if allowed.is_some_and(|allowed| !allowed.iter().any(|other| other == scope)) {
-            return Err(Refusal::new(
+            return Err(Rejection::new(
                 "invalid_scope",
                 format!("the scope {scope} is not known"),
             ));
@@ -77,17 +77,17 @@ async fn check_exchange(
     request: &TokenEndpointRequest,
     form: &Form,
     settings: &Settings,
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     let subject_token = form.required("subject_token")?;
     let subject_token_type = form.required("subject_token_type")?;
     let actor = (form.get("actor_token"), form.get("actor_token_type"));
     match actor {
         (None, None) => {}
         (Some(_), Some(_)) => {
-            return Err(Refusal::invalid_request("actor tokens are not supported"));
+            return Err(Rejection::invalid_request("actor tokens are not supported"));
         }
         _ => {
-            return Err(Refusal::invalid_request(
+            return Err(Rejection::invalid_request(
                 "actor_token and actor_token_type require each other",
             ));
         }
@@ -100,7 +100,7 @@ async fn check_exchange(
         ),
     ] {
         if found.is_some_and(|found| ![ACCESS_TOKEN, ID_TOKEN, JWT].contains(&found)) {
-            return Err(Refusal::invalid_request(format!(
+            return Err(Rejection::invalid_request(format!(
                 "the {name} is not supported"
             )));
         }
@@ -108,7 +108,7 @@ async fn check_exchange(
     for resource in &request.resources {
         let is_uri = Url::parse(resource).is_ok_and(|url| url.fragment().is_none());
         if !is_uri {
-            return Err(Refusal::new(
+            return Err(Rejection::new(
                 "invalid_target",
                 "the resource is not an absolute URI without a fragment",
             ));
@@ -117,7 +117,7 @@ async fn check_exchange(
     for target in request.audiences.iter().chain(&request.resources) {
         let allowed = settings.targets.as_ref();
         if allowed.is_some_and(|allowed| !allowed.contains(target)) {
-            return Err(Refusal::new(
+            return Err(Rejection::new(
                 "invalid_target",
                 format!("the target {target} is not known"),
             ));
@@ -127,7 +127,7 @@ async fn check_exchange(
         .await
         .map_err(|reason| {
             let description = format!("the subject token is not accepted: {reason}");
-            Refusal::new(&settings.subject_error, description)
+            Rejection::new(&settings.subject_error, description)
         })
 }
 
