@@ -1,5 +1,6 @@
 //! Decides which token a request carries, in which header. All adapters use it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use http::{Extensions, HeaderMap, HeaderName, Method};
 use reqwest::Url;
 
 use crate::error::Error;
-use crate::origins::{Origin, OriginRef, Origins, PlainHttp};
-use crate::source::TokenSource;
+use crate::origins::{MappedOrigins, Origin, OriginRef, Origins, PlainHttp, SourceCow};
+use crate::source::{TokenProvider, TokenSource};
 use crate::telemetry;
 use crate::token::Token;
 
@@ -71,6 +72,15 @@ pub struct BearerAuth {
 pub(crate) enum Resend {
     Once,
     Never,
+}
+
+/// Which token a request carries.
+enum Selection<'s> {
+    None,
+    /// The token of the source for its origin.
+    OfOrigin,
+    /// The token of the source in [`UseSource`].
+    Other(&'s Arc<dyn TokenSource>),
 }
 
 /// A request extension that prevents [`BearerAuth`] from adding a token. With tower, insert it with
@@ -181,6 +191,88 @@ impl BearerAuth {
         Self::with_origins(Origins::any(Arc::new(source)))
     }
 
+    /// Creates a middleware for a client that talks to many services: a function returns the audience for each origin, and
+    /// a provider issues the tokens.
+    ///
+    /// `audience` is called with an origin without a path, such as `https://orders.example` or `https://orders.example:8443`:
+    /// in lower case, and without the port if it is the default of the scheme. It returns the audience of the tokens for it, or
+    /// `None` if requests to it carry no token. It is called for https origins, and for http ones on loopback.
+    ///
+    /// Return an audience only for origins of services that you know. If anyone can make the client send a
+    /// request to a host of their choice, by a link or a redirect, they get a token for the audience that the function returns
+    /// for it: harmless if that audience is the host itself, but not if it is an audience that other services accept.
+    ///
+    /// # Calls of the function
+    ///
+    /// The function is called at the first request to an origin, and its result is remembered if it is an audience. It is called
+    /// again if the source was dropped, and if requests to more than 1,000 origins carry tokens. If the result is `None`, it is
+    /// called for each request. It should return the same result each time, and not block.
+    ///
+    /// # Sources
+    ///
+    /// The first request for an audience creates a source with [`TokenProvider::token_source`], which origins with the same
+    /// audience share, and waits for its token. Concurrent requests create one source. If the provider returns an error, the
+    /// request fails with it, and the next request calls the provider again. The provider is called with a lock held: it must
+    /// not block, or send requests through the same client.
+    ///
+    /// Up to [`max_audiences`](Self::max_audiences) sources exist at a time. Each has its token in memory, and usually a
+    /// task that renews it although there are no requests. A further one replaces the source that was used least
+    /// recently.
+    ///
+    /// Requests to many made-up hosts cannot make the program create sources without limit, each of which would fetch a token:
+    /// `max_audiences` and 100 more can be created at once, and after that `max_audiences` per minute. Beyond that, requests
+    /// that need a further source fail with [`Error::TooManyAudiences`], and others are not affected.
+    ///
+    /// Clones of the middleware share the sources.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), reqwest_wi_auth::Error> {
+    /// use reqwest_middleware::ClientBuilder;
+    /// use reqwest_wi_auth::{BearerAuth, MetadataServer};
+    ///
+    /// // The audience of each service is its origin.
+    /// let auth = BearerAuth::for_each_origin(MetadataServer::new()?, |origin| {
+    ///     origin.ends_with(".services.example").then(|| origin.to_owned())
+    /// });
+    /// let client = ClientBuilder::new(reqwest::Client::new()).with(auth).build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn for_each_origin(
+        provider: impl TokenProvider,
+        audience: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_origins(Origins::default()).and_each_other_origin(provider, audience)
+    }
+
+    /// Creates a middleware like [`for_each_origin`](Self::for_each_origin) that sends tokens over plain http too: the function
+    /// is called for every http and https origin.
+    ///
+    /// Use it only on networks that are encrypted by other means, as explained for
+    /// [`insecure_http`](Self::insecure_http).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::{BearerAuth, TokenProvider};
+    /// # fn example(provider: impl TokenProvider) {
+    /// // Services in the cluster, whose connections the service mesh encrypts.
+    /// let auth = BearerAuth::insecure_http_for_each_origin(provider, |origin| {
+    ///     let host = origin.strip_prefix("http://")?;
+    ///     host.ends_with(".shop.svc").then(|| host.to_owned())
+    /// });
+    /// # }
+    /// ```
+    pub fn insecure_http_for_each_origin(
+        provider: impl TokenProvider,
+        audience: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_origins(Origins::default())
+            .and_insecure_http_for_each_other_origin(provider, audience)
+    }
+
     fn with_origins(origins: Origins) -> Self {
         telemetry::describe();
         Self {
@@ -248,6 +340,88 @@ impl BearerAuth {
         Ok(self)
     }
 
+    /// Adds the origins for which a function returns an audience, other than those that were or will be added by themselves. See
+    /// [`for_each_origin`](Self::for_each_origin).
+    ///
+    /// Replaces the function of an earlier call, and the source of [`any_origin`](Self::any_origin).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::{BearerAuth, Error, FixedToken, TokenProvider};
+    /// # fn example(partner: FixedToken, provider: impl TokenProvider) -> Result<(), Error> {
+    /// let auth = BearerAuth::for_origin("https://api.partner.example", partner)?
+    ///     .and_each_other_origin(provider, |origin| {
+    ///         origin.ends_with(".services.example").then(|| origin.to_owned())
+    ///     });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn and_each_other_origin(
+        self,
+        provider: impl TokenProvider,
+        audience: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.with_mapped_origins(MappedOrigins::new(
+            Arc::new(provider),
+            Arc::new(audience),
+            PlainHttp::LoopbackOnly,
+        ))
+    }
+
+    /// Adds origins like [`and_each_other_origin`](Self::and_each_other_origin), and sends tokens over plain http too.
+    ///
+    /// Use it only on networks that are encrypted by other means, as explained for
+    /// [`insecure_http`](Self::insecure_http).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::{BearerAuth, Error, FixedToken, TokenProvider};
+    /// # fn example(partner: FixedToken, provider: impl TokenProvider) -> Result<(), Error> {
+    /// let auth = BearerAuth::for_origin("https://api.partner.example", partner)?
+    ///     .and_insecure_http_for_each_other_origin(provider, |origin| {
+    ///         origin.ends_with(".shop.svc").then(|| origin.to_owned())
+    ///     });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn and_insecure_http_for_each_other_origin(
+        self,
+        provider: impl TokenProvider,
+        audience: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.with_mapped_origins(MappedOrigins::new(
+            Arc::new(provider),
+            Arc::new(audience),
+            PlainHttp::Allowed,
+        ))
+    }
+
+    fn with_mapped_origins(mut self, mapped: MappedOrigins) -> Self {
+        self.origins.set_mapped(mapped);
+        self
+    }
+
+    /// Sets how many sources [`for_each_origin`](Self::for_each_origin) keeps at a time, one for each audience. Default: 100. At
+    /// least one is kept.
+    ///
+    /// Has no effect on other origins. Call it after `for_each_origin` or `and_each_other_origin`, and before the middleware is
+    /// used or cloned: sources that exist already are not kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use reqwest_wi_auth::{BearerAuth, TokenProvider};
+    /// # fn example(provider: impl TokenProvider) {
+    /// let auth = BearerAuth::for_each_origin(provider, |origin| Some(origin.to_owned())).max_audiences(1000);
+    /// # }
+    /// ```
+    pub fn max_audiences(mut self, max_audiences: usize) -> Self {
+        self.origins.set_max_audiences(max_audiences);
+        self
+    }
+
     /// Disables sending a request again after a 401.
     ///
     /// This saves the clone of each request that is kept for it. Concerns the reqwest middleware only: the tower layer
@@ -294,11 +468,16 @@ impl BearerAuth {
     pub fn token_for(&self, url: &str) -> Result<Option<Token>, Error> {
         let parsed = Url::parse(url).map_err(|_| Error::invalid_origin(url, "not a URL"))?;
         let origin = OriginRef::from_url(&parsed);
-        let source = origin.and_then(|origin| self.origins.source(origin));
+        let source = origin.and_then(|origin| match self.origins.configured(origin) {
+            Some(source) => Some(Cow::Borrowed(source)),
+            None => Some(Cow::Owned(self.origins.mapped(origin)?.into_source())),
+        });
         if source.is_none() {
             telemetry::not_attached(origin);
         }
-        source.map(|source| source.current()).transpose()
+        source
+            .map(|source: SourceCow<'_>| source.current())
+            .transpose()
     }
 
     /// Sets the header that carries the token.
@@ -323,13 +502,36 @@ impl BearerAuth {
         method: &Method,
         headers: &HeaderMap,
         extensions: &'s Extensions,
-    ) -> Option<&'s Arc<dyn TokenSource>> {
-        let found = origin.and_then(|origin| Some((origin, self.origins.source(origin)?)));
+    ) -> Option<SourceCow<'s>> {
+        let found = origin.and_then(|origin| Some((origin, self.origins.configured(origin)?)));
         let Some((origin, source)) = found else {
+            return self.mapped_source_for(origin, method, headers, extensions);
+        };
+        self.select_source(origin, source, method, headers, extensions)
+            .map(Cow::Borrowed)
+    }
+
+    /// Returns the source of the token that a request to an origin without a configured source carries, which is created on
+    /// demand, or `None`. Not inlined, so that requests to configured origins do not carry its cost.
+    #[inline(never)]
+    fn mapped_source_for<'s>(
+        &'s self,
+        origin: Option<OriginRef<'_>>,
+        method: &Method,
+        headers: &HeaderMap,
+        extensions: &'s Extensions,
+    ) -> Option<SourceCow<'s>> {
+        let found = origin.and_then(|origin| Some((origin, self.origins.mapped(origin)?)));
+        let Some((origin, mapped)) = found else {
             telemetry::not_attached(origin);
             return None;
         };
-        self.select_source(origin, source, method, headers, extensions)
+        // The source is created only for a request that carries its token.
+        match self.selection(origin, method, headers, extensions) {
+            Selection::None => None,
+            Selection::Other(source) => Some(Cow::Borrowed(source)),
+            Selection::OfOrigin => Some(Cow::Owned(mapped.into_source())),
+        }
     }
 
     /// Returns the source of the token that a request carries, or `None` if the request carries no token of this
@@ -343,29 +545,49 @@ impl BearerAuth {
         headers: &HeaderMap,
         extensions: &'s Extensions,
     ) -> Option<&'s Arc<dyn TokenSource>> {
+        match self.selection(origin, method, headers, extensions) {
+            Selection::None => None,
+            Selection::Other(source) => Some(source),
+            Selection::OfOrigin => Some(source),
+        }
+    }
+
+    /// Decides which token a request carries to an origin that tokens are sent to.
+    #[inline]
+    fn selection<'s>(
+        &self,
+        origin: OriginRef<'_>,
+        method: &Method,
+        headers: &HeaderMap,
+        extensions: &'s Extensions,
+    ) -> Selection<'s> {
         // A value that the caller has set stays.
         if headers.contains_key(&self.header) {
-            return None;
+            return Selection::None;
         }
         // A CONNECT request is read by a proxy.
         if *method == Method::CONNECT || !origin.matches_host_headers(headers) {
             telemetry::not_attached_to_request(origin);
-            return None;
+            return Selection::None;
         }
         if extensions.is_empty() {
-            return Some(source);
+            return Selection::OfOrigin;
         }
         if extensions.get::<SkipToken>().is_some() {
-            return None;
+            return Selection::None;
         }
         let other = extensions
             .get::<UseSource>()
             .filter(|other| other.header == self.header);
-        Some(other.map_or(source, |other| &other.source))
+        other.map_or(Selection::OfOrigin, |other| Selection::Other(&other.source))
     }
 
-    /// Returns the origin of a URL with its source, or `None` if no tokens are sent to it.
-    pub(crate) fn origin_entry(&self, url: &str) -> Option<(Origin, &Arc<dyn TokenSource>)> {
+    /// Returns the origin of a URL with its source, if that is not created on demand. Returns `None` if no tokens are sent to
+    /// the origin.
+    pub(crate) fn origin_entry(
+        &self,
+        url: &str,
+    ) -> Option<(Origin, Option<&Arc<dyn TokenSource>>)> {
         let url = Url::parse(url).ok()?;
         self.origins.entry(OriginRef::from_url(&url)?)
     }

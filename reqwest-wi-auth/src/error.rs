@@ -82,6 +82,19 @@ pub enum Error {
         /// Why tokens cannot be sent there, and what to do.
         reason: &'static str,
     },
+    /// No source was created for an audience, since [`BearerAuth::for_each_origin`](crate::BearerAuth::for_each_origin) has
+    /// created too many within a short time.
+    #[error(
+        "no tokens are fetched for the audience {audience:?} of {origin}: too many sources were created within a short time, with at most {max_audiences} at a time; return an audience only for origins of known services, or raise `max_audiences`"
+    )]
+    TooManyAudiences {
+        /// The origin of the request.
+        origin: String,
+        /// The audience of the origin.
+        audience: String,
+        /// The number of sources that exist at a time.
+        max_audiences: usize,
+    },
     /// The HTTP client could not be created.
     #[error("the HTTP client could not be created: {}", with_causes(.0.as_ref()))]
     Client(#[source] Arc<reqwest::Error>),
@@ -261,7 +274,7 @@ impl Error {
             Self::Fetch(error) => error.is_transient(),
             Self::File(FileError::NoRuntime { .. } | FileError::Closed { .. }) => false,
             Self::File(_) | Self::Expired { .. } | Self::NotFetched { .. } => true,
-            Self::Command { .. } => true,
+            Self::Command { .. } | Self::TooManyAudiences { .. } => true,
             Self::Configuration { .. }
             | Self::InvalidToken { .. }
             | Self::InvalidOrigin { .. }

@@ -3,6 +3,7 @@
 mod future;
 mod pending;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -87,13 +88,13 @@ impl BearerAuth {
         };
         Ok(BearerAuthLayer {
             auth: Arc::new(self.clone()),
-            origin: Arc::new((known, source.clone())),
+            origin: Arc::new((known, source.cloned())),
         })
     }
 }
 
-/// An origin, and the source of its tokens.
-type OriginEntry = (Origin, Arc<dyn TokenSource>);
+/// An origin, and the source of its tokens, unless that is created on demand.
+type OriginEntry = (Origin, Option<Arc<dyn TokenSource>>);
 
 /// A layer that adds tokens to the requests of a client that sends all requests to one origin. Created by
 /// [`BearerAuth::layer_for_origin`].
@@ -206,7 +207,7 @@ impl<S> BearerAuthService<S> {
         let origin = OriginRef::from_uri(uri);
         let Some((fixed, source)) = self.fixed_origin.as_deref() else {
             let source = self.auth.source_for(origin, method, headers, extensions);
-            return source.cloned();
+            return source.map(Cow::into_owned);
         };
         let is_fixed_origin = match origin {
             Some(origin) => fixed.matches(origin),
@@ -216,10 +217,17 @@ impl<S> BearerAuthService<S> {
             telemetry::not_attached(origin);
             return None;
         }
-        let source = self
-            .auth
-            .select_source(fixed.borrow(), source, method, headers, extensions);
-        source.cloned()
+        let origin = fixed.borrow();
+        match source {
+            Some(source) => self
+                .auth
+                .select_source(origin, source, method, headers, extensions)
+                .cloned(),
+            None => self
+                .auth
+                .source_for(Some(origin), method, headers, extensions)
+                .map(Cow::into_owned),
+        }
     }
 }
 

@@ -14,10 +14,15 @@
 //! [`BearerAuth`]: crate::BearerAuth
 //! [`BearerAuth::and_insecure_http`]: crate::BearerAuth::and_insecure_http
 //! [`BearerAuth::and_origin`]: crate::BearerAuth::and_origin
+//! [`BearerAuth::and_each_other_origin`]: crate::BearerAuth::and_each_other_origin
+//! [`BearerAuth::and_insecure_http_for_each_other_origin`]: crate::BearerAuth::and_insecure_http_for_each_other_origin
 //! [`BearerAuth::any_origin`]: crate::BearerAuth::any_origin
 //! [`BearerAuth::for_origin`]: crate::BearerAuth::for_origin
+//! [`BearerAuth::for_each_origin`]: crate::BearerAuth::for_each_origin
 //! [`BearerAuth::insecure_http`]: crate::BearerAuth::insecure_http
+//! [`BearerAuth::insecure_http_for_each_origin`]: crate::BearerAuth::insecure_http_for_each_origin
 //! [`BearerAuth::layer_for_origin`]: crate::BearerAuth::layer_for_origin
+//! [`BearerAuth::max_audiences`]: crate::BearerAuth::max_audiences
 //! [`BearerAuth::token_for`]: crate::BearerAuth::token_for
 //! [`BearerAuth::without_resend`]: crate::BearerAuth::without_resend
 //! [`BearerAuthService`]: crate::BearerAuthService
@@ -38,6 +43,7 @@
 //! [`Error::is_transient`]: crate::Error::is_transient
 //! [`Error::Metadata`]: crate::Error::Metadata
 //! [`Error::NotFetched`]: crate::Error::NotFetched
+//! [`Error::TooManyAudiences`]: crate::Error::TooManyAudiences
 //! [`FetchError`]: crate::FetchError
 //! [`FetchError::OAuth`]: crate::FetchError::OAuth
 //! [`FetchedToken`]: crate::FetchedToken

@@ -30,7 +30,7 @@ impl Middleware for BearerAuth {
         if let Some(source) = source {
             let outer = Attempt::current(extensions);
             if outer.is_none() && self.resend() == Resend::Once {
-                let source = source.clone();
+                let source = source.into_owned();
                 // Boxed separately, so that the future of a request that is never sent again stays small.
                 return Box::pin(self.send(source, request, extensions, next)).await;
             }
@@ -39,12 +39,12 @@ impl Middleware for BearerAuth {
                 .and_then(|outer| outer.replacement(self.header()));
             let token = match replacement {
                 Some(token) => token,
-                None => current_or_refreshed(source).await?,
+                None => current_or_refreshed(&source).await?,
             };
             if let Some(outer) = outer
                 && self.resend() == Resend::Once
             {
-                outer.register(self.header(), source, &token);
+                outer.register(self.header(), &source, &token);
             }
             self.attach(token, request.headers_mut());
         }

@@ -1,5 +1,9 @@
 //! Which origin gets which token.
 
+mod mapped;
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,6 +12,7 @@ use http::header::HOST;
 use http::{HeaderMap, Uri};
 use reqwest::Url;
 
+pub(crate) use self::mapped::{MappedOrigin, MappedOrigins};
 use crate::error::Error;
 use crate::source::TokenSource;
 
@@ -15,9 +20,23 @@ use crate::source::TokenSource;
 #[derive(Clone, Default)]
 pub(crate) struct Origins {
     listed: Vec<(Origin, Arc<dyn TokenSource>)>,
-    /// The source for every other https origin, and http on loopback, if tokens are sent to any origin.
-    any: Option<Arc<dyn TokenSource>>,
+    others: Others,
 }
+
+/// The tokens for the origins that are not listed.
+#[derive(Clone, Default)]
+enum Others {
+    /// No tokens are sent to them.
+    #[default]
+    None,
+    /// The tokens of one source are sent to every https origin, and http on loopback.
+    Any(Arc<dyn TokenSource>),
+    /// A function returns the audience of each origin.
+    Mapped(Arc<MappedOrigins>),
+}
+
+/// A source that is configured, or one that was created on demand.
+pub(crate) type SourceCow<'s> = Cow<'s, Arc<dyn TokenSource>>;
 
 /// Whether tokens may be sent over plain http to an origin that is not on loopback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +66,19 @@ impl Origins {
     pub(crate) fn any(source: Arc<dyn TokenSource>) -> Self {
         Self {
             listed: Vec::new(),
-            any: Some(source),
+            others: Others::Any(source),
+        }
+    }
+
+    /// Sets the function that returns the audiences of the origins that are not listed.
+    pub(crate) fn set_mapped(&mut self, mapped: MappedOrigins) {
+        self.others = Others::Mapped(Arc::new(mapped));
+    }
+
+    /// Limits the number of sources that are created on demand.
+    pub(crate) fn set_max_audiences(&mut self, max_audiences: usize) {
+        if let Others::Mapped(mapped) = &self.others {
+            self.others = Others::Mapped(Arc::new(mapped.with_max_audiences(max_audiences)));
         }
     }
 
@@ -67,20 +98,36 @@ impl Origins {
         Ok(())
     }
 
-    /// Returns the source of the tokens for an origin, or `None` if no tokens are sent to it.
+    /// Returns the source of the tokens for an origin, or `None` if none is configured: no tokens are sent to it, or its source
+    /// is created on demand.
     #[inline]
-    pub(crate) fn source(&self, origin: OriginRef<'_>) -> Option<&Arc<dyn TokenSource>> {
+    pub(crate) fn configured(&self, origin: OriginRef<'_>) -> Option<&Arc<dyn TokenSource>> {
         let listed = self.listed.iter().find(|(known, _)| known.matches(origin));
-        let any = || self.any.as_ref().filter(|_| origin.is_private());
+        let any = || match &self.others {
+            Others::Any(source) => Some(source).filter(|_| origin.is_private()),
+            Others::None | Others::Mapped(_) => None,
+        };
         listed.map(|(_, source)| source).or_else(any)
     }
 
-    /// Returns an origin as an owned value with the source of its tokens, or `None` if no tokens are sent to it.
-    pub(crate) fn entry(&self, origin: OriginRef<'_>) -> Option<(Origin, &Arc<dyn TokenSource>)> {
-        if let Some((known, source)) = self.listed.iter().find(|(known, _)| known.matches(origin)) {
-            return Some((known.clone(), source));
+    /// Returns an origin without a configured source if its source is created on demand. Creates no source.
+    pub(crate) fn mapped(&self, origin: OriginRef<'_>) -> Option<MappedOrigin<'_>> {
+        match &self.others {
+            Others::Mapped(mapped) => mapped.find(origin),
+            Others::None | Others::Any(_) => None,
         }
-        let source = self.any.as_ref().filter(|_| origin.is_private())?;
+    }
+
+    /// Returns an origin as an owned value with its source, or without one if that is created on demand. Returns `None` if no
+    /// tokens are sent to the origin.
+    pub(crate) fn entry(
+        &self,
+        origin: OriginRef<'_>,
+    ) -> Option<(Origin, Option<&Arc<dyn TokenSource>>)> {
+        let configured = self.configured(origin);
+        if configured.is_none() && self.mapped(origin).is_none() {
+            return None;
+        }
         let owned = Origin {
             scheme: if origin.scheme == "https" {
                 "https"
@@ -90,16 +137,20 @@ impl Origins {
             host: origin.host.to_owned(),
             port: origin.port,
         };
-        Some((owned, source))
+        Some((owned, configured))
     }
 
     /// Returns descriptions of the origins, for `Debug`.
     pub(crate) fn descriptions(&self) -> impl Iterator<Item = String> + '_ {
-        let any = self.any.iter().map(|_| "any https origin".to_owned());
+        let others = match &self.others {
+            Others::None => None,
+            Others::Any(_) => Some("any https origin".to_owned()),
+            Others::Mapped(mapped) => Some(mapped.to_string()),
+        };
         self.listed
             .iter()
             .map(|(origin, _)| origin.borrow().to_string())
-            .chain(any)
+            .chain(others)
     }
 }
 
@@ -231,6 +282,21 @@ impl Origin {
         })
     }
 
+    /// Returns the origin of a request as an owned value in normal form, or `None` if tokens cannot be sent to it, or its host
+    /// is not in normal form.
+    fn from_request(origin: OriginRef<'_>, plain_http: PlainHttp) -> Option<Self> {
+        let parsed = Self::parse(&origin.to_string(), plain_http).ok()?;
+        // A parsed host is in normal form: clients of URIs connect to hosts such as `0x7f.1` as they are written.
+        parsed.matches(origin).then_some(parsed)
+    }
+
+    /// Compares this origin with that of a request, in the order of lists of origins, which is not alphabetical.
+    fn compare(&self, origin: OriginRef<'_>) -> Ordering {
+        compare_ignoring_case(&self.host, origin.host)
+            .then(self.port.cmp(&origin.port))
+            .then_with(|| compare_ignoring_case(self.scheme, origin.scheme))
+    }
+
     /// Returns whether this is the same origin as that of a request.
     #[inline]
     pub(crate) fn matches(&self, origin: OriginRef<'_>) -> bool {
@@ -247,6 +313,26 @@ impl Origin {
             port: self.port,
         }
     }
+}
+
+/// Formats the ASCII serialization of RFC 6454, section 6.2: without the port if it is the scheme's default.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let default_port = if self.scheme == "https" { 443 } else { 80 };
+        write!(f, "{}://{}", self.scheme, self.host)?;
+        if self.port == default_port {
+            return Ok(());
+        }
+        write!(f, ":{}", self.port)
+    }
+}
+
+/// Compares two texts by their lengths, and then by their characters, ignoring the case of ASCII letters.
+fn compare_ignoring_case(a: &str, b: &str) -> Ordering {
+    a.len().cmp(&b.len()).then_with(|| {
+        let lower_case = |byte: u8| byte.to_ascii_lowercase();
+        a.bytes().map(lower_case).cmp(b.bytes().map(lower_case))
+    })
 }
 
 /// Returns whether a domain, in lower case and ASCII form, can be a DNS name: labels of letters, digits, hyphens and

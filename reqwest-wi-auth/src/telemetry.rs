@@ -10,7 +10,7 @@ use reqwest::Url;
 use crate::error::Error;
 use crate::origins::OriginRef;
 use crate::source::fetched::{Description, FetchKind};
-use crate::text::log_line;
+use crate::text::{log_line, one_line};
 use crate::token::Token;
 use crate::watched_file::FileError;
 
@@ -218,6 +218,34 @@ pub(crate) fn not_attached(origin: Option<OriginRef<'_>>) {
 /// its `Host` header names another server.
 pub(crate) fn not_attached_to_request(origin: OriginRef<'_>) {
     tracing::debug!(%origin, "no token attached: the method is CONNECT, or the Host header does not match the URL");
+}
+
+/// Records that a source was created for the audience of an origin.
+pub(crate) fn audience_added(origin: &str, audience: &str) {
+    tracing::debug!(
+        origin,
+        audience = one_line(audience),
+        "token source created for a further audience"
+    );
+}
+
+/// Records that the source of an audience was dropped, since a source for another audience was created.
+pub(crate) fn audience_dropped(audience: &str) {
+    tracing::debug!(
+        audience = one_line(audience),
+        "token source dropped: there are too many audiences, and it was used least recently"
+    );
+}
+
+/// Records that no source was created for the audience of an origin. Called for the first of several such requests.
+pub(crate) fn too_many_audiences(origin: &str, audience: &str, max_audiences: usize) {
+    tracing::warn!(
+        origin,
+        audience = one_line(audience),
+        max_audiences,
+        "too many token sources were created within a short time; requests that need a further one fail. Return an audience \
+         only for origins of known services, or raise max_audiences"
+    );
 }
 
 /// Records that a request is sent again after a 401.

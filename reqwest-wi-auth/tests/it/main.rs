@@ -11,6 +11,7 @@ mod fake_kubelet;
 mod fake_metadata;
 mod fake_token_endpoint;
 mod file_faults;
+mod for_each_origin;
 #[cfg(feature = "federation")]
 mod github_actions;
 mod metadata_server;
