@@ -1,7 +1,7 @@
 //! Runs one code path repeatedly, for tools that count instructions.
 //!
 //! The arguments are `<path> <requests>`. The path is `raw` (verifies only the signature), `cold` (a complete verification),
-//! `bare` (a service without a guard), `uncached` or `cached` (the service with a guard). Count only the instructions in
+//! `bare` (a service without a guard), `uncached` or `cached` (the service with a guard), or `shadow` (`cached` with a shadow policy). Count only the instructions in
 //! `measured`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -16,7 +16,7 @@ use tower_oidc_guard::Policy;
 use tower_oidc_guard::testing::TestIssuer;
 
 use crate::case::{rs256, verify};
-use crate::service::{Bare, GKE_SA, call, guard, header};
+use crate::service::{Bare, GKE_SA, call, guard, guard_with_shadow_policy, header};
 
 #[inline(never)]
 fn measured(requests: u32, request: &dyn Fn()) {
@@ -48,12 +48,18 @@ fn main() {
     };
     let (cached, uncached) = (guarded(1000), guarded(0));
     runtime.block_on(verifier.verify(&case.token)).unwrap();
+    let shadowed = guard_with_shadow_policy(&case);
+    runtime
+        .block_on(shadowed.verifier().verify(&case.token))
+        .unwrap();
+    let shadowed = shadowed.layer().layer(Bare);
     let request: &dyn Fn() = match path.as_str() {
         "raw" => &|| case.raw(),
         "cold" => &|| verify(&verifier, &case.token),
         "bare" => &|| assert!(call(&Bare, &sent).is_success()),
         "uncached" => &|| assert!(call(&uncached, &sent).is_success()),
         "cached" => &|| assert!(call(&cached, &sent).is_success()),
+        "shadow" => &|| assert!(call(&shadowed, &sent).is_success()),
         other => panic!("unknown path {other}"),
     };
     request();

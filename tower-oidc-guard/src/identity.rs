@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::jose::VerifiedToken;
 use crate::jose::claims::{Claims, Times};
 use crate::jose::scopes::Scopes;
+use crate::policy::DecisionMemo;
 use crate::validity::Validity;
 
 /// The platform of an issuer, which determines the format of its subjects.
@@ -75,6 +76,7 @@ struct Inner {
     /// The JSON text of the claims.
     payload: Box<[u8]>,
     validity: Validity,
+    decisions: DecisionMemo,
 }
 
 /// The names of a token's issuer.
@@ -167,6 +169,7 @@ impl Identity {
             platform_claims,
             payload: payload.into(),
             validity,
+            decisions: DecisionMemo::default(),
         }))
     }
 
@@ -176,6 +179,11 @@ impl Identity {
         let inner = Arc::get_mut(&mut self.0).expect("the only handle");
         inner.validity.revocation = Some(revocation);
         self
+    }
+
+    /// Returns the decisions of policies on this identity.
+    pub(crate) fn decisions(&self) -> &DecisionMemo {
+        &self.0.decisions
     }
 
     /// Returns how long the token may be used.

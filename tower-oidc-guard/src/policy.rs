@@ -11,6 +11,7 @@
 
 #[cfg(feature = "policy-file")]
 mod changes;
+mod decision_memo;
 mod error;
 #[cfg(feature = "policy-file")]
 mod file;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "policy-file")]
 pub(crate) use self::changes::{Effect, PolicyChanges};
+pub(crate) use self::decision_memo::{DecisionMemo, PolicyId};
 pub use self::error::PolicyError;
 #[cfg(feature = "policy-file")]
 pub(crate) use self::file::PolicyContent;
@@ -464,6 +466,37 @@ impl Policy {
     /// that does not matter is avoided.
     fn decide_denied<R: Reason>(&self, caller: Option<&Identity>) -> Option<Outcome<R>> {
         self.denies(caller).then(|| self.decide(caller))
+    }
+
+    /// Returns whether a caller is allowed, with the decision that is remembered with the identity if there is one. `id` identifies
+    /// this policy.
+    pub(crate) fn allows(&self, caller: &Identity, id: PolicyId) -> bool {
+        let is_allowed = |outcome: Outcome<()>| matches!(outcome, Outcome::Allowed(()));
+        match &*self.0 {
+            #[cfg(feature = "policy-file")]
+            Node::File(file) => file.with_id(|rule, id| {
+                // The content of a file has no conditions.
+                let memo = caller.decisions();
+                memo.get_or_decide(id, || is_allowed(rule.decide(Some(caller))))
+            }),
+            _ if self.is_constant() => {
+                let memo = caller.decisions();
+                memo.get_or_decide(id, || is_allowed(self.decide(Some(caller))))
+            }
+            _ => is_allowed(self.decide(Some(caller))),
+        }
+    }
+
+    /// Returns whether decisions depend on the caller alone: the policy has no conditions, and no content of a file.
+    fn is_constant(&self) -> bool {
+        match &*self.0 {
+            Node::Rule(rule) => rule.conditions.is_empty(),
+            Node::Any(policies) | Node::All(policies) => policies.iter().all(Self::is_constant),
+            Node::Narrowed(policy, rule) => rule.conditions.is_empty() && policy.is_constant(),
+            Node::Invalid(_) => true,
+            #[cfg(feature = "policy-file")]
+            Node::File(_) => false,
+        }
     }
 
     /// Returns whether a deny list of the policy matches the caller; `None` is a request without a token.

@@ -2,11 +2,11 @@
 
 use tower::{Layer as _, ServiceExt as _};
 use tower_oidc_guard::testing::TestIssuer;
-use tower_oidc_guard::{Identity, OidcGuard, Policy};
+use tower_oidc_guard::{Identity, Policy};
 
 use crate::allocations::{count, held};
 use crate::case::{Case, mint};
-use crate::service::{Bare, GKE_SA, call, guard, header};
+use crate::service::{Bare, GKE_SA, call, guard, guard_with_shadow_policy, header};
 use crate::target::{best, ratio, target};
 
 const BATCH: u32 = 200;
@@ -83,16 +83,6 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
     met.into_iter().all(|met| met)
 }
 
-/// Creates a guard like that of the cached requests, with a shadow policy that decides alike and denies another caller.
-fn guard_with_shadow_policy(case: &Case) -> OidcGuard {
-    let named = Policy::members([GKE_SA]);
-    let shadow = named
-        .clone()
-        .deny(["system:serviceaccount:id-namespace:legacy"]);
-    let builder = case.settings(1, 1).policy(named).shadow_policy(shadow);
-    builder.cache(1000, 64 << 20).build().unwrap()
-}
-
 /// Prints the number of allocations per request.
 fn allocations(name: &str, request: &dyn Fn()) {
     let before = count();
@@ -135,6 +125,10 @@ fn hostile_bytes(runtime: &tokio::runtime::Runtime, case: &Case) -> bool {
             format!("{signed}.{:A>width$}", number, width = signature.len())
         }
     };
+    // The first of each kind of refusal begins the summary of the current minute in the log, which has one entry for each kind.
+    for number in 0..4 {
+        assert!(call(&service, &header(&hostile(number))).is_client_error());
+    }
     let before = held();
     for number in 0..HOSTILE {
         assert!(call(&service, &header(&hostile(number))).is_client_error());

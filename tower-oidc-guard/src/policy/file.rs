@@ -16,7 +16,7 @@ use super::resolved::{
     Installed, Misfit, PolicyIssuers, PolicyRole, Registered, Registration, too_wide,
 };
 use super::rule::{Rule, check_audience, check_scope};
-use super::{Node, Policy, PolicyError};
+use super::{Node, Policy, PolicyError, PolicyId};
 use crate::config_file::{
     ConfigFile, ContentError, MemberEntry, Position, Positioned, config_changes,
 };
@@ -81,6 +81,7 @@ pub struct PolicyFile {
 pub(crate) struct PolicyContent {
     rule: Rule,
     config: ConfigFile,
+    id: PolicyId,
 }
 
 /// The content in effect, and the guards that it has been checked against.
@@ -201,6 +202,12 @@ impl PolicyFile {
     /// Calls a function with the rule in effect.
     pub(super) fn with<R>(&self, look: impl FnOnce(&Rule) -> R) -> R {
         look(&self.state.content.load().rule)
+    }
+
+    /// Calls a function with the rule in effect, and the identifier of this version of the content.
+    pub(super) fn with_id<R>(&self, look: impl FnOnce(&Rule, PolicyId) -> R) -> R {
+        let content = self.state.content.load();
+        look(&content.rule, content.id)
     }
 
     /// Checks the content against the issuers that a guard trusts, now and at each change until the registration is dropped.
@@ -352,6 +359,7 @@ impl Default for State {
             content: ArcSwap::from_pointee(PolicyContent {
                 rule: Rule::allowing(Members::default()),
                 config: ConfigFile::default(),
+                id: PolicyId::new(),
             }),
             registered: Mutex::default(),
             installed: Mutex::default(),
@@ -374,7 +382,11 @@ impl PolicyContent {
             rule.require_scope(value.clone());
         }
         rule.claims = config.claims.iter().cloned().collect();
-        Ok(Self { rule, config })
+        Ok(Self {
+            rule,
+            config,
+            id: PolicyId::new(),
+        })
     }
 
     #[cfg(test)]

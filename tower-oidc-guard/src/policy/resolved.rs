@@ -11,7 +11,7 @@ use reqwest_wi_auth::FileError;
 use super::PolicyHealth;
 use super::outcome::Outcome;
 use super::public_issuer::PublicIssuer;
-use super::{Decision, Node, Policy, PolicyError};
+use super::{Decision, Node, Policy, PolicyError, PolicyId};
 use crate::identity::{Identity, Platform};
 use crate::telemetry;
 use crate::text::is_invisible;
@@ -175,6 +175,7 @@ pub(crate) struct ResolvedPolicy {
 #[derive(Debug)]
 pub(super) struct Installed {
     pub(super) policy: Policy,
+    id: PolicyId,
     #[cfg(feature = "policy-file")]
     pub(super) role: PolicyRole,
     #[cfg(feature = "policy-file")]
@@ -283,10 +284,7 @@ impl ResolvedPolicy {
 
     /// Returns whether a caller is allowed.
     pub(crate) fn allows(&self, caller: &Identity) -> bool {
-        matches!(
-            self.installed.policy.decide::<()>(Some(caller)),
-            Outcome::Allowed(())
-        )
+        self.installed.policy.allows(caller, self.installed.id)
     }
 
     /// Returns the scopes that a caller needs, separated by spaces, if the policy does not allow it and would allow it with them.
@@ -340,6 +338,7 @@ impl Installed {
         }
         let installed = Arc::new(Self {
             policy,
+            id: PolicyId::new(),
             #[cfg(feature = "policy-file")]
             role,
             #[cfg(feature = "policy-file")]
