@@ -11,6 +11,8 @@ pub(crate) mod fixed;
 pub(crate) mod github_actions;
 #[cfg(feature = "federation")]
 pub(crate) mod http;
+#[cfg(feature = "federation")]
+pub(crate) mod json_member;
 pub(crate) mod metadata;
 pub(crate) mod projected;
 #[cfg(feature = "federation")]

@@ -26,6 +26,8 @@ pub(crate) struct TokenFile(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     format: TokenFormat,
+    /// The name of the JSON member that contains the token, or `None` if the file contains only the token.
+    json_member: Option<String>,
     opened: OnceCell<ProjectedToken>,
 }
 
@@ -37,9 +39,19 @@ impl TokenFile {
 
     /// Creates a source that reads tokens of a format from a file.
     pub(crate) fn with_format(path: impl Into<PathBuf>, format: TokenFormat) -> Self {
+        Self::with_content(path, format, None)
+    }
+
+    /// Creates a source that reads tokens of a format from a file: its whole content, or a member of a JSON object.
+    pub(crate) fn with_content(
+        path: impl Into<PathBuf>,
+        format: TokenFormat,
+        json_member: Option<String>,
+    ) -> Self {
         Self(Arc::new(Inner {
             path: path.into(),
             format,
+            json_member,
             opened: OnceCell::new(),
         }))
     }
@@ -50,7 +62,9 @@ impl TokenFile {
     }
 
     async fn open(&self) -> Result<ProjectedToken, Error> {
-        let builder = ProjectedToken::builder(&self.0.path).startup_limit(OPEN_LIMIT);
+        let builder = ProjectedToken::builder(&self.0.path)
+            .startup_limit(OPEN_LIMIT)
+            .json_member(self.0.json_member.clone());
         match self.0.format {
             TokenFormat::Jwt => builder.open().await,
             TokenFormat::Opaque => builder.allow_opaque().open().await,

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::{EXPIRED_INTERVAL, Inner, ProjectedToken, RejectedToken, WhenExpired};
 use crate::error::Error;
+#[cfg(feature = "federation")]
+use crate::source::json_member::find_member;
 use crate::telemetry;
 use crate::token::jwt::Audiences;
 use crate::token::{Token, TokenFormat};
@@ -24,6 +26,9 @@ pub struct ProjectedTokenBuilder {
     read_limit: Duration,
     audience: Option<String>,
     format: TokenFormat,
+    /// The name of the JSON member that contains the token, or `None` if the file contains only the token.
+    #[cfg(feature = "federation")]
+    json_member: Option<String>,
     when_expired: WhenExpired,
     /// `None` for the default of [`WatchedFile`].
     read: Option<ReadFn>,
@@ -38,6 +43,8 @@ impl ProjectedTokenBuilder {
             read_limit: DEFAULT_READ_LIMIT,
             audience: None,
             format: TokenFormat::Jwt,
+            #[cfg(feature = "federation")]
+            json_member: None,
             when_expired: WhenExpired::Fail,
             read: None,
             clock: Arc::new(SystemTime::now),
@@ -152,6 +159,13 @@ impl ProjectedTokenBuilder {
         self
     }
 
+    /// Sets the name of the JSON member that contains the token. Default: the file contains only the token.
+    #[cfg(feature = "federation")]
+    pub(crate) fn json_member(mut self, name: Option<String>) -> Self {
+        self.json_member = name;
+        self
+    }
+
     /// Sends an expired token while there is no newer one, for machines whose clock is wrong. Default: the request fails
     /// with [`Error::Expired`].
     ///
@@ -250,7 +264,16 @@ impl ProjectedTokenBuilder {
     /// Panics if the timer of the runtime is not enabled.
     pub async fn open(self) -> Result<ProjectedToken, Error> {
         let (format, audience) = (self.format, self.audience);
-        let parse = move |bytes: &[u8]| parse(bytes, format, audience.as_deref());
+        #[cfg(feature = "federation")]
+        let json_member = self.json_member;
+        let parse = move |bytes: &[u8]| {
+            #[cfg(feature = "federation")]
+            if let Some(name) = &json_member {
+                let token = find_member(bytes, name)?;
+                return parse(token.as_bytes(), format, audience.as_deref());
+            }
+            parse(bytes, format, audience.as_deref())
+        };
         let rejected = Arc::<RejectedToken>::default();
         let is_rejected = rejected.clone();
         let label = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
