@@ -155,6 +155,8 @@ pub use source::fetched::FetchedToken;
 pub use source::fixed::FixedToken;
 #[cfg(feature = "federation")]
 pub use source::github_actions::{GitHubActions, GitHubActionsBuilder};
+#[cfg(feature = "federation")]
+pub use source::google::{GoogleFederation, GoogleFederationBuilder};
 pub use source::metadata::MetadataServer;
 pub use source::projected::{ProjectedToken, ProjectedTokenBuilder};
 #[cfg(feature = "federation")]

@@ -244,7 +244,7 @@ fn port_after(authority: &str, host: &str, default: Option<u16>) -> Option<u16> 
 }
 
 impl Origin {
-    fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, &'static str> {
+    pub(crate) fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, &'static str> {
         let url = Url::parse(url).map_err(|_| "not a URL")?;
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err("the URL has no host");

@@ -10,6 +10,8 @@ pub(crate) mod fixed;
 #[cfg(feature = "federation")]
 pub(crate) mod github_actions;
 #[cfg(feature = "federation")]
+pub(crate) mod google;
+#[cfg(feature = "federation")]
 pub(crate) mod http;
 #[cfg(feature = "federation")]
 pub(crate) mod json_member;

@@ -47,6 +47,8 @@
 mod entra;
 #[cfg(feature = "federation")]
 mod github_actions;
+#[cfg(feature = "federation")]
+mod google;
 mod http_server;
 #[cfg(unix)]
 mod kubelet;
@@ -59,6 +61,8 @@ mod token_request;
 pub use entra::{EntraError, EntraFault, EntraTokenVersion, FakeEntra};
 #[cfg(feature = "federation")]
 pub use github_actions::{FakeGitHubActions, GitHubActionsFault};
+#[cfg(feature = "federation")]
+pub use google::{FakeGoogle, GoogleFault, GoogleTokenRequest};
 pub use http_server::HttpFault;
 #[cfg(unix)]
 pub use kubelet::Kubelet;

@@ -101,6 +101,14 @@ impl HttpSettings {
         self.proxy = Proxy::Environment;
     }
 
+    /// Returns these settings without a proxy, for a server on the same machine or network.
+    pub(crate) fn without_proxy(&self) -> Self {
+        Self {
+            proxy: Proxy::None,
+            ..self.clone()
+        }
+    }
+
     /// Sets how long a request may take, including the connection and the body of the response.
     pub(crate) fn set_time_limit(&mut self, limit: Duration) {
         self.time_limit = limit;

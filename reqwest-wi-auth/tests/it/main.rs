@@ -7,6 +7,8 @@ mod azure_workload_identity;
 mod blocking_reads;
 mod causes;
 mod command_token;
+#[cfg(feature = "federation")]
+mod fake_google;
 mod fake_kubelet;
 mod fake_metadata;
 mod fake_token_endpoint;
@@ -14,6 +16,8 @@ mod file_faults;
 mod for_each_origin;
 #[cfg(feature = "federation")]
 mod github_actions;
+#[cfg(feature = "federation")]
+mod google_federation;
 mod metadata_server;
 mod metrics;
 mod middleware;
