@@ -13,6 +13,7 @@ mod pod;
 mod process;
 mod review_steps;
 mod steps;
+mod token_request_steps;
 
 use self::backend::Backend;
 
@@ -35,6 +36,8 @@ async fn run_contract(server: &mut Backend) {
         the_token_of_a_deleted_service_account_is_refused_within_the_time_to_live,
         the_token_of_a_deleted_pod_is_refused_within_the_time_to_live,
         the_token_of_a_deleted_node_is_refused_within_the_time_to_live,
+        a_program_requests_tokens_with_its_own_one_and_a_role,
+        token_requests_as_raw_requests_of_a_service_account,
         auth_server_decides_by_the_caller,
         a_new_key_is_fetched_for_its_first_token_and_the_old_one_stays_in_use,
         a_withdrawn_key_is_rejected_after_the_next_refresh,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest_wi_auth::testing::Kubelet;
+use reqwest_wi_auth::{TokenRequest, TokenRequestBuilder};
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, TokenReview};
 
 use super::backend::Backend;
@@ -65,6 +66,20 @@ impl Pod {
             .any_verified_caller()
             .build()
             .unwrap()
+    }
+
+    /// Returns the settings of a program in the pod that requests tokens, which are valid for 600 s.
+    pub fn token_request(&self) -> TokenRequestBuilder {
+        let (host, port) = (self.host.clone(), self.port.clone());
+        let token = self.kubelet.path("token");
+        TokenRequest::builder()
+            .service_account_directory(token.parent().unwrap())
+            .expiration(Duration::from_secs(600))
+            .environment(move |name| match name {
+                "KUBERNETES_SERVICE_HOST" => Some(host.clone()),
+                "KUBERNETES_SERVICE_PORT" => Some(port.clone()),
+                _ => None,
+            })
     }
 
     /// Returns the environment variables of an `auth-server` in the pod.

@@ -15,6 +15,11 @@ pub use super::review_steps::{
     token_reviews_require_the_role_system_auth_delegator,
 };
 
+pub use super::token_request_steps::{
+    a_program_requests_tokens_with_its_own_one_and_a_role,
+    token_requests_as_raw_requests_of_a_service_account,
+};
+
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const JWKS: &str = "/openid/v1/jwks";
