@@ -20,6 +20,7 @@ pub use self::builder::TokenRequestBuilder;
 use self::target::{PodOrigin, Target, describe_expiry};
 use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing};
 use super::http::{Endpoint, HttpClient, Secrets};
+use super::subject::Credential;
 use super::{TokenProvider, TokenSource};
 use crate::backoff::Backoff;
 use crate::error::{Error, FetchError};
@@ -236,14 +237,14 @@ struct Request {
 impl Fetch for Request {
     async fn fetch(&self) -> Result<Token, Error> {
         check_audience(&self.audience)?;
-        let own = self.own_token(None).await?;
+        let own = self.own_token().await?;
         let result = self.request(&own).await;
         if !is_unauthorized(&result) {
             return result;
         }
-        match self.own_token(Some(&own)).await {
-            Ok(newer) if newer != own => self.request(&newer).await,
-            _ => result,
+        match self.replacement(&own).await {
+            Some(newer) => self.request(&newer).await,
+            None => result,
         }
     }
 
@@ -260,27 +261,34 @@ fn is_unauthorized(result: &Result<Token, Error>) -> bool {
 }
 
 impl Request {
-    /// Returns the program's own token, or a newer one than the rejected one.
-    async fn own_token(&self, rejected: Option<&Token>) -> Result<Token, Error> {
-        let credentials = &self.settings.credentials;
-        if rejected.is_none()
-            && let Ok(token) = credentials.current()
-        {
-            return Ok(token);
+    fn credential(&self) -> Credential<'_> {
+        Credential {
+            source: &*self.settings.credentials,
+            endpoint: &self.settings.api_server,
+            name: "the program's own token",
         }
-        let refresh = tokio::time::timeout(CREDENTIAL_LIMIT, credentials.refresh(rejected)).await;
-        let error = match refresh {
-            Ok(Ok(token)) => return Ok(token),
-            Ok(Err(error)) => error,
-            Err(_) => Error::NotFetched {
-                location: self.settings.credential.to_string(),
-            },
-        };
-        Err(Error::Fetch(FetchError::Credential {
-            endpoint: self.settings.api_server.to_string(),
-            credential: "the program's own token",
-            source: Arc::new(error),
-        }))
+    }
+
+    /// Returns the program's own token.
+    async fn own_token(&self) -> Result<Token, FetchError> {
+        let credential = self.credential();
+        let token = tokio::time::timeout(CREDENTIAL_LIMIT, credential.token()).await;
+        token.unwrap_or_else(|_| {
+            Err(FetchError::Credential {
+                endpoint: credential.endpoint.to_string(),
+                credential: credential.name,
+                source: Arc::new(Error::NotFetched {
+                    location: self.settings.credential.to_string(),
+                }),
+            })
+        })
+    }
+
+    /// Returns a token that replaces the program's own one, which the API server has rejected, or `None` if there is no other one.
+    async fn replacement(&self, rejected: &Token) -> Option<Token> {
+        let credential = self.credential();
+        let token = tokio::time::timeout(CREDENTIAL_LIMIT, credential.replacement(rejected)).await;
+        token.ok().flatten()
     }
 
     /// Requests a token with the program's own one.

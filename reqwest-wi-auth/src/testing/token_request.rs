@@ -54,7 +54,7 @@ pub struct IssuedTokenRequest {
     pub service_account: String,
     /// The audiences.
     pub audiences: Vec<String>,
-    /// The requested lifetime in seconds.
+    /// The lifetime in seconds.
     pub expiration_seconds: u64,
     /// The name of the pod that the token is bound to.
     pub pod: Option<String>,
