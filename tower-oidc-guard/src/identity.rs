@@ -27,6 +27,7 @@ use crate::jose::VerifiedToken;
 use crate::jose::claims::{Claims, Times};
 use crate::jose::scopes::Scopes;
 use crate::policy::DecisionMemo;
+use crate::text::printable;
 use crate::validity::Validity;
 
 /// The platform of an issuer, which determines the format of its subjects.
@@ -68,6 +69,8 @@ struct Inner {
     issuer: IssuerNames,
     platform: Platform,
     subject: String,
+    /// The subject with its characters escaped that are not printable, if there are any.
+    escaped_subject: Option<Box<str>>,
     audiences: Vec<String>,
     times: Times,
     token_id: Option<String>,
@@ -162,6 +165,10 @@ impl Identity {
             issuer,
             platform,
             subject: owned(&claims.subject),
+            escaped_subject: match printable(&claims.subject) {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(escaped) => Some(escaped.into()),
+            },
             audiences: claims.audiences.to_vec(),
             times: claims.times,
             token_id: claims.token_id.as_ref().map(owned),
@@ -208,6 +215,11 @@ impl Identity {
     /// Returns the issuer's name for logs and metrics, which is one of a fixed set.
     pub(crate) fn issuer_label(&self) -> &Arc<str> {
         &self.0.issuer.label
+    }
+
+    /// Returns the subject for a log event: with its characters escaped that are not printable.
+    pub(crate) fn printable_subject(&self) -> &str {
+        self.0.escaped_subject.as_deref().unwrap_or(&self.0.subject)
     }
 
     /// Returns the JSON text of the claims.

@@ -14,7 +14,6 @@ use crate::guard::BodyKind;
 use crate::identity::{Identity, TokenEnd};
 use crate::policy::{Difference, PolicyRole};
 use crate::rejection::Rejection;
-use crate::text::printable;
 
 /// The label for requests without a token of a trusted issuer.
 pub(crate) const NO_ISSUER: &str = "none";
@@ -27,7 +26,7 @@ pub(crate) fn record_allowed(identity: &Identity) -> Span {
         "oidc_guard",
         decision = "allowed",
         issuer = &**issuer,
-        subject = &*printable(identity.subject()),
+        subject = identity.printable_subject(),
     )
 }
 
@@ -104,7 +103,7 @@ pub(crate) fn record_stream_ended(identity: &Identity, body: BodyKind, end: Toke
         body,
         reason,
         issuer = &**issuer,
-        subject = &*printable(identity.subject()),
+        subject = identity.printable_subject(),
         "stream ended with its token"
     );
     #[cfg(feature = "metrics")]

@@ -34,7 +34,6 @@ use crate::identity::Identity;
 use crate::policy::{Decision, Misfit, Policy, PolicyError, PolicyRole, ResolvedPolicy};
 use crate::rejection::Rejection;
 use crate::telemetry;
-use crate::text::printable;
 use crate::verifier::{
     FailedVerification, PendingToken, TokenStatus, TokenVerifier, WithNewerKeys,
 };
@@ -554,14 +553,14 @@ impl AdmissionController {
         let headers = &self.requests.token_headers.names;
         let expected = expected(rejection, issuer, &self.verifier, headers);
         let expected = expected.as_deref();
-        let subject = rejected.caller.map(|caller| printable(caller.subject()));
+        let subject = rejected.caller.map(Identity::printable_subject);
         tracing::debug!(
             decision = "rejected",
             reason = rejection.reason(),
             issuer = issuer.unwrap_or(telemetry::NO_ISSUER),
             status = rejection.status().as_u16(),
             error = rejection.to_string(),
-            subject = subject.as_deref(),
+            subject,
             rule = rejected.rule,
             expected = expected.map(|text| text.strip_prefix("expected ").unwrap_or(text)),
             clock_difference_seconds = rejected.clock_difference.map(|time| time.as_secs()),

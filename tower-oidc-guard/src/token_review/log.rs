@@ -11,7 +11,7 @@ use super::settings::{ReviewSettings, WhenUnavailable};
 use crate::identity::Identity;
 use crate::keys::failures::Failures;
 use crate::telemetry;
-use crate::text::{log_line, printable};
+use crate::text::log_line;
 
 /// The time after which an event that occurs again is logged again.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(300);
@@ -150,7 +150,7 @@ impl ReviewLog {
     ) {
         tracing::debug!(
             issuer = &**issuer,
-            subject = &*printable(caller.subject()),
+            subject = caller.printable_subject(),
             confirmed = matches!(result, Ok(Answer::Confirmed { .. })),
             error = match result {
                 Ok(Answer::Refused(refusal)) => Some(refusal.text.clone()),
@@ -228,7 +228,7 @@ impl ReviewLog {
             return;
         };
         let issuer = &**issuer;
-        let subject = &*printable(caller.subject());
+        let subject = caller.printable_subject();
         let api_server = &*refusal.text;
         match refusal.kind {
             DenialKind::Gone => tracing::info!(
