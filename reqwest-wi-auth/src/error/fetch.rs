@@ -152,13 +152,21 @@ impl FetchError {
     pub(super) fn has_same_cause(&self, other: &Self) -> bool {
         match (self, other) {
             (
-                Self::OAuth { status, error, .. },
+                Self::OAuth {
+                    status,
+                    error,
+                    advice,
+                    ..
+                },
                 Self::OAuth {
                     status: other_status,
                     error: other_error,
+                    advice: other_advice,
                     ..
                 },
-            ) => (status, error) == (other_status, other_error),
+                // The description may contain an identifier of the request. A source that knows more than the error code, for
+                // example a code in the description, gives other advice.
+            ) => (status, error, advice) == (other_status, other_error, other_advice),
             // The message may contain an identifier of the request.
             (Self::Status { status, .. }, Self::Status { status: other, .. }) => status == other,
             (Self::Credential { source, .. }, Self::Credential { source: other, .. }) => {

@@ -82,8 +82,8 @@ impl GitHubActions {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Configuration`] if the URL is not https, [`Error::InvalidToken`] if the token contains anything other than
-    /// visible ASCII characters, and [`Error::Client`] if the HTTP client cannot be created.
+    /// Returns [`Error::Configuration`] if the URL is not https or the token contains anything other than visible ASCII
+    /// characters, and [`Error::Client`] if the HTTP client cannot be created.
     pub fn new(request_url: &str, request_token: &str) -> Result<Self, Error> {
         Self::builder()
             .request_url(request_url)

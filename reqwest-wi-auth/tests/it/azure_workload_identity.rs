@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
-use reqwest_wi_auth::testing::{EntraError, EntraFault, EntraTokenVersion, FakeEntra, HttpFault};
+use reqwest_wi_auth::testing::{
+    EntraError, EntraFault, EntraTokenVersion, FakeEntra, FakeGitHubActions, HttpFault,
+};
 use reqwest_wi_auth::{
     AzureWorkloadIdentity, AzureWorkloadIdentityBuilder, BearerAuth, Error, FetchError,
-    FetchedToken, Token, TokenProvider as _, TokenSource,
+    FetchedToken, GitHubActions, Token, TokenProvider as _, TokenSource,
 };
 use serde_json::{Value, json};
 use tower_oidc_guard::testing::TestIssuer;
@@ -865,4 +867,101 @@ async fn no_token_appears_in_logs_debug_output_or_errors() {
             assert!(!logged.contains(part), "{logged}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_job_of_github_actions_gets_tokens_of_entra() {
+    let fake = FakeGitHubActions::start().await.unwrap();
+    let github = GitHubActions::new(fake.request_url(), fake.request_token()).unwrap();
+    let entra = FakeEntra::start().await.unwrap();
+    let issuer = "https://token.actions.githubusercontent.com";
+    entra.set_federated_credential(issuer, "repo:octo-org/octo-repo:ref:refs/heads/main");
+    // The source has no token yet when the first request needs it.
+    let subject = github.start(FakeEntra::AUDIENCE);
+    let azure = settings(&entra).subject(subject).build().unwrap();
+    azure.open(SCOPE).await.unwrap();
+    azure.open("api://stock").await.unwrap();
+    assert_eq!((fake.request_count(), entra.request_count()), (1, 2));
+}
+
+#[tokio::test]
+async fn the_settings_of_the_http_client_are_used() {
+    let entra = entra().await;
+    let builder = || settings(&entra).subject(Tokens::one(&assertion("0", SUBJECT)));
+    let azure = builder().ca_file("/nonexistent/ca.pem").build().unwrap();
+    let error = last_error(&azure.start(SCOPE)).await;
+    assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
+    let proxy = Server::start().await;
+    let azure = builder().proxy(&proxy.url).unwrap().build().unwrap();
+    last_error(&azure.start(SCOPE)).await;
+    assert!(!proxy.take_received().is_empty());
+    assert_eq!(entra.request_count(), 0);
+    entra.set_fault(Some(EntraFault::Http(HttpFault::NoResponse)));
+    let azure = builder()
+        .time_limit(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let error = last_error(&azure.start(SCOPE)).await;
+    assert!(
+        error.is_transient() && error.to_string().contains("50ms"),
+        "{error}"
+    );
+}
+
+/// Runs in a child process, whose environment contains a proxy that does not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environment_of_the_process_is_used_without_a_proxy() {
+    const CHILD: &str = "TEST_RUNS_WITH_A_PROXY";
+    if std::env::var_os(CHILD).is_some() {
+        let azure = AzureWorkloadIdentity::from_env().unwrap();
+        azure.open(SCOPE).await.unwrap();
+        return;
+    }
+    let entra = entra().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, assertion("0", SUBJECT)).unwrap();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "azure_workload_identity::the_environment_of_the_process_is_used_without_a_proxy",
+            "--exact",
+        ])
+        .env(CHILD, "1")
+        .env("AZURE_CLIENT_ID", FakeEntra::CLIENT_ID)
+        .env("AZURE_TENANT_ID", FakeEntra::TENANT_ID)
+        .env("AZURE_AUTHORITY_HOST", entra.url())
+        .env("AZURE_FEDERATED_TOKEN_FILE", file)
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("http_proxy", "http://127.0.0.1:1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(entra.request_count(), 1);
+}
+
+#[tokio::test]
+async fn another_error_code_is_logged_as_a_change() {
+    if !is_child_process("azure_workload_identity::another_error_code_is_logged_as_a_change") {
+        return;
+    }
+    let log = Log::default();
+    let _subscribed = log.subscribe(tracing::Level::WARN);
+    let (entra, azure) = servers().await;
+    let source = azure.start(SCOPE);
+    // Both have the status 401 and the error `invalid_client`.
+    for error in [
+        EntraError::NoMatchingSubject,
+        EntraError::AssertionNotValidNow,
+    ] {
+        entra.set_fault(Some(EntraFault::Error(error)));
+        let before = entra.request_count();
+        wait_until("two requests have failed", || {
+            entra.request_count() >= before + 2
+        })
+        .await;
+    }
+    entra.set_fault(None);
+    wait_until("there is a token", || source.current().is_ok()).await;
+    let warnings = log.text();
+    assert_eq!(warnings.lines().count(), 2, "{warnings}");
 }

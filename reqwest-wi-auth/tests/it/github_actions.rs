@@ -283,6 +283,7 @@ fn the_request_token_of_the_environment_is_sent_to_hosts_of_github_only() {
             "https://ghes.example:8443",
             "https://pipelines.ghes.example/idtoken",
         ),
+        ("https://10.0.0.2", "https://10.0.0.2/idtoken"),
         (
             "https://octocorp.ghe.com",
             "https://run.actions.octocorp.ghe.com/idtoken",
@@ -544,5 +545,64 @@ async fn no_token_appears_in_logs_debug_output_or_errors() {
             assert!(!output.contains(part), "{output}");
             assert!(!logged.contains(part), "{logged}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_settings_of_the_http_client_are_used() {
+    let fake = FakeGitHubActions::start().await.unwrap();
+    let builder = || {
+        GitHubActions::builder()
+            .request_url(fake.request_url())
+            .request_token(fake.request_token())
+    };
+    let github = builder().ca_file("/nonexistent/ca.pem").build().unwrap();
+    let error = last_error(&github.start(AUDIENCE)).await;
+    assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
+    let proxy = Server::start().await;
+    let github = builder().proxy(&proxy.url).unwrap().build().unwrap();
+    last_error(&github.start(AUDIENCE)).await;
+    assert!(!proxy.take_received().is_empty());
+    assert_eq!(fake.request_count(), 0);
+    assert!(
+        builder()
+            .proxy("not a url: s3cr3t")
+            .is_err_and(|error| !error.to_string().contains("s3cr3t"))
+    );
+}
+
+/// Runs in a child process, whose environment contains a proxy that does not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environment_of_the_process_is_used_without_a_proxy() {
+    const CHILD: &str = "TEST_RUNS_WITH_A_PROXY";
+    if std::env::var_os(CHILD).is_some() {
+        let github = GitHubActions::from_env().unwrap();
+        github.open(AUDIENCE).await.unwrap();
+        return;
+    }
+    let fake = FakeGitHubActions::start().await.unwrap();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "github_actions::the_environment_of_the_process_is_used_without_a_proxy",
+            "--exact",
+        ])
+        .env(CHILD, "1")
+        .env(URL, fake.request_url())
+        .env(TOKEN, fake.request_token())
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("http_proxy", "http://127.0.0.1:1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(fake.request_count(), 1);
+}
+
+#[test]
+fn a_request_token_that_is_not_a_token_is_an_error_without_it() {
+    for token in ["two w0rds", "\"quoted\"", "line\nbreak", ""] {
+        let error = GitHubActions::new("https://github.example/idtoken", token).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Configuration { .. }), "{text}");
+        assert!(text.contains(TOKEN) && !text.contains("w0rds"), "{text}");
     }
 }

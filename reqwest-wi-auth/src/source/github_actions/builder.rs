@@ -182,8 +182,9 @@ impl GitHubActionsBuilder {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Configuration`] if a setting has no value, the URL is not https, or the URL in the environment is not one of
-    /// GitHub's; [`Error::InvalidToken`] if the request token contains anything other than visible ASCII characters, and [`Error::Client`] if the HTTP client cannot be created.
+    /// Returns [`Error::Configuration`] if a setting has no value, the URL is not https, the URL in the environment is not one of
+    /// GitHub's, or the request token contains anything other than visible ASCII characters, and [`Error::Client`] if the HTTP
+    /// client cannot be created.
     pub fn build(self) -> Result<GitHubActions, Error> {
         let is_configured = self.request_url.is_some();
         let url = self
@@ -212,10 +213,15 @@ impl GitHubActionsBuilder {
         if !is_configured {
             check_host(&endpoint, &self.environment)?;
         }
+        let request_token = Token::opaque(token.as_bytes());
+        let request_token = request_token.map_err(|error| Error::Configuration {
+            location: format!("the request token ({REQUEST_TOKEN})"),
+            reason: error.to_string(),
+        })?;
         Ok(GitHubActions {
             http: HttpClient::new(self.http)?,
             endpoint,
-            request_token: Token::opaque(token.as_bytes())?,
+            request_token,
         })
     }
 }
@@ -253,7 +259,7 @@ fn check_host(endpoint: &Endpoint, environment: &Environment) -> Result<(), Erro
     let host = url.host_str().unwrap_or_default();
     let server = environment.get("GITHUB_SERVER_URL");
     let server = server.and_then(|server| reqwest::Url::parse(&server).ok());
-    let server = server.as_ref().and_then(reqwest::Url::domain);
+    let server = server.as_ref().and_then(reqwest::Url::host_str);
     let is_in = |domain: &str| {
         host.strip_suffix(domain)
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
