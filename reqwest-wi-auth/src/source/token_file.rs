@@ -1,7 +1,7 @@
 //! A token file that is opened when its token is first needed.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,11 +54,6 @@ impl TokenFile {
             json_member,
             opened: OnceCell::new(),
         }))
-    }
-
-    /// Returns the path, as configured.
-    pub(crate) fn path(&self) -> &Path {
-        &self.0.path
     }
 
     async fn open(&self) -> Result<ProjectedToken, Error> {

@@ -153,7 +153,7 @@ type TokenFn = Arc<dyn Fn(&str) -> String + Send + Sync>;
 ///
 /// # Differences from the real server
 ///
-/// The times of an assertion are compared without leeway. The times in errors are fixed. Applications have no secrets or
+/// The times of an assertion are compared without leeway. The IDs in errors are fixed. Applications have no secrets or
 /// certificates, and no other grant exists.
 ///
 /// [flow]: https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow

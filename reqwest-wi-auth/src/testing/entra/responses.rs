@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use super::{EntraError, EntraTokenVersion, FakeEntra};
 use crate::testing::http_server::{self, Body};
+use crate::timestamp::format_timestamp;
 
 const CLIENT_CREDENTIALS: &str = "client_credentials";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const DEFAULT: &str = "/.default";
 
-const TIMESTAMP: &str = "2025-07-07 10:30:48Z";
 const TRACE_ID: &str = "007fc931-d337-4638-8760-8f5c9c231e00";
 const CORRELATION_ID: &str = "bc6ac312-88fd-4b97-8d37-6566985045b9";
 
@@ -347,10 +347,13 @@ pub(super) fn error(rejection: EntraError, form: &Form, tenant: &str) -> Respons
         EntraError::AssertionNotValidNow => (
             401,
             700_024,
-            "Client assertion is not within its valid time range. Current time: 2025-07-07T10:30:48.0000000Z, assertion valid \
-             from 2025-07-07T08:30:48.0000000Z, expiry time of assertion 2025-07-07T09:30:48.0000000Z. Review the documentation at \
-             https://learn.microsoft.com/entra/identity-platform/certificate-credentials ."
-                .to_owned(),
+            format!(
+                "Client assertion is not within its valid time range. Current time: {}, assertion valid from {}, expiry time of \
+                 assertion {}. Review the documentation at https://learn.microsoft.com/entra/identity-platform/certificate-credentials .",
+                format_timestamp(SystemTime::now()),
+                claimed_time(assertion.as_ref().and_then(|claims| claims.nbf)),
+                claimed_time(assertion.as_ref().and_then(|claims| claims.exp)),
+            ),
         ),
         EntraError::InvalidSignature => (
             401,
@@ -431,6 +434,16 @@ pub(super) fn error(rejection: EntraError, form: &Form, tenant: &str) -> Respons
     error_response(status, oauth_error(rejection), code, &text)
 }
 
+/// Returns the time in a claim as text, or that of the epoch if there is no such claim.
+fn claimed_time(seconds: Option<f64>) -> String {
+    // The first second of the year 10000.
+    const LIMIT: f64 = 253_402_300_800.0;
+    let seconds = seconds.filter(|seconds| *seconds < LIMIT);
+    let since_epoch = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let time = SystemTime::UNIX_EPOCH.checked_add(since_epoch.unwrap_or_default());
+    format_timestamp(time.unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
 /// Returns the value of `error`.
 fn oauth_error(rejection: EntraError) -> &'static str {
     match rejection {
@@ -458,8 +471,9 @@ pub(super) fn quoted(assertion: &str) -> Response<Body> {
 }
 
 fn error_response(status: StatusCode, error: &str, code: u32, text: &str) -> Response<Body> {
+    let timestamp = format_timestamp(SystemTime::now()).replace('T', " ");
     let description = format!(
-        "AADSTS{code}: {text} Trace ID: {TRACE_ID} Correlation ID: {CORRELATION_ID} Timestamp: {TIMESTAMP}"
+        "AADSTS{code}: {text} Trace ID: {TRACE_ID} Correlation ID: {CORRELATION_ID} Timestamp: {timestamp}"
     );
     json_response(
         status,
@@ -467,7 +481,7 @@ fn error_response(status: StatusCode, error: &str, code: u32, text: &str) -> Res
             "error": error,
             "error_description": description,
             "error_codes": [code],
-            "timestamp": TIMESTAMP,
+            "timestamp": timestamp,
             "trace_id": TRACE_ID,
             "correlation_id": CORRELATION_ID,
             "error_uri": format!("https://login.microsoftonline.com/error?code={code}"),
