@@ -8,8 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest_middleware::ClientBuilder;
-use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
-use reqwest_wi_auth::{BearerAuth, Error, MetadataServer, ProjectedToken, Token, TokenSource};
+use reqwest_wi_auth::testing::{FakeGoogle, FakeMetadataServer, Kubelet};
+use reqwest_wi_auth::{
+    BearerAuth, Error, FixedToken, GoogleFederation, MetadataServer, ProjectedToken, Token,
+    TokenSource,
+};
 use serde_json::Value;
 use tower_oidc_guard::testing::{FakeApiServer, MemoryIssuer};
 use tower_oidc_guard::{
@@ -158,10 +161,19 @@ async fn scrape() -> (Scraped, String) {
     let metadata = FakeMetadataServer::start().await.unwrap();
     let server = MetadataServer::with_host(metadata.host()).unwrap();
     let identity = server.open(AUDIENCE).await.unwrap();
+    let google = FakeGoogle::start().await.unwrap();
+    let subject = FixedToken::new(Token::new(google.subject_token()).unwrap());
+    let federation = GoogleFederation::builder(google.audience(), subject)
+        .service_account_impersonation_url(google.impersonation_url())
+        .token_url(google.token_url())
+        .allow_origin(google.url())
+        .build()
+        .unwrap();
+    let federated = federation.open(AUDIENCE).await.unwrap();
     review_a_token().await;
     guard.health();
     let text = recorder.render();
-    drop((identity, projected, guard));
+    drop((identity, federated, projected, guard));
 
     let mut scraped = Scraped::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
