@@ -116,6 +116,11 @@ pub(crate) fn parse_web_url(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
+/// Parses an item of a list of URLs of web servers.
+pub(crate) fn parse_web_url_item(text: &str) -> Result<String, &'static str> {
+    parse_web_url(&parse_item(text)?)
+}
+
 /// Parses an interval in seconds, which may have decimals.
 pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
     let out_of_range = || {

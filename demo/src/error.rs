@@ -34,6 +34,11 @@ pub enum Error {
     /// The metadata server provides no token.
     #[error("cannot get a token from the metadata server of --metadata-host (METADATA_HOST)")]
     MetadataToken(#[source] reqwest_wi_auth::Error),
+    /// Google does not exchange the token that the credential configuration names, or the configuration cannot be used.
+    #[error(
+        "cannot get a Google identity with the credential configuration of --google-credentials (GOOGLE_APPLICATION_CREDENTIALS)"
+    )]
+    FederatedToken(#[source] reqwest_wi_auth::Error),
     /// Tokens must not be sent to the URL of a service.
     #[error("cannot send tokens to the URL of --service-url (SERVICE_URL)")]
     Origin(#[source] reqwest_wi_auth::Error),
@@ -148,7 +153,8 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Methods as the libraries' errors name them, and the flags that call them.
-const FLAGS: [(&str, &str); 10] = [
+const FLAGS: [(&str, &str); 11] = [
+    ("`allow_origin`", "--allow-google-origin"),
     ("`Issuer::in_cluster()`", "--issuer kubernetes"),
     (
         "`Issuer::kubernetes(url)`",

@@ -3,7 +3,7 @@
 //! For each service, in this order:
 //!
 //! 1. The token's file: whether it can be read, how it is mounted, and what it contains. For Google's token instead, whether the
-//!    metadata server provides it.
+//!    metadata server provides it, or workload identity federation.
 //! 2. The token's claims, and whether its rotation is noticed.
 //! 3. The origin of the service, a proxy, DNS and TCP.
 //! 4. TLS, the server's clock, and what the server responds on the open path and on the guarded one.
@@ -26,7 +26,7 @@ use self::token::Platform;
 use super::Client;
 use super::claims::UnverifiedClaims;
 use super::polling::http_client;
-use super::settings::{ClientIdentity, ClientSettings, Service};
+use super::settings::{ClientIdentity, ClientSettings, GoogleSource, Service};
 use super::tokens::{TokenSettings, TokenSources};
 use crate::error_chain;
 
@@ -150,20 +150,15 @@ async fn check_tokens(
     service: &Service,
     table: &mut Table,
 ) -> bool {
-    let (cluster, google) = match identity {
-        ClientIdentity::None => (false, false),
-        ClientIdentity::Cluster => (true, false),
-        ClientIdentity::Google => (false, true),
-        ClientIdentity::Both => (true, true),
-    };
-    let mut can_send = true;
-    if cluster {
-        can_send &= check_projected_token(tokens, service, table).await;
+    match identity {
+        ClientIdentity::None => true,
+        ClientIdentity::Cluster => check_projected_token(tokens, service, table).await,
+        ClientIdentity::Google => check_google_token(tokens, service, table).await,
+        ClientIdentity::Both => {
+            let has_projected = check_projected_token(tokens, service, table).await;
+            check_google_token(tokens, service, table).await && has_projected
+        }
     }
-    if google {
-        can_send &= check_google_token(tokens, service, table).await;
-    }
-    can_send
 }
 
 async fn check_projected_token(
@@ -189,27 +184,48 @@ async fn check_projected_token(
 }
 
 async fn check_google_token(tokens: &TokenSettings, service: &Service, table: &mut Table) -> bool {
+    let (name, provider, expected, advice) = match &tokens.google {
+        GoogleSource::MetadataServer(_) => (
+            "metadata",
+            "the metadata server",
+            "a token from Google's metadata server",
+            "outside Google Cloud, set --google-credentials (GOOGLE_APPLICATION_CREDENTIALS) to a credential configuration, or --identity cluster (IDENTITY); otherwise check --metadata-host (METADATA_HOST) and the service account of the workload",
+        ),
+        GoogleSource::Federation { .. } => (
+            "federation",
+            "Google's workload identity federation",
+            "a Google identity in exchange for the token that the credential configuration names",
+            "correct what the error names: the file of --google-credentials (GOOGLE_APPLICATION_CREDENTIALS), the volume of the token, the provider, or the role on the service account",
+        ),
+    };
     let token = match tokens.google_token().await {
         Ok(source) => source.current(),
         Err(error) => {
-            let check = Check::failed("metadata", error_chain(&error))
-                .expected("a token from Google's metadata server")
-                .advice("outside Google Cloud, set --identity cluster (IDENTITY); otherwise check --metadata-host (METADATA_HOST) and the service account of the workload");
-            table.add(&check);
+            let check = Check::failed(name, error_chain(&error));
+            table.add(&check.expected(expected).advice(advice));
             return false;
         }
     };
+    let found = format!("{provider} returned a token for {:?}", service.audience);
+    check_fetched_token(token, name, found, Platform::Google, service, table)
+}
+
+/// Checks a token that was fetched. Returns whether it can be sent.
+fn check_fetched_token(
+    token: Result<Token, reqwest_wi_auth::Error>,
+    name: &'static str,
+    found: String,
+    platform: Platform,
+    service: &Service,
+    table: &mut Table,
+) -> bool {
     match token {
         Ok(token) => {
-            let found = format!(
-                "the metadata server returned a token for {:?}",
-                service.audience
-            );
-            table.add(&Check::passed("metadata", found));
-            check_claims(&token, Platform::Google, service, table)
+            table.add(&Check::passed(name, found));
+            check_claims(&token, platform, service, table)
         }
         Err(error) => {
-            let check = Check::failed("metadata", error_chain(&error))
+            let check = Check::failed(name, error_chain(&error))
                 .expected("a token that has not expired")
                 .advice("check this machine's clock");
             table.add(&check);

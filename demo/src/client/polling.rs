@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::failure::Failure;
 use super::rejection::{self, SentToken};
-use super::settings::{ClientIdentity, ClientSettings, Service};
+use super::settings::{ClientIdentity, ClientSettings, GoogleSource, Service};
 use super::tokens::{TokenSettings, TokenSources};
 use super::{Client, Endpoint, Response};
 use crate::escape::{escape, escape_json};
@@ -56,6 +56,7 @@ struct Target {
 ///
 /// If the settings are invalid or no token can be obtained.
 pub async fn run(settings: ClientSettings, shutdown: &Shutdown) -> Result<PollResult, Error> {
+    warn_about_unused_credentials(&settings);
     let mut targets = Vec::new();
     // Without a time limit, a signal ends the process at once while the client waits for its first tokens.
     for (index, service) in settings.service_url.iter().enumerate() {
@@ -76,6 +77,24 @@ pub async fn run(settings: ClientSettings, shutdown: &Shutdown) -> Result<PollRe
             () = tokio::time::sleep(settings.interval) => {}
             () = shutdown.requested() => return Ok(last),
         }
+    }
+}
+
+/// Logs if a credential configuration is set that is not used, which may be a mistake.
+fn warn_about_unused_credentials(settings: &ClientSettings) {
+    let uses_google = matches!(
+        settings.identity,
+        ClientIdentity::Google | ClientIdentity::Both
+    );
+    let is_federated = matches!(settings.google_source(), GoogleSource::Federation { .. });
+    if let Some(path) = &settings.google_credentials
+        && uses_google
+        && !is_federated
+    {
+        tracing::warn!(
+            path = %path.display(),
+            "the credential configuration of --google-credentials (GOOGLE_APPLICATION_CREDENTIALS) is not used, because --metadata-host (METADATA_HOST) is set"
+        );
     }
 }
 
@@ -141,14 +160,19 @@ pub(super) fn http_client(ca_file: Option<&Path>) -> Result<reqwest::ClientBuild
     Ok(http.tls_certs_merge(certificates))
 }
 
-/// Returns the heading under which Google's tutorial logs the responses to a client of that identity.
-fn heading(identity: ClientIdentity) -> &'static str {
-    match identity {
-        ClientIdentity::None => "##### client without a token",
-        ClientIdentity::Cluster => "##### Projected token client",
-        ClientIdentity::Google => "##### mapped GCP SvcAccnt via Metadata server",
-        ClientIdentity::Both => {
+/// Returns the heading of the responses to a client of that identity. Where Google's tutorial has one, it is that.
+fn heading(settings: &ClientSettings) -> &'static str {
+    let is_federated = matches!(settings.google_source(), GoogleSource::Federation { .. });
+    match (settings.identity, is_federated) {
+        (ClientIdentity::None, _) => "##### client without a token",
+        (ClientIdentity::Cluster, _) => "##### Projected token client",
+        (ClientIdentity::Google, false) => "##### mapped GCP SvcAccnt via Metadata server",
+        (ClientIdentity::Google, true) => "##### GCP SvcAccnt via workload identity federation",
+        (ClientIdentity::Both, false) => {
             "##### Projected token client, and mapped GCP SvcAccnt via Metadata server"
+        }
+        (ClientIdentity::Both, true) => {
+            "##### Projected token client, and GCP SvcAccnt via workload identity federation"
         }
     }
 }
@@ -163,7 +187,7 @@ async fn poll(
     shutdown: &Shutdown,
 ) -> Option<PollResult> {
     if !settings.json {
-        print_line(heading(settings.identity));
+        print_line(heading(settings));
     }
     let has_several_targets = targets.len() > 1;
     let mut poll_result = PollResult::AllSucceeded;

@@ -7,14 +7,16 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 
-use crate::arguments::{parse_interval, parse_path_item, parse_typed_item, parse_web_url};
+use crate::arguments::{
+    parse_interval, parse_path_item, parse_typed_item, parse_web_url, parse_web_url_item,
+};
 use crate::output::LogFormat;
 
 /// The settings of the client.
 #[derive(Debug, Args)]
 pub struct ClientSettings {
     /// The URL of a service: https, or http on this machine. Separate several with commas. `URL=AUDIENCE` sets the
-    /// audience of Google's token, which is the URL by default.
+    /// audience of tokens that are requested for it (`google`, `both`), which is the URL by default.
     #[arg(
         long,
         env = "SERVICE_URL",
@@ -40,9 +42,25 @@ pub struct ClientSettings {
     #[arg(long, env = "IDENTITY", value_enum, ignore_case = true, default_value_t = ClientIdentity::Cluster)]
     pub identity: ClientIdentity,
 
-    /// The host of the metadata server. Default: that of the platform.
+    /// The host of the metadata server that provides Google's token. Default: that of the platform. Takes precedence over
+    /// --google-credentials.
     #[arg(long, env = "METADATA_HOST", value_name = "HOST[:PORT]")]
     pub metadata_host: Option<String>,
+
+    /// The credential configuration of Google's workload identity federation (`type: external_account`). If it is set, Google's
+    /// token is exchanged for the token that it names, and is not requested from the metadata server.
+    #[arg(long, env = "GOOGLE_APPLICATION_CREDENTIALS", value_name = "FILE")]
+    pub google_credentials: Option<PathBuf>,
+
+    /// The origin of a server that the credential configuration may name instead of Google's servers; for tests only. Separate several
+    /// with commas.
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        value_parser = parse_web_url_item
+    )]
+    pub allow_google_origin: Vec<String>,
 
     /// A PEM file of CA certificates that are trusted in addition to the system's.
     #[arg(long, env = "CA_FILE", value_name = "FILE")]
@@ -83,7 +101,7 @@ pub enum ClientIdentity {
     None,
     /// The cluster's projected service account token, in `Authorization`.
     Cluster,
-    /// Google's token from the metadata server, in `Authorization`.
+    /// Google's token, in `Authorization`: from the metadata server, or exchanged as --google-credentials says.
     Google,
     /// Google's token in `X-Serverless-Authorization`, for the platform's gate, and the cluster's token in
     /// `Authorization`, for the application.
@@ -102,7 +120,35 @@ impl ClientIdentity {
     }
 }
 
-/// A service to request, and the audience of Google's token for it.
+/// Where Google's token is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum GoogleSource {
+    /// The metadata server, at a host other than the platform's if there is one.
+    MetadataServer(Option<String>),
+    /// Workload identity federation.
+    Federation {
+        /// The file of the credential configuration.
+        credentials: PathBuf,
+        /// The origins of servers that it may name instead of Google's servers.
+        allowed_origins: Vec<String>,
+    },
+}
+
+impl ClientSettings {
+    /// Returns where Google's token is from. A host of the metadata server is a setting of this program alone and has precedence,
+    /// since `GOOGLE_APPLICATION_CREDENTIALS` may be set for all programs of a machine.
+    pub(crate) fn google_source(&self) -> GoogleSource {
+        match (&self.metadata_host, &self.google_credentials) {
+            (None, Some(credentials)) => GoogleSource::Federation {
+                credentials: credentials.clone(),
+                allowed_origins: self.allow_google_origin.clone(),
+            },
+            (host, _) => GoogleSource::MetadataServer(host.clone()),
+        }
+    }
+}
+
+/// A service to request, and the audience of the token for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// The URL, without a slash at its end.
@@ -142,7 +188,41 @@ impl FromStr for Service {
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches as _;
+    use clap::builder::Resettable;
+
     use super::*;
+
+    #[test]
+    fn a_host_of_the_metadata_server_precedes_a_credential_configuration() {
+        let source = |more: &[&str]| {
+            let arguments = [&["auth-client", "--service-url", "https://a.example"], more].concat();
+            let command = ClientSettings::augment_args(clap::Command::new("auth-client"));
+            // The environment of the test is not read.
+            let command = command.mut_args(|arg| arg.env(Resettable::Reset));
+            let matches = command.try_get_matches_from(arguments).unwrap();
+            let settings = ClientSettings::from_arg_matches(&matches);
+            settings.unwrap().google_source()
+        };
+        let host = || GoogleSource::MetadataServer(Some("a:1".to_owned()));
+        assert_eq!(source(&[]), GoogleSource::MetadataServer(None));
+        assert_eq!(source(&["--metadata-host", "a:1"]), host());
+        let both = ["--metadata-host", "a:1", "--google-credentials", "/a"];
+        assert_eq!(source(&both), host());
+        let allowed = [
+            "--google-credentials",
+            "/a",
+            "--allow-google-origin",
+            "http://127.0.0.1:1",
+        ];
+        assert_eq!(
+            source(&allowed),
+            GoogleSource::Federation {
+                credentials: PathBuf::from("/a"),
+                allowed_origins: vec!["http://127.0.0.1:1".to_owned()],
+            }
+        );
+    }
 
     #[test]
     fn the_audience_of_a_service_defaults_to_its_url() {

@@ -1,28 +1,28 @@
 //! Creates clients that send the tokens of a chosen identity.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 use reqwest_wi_auth::{
-    BearerAuth, FetchedToken, MetadataServer, ProjectedToken, Token, TokenClientBuilder,
-    TokenSource,
+    BearerAuth, FetchedToken, GoogleFederation, GoogleFederationBuilder, MetadataServer,
+    ProjectedToken, Token, TokenClientBuilder, TokenSource,
 };
 
 use super::Client;
 use super::claims::UnverifiedClaims;
 use super::rejection::SentToken;
-use super::settings::{ClientIdentity, ClientSettings, Service};
+use super::settings::{ClientIdentity, ClientSettings, GoogleSource, Service};
 use crate::{Error, X_SERVERLESS_AUTHORIZATION};
 
 /// The configuration of the token sources of one service.
 pub(crate) struct TokenSettings {
     /// The file of the projected token. Required for identities that send the cluster's token.
     pub(crate) projected_path: Option<PathBuf>,
-    /// The host of the metadata server, if it is not the platform's.
-    pub(crate) metadata_host: Option<String>,
-    /// The audience of Google's token.
-    pub(crate) google_audience: String,
+    /// Where Google's token is from.
+    pub(crate) google: GoogleSource,
+    /// The audience of tokens that are requested for the service: Google's, and that of the environment.
+    pub(crate) audience: String,
 }
 
 /// The token sources of a client.
@@ -31,7 +31,7 @@ pub(crate) struct TokenSources {
     /// The projected token, in `Authorization`.
     pub(crate) projected: Option<ProjectedToken>,
     /// Google's token, and the header in which it is sent.
-    google: Option<(HeaderName, FetchedToken)>,
+    pub(crate) google: Option<(HeaderName, FetchedToken)>,
 }
 
 impl TokenSources {
@@ -55,8 +55,8 @@ impl TokenSettings {
         let paths = &settings.token_path;
         Self {
             projected_path: paths.get(index).or(paths.last()).cloned(),
-            metadata_host: settings.metadata_host.clone(),
-            google_audience: service.audience.clone(),
+            google: settings.google_source(),
+            audience: service.audience.clone(),
         }
     }
 
@@ -92,14 +92,39 @@ impl TokenSettings {
 
     /// Opens Google's token, and waits for it.
     pub(crate) async fn google_token(&self) -> Result<FetchedToken, Error> {
-        let server = match &self.metadata_host {
-            Some(host) => MetadataServer::with_host(host),
-            None => MetadataServer::new(),
-        };
-        let server = server.map_err(Error::MetadataToken)?;
-        let token = server.open(&self.google_audience).await;
-        token.map_err(Error::MetadataToken)
+        match &self.google {
+            GoogleSource::MetadataServer(host) => {
+                let server = match host {
+                    Some(host) => MetadataServer::with_host(host),
+                    None => MetadataServer::new(),
+                };
+                let server = server.map_err(Error::MetadataToken)?;
+                let token = server.open(&self.audience).await;
+                token.map_err(Error::MetadataToken)
+            }
+            GoogleSource::Federation {
+                credentials,
+                allowed_origins,
+            } => {
+                let federation = federation(credentials, allowed_origins);
+                let federation = federation.map_err(Error::FederatedToken)?;
+                let token = federation.open(&self.audience).await;
+                token.map_err(Error::FederatedToken)
+            }
+        }
     }
+}
+
+/// Reads a credential configuration, whose URLs must be Google's or of one of these origins.
+fn federation(
+    credentials: &Path,
+    allowed_origins: &[String],
+) -> Result<GoogleFederation, reqwest_wi_auth::Error> {
+    let mut builder = GoogleFederationBuilder::from_file(credentials)?;
+    for origin in allowed_origins {
+        builder = builder.allow_origin(origin);
+    }
+    builder.build()
 }
 
 /// Returns the authentication that sends the source's tokens to the origin of the URL.

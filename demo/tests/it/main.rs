@@ -13,6 +13,8 @@ mod connections;
 #[cfg(unix)]
 mod explain;
 #[cfg(unix)]
+mod federation;
+#[cfg(unix)]
 mod identities;
 #[cfg(unix)]
 mod mistakes;

@@ -19,7 +19,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 pub(super) enum Platform {
     /// A volume, whose manifest sets the audience.
     Kubernetes,
-    /// The metadata server, which was asked for the audience of the service.
+    /// Google, which was asked for the audience of the service.
     Google,
 }
 

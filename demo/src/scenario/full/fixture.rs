@@ -1,16 +1,17 @@
 //! The environment of the full scenario: issuers, a metadata server, a volume, and the servers and clients of its steps.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest_wi_auth::ProjectedToken;
 use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
-use tower_oidc_guard::testing::TestIssuer;
+use tower_oidc_guard::testing::{TestIssuer, TokenSpec};
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyFile};
 
 use super::super::report::{Report, RequestCase};
-use crate::client::settings::ClientIdentity;
+use crate::client::settings::{ClientIdentity, GoogleSource};
 use crate::client::tokens::TokenSettings;
 use crate::client::{Client, Response};
 use crate::output::{Component, EventLog};
@@ -18,7 +19,7 @@ use crate::server::{self, Gate, google_issuer};
 use crate::{Error, error_chain};
 
 /// The audience of the gate: the URL of the service, as on Cloud Run.
-const GATE_AUDIENCE: &str = "https://service.run.example";
+pub(super) const GATE_AUDIENCE: &str = "https://service.run.example";
 /// The audiences of the application. The volume has a token for each, in the files `one` and `two`.
 const AUDIENCES: [&str; 2] = ["https://auth-server.example", "https://orders.example"];
 const TOKEN_FILES: [&str; 2] = ["one", "two"];
@@ -52,10 +53,7 @@ impl<'s> Fixture<'s> {
         let google = TestIssuer::start().await.map_err(failed())?;
         let cluster = TestIssuer::start().await.map_err(failed())?;
         let metadata = FakeMetadataServer::start().await.map_err(failed())?;
-        let account = google
-            .token()
-            .google_account("104", ACCOUNT)
-            .claim("iss", GOOGLE);
+        let account = google_account(&google, ACCOUNT);
         metadata.set_token_fn(move |audience| account.clone().audience(audience).mint());
         let folder = tempfile::tempdir().map_err(failed())?;
         let kubelet = Kubelet::new(folder.path().join("volume")).map_err(failed())?;
@@ -107,6 +105,22 @@ impl<'s> Fixture<'s> {
         AUDIENCES.into_iter().fold(issuer, Issuer::audience)
     }
 
+    /// Returns the cluster as issuer, with another audience.
+    pub(super) fn cluster_issuer_for(&self, audience: &str) -> Issuer {
+        let issuer = Issuer::kubernetes(self.cluster.url()).insecure_loopback_http();
+        issuer.audience(audience)
+    }
+
+    /// Returns a token of a Google account, without an audience.
+    pub(super) fn google_account(&self, email: &str) -> TokenSpec {
+        google_account(&self.google, email)
+    }
+
+    /// Returns the path of a file in the volume.
+    pub(super) fn token_path(&self, name: &str) -> PathBuf {
+        self.kubelet.path(name)
+    }
+
     /// Mints a token of a service account for the application.
     pub(super) fn service_account_token(&self, name: &str) -> String {
         let token = self.cluster.token().service_account("id-namespace", name);
@@ -146,10 +160,10 @@ impl<'s> Fixture<'s> {
     ) -> Result<Client, Error> {
         let tokens = TokenSettings {
             projected_path: Some(self.kubelet.path(token_file)),
-            metadata_host: Some(self.metadata.host().to_owned()),
-            google_audience: GATE_AUDIENCE.to_owned(),
+            google: GoogleSource::MetadataServer(Some(self.metadata.host().to_owned())),
+            audience: GATE_AUDIENCE.to_owned(),
         };
-        let (client, _) = tokens.client(url, http(), identity).await?;
+        let (client, _) = tokens.client(url, http_client(), identity).await?;
         Ok(client)
     }
 
@@ -159,7 +173,7 @@ impl<'s> Fixture<'s> {
         url: &str,
         token: ProjectedToken,
     ) -> Result<Client, Error> {
-        Client::with_token(url, http().build()?, token)
+        Client::with_token(url, http_client().build()?, token)
     }
 
     /// Sends a request and reports whether the response has the expected status.
@@ -186,9 +200,15 @@ impl<'s> Fixture<'s> {
     }
 }
 
+/// Returns a token of a Google account, without an audience, with the claims and the issuer of Google's tokens.
+fn google_account(google: &TestIssuer, email: &str) -> TokenSpec {
+    let token = google.token().google_account("104", email);
+    token.claim("iss", GOOGLE)
+}
+
 /// Returns the builder of the clients' HTTP client. Without `no_proxy`, an `HTTP_PROXY` in the environment would also apply to
 /// loopback.
-fn http() -> reqwest::ClientBuilder {
+pub(super) fn http_client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .no_proxy()
         .timeout(REQUEST_TIMEOUT)
