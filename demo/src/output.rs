@@ -182,6 +182,8 @@ pub enum Component {
     Server,
     /// The client.
     Client,
+    /// Google's servers.
+    Google,
 }
 
 impl Component {
@@ -191,6 +193,7 @@ impl Component {
             Self::Kubelet => "kubelet",
             Self::Server => "server",
             Self::Client => "client",
+            Self::Google => "google",
         }
     }
 
@@ -201,6 +204,7 @@ impl Component {
             Self::Kubelet => 34,
             Self::Server => 32,
             Self::Client => 36,
+            Self::Google => 33,
         }
     }
 }

@@ -5,8 +5,8 @@
 //!    volume with tokens that it replaces before they expire.
 //! 2. The server admits requests without any leeway for clocks, so a client that does not follow its token fails.
 //! 3. The client sends requests of several kinds, each with an expected response.
-//! 4. With [`Scope::Full`], a Google identity, a platform gate, several audiences, a shadow policy, an issuer outage and a deleted
-//!    pod follow.
+//! 4. With [`Scope::Full`], a Google identity, a platform gate, several audiences, a shadow policy, an issuer outage, a deleted
+//!    pod, and a Google identity in exchange for a projected token follow.
 //!
 //! A [`Summary`] counts the requests, the observed rotations and the unexpected responses.
 
@@ -53,8 +53,8 @@ pub struct Settings {
 pub enum Scope {
     /// Rotations of the token and of the issuer's key.
     Short,
-    /// The rotations, then a Google identity, a platform gate, several audiences, a shadow policy, an issuer outage and a
-    /// deleted pod.
+    /// The rotations, then a Google identity, a platform gate, several audiences, a shadow policy, an issuer outage, a deleted
+    /// pod, and a Google identity in exchange for a projected token.
     Full,
 }
 

@@ -27,8 +27,8 @@ struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 14, value_parser = RangedU64ValueParser::<u64>::new().range(12..=3600))]
     duration: u64,
 
-    /// Which parts of the scenario run. `full` adds a Google identity, a platform gate, several audiences, a shadow policy and
-    /// an issuer outage.
+    /// Which parts of the scenario run. `full` adds a Google identity from a metadata server and one in exchange for a
+    /// projected token, a platform gate, several audiences, a shadow policy, an issuer outage and a deleted pod.
     #[arg(long = "story", value_name = "SCOPE", value_enum, default_value_t = Scope::Short)]
     scope: Scope,
 

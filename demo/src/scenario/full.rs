@@ -1,6 +1,7 @@
 //! The second part of the full scenario: a Google identity, a platform gate, several audiences, a shadow policy, an issuer
-//! outage, and a deleted pod.
+//! outage, a deleted pod, and a Google identity in exchange for a projected token.
 
+mod federation;
 mod fixture;
 mod revocation;
 mod shadow;
@@ -26,7 +27,8 @@ pub(super) async fn run(report: &Arc<Report>, events: &EventLog) -> Result<(), E
     server_accepts_several_audiences(&fixture).await?;
     shadow::promotion(&fixture).await?;
     issuer_outage(&fixture).await?;
-    revocation::deleted_pod_is_refused(&fixture).await
+    revocation::deleted_pod_is_refused(&fixture).await?;
+    federation::projected_token_becomes_google_identity(&fixture).await
 }
 
 fn case(name: &'static str, endpoint: Endpoint, description: &'static str) -> RequestCase {

@@ -70,7 +70,8 @@ fn the_short_scenario_has_rotations_and_no_unexpected_response() {
 }
 
 #[test]
-fn the_full_scenario_has_a_gate_several_audiences_a_shadow_policy_and_an_outage() {
+fn the_full_scenario_has_a_gate_several_audiences_a_shadow_policy_an_outage_and_a_federated_identity()
+ {
     let output = run_demo(&["--story", "full"]);
     let printed = as_str(&output.stdout);
     assert!(output.status.success(), "{printed}");
@@ -103,6 +104,15 @@ fn the_full_scenario_has_a_gate_several_audiences_a_shadow_policy_and_an_outage(
         "GET /private token confirmed: its pod exists 200",
         "GET /private pod deleted, token still signed 401",
         "GET /private pod deleted, server without reviews 200",
+        "GET / gate: projected token exchanged 200",
+        "GET /private gate and guard: exchanged, projected 200",
+        "google verified and exchanged the new token",
+        "GET / gate: new projected token exchanged 200",
+        "GET / gate: token service down 200",
+        "GET / gate: token service up again 200",
+        "GET / gate: role on the account missing 200",
+        "client logs what to do: gcloud iam service-accounts add-iam-policy-binding",
+        "GET / gate: role on the account granted 200",
     ] {
         assert!(words.contains(part), "{part:?} in {printed}");
     }
