@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use serde::Deserialize;
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::http::{Endpoint, FORM, HttpClient, Response, Secrets, form_body};
@@ -164,30 +165,23 @@ struct Body {
     access_token: Option<String>,
     token_type: Option<String>,
     issued_token_type: Option<String>,
-    expires_in: Option<Seconds>,
+    // Not an untagged enum, which cannot read numbers if another crate enables the feature `arbitrary_precision` of serde_json.
+    expires_in: Option<Value>,
 }
 
-/// A number of seconds. Some servers return it as a text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Seconds {
-    Number(f64),
-    Text(String),
-}
-
-impl Seconds {
-    fn to_duration(&self) -> Option<Duration> {
-        let seconds = match self {
-            Self::Number(number) => *number,
-            Self::Text(text) => text.trim().parse().ok()?,
-        };
-        if !seconds.is_finite() {
-            return None;
-        }
-        // Limited, so that it can be added to a time.
-        const MAX: f64 = 1e10;
-        Duration::try_from_secs_f64(seconds.min(MAX)).ok()
+/// Returns the duration of a number of seconds. Some servers return it as a text.
+fn seconds(value: &Value) -> Option<Duration> {
+    // Limited, so that it can be added to a time.
+    const MAX: f64 = 1e10;
+    let seconds: f64 = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    if !seconds.is_finite() {
+        return None;
     }
+    Duration::try_from_secs_f64(seconds.min(MAX)).ok()
 }
 
 impl TokenResponse {
@@ -209,8 +203,8 @@ impl TokenResponse {
         })?;
         let token = match body.expires_in {
             None => token,
-            Some(seconds) => {
-                let lifetime = seconds.to_duration().ok_or_else(|| {
+            Some(expires_in) => {
+                let lifetime = seconds(&expires_in).ok_or_else(|| {
                     response.invalid("its `expires_in` is not a number of seconds")
                 })?;
                 match requested_at.checked_add(lifetime) {
@@ -263,5 +257,48 @@ impl TokenResponse {
             endpoint: self.endpoint.clone(),
             reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_number_of_seconds_may_be_a_text_and_has_to_be_finite_and_not_negative() {
+        for (value, expected) in [
+            (json!(3600), Some(3600)),
+            (json!(3599.5), Some(3599)),
+            (json!("3600"), Some(3600)),
+            (json!(" 3600 "), Some(3600)),
+            (json!(0), Some(0)),
+            (json!(u64::MAX), Some(10_000_000_000)),
+            (json!(-1), None),
+            (json!("-1"), None),
+            (json!(""), None),
+            (json!("soon"), None),
+            (json!("NaN"), None),
+            (json!("1e400"), None),
+            (json!(true), None),
+            (json!([3600]), None),
+        ] {
+            let found = seconds(&value).map(|duration| duration.as_secs());
+            assert_eq!(found, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_identifier_and_the_secret_of_a_client_are_encoded_separately() {
+        // The example of RFC 6749, section 2.3.1.
+        let encoded = encode_basic("s6BhdRkqt3", "7Fjfp0ZBr1KtDRbnfVdmIw");
+        assert_eq!(
+            encoded.as_str(),
+            "czZCaGRSa3F0Mzo3RmpmcDBaQnIxS3REUmJuZlZkbUl3"
+        );
+        let encoded = encode_basic("a:b=c", "d:e=f");
+        let decoded = STANDARD.decode(encoded.as_str()).unwrap();
+        assert_eq!(decoded, b"a%3Ab%3Dc:d%3Ae%3Df");
     }
 }
