@@ -36,7 +36,8 @@ const SUBJECT_MARGIN: Duration = Duration::from_secs(45);
 /// - The exchanged token is kept until it expires, even if the subject token expires earlier, and is renewed before that; see
 ///   [`FetchedToken`]. It expires at its `exp`, or after the response's `expires_in`, whichever comes first. Without
 ///   either, it is replaced every 300 s.
-/// - The exchanged token may be opaque. It is sent as a bearer token, so it has to have the `token_type` `Bearer`; for a token
+/// - The exchanged token may be opaque, and its audience is not checked, since an endpoint may know a service under one name
+///   and write another one into the token. It is sent as a bearer token, so it has to have the `token_type` `Bearer`; for a token
 ///   whose type was [requested](TokenExchangeBuilder::requested_token_type), `N_A` is accepted as well. A token of another
 ///   `token_type`, such as `DPoP`, and a refresh token or a SAML assertion, is an error.
 /// - The requests go to the endpoint only: redirects are not followed, and no proxy is used unless one is configured. The URL
@@ -73,6 +74,8 @@ struct Exchange {
     resources: Vec<String>,
     /// The scopes, separated by spaces.
     scope: Option<String>,
+    /// Names and values of parameters that the endpoint defines.
+    parameters: Vec<(String, String)>,
     client: ClientAuthentication,
 }
 
@@ -156,6 +159,7 @@ impl fmt::Debug for TokenExchange {
             .field("audiences", &self.0.audiences)
             .field("resources", &self.0.resources)
             .field("scope", &self.0.scope)
+            .field("parameters", &self.0.parameters)
             .field("subject_token_type", &self.0.subject_token_type)
             .field("requested_token_type", &self.0.requested_token_type)
             .field("client", &self.0.client)
@@ -190,6 +194,8 @@ impl Exchange {
             )
             .with_token("subject_token", subject)
             .with("subject_token_type", self.subject_token_type.as_str());
+        let parameters = self.parameters.iter();
+        let form = parameters.fold(form, |form, (name, value)| form.with(name, value));
         let form = self.client.add_to(form, assertion);
         let response = form.send(&self.http, &self.endpoint).await;
         let response = response.map_err(|error| self.with_advice(error, subject))?;

@@ -87,6 +87,8 @@ pub struct TokenEndpointRequest {
     pub resources: Vec<String>,
     /// `scope`.
     pub scope: Option<String>,
+    /// The names and values of parameters that the RFCs do not define.
+    pub other: Vec<(String, String)>,
 }
 
 impl fmt::Debug for TokenEndpointRequest {
@@ -99,6 +101,7 @@ impl fmt::Debug for TokenEndpointRequest {
             .field("audiences", &self.audiences)
             .field("resources", &self.resources)
             .field("scope", &self.scope)
+            .field("other", &self.other)
             .finish_non_exhaustive()
     }
 }
@@ -158,7 +161,8 @@ impl fmt::Debug for TokenEndpointRequest {
 ///
 /// # Differences from real servers
 ///
-/// There are no actor tokens, refresh tokens and SAML assertions: requests for them are `invalid_request`.
+/// There are no actor tokens, and tokens of other types than JWTs, access tokens and ID tokens: requests with or for them are
+/// `invalid_request`.
 ///
 /// [RFC 6749]: https://www.rfc-editor.org/rfc/rfc6749
 /// [RFC 7523]: https://www.rfc-editor.org/rfc/rfc7523

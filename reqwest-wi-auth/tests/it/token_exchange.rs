@@ -92,6 +92,7 @@ async fn the_subject_token_is_exchanged_with_the_configured_parameters() {
         .scope("list")
         .subject_token_type(TokenType::IdToken)
         .requested_token_type(TokenType::Jwt)
+        .parameter("connector_id", "kubernetes & more")
         .build()
         .unwrap();
     let source = source.open().await.unwrap();
@@ -119,6 +120,8 @@ async fn the_subject_token_is_exchanged_with_the_configured_parameters() {
         Some(TokenType::Jwt.as_str())
     );
     assert_eq!(request.client_id, None);
+    let other = [("connector_id".to_owned(), "kubernetes & more".to_owned())];
+    assert_eq!(request.other, other);
     let health = source.health();
     assert!(health.present && health.last_rotation.is_some() && health.last_error.is_none());
 }
@@ -898,6 +901,8 @@ fn invalid_settings_are_errors_of_build() {
         ("audience", valid().audience("")),
         ("resource", valid().resource("orders")),
         ("resource", valid().resource("https://orders.example/#a")),
+        ("parameter", valid().parameter("subject_token", "x")),
+        ("parameter", valid().parameter("", "x")),
         ("scope", valid().scope("a\nb")),
         ("scope", valid().scope("\"a\"")),
         ("client_id", valid().client_id("")),

@@ -17,7 +17,7 @@ use crate::source::http::{Endpoint, HttpClient, HttpSettings};
 
 /// Builds a [`TokenExchange`].
 ///
-/// The settings `audience`, `resource` and `scope` add to earlier ones. Of each other setting, the last value is used.
+/// The settings `audience`, `resource`, `scope` and `parameter` add to earlier ones. Of each other setting, the last value is used.
 ///
 /// # Examples
 ///
@@ -49,8 +49,27 @@ pub struct TokenExchangeBuilder {
     audiences: Vec<String>,
     resources: Vec<String>,
     scopes: Vec<String>,
+    parameters: Vec<(String, String)>,
     client: ClientAuthentication,
 }
+
+/// The parameters that have a setting, or that the exchange sets itself. Actor tokens are not supported.
+const RESERVED: [&str; 14] = [
+    "grant_type",
+    "resource",
+    "audience",
+    "scope",
+    "requested_token_type",
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+    "",
+];
 
 impl TokenExchangeBuilder {
     pub(super) fn new(endpoint: String, subject: Arc<dyn TokenSource>) -> Self {
@@ -65,6 +84,7 @@ impl TokenExchangeBuilder {
             audiences: Vec::new(),
             resources: Vec::new(),
             scopes: Vec::new(),
+            parameters: Vec::new(),
             client: ClientAuthentication {
                 id: None,
                 method: Method::None,
@@ -144,6 +164,23 @@ impl TokenExchangeBuilder {
     /// ```
     pub fn subject_token_type(mut self, token_type: TokenType) -> Self {
         self.subject_token_type = token_type;
+        self
+    }
+
+    /// Adds a parameter that the endpoint defines in addition to those of RFC 8693. It must not be secret, since it may appear
+    /// in errors that repeat it. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// The connector that verifies the subject token, at Dex:
+    ///
+    /// ```
+    /// # fn example(builder: reqwest_wi_auth::TokenExchangeBuilder) {
+    /// let builder = builder.parameter("connector_id", "kubernetes");
+    /// # }
+    /// ```
+    pub fn parameter(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.parameters.push((name.into(), value.into()));
         self
     }
 
@@ -324,6 +361,9 @@ impl TokenExchangeBuilder {
         for scope in &scopes {
             check_scope(scope)?;
         }
+        for (name, _) in &self.parameters {
+            check_parameter(name)?;
+        }
         check_client(&self.client)?;
         check_type("subject_token_type", &self.subject_token_type)?;
         if let Some(requested) = &self.requested_token_type {
@@ -344,6 +384,7 @@ impl TokenExchangeBuilder {
             requested_token_type: self.requested_token_type,
             audiences: self.audiences,
             resources: self.resources,
+            parameters: self.parameters,
             client: self.client,
         })))
     }
@@ -356,6 +397,7 @@ impl fmt::Debug for TokenExchangeBuilder {
             .field("audiences", &self.audiences)
             .field("resources", &self.resources)
             .field("scopes", &self.scopes)
+            .field("parameters", &self.parameters)
             .field("subject_token_type", &self.subject_token_type)
             .field("requested_token_type", &self.requested_token_type)
             .field("client", &self.client)
@@ -394,6 +436,17 @@ fn check_scope(scope: &str) -> Result<(), Error> {
             "found {scope:?}, expected visible ASCII characters other than double quotes and backslashes"
         ),
     ))
+}
+
+/// Returns an error if a parameter is one that has a setting, or has no name.
+fn check_parameter(name: &str) -> Result<(), Error> {
+    if RESERVED.contains(&name) {
+        return Err(invalid(
+            "parameter",
+            format!("found the name {name:?}, expected one that RFC 8693 does not define"),
+        ));
+    }
+    Ok(())
 }
 
 /// Returns an error if the identifier or the secret of a client is empty.

@@ -5,6 +5,23 @@ use super::Rejection;
 /// The parameters that may be included several times (RFC 8693, section 2.1).
 const REPEATABLE: [&str; 2] = ["audience", "resource"];
 
+/// The parameters that RFC 6749, RFC 7523 and RFC 8693 define for the grants of this fake.
+const KNOWN: [&str; 13] = [
+    "grant_type",
+    "resource",
+    "audience",
+    "scope",
+    "requested_token_type",
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+];
+
 /// The parameters of a request, without those that have no value.
 pub(super) struct Form(Vec<(String, String)>);
 
@@ -39,5 +56,11 @@ impl Form {
     pub(super) fn all<'f>(&'f self, name: &str) -> impl Iterator<Item = &'f str> {
         let values = self.0.iter().filter(move |(other, _)| other == name);
         values.map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the names and values of the parameters that the RFCs do not define.
+    pub(super) fn unknown(&self) -> Vec<(String, String)> {
+        let is_unknown = |(name, _): &&(String, String)| !KNOWN.contains(&name.as_str());
+        self.0.iter().filter(is_unknown).cloned().collect()
     }
 }

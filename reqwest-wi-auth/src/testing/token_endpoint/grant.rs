@@ -39,6 +39,7 @@ pub(super) async fn check(
         audiences: list("audience"),
         resources: list("resource"),
         scope: text("scope"),
+        other: form.unknown(),
     };
     match grant_type {
         TOKEN_EXCHANGE => check_exchange(&request, form, settings).await?,
