@@ -1,5 +1,7 @@
 //! The errors of this crate.
 
+#[cfg(feature = "federation")]
+mod ambient;
 mod fetch;
 
 use std::fmt;
@@ -8,6 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
+#[cfg(feature = "federation")]
+pub(crate) use self::ambient::list;
+#[cfg(feature = "federation")]
+pub use self::ambient::{AmbientError, AmbientFinding};
 pub use self::fetch::FetchError;
 use crate::text::with_causes;
 use crate::token::TokenFormatError;
@@ -36,6 +42,10 @@ pub enum Error {
     /// A server that exchanges or issues tokens did not return one.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// No source was chosen by the environment.
+    #[cfg(feature = "federation")]
+    #[error(transparent)]
+    Ambient(#[from] AmbientError),
     /// A configuration cannot be used: a file, an environment variable, or a setting of a builder.
     #[error("{location} cannot be used: {reason}")]
     Configuration {
@@ -272,6 +282,8 @@ impl Error {
                     | MetadataError::NoRuntime { .. }
             ),
             Self::Fetch(error) => error.is_transient(),
+            #[cfg(feature = "federation")]
+            Self::Ambient(error) => error.is_transient(),
             Self::File(FileError::NoRuntime { .. } | FileError::Closed { .. }) => false,
             Self::File(_) | Self::Expired { .. } | Self::NotFetched { .. } => true,
             Self::Command { .. } | Self::TooManyAudiences { .. } => true,

@@ -11,6 +11,42 @@
     feature = "federation",
     doc = "[`AzureWorkloadIdentityBuilder`]: crate::AzureWorkloadIdentityBuilder"
 )]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientBuilder`]: crate::AmbientBuilder"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientBuilder::allow_google_origin`]: crate::AmbientBuilder::allow_google_origin"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientBuilder::ca_file`]: crate::AmbientBuilder::ca_file"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientBuilder::fallback`]: crate::AmbientBuilder::fallback"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientBuilder::proxy`]: crate::AmbientBuilder::proxy"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientBuilder::proxy_from_environment`]: crate::AmbientBuilder::proxy_from_environment"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientBuilder::token_directory`]: crate::AmbientBuilder::token_directory"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientBuilder::without`]: crate::AmbientBuilder::without"
+)]
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`AmbientToken::health`]: crate::AmbientToken::health"
+)]
 //! [`BearerAuth`]: crate::BearerAuth
 //! [`BearerAuth::and_insecure_http`]: crate::BearerAuth::and_insecure_http
 //! [`BearerAuth::and_origin`]: crate::BearerAuth::and_origin
@@ -31,6 +67,10 @@
 //! [`CommandToken::args`]: crate::CommandToken::args
 //! [`CommandToken::timeout`]: crate::CommandToken::timeout
 //! [`Error`]: crate::Error
+#![cfg_attr(
+    feature = "federation",
+    doc = "[`Error::Ambient`]: crate::Error::Ambient"
+)]
 //! [`Error::Client`]: crate::Error::Client
 //! [`Error::Command`]: crate::Error::Command
 //! [`Error::Expired`]: crate::Error::Expired
@@ -144,10 +184,16 @@ mod token_client;
 mod watched_file;
 
 pub use bearer_auth::{BearerAuth, SkipToken, UseSource};
+#[cfg(feature = "federation")]
+pub use error::{AmbientError, AmbientFinding};
 pub use error::{Error, FetchError, MetadataError};
 pub use layer::{BearerAuthLayer, BearerAuthService, BoxError, ResponseFuture, SendError};
 #[cfg(feature = "metrics")]
 pub use metric_descriptions::describe_metrics;
+#[cfg(feature = "federation")]
+pub use source::ambient::{
+    Ambient, AmbientBuilder, AmbientHealth, AmbientSource, AmbientToken, ambient,
+};
 #[cfg(feature = "federation")]
 pub use source::azure::{AzureWorkloadIdentity, AzureWorkloadIdentityBuilder};
 pub use source::command::CommandToken;

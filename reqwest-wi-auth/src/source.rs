@@ -1,6 +1,8 @@
 //! Token sources.
 
 #[cfg(feature = "federation")]
+pub(crate) mod ambient;
+#[cfg(feature = "federation")]
 pub(crate) mod azure;
 pub(crate) mod command;
 #[cfg(feature = "federation")]

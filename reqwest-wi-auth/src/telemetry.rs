@@ -11,6 +11,8 @@ use crate::error::Error;
 use crate::origins::OriginRef;
 use crate::source::fetched::{Description, FetchKind};
 use crate::text::{log_line, one_line};
+#[cfg(feature = "federation")]
+use crate::text::{printable, shorten_middle};
 use crate::token::Token;
 use crate::watched_file::FileError;
 
@@ -20,6 +22,10 @@ macro_rules! count {
         metrics::counter!($name $(, $label => $value)?).increment(1);
     };
 }
+
+/// The longest list of the sources that were not chosen in a log event, in bytes.
+#[cfg(feature = "federation")]
+const MAX_FINDINGS_BYTES: usize = 2000;
 
 /// Registers the help texts of the metrics with the current recorder, if there is one.
 pub(crate) fn describe() {
@@ -245,6 +251,24 @@ pub(crate) fn too_many_audiences(origin: &str, audience: &str, max_audiences: us
         max_audiences,
         "too many token sources were created within a short time; requests that need a further one fail. Return an audience \
          only for origins of known services, or raise max_audiences"
+    );
+}
+
+/// Records which source was chosen for an audience by the environment, why, and why others were not.
+#[cfg(feature = "federation")]
+pub(crate) fn ambient_source_chosen(
+    audience: &str,
+    source: crate::AmbientSource,
+    reason: &str,
+    not_chosen: &[crate::error::AmbientFinding],
+) {
+    tracing::info!(
+        target: "reqwest_wi_auth::ambient",
+        audience = one_line(audience),
+        %source,
+        reason = one_line(reason),
+        not_chosen = shorten_middle(&printable(&crate::error::list(not_chosen)), MAX_FINDINGS_BYTES),
+        "token source chosen"
     );
 }
 

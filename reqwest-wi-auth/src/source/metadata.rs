@@ -59,7 +59,12 @@ impl MetadataServer {
         let host = std::env::var("GCE_METADATA_HOST")
             .ok()
             .filter(|host| !host.is_empty());
-        Self::with_host(host.as_deref().unwrap_or(endpoint::DEFAULT_HOST))
+        Self::with_configured_host(host.as_deref())
+    }
+
+    /// Creates a client of the server at a host, or at `metadata.google.internal` if it is `None`.
+    pub(super) fn with_configured_host(host: Option<&str>) -> Result<Self, Error> {
+        Self::with_host(host.unwrap_or(endpoint::DEFAULT_HOST))
     }
 
     /// Creates a client of the server at a host: a name or an address, with an optional port. Sends no request.

@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 #[cfg(feature = "federation")]
+mod ambient;
+#[cfg(feature = "federation")]
 mod azure_workload_identity;
 mod blocking_reads;
 mod causes;

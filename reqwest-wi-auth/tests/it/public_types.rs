@@ -10,6 +10,13 @@ use reqwest_wi_auth::{
 #[test]
 fn public_types_are_send_sync_and_debug() {
     fn assert_traits<T: Send + Sync + std::fmt::Debug + 'static>() {}
+    #[cfg(feature = "federation")]
+    {
+        assert_traits::<reqwest_wi_auth::Ambient>();
+        assert_traits::<reqwest_wi_auth::AmbientBuilder>();
+        assert_traits::<reqwest_wi_auth::AmbientHealth>();
+        assert_traits::<reqwest_wi_auth::AmbientToken>();
+    }
     assert_traits::<BearerAuth>();
     assert_traits::<BearerAuthLayer>();
     assert_traits::<BearerAuthService<()>>();
