@@ -39,6 +39,9 @@ pub enum Error {
         "cannot get a Google identity with the credential configuration of --google-credentials (GOOGLE_APPLICATION_CREDENTIALS)"
     )]
     FederatedToken(#[source] reqwest_wi_auth::Error),
+    /// The environment has no source of tokens, or several, or the source provides no token.
+    #[error("cannot get a token from the environment (--identity ambient)")]
+    AmbientToken(#[source] reqwest_wi_auth::Error),
     /// Tokens must not be sent to the URL of a service.
     #[error("cannot send tokens to the URL of --service-url (SERVICE_URL)")]
     Origin(#[source] reqwest_wi_auth::Error),
@@ -153,7 +156,11 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Methods as the libraries' errors name them, and the flags that call them.
-const FLAGS: [(&str, &str); 11] = [
+const FLAGS: [(&str, &str); 12] = [
+    (
+        "`Ambient::builder().without(…)`",
+        "--ambient-without (AMBIENT_WITHOUT)",
+    ),
     ("`allow_origin`", "--allow-google-origin"),
     ("`Issuer::in_cluster()`", "--issuer kubernetes"),
     (

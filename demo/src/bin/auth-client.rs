@@ -30,7 +30,8 @@ fn run() -> Result<ExitCode, Error> {
 }
 
 fn poll(settings: ClientSettings, shutdown: &Shutdown) -> Result<ExitCode, Error> {
-    output::init_logging("warn", settings.log_format);
+    // The source of `--identity ambient` is logged once, at the level INFO.
+    output::init_logging("warn,reqwest_wi_auth::ambient=info", settings.log_format);
     Ok(
         match signals::block_on(polling::run(settings, shutdown))?? {
             PollResult::AllSucceeded => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 //! For each service, in this order:
 //!
 //! 1. The token's file: whether it can be read, how it is mounted, and what it contains. For Google's token instead, whether the
-//!    metadata server provides it, or workload identity federation.
+//!    metadata server provides it, or workload identity federation. For the token of the environment, which source it is from.
 //! 2. The token's claims, and whether its rotation is noticed.
 //! 3. The origin of the service, a proxy, DNS and TCP.
 //! 4. TLS, the server's clock, and what the server responds on the open path and on the guarded one.
@@ -29,6 +29,7 @@ use super::polling::http_client;
 use super::settings::{ClientIdentity, ClientSettings, GoogleSource, Service};
 use super::tokens::{TokenSettings, TokenSources};
 use crate::error_chain;
+use crate::escape::escape;
 
 /// How long a request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -154,6 +155,7 @@ async fn check_tokens(
         ClientIdentity::None => true,
         ClientIdentity::Cluster => check_projected_token(tokens, service, table).await,
         ClientIdentity::Google => check_google_token(tokens, service, table).await,
+        ClientIdentity::Ambient => check_ambient_token(tokens, service, table).await,
         ClientIdentity::Both => {
             let has_projected = check_projected_token(tokens, service, table).await;
             check_google_token(tokens, service, table).await && has_projected
@@ -208,6 +210,31 @@ async fn check_google_token(tokens: &TokenSettings, service: &Service, table: &m
     };
     let found = format!("{provider} returned a token for {:?}", service.audience);
     check_fetched_token(token, name, found, Platform::Google, service, table)
+}
+
+/// Checks which source of tokens the environment has, and its token.
+async fn check_ambient_token(tokens: &TokenSettings, service: &Service, table: &mut Table) -> bool {
+    let token = match tokens.ambient_token().await {
+        Ok(token) => token,
+        Err(error) => {
+            let check = Check::failed("ambient", error_chain(&error))
+                .expected("an environment with one source of tokens, and a token from it")
+                .advice("set --identity (IDENTITY) to the identity that is meant, or correct the environment as the error says");
+            table.add(&check);
+            return false;
+        }
+    };
+    let health = token.health();
+    let source = health.source.map(|source| source.to_string());
+    let found = format!(
+        "{} ({}) returned a token for {:?}",
+        source.unwrap_or_default(),
+        health.reason,
+        service.audience
+    );
+    let found = escape(&found).into_owned();
+    let platform = Platform::Environment;
+    check_fetched_token(token.current(), "ambient", found, platform, service, table)
 }
 
 /// Checks a token that was fetched. Returns whether it can be sent.

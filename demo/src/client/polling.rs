@@ -166,6 +166,7 @@ fn heading(settings: &ClientSettings) -> &'static str {
     match (settings.identity, is_federated) {
         (ClientIdentity::None, _) => "##### client without a token",
         (ClientIdentity::Cluster, _) => "##### Projected token client",
+        (ClientIdentity::Ambient, _) => "##### client with the token of its environment",
         (ClientIdentity::Google, false) => "##### mapped GCP SvcAccnt via Metadata server",
         (ClientIdentity::Google, true) => "##### GCP SvcAccnt via workload identity federation",
         (ClientIdentity::Both, false) => {

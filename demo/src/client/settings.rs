@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 
+use reqwest_wi_auth::AmbientSource;
+
 use crate::arguments::{
     parse_interval, parse_path_item, parse_typed_item, parse_web_url, parse_web_url_item,
 };
@@ -16,7 +18,7 @@ use crate::output::LogFormat;
 #[derive(Debug, Args)]
 pub struct ClientSettings {
     /// The URL of a service: https, or http on this machine. Separate several with commas. `URL=AUDIENCE` sets the
-    /// audience of tokens that are requested for it (`google`, `both`), which is the URL by default.
+    /// audience of tokens that are requested for it (`google`, `both`, `ambient`), which is the URL by default.
     #[arg(
         long,
         env = "SERVICE_URL",
@@ -62,6 +64,17 @@ pub struct ClientSettings {
     )]
     pub allow_google_origin: Vec<String>,
 
+    /// A source of the environment that `--identity ambient` does not use, such as `metadata-server`. Separate several with
+    /// commas.
+    #[arg(
+        long,
+        env = "AMBIENT_WITHOUT",
+        value_name = "SOURCE",
+        value_delimiter = ',',
+        value_parser = parse_ambient_source
+    )]
+    pub ambient_without: Vec<AmbientSource>,
+
     /// A PEM file of CA certificates that are trusted in addition to the system's.
     #[arg(long, env = "CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
@@ -106,6 +119,8 @@ pub enum ClientIdentity {
     /// Google's token in `X-Serverless-Authorization`, for the platform's gate, and the cluster's token in
     /// `Authorization`, for the application.
     Both,
+    /// The token of the one source that the environment has, in `Authorization`. An environment with several is an error.
+    Ambient,
 }
 
 impl ClientIdentity {
@@ -116,6 +131,7 @@ impl ClientIdentity {
             Self::Cluster => "cluster",
             Self::Google => "google",
             Self::Both => "both",
+            Self::Ambient => "ambient",
         }
     }
 }
@@ -146,6 +162,28 @@ impl ClientSettings {
             (host, _) => GoogleSource::MetadataServer(host.clone()),
         }
     }
+}
+
+/// The sources that an environment can have.
+const AMBIENT_SOURCES: [AmbientSource; 7] = [
+    AmbientSource::TokenFile,
+    AmbientSource::ProjectedToken,
+    AmbientSource::GoogleFederation,
+    AmbientSource::Azure,
+    AmbientSource::GitHubActions,
+    AmbientSource::MetadataServer,
+    AmbientSource::TokenRequest,
+];
+
+/// Parses the name of a source that an environment can have.
+fn parse_ambient_source(text: &str) -> Result<AmbientSource, String> {
+    let known = AMBIENT_SOURCES
+        .iter()
+        .find(|source| source.to_string() == text.trim());
+    known.copied().ok_or_else(|| {
+        let names = AMBIENT_SOURCES.map(|source| source.to_string());
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 /// A service to request, and the audience of the token for it.

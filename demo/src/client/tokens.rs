@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 use reqwest_wi_auth::{
-    BearerAuth, FetchedToken, GoogleFederation, GoogleFederationBuilder, MetadataServer,
-    ProjectedToken, Token, TokenClientBuilder, TokenSource,
+    AmbientBuilder, AmbientSource, AmbientToken, BearerAuth, FetchedToken, GoogleFederation,
+    GoogleFederationBuilder, MetadataServer, ProjectedToken, Token, TokenClientBuilder,
+    TokenSource,
 };
 
 use super::Client;
@@ -21,6 +22,8 @@ pub(crate) struct TokenSettings {
     pub(crate) projected_path: Option<PathBuf>,
     /// Where Google's token is from.
     pub(crate) google: GoogleSource,
+    /// The sources of the environment that are not used.
+    pub(crate) ambient_without: Vec<AmbientSource>,
     /// The audience of tokens that are requested for the service: Google's, and that of the environment.
     pub(crate) audience: String,
 }
@@ -32,6 +35,8 @@ pub(crate) struct TokenSources {
     pub(crate) projected: Option<ProjectedToken>,
     /// Google's token, and the header in which it is sent.
     pub(crate) google: Option<(HeaderName, FetchedToken)>,
+    /// The token of the environment, in `Authorization`.
+    ambient: Option<AmbientToken>,
 }
 
 impl TokenSources {
@@ -45,7 +50,9 @@ impl TokenSources {
         let google = self.google.as_ref();
         let google =
             google.and_then(|(header, token)| Some((header.clone(), claims(token.current())?)));
-        projected.into_iter().chain(google).collect()
+        let ambient = self.ambient.as_ref();
+        let ambient = ambient.and_then(|token| Some((AUTHORIZATION, claims(token.current())?)));
+        projected.into_iter().chain(google).chain(ambient).collect()
     }
 }
 
@@ -56,6 +63,7 @@ impl TokenSettings {
         Self {
             projected_path: paths.get(index).or(paths.last()).cloned(),
             google: settings.google_source(),
+            ambient_without: settings.ambient_without.clone(),
             audience: service.audience.clone(),
         }
     }
@@ -74,7 +82,7 @@ impl TokenSettings {
         let google_header = match identity {
             ClientIdentity::Google => Some(AUTHORIZATION),
             ClientIdentity::Both => Some(X_SERVERLESS_AUTHORIZATION),
-            ClientIdentity::None | ClientIdentity::Cluster => None,
+            ClientIdentity::None | ClientIdentity::Cluster | ClientIdentity::Ambient => None,
         };
         if let Some(header) = google_header {
             let token = self.google_token().await?;
@@ -87,7 +95,19 @@ impl TokenSettings {
             http = http.authorization(origin(url, token.clone())?);
             sources.projected = Some(token);
         }
+        if identity == ClientIdentity::Ambient {
+            let token = self.ambient_token().await?;
+            http = http.authorization(origin(url, token.clone())?);
+            sources.ambient = Some(token);
+        }
         Ok((Client::new(url, http.build()?), sources))
+    }
+
+    /// Opens the token of the source that the environment has, and waits for it.
+    pub(crate) async fn ambient_token(&self) -> Result<AmbientToken, Error> {
+        let ambient = ambient(&self.ambient_without).build();
+        let token = ambient.open(&self.audience).await;
+        token.map_err(Error::AmbientToken)
     }
 
     /// Opens Google's token, and waits for it.
@@ -113,6 +133,14 @@ impl TokenSettings {
             }
         }
     }
+}
+
+/// Returns a builder that chooses among the sources of the environment, without these.
+fn ambient(without: &[AmbientSource]) -> AmbientBuilder {
+    let builder = reqwest_wi_auth::Ambient::builder();
+    without
+        .iter()
+        .fold(builder, |builder, source| builder.without(*source))
 }
 
 /// Reads a credential configuration, whose URLs must be Google's or of one of these origins.

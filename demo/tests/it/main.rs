@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[cfg(unix)]
+mod ambient;
+#[cfg(unix)]
 mod check;
 #[cfg(unix)]
 mod check_policy;

@@ -21,6 +21,8 @@ pub(super) enum Platform {
     Kubernetes,
     /// Google, which was asked for the audience of the service.
     Google,
+    /// The source that the environment has. Some of these choose the audience themselves.
+    Environment,
 }
 
 /// Checks the claims.

@@ -104,6 +104,7 @@ impl Cloud {
                 credentials: self.credentials.clone(),
                 allowed_origins: vec![self.google.url().to_owned()],
             },
+            ambient_without: Vec::new(),
             audience: GATE_AUDIENCE.to_owned(),
         };
         let (client, sources) = tokens.client(url, http_client(), identity).await?;

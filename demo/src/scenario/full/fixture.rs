@@ -161,6 +161,7 @@ impl<'s> Fixture<'s> {
         let tokens = TokenSettings {
             projected_path: Some(self.kubelet.path(token_file)),
             google: GoogleSource::MetadataServer(Some(self.metadata.host().to_owned())),
+            ambient_without: Vec::new(),
             audience: GATE_AUDIENCE.to_owned(),
         };
         let (client, _) = tokens.client(url, http_client(), identity).await?;
