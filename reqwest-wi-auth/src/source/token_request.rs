@@ -249,7 +249,9 @@ impl Fetch for Request {
     }
 
     fn limit(&self) -> Duration {
-        2 * (CREDENTIAL_LIMIT + self.settings.http.limit())
+        // The time limit of a request may be any duration.
+        let attempt = CREDENTIAL_LIMIT.saturating_add(self.settings.http.limit());
+        attempt.saturating_mul(2)
     }
 }
 
