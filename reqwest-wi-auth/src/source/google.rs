@@ -330,7 +330,8 @@ impl Fetch for GoogleFetch {
 
     fn limit(&self) -> Duration {
         // Two exchanges, each with two subject tokens, and two requests to IAM Credentials.
-        self.federation.http.limit() * 6 + SUBJECT_MARGIN
+        let requests = self.federation.http.limit().saturating_mul(6);
+        requests.saturating_add(SUBJECT_MARGIN)
     }
 }
 

@@ -1068,6 +1068,41 @@ async fn client_credentials_and_the_project_of_a_workforce_pool_are_sent() {
 }
 
 #[tokio::test]
+async fn an_identity_token_whose_audience_is_the_federated_token_does_not_reveal_it() {
+    let federated = "ya29.d.s3cr3t-federated-token";
+    let (url, _) = recording_server(json!({
+        "access_token": federated,
+        "token_type": "Bearer",
+        "expires_in": 3600,
+        "token": crate::support::signed(&json!({ "aud": [federated, "x".repeat(10_000)] }).to_string()),
+    }))
+    .await;
+    let subject = FixedToken::new(Token::new(token("subject", 600)).unwrap());
+    let federation = GoogleFederation::builder(
+        "projects/1/locations/global/workloadIdentityPools/p/providers/q",
+        subject,
+    )
+    .token_url(format!("{url}/v1/token"))
+    .service_account_impersonation_url(format!(
+        "{url}/v1/projects/-/serviceAccounts/a:generateAccessToken"
+    ))
+    .allow_origin(&url)
+    .build()
+    .unwrap();
+    let error = first_error(&federation).await;
+    assert!(
+        matches!(error, Error::Fetch(FetchError::WrongAudience { .. })),
+        "{error}"
+    );
+    let error = error.to_string();
+    assert!(
+        error.contains("[removed]") && !error.contains("s3cr3t"),
+        "{error}"
+    );
+    assert!(error.len() < 1000, "{error}");
+}
+
+#[tokio::test]
 async fn tokens_appear_in_no_log_error_or_debug_output() {
     if !is_child_process("google_federation::tokens_appear_in_no_log_error_or_debug_output") {
         return;

@@ -191,10 +191,17 @@ fn is_service_host(host: &str, service: Service, universe: &str) -> bool {
         [first, "p"] => first
             .strip_prefix(name)
             .is_some_and(|rest| rest.len() > 1 && rest.starts_with('-')),
-        [first, second] => *first == name || *second == name,
+        [_, second] if *second == name => true,
+        [first, region] => *first == name && is_region(region),
         [first, _, "rep"] => *first == name,
         _ => false,
     }
+}
+
+/// Returns whether a label can be a region, such as `us-east1`. `sts.storage.googleapis.com` is a bucket of Cloud Storage, which
+/// anyone could own.
+fn is_region(label: &str) -> bool {
+    label == "global" || label.contains('-') && label.bytes().any(|byte| byte.is_ascii_digit())
 }
 
 /// Returns whether a text is a label of a host name: letters, digits and inner hyphens.
@@ -293,6 +300,10 @@ mod tests {
             "https://googleapis.com/v1/token",
             "https://storage.googleapis.com/bucket/token",
             "https://storage-sts.storage.googleapis.com/v1/token",
+            "https://sts.storage.googleapis.com/v1/token",
+            "https://sts.commondatastorage.googleapis.com/v1/token",
+            "https://sts.p.googleapis.com/v1/token",
+            "https://sts.rep.googleapis.com/v1/token",
             "https://a.b.sts.googleapis.com/v1/token",
             "https://sts.a.b.googleapis.com/v1/token",
             "https://xsts.googleapis.com/v1/token",

@@ -1,10 +1,10 @@
 //! The federated token, for which the subject token is exchanged at the Security Token Service.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use super::config::{ClientCredentials, SubjectTokenType, is_workforce_pool};
 use crate::error::FetchError;
@@ -160,7 +160,6 @@ pub(super) fn workforce_options(
 /// expires.
 pub(super) struct SharedToken {
     clock: ClockFn,
-    /// Locked during an exchange, so that there is one at a time.
     state: Mutex<State>,
 }
 
@@ -171,6 +170,32 @@ struct State {
     usable_until: Option<SystemTime>,
     /// The error of the last exchange and when it ended, if it failed.
     failed: Option<(FetchError, Instant)>,
+    running: Option<Running>,
+    /// The number of exchanges that have begun.
+    exchanges: u64,
+}
+
+/// An exchange that other callers wait for.
+struct Running {
+    number: u64,
+    /// Until when they wait: the runtime of the caller that began the exchange may no longer run its tasks.
+    deadline: Instant,
+    /// Closed when the exchange has ended, or its caller has stopped waiting for it.
+    ended: watch::Receiver<()>,
+}
+
+/// The part of a caller in an exchange.
+enum Part {
+    /// The caller begins an exchange.
+    Begin(Exchanging),
+    /// The caller waits for one that another caller has begun.
+    Wait(Instant, watch::Receiver<()>),
+}
+
+/// Owned by the caller that has begun an exchange. Lets the other callers continue when it is dropped.
+struct Exchanging {
+    number: u64,
+    _ended: watch::Sender<()>,
 }
 
 impl SharedToken {
@@ -190,33 +215,79 @@ impl SharedToken {
         rejected: Option<&Token>,
     ) -> Result<Token, FetchError> {
         let asked = Instant::now();
-        let mut state = self.state.lock().await;
+        loop {
+            match self.join(asked, http.limit(), rejected)? {
+                Joined::Token(token) => return Ok(token),
+                Joined::Part(Part::Wait(deadline, mut ended)) => {
+                    // Nothing is ever sent. Either way, the state tells what to do next.
+                    let _ = timeout_at(deadline, ended.changed()).await;
+                }
+                Joined::Part(Part::Begin(exchanging)) => {
+                    let result = exchange.request(http, CLOUD_PLATFORM).await;
+                    self.record(&exchanging, &result);
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Returns the token if it can be used, or the part of the caller in an exchange.
+    fn join(
+        &self,
+        asked: Instant,
+        limit: Duration,
+        rejected: Option<&Token>,
+    ) -> Result<Joined, FetchError> {
+        let mut state = self.state();
         if let Some(token) = &state.token
             && Some(token) != rejected
             && state
                 .usable_until
                 .is_some_and(|until| (self.clock)() < until)
         {
-            return Ok(token.clone());
+            return Ok(Joined::Token(token.clone()));
         }
         if let Some((error, ended)) = &state.failed
             && *ended >= asked
         {
             return Err(error.clone());
         }
-        match exchange.request(http, CLOUD_PLATFORM).await {
+        let now = Instant::now();
+        if let Some(running) = &state.running
+            && now < running.deadline
+            && running.ended.has_changed().is_ok()
+        {
+            let part = Part::Wait(running.deadline, running.ended.clone());
+            return Ok(Joined::Part(part));
+        }
+        state.exchanges += 1;
+        let number = state.exchanges;
+        let (sender, ended) = watch::channel(());
+        state.running = Some(Running {
+            number,
+            deadline: now.checked_add(limit).unwrap_or(now),
+            ended,
+        });
+        Ok(Joined::Part(Part::Begin(Exchanging {
+            number,
+            _ended: sender,
+        })))
+    }
+
+    /// Records the result of an exchange, unless another one has replaced it because it took too long.
+    fn record(&self, exchanging: &Exchanging, result: &Result<Token, FetchError>) {
+        let mut state = self.state();
+        if state.running.as_ref().map(|running| running.number) != Some(exchanging.number) {
+            return;
+        }
+        state.running = None;
+        match result {
             Ok(token) => {
-                *state = State {
-                    usable_until: self.usable_until(&token),
-                    token: Some(token.clone()),
-                    failed: None,
-                };
-                Ok(token)
+                state.usable_until = self.usable_until(token);
+                state.token = Some(token.clone());
+                state.failed = None;
             }
-            Err(error) => {
-                state.failed = Some((error.clone(), Instant::now()));
-                Err(error)
-            }
+            Err(error) => state.failed = Some((error.clone(), Instant::now())),
         }
     }
 
@@ -226,5 +297,92 @@ impl SharedToken {
         // The expiry is a time of the system's clock, which is not the one in use in tests.
         let lifetime = token.expires_at()?.duration_since(SystemTime::now()).ok()?;
         (self.clock)().checked_add(lifetime.checked_sub(MARGIN)?)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The result of a look at the state.
+enum Joined {
+    Token(Token),
+    Part(Part),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::origins::PlainHttp;
+    use crate::source::http::HttpSettings;
+
+    /// A source whose first refresh does not end, like that of a task whose runtime is not driven.
+    struct Stalled(Arc<AtomicU32>);
+
+    #[async_trait]
+    impl TokenSource for Stalled {
+        fn current(&self) -> Result<Token, Error> {
+            let location = "current".to_owned();
+            Err(Error::NotFetched { location })
+        }
+
+        async fn refresh(&self, _rejected: Option<&Token>) -> Result<Token, Error> {
+            let refreshes = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+            if refreshes == 1 {
+                std::future::pending::<()>().await;
+            }
+            let location = format!("refresh {refreshes}");
+            Err(Error::NotFetched { location })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_that_does_not_continue_does_not_block_other_callers() {
+        let endpoint = Endpoint::parse("https://sts.example/", PlainHttp::LoopbackOnly).unwrap();
+        let stalled_subject = Arc::<AtomicU32>::default();
+        let exchange = Exchange {
+            endpoint,
+            subject: Arc::new(Stalled(stalled_subject.clone())),
+            subject_token_type: SubjectTokenType::Jwt,
+            audience: "provider".to_owned(),
+            client: None,
+            options: None,
+        };
+        let http = HttpClient::new(HttpSettings::default()).unwrap();
+        let shared = SharedToken::new(Arc::new(SystemTime::now));
+        let mut stalled = Box::pin(shared.get(&exchange, &http, None));
+        tokio::select! {
+            biased;
+            _ = &mut stalled => panic!("the first exchange does not end"),
+            () = std::future::ready(()) => {}
+        }
+        let began = Instant::now();
+        let error = shared.get(&exchange, &http, None).await.unwrap_err();
+        assert!(error.to_string().contains("refresh 2"), "{error}");
+        assert_eq!(began.elapsed(), http.limit(), "after waiting for the first");
+        // The error is only for callers that asked before it.
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let error = shared.get(&exchange, &http, None).await.unwrap_err();
+        assert!(error.to_string().contains("refresh 3"), "{error}");
+        // A caller that no longer waits for its exchange lets others begin one at once.
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let mut dropped = Box::pin(shared.get(&exchange, &http, None));
+        stalled_subject.store(0, Ordering::SeqCst);
+        tokio::select! {
+            biased;
+            _ = &mut dropped => panic!("this exchange does not end"),
+            () = std::future::ready(()) => {}
+        }
+        drop(dropped);
+        let began = Instant::now();
+        let error = shared.get(&exchange, &http, None).await.unwrap_err();
+        assert!(error.to_string().contains("refresh 2"), "{error}");
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        drop(stalled);
     }
 }

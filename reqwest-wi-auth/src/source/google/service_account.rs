@@ -171,7 +171,8 @@ impl ServiceAccount {
             return Err(FetchError::WrongAudience {
                 endpoint: self.identity_tokens.to_string(),
                 expected: audience.to_owned(),
-                found: Audiences(&audiences).to_string(),
+                // The server may repeat the federated token.
+                found: response.redacted(&Audiences(&audiences).to_string()),
             });
         }
         Ok(token)
