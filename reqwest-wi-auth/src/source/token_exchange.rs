@@ -240,19 +240,27 @@ impl Exchange {
     /// Adds what to do to an error of the endpoint.
     fn with_advice(&self, error: FetchError, subject: &Token) -> FetchError {
         let code = match &error {
-            FetchError::OAuth { error, .. } => error.as_str(),
-            FetchError::Status { status, .. }
+            // Some servers return an error of OAuth for any path.
+            FetchError::OAuth { status, .. } | FetchError::Status { status, .. }
                 if [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(status) =>
             {
                 return error.with_advice("check the URL of the token endpoint");
             }
+            FetchError::OAuth { error, .. } => error.as_str(),
             _ => return error,
         };
         let advice = match code {
-            "invalid_client" => format!(
-                "check the identifier and the credentials of the client; sent {}",
-                self.client
-            ),
+            "invalid_client" => {
+                let encoding = if self.client.is_encoded() {
+                    ", form-encoded (RFC 6749, section 2.3.1); some servers do not decode them, use `client_secret_post` there"
+                } else {
+                    ""
+                };
+                format!(
+                    "check the identifier and the credentials of the client; sent {}{encoding}",
+                    self.client
+                )
+            }
             "unauthorized_client" => {
                 "allow this client to exchange tokens at the endpoint".to_owned()
             }

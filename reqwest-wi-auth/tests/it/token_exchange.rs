@@ -550,6 +550,41 @@ async fn a_wrong_url_is_recognized() {
     );
     assert!(is_status, "{error}");
     assert!(error.to_string().contains("check the URL"), "{error}");
+    // A server may have an error of OAuth at every path.
+    for status in [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED] {
+        endpoint.set_fault(Some(TokenEndpointFault::Error {
+            status,
+            error: "invalid_request".to_owned(),
+            description: "unknown path".to_owned(),
+        }));
+        let error = first_error(&self::exchange(&endpoint).build().unwrap()).await;
+        assert_eq!(
+            oauth_error(&error),
+            ("invalid_request", Some("unknown path"))
+        );
+        assert!(error.to_string().contains("check the URL"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_are_encoded_for_basic_authentication_are_named_as_a_cause() {
+    let endpoint = start_endpoint().await;
+    endpoint.require_client_secret("billing", "another secret");
+    let advice = "some servers do not decode them, use `client_secret_post` there";
+    for (id, secret, is_encoded) in [
+        ("billing", "s3cr3t*-._", false),
+        ("billing", "s3cr3t:", true),
+        ("billing", "s3cr3t é", true),
+        ("bill ing", "s3cr3t", true),
+    ] {
+        let basic = exchange(&endpoint).client_secret_basic(id, secret);
+        let error = basic.build().unwrap().open().await.unwrap_err().to_string();
+        assert_eq!(error.contains(advice), is_encoded, "{error}");
+        assert!(!error.contains(secret), "{error}");
+        let post = exchange(&endpoint).client_secret_post(id, secret);
+        let error = post.build().unwrap().open().await.unwrap_err().to_string();
+        assert!(!error.contains(advice), "{error}");
+    }
 }
 
 #[tokio::test]

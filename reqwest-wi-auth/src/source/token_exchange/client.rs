@@ -37,6 +37,15 @@ impl ClientAuthentication {
         }
     }
 
+    /// Returns whether the client uses HTTP Basic authentication with an identifier or a secret that form encoding changes.
+    pub(super) fn is_encoded(&self) -> bool {
+        let Method::Basic(secret) = &self.method else {
+            return false;
+        };
+        let id = self.id.as_deref().unwrap_or_default();
+        !(is_unreserved(id) && is_unreserved(secret))
+    }
+
     /// Adds the identifier and the credentials of the client to a request.
     pub(super) fn add_to<'f>(
         &'f self,
@@ -54,6 +63,12 @@ impl ClientAuthentication {
             (Method::None | Method::Assertion(_), _) => form.with_optional("client_id", id),
         }
     }
+}
+
+/// Returns whether form encoding leaves a text as it is.
+fn is_unreserved(text: &str) -> bool {
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"*-._".contains(&byte);
+    text.bytes().all(is_unreserved)
 }
 
 /// Describes the authentication without credentials.
