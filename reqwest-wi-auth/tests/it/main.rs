@@ -20,6 +20,8 @@ mod for_each_origin;
 mod github_actions;
 #[cfg(feature = "federation")]
 mod google_federation;
+#[cfg(feature = "federation")]
+mod interop;
 mod metadata_server;
 mod metrics;
 mod middleware;
