@@ -1,4 +1,4 @@
-//! What to do about errors of Microsoft Entra ID.
+//! Advice on errors of Microsoft Entra ID.
 
 /// Returns what to do about an error, by the code at the beginning of its description: `AADSTS700213: …`.
 ///

@@ -51,7 +51,7 @@ impl GitHubActionsBuilder {
     }
 
     /// Sets the URL from which tokens are requested: https, or http for a host on loopback. Its host can be any. Default: the
-    /// environment variable `ACTIONS_ID_TOKEN_REQUEST_URL`, whose host has to be one of GitHub's; see
+    /// environment variable `ACTIONS_ID_TOKEN_REQUEST_URL`, whose host has to belong to GitHub; see
     /// [`GitHubActions::from_env`].
     ///
     /// # Examples
@@ -182,8 +182,8 @@ impl GitHubActionsBuilder {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Configuration`] if a setting has no value, the URL is not https, the URL in the environment is not one of
-    /// GitHub's, or the request token contains anything other than visible ASCII characters, and [`Error::Client`] if the HTTP
+    /// Returns [`Error::Configuration`] if a setting has no value, the URL is not https, the host of the URL in the environment does not
+    /// belong to GitHub, or the request token contains anything other than visible ASCII characters, and [`Error::Client`] if the HTTP
     /// client cannot be created.
     pub fn build(self) -> Result<GitHubActions, Error> {
         let is_configured = self.request_url.is_some();
@@ -252,7 +252,7 @@ fn missing_variables(missing: &[&str], environment: &Environment) -> Error {
     }
 }
 
-/// Returns an error if the host is not one of GitHub's. A step of the job could set the variable for later steps, and receive the
+/// Returns an error if the host does not belong to GitHub. A step of the job could set the variable for later steps, and receive the
 /// request token.
 fn check_host(endpoint: &Endpoint, environment: &Environment) -> Result<(), Error> {
     let url = endpoint.url();
