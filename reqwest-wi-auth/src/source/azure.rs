@@ -74,7 +74,9 @@ impl AzureWorkloadIdentity {
     /// `AZURE_FEDERATED_TOKEN_FILE` and `AZURE_AUTHORITY_HOST`, which Azure's webhook sets in pods. Sends no request, and does
     /// not read the file yet.
     ///
-    /// The authority host is https, or http for a host on loopback. If it is not set, it is `https://login.microsoftonline.com/`.
+    /// The authority host is https, or http for a host on loopback. If it is not set, it is `https://login.microsoftonline.com/`. It
+    /// has to belong to Entra in a public or sovereign cloud, or to be on loopback, since it gets the workload's token; any other can be
+    /// set with [`authority_host`](AzureWorkloadIdentityBuilder::authority_host).
     ///
     /// # Errors
     ///

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// Returns the value of a variable.
+type VariableFn = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// Returns the values of environment variables: those of the process, or of a function in tests.
 #[derive(Clone)]
-pub(crate) struct Environment(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+pub(crate) struct Environment(Arc<VariableFn>);
 
 impl Environment {
     /// Creates an environment whose variables have the values that a function returns.

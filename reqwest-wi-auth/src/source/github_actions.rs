@@ -216,7 +216,7 @@ impl Fetch for TokenRequest {
             return Err(FetchError::WrongAudience {
                 endpoint: endpoint.to_string(),
                 expected: self.audience.clone(),
-                found: Audiences(&audiences).to_string(),
+                found: response.redacted(&Audiences(&audiences).to_string()),
             }
             .into());
         }

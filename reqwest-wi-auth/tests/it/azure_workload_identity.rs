@@ -654,6 +654,14 @@ fn form(replaced: &[(&str, &str)]) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Parameters that replace those of a valid request, and the status, `error` and code of the response.
+type Case = (
+    &'static [(&'static str, &'static str)],
+    u16,
+    &'static str,
+    u32,
+);
+
 #[tokio::test]
 async fn the_fake_rejects_what_entra_rejects() {
     let entra = entra().await;
@@ -702,7 +710,7 @@ async fn the_fake_rejects_what_entra_rejects() {
         ("not-a-jwt".to_owned(), 400, "invalid_request", 50_027),
         ("a.b.c".to_owned(), 400, "invalid_request", 50_027),
     ];
-    let parameters: [(&[(&str, &str)], u16, &str, u32); 12] = [
+    let parameters: [Case; 12] = [
         (&[("grant_type", "")], 400, "invalid_request", 900_144),
         (
             &[("grant_type", "password")],
@@ -964,4 +972,50 @@ async fn another_error_code_is_logged_as_a_change() {
     wait_until("there is a token", || source.current().is_ok()).await;
     let warnings = log.text();
     assert_eq!(warnings.lines().count(), 2, "{warnings}");
+}
+
+#[test]
+fn the_assertion_is_sent_to_entra_only_unless_the_program_sets_another_host() {
+    let azure = |authority: &str| {
+        with_variables(&[
+            ("AZURE_CLIENT_ID", "c"),
+            ("AZURE_TENANT_ID", "t"),
+            ("AZURE_AUTHORITY_HOST", authority),
+            ("AZURE_FEDERATED_TOKEN_FILE", "/nonexistent"),
+        ])
+    };
+    for host in [
+        "https://login.microsoftonline.com/",
+        "https://login.microsoftonline.us",
+        "login.partner.microsoftonline.cn",
+        "https://westus2.login.microsoft.com",
+        "http://127.0.0.1:8080",
+        "",
+    ] {
+        assert!(azure(host).build().is_ok(), "{host}");
+    }
+    for host in [
+        "https://evil.example",
+        "https://login.microsoftonline.com.evil.example",
+        "https://evil.example/login.microsoftonline.com",
+        "https://evil-login.microsoft.com.example",
+        "https://evillogin.microsoft.com",
+        "https://10.0.0.1",
+    ] {
+        let error = azure(host).build().unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Configuration { .. }), "{text}");
+        assert!(
+            text.contains("AZURE_AUTHORITY_HOST") && text.contains("authority_host"),
+            "{text}"
+        );
+        assert!(
+            azure("https://other.example")
+                .authority_host(host)
+                .build()
+                .is_ok(),
+            "{host}"
+        );
+        assert!(azure(host).authority_host(" ").build().is_err(), "{host}");
+    }
 }

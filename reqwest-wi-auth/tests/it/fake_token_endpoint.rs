@@ -40,6 +40,9 @@ async fn outcome(response: Response) -> (u16, String) {
     (status, text.unwrap().as_str().unwrap().to_owned())
 }
 
+/// The parameters of a request.
+type Parameters<'p> = Vec<(&'p str, &'p str)>;
+
 #[tokio::test]
 async fn each_request_has_the_response_that_the_rfcs_require() {
     let endpoint = FakeTokenEndpoint::start().await.unwrap();
@@ -59,7 +62,7 @@ async fn each_request_has_the_response_that_the_rfcs_require() {
     };
     let id_token = "urn:ietf:params:oauth:token-type:id_token";
     let saml = "urn:ietf:params:oauth:token-type:saml2";
-    let cases: Vec<(Vec<(&str, &str)>, u16, &str)> = vec![
+    let cases: Vec<(Parameters<'_>, u16, &str)> = vec![
         (with(&[]), 200, "Bearer"),
         // Parameters without a value are ignored, and so are unknown ones.
         (with(&[("scope", ""), ("other", "x")]), 200, "Bearer"),

@@ -606,3 +606,23 @@ fn a_request_token_that_is_not_a_token_is_an_error_without_it() {
         assert!(text.contains(TOKEN) && !text.contains("w0rds"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn audiences_in_an_error_contain_no_credential_and_are_short() {
+    let (fake, github) = endpoint().await;
+    let quoted = fake.request_token();
+    fake.set_token_fn(move |_| {
+        let audiences = [format!("token {quoted}"), "x ".repeat(10_000)];
+        signed(&serde_json::json!({ "aud": audiences }).to_string())
+    });
+    let error = last_error(&github.start(AUDIENCE)).await;
+    assert!(
+        matches!(&error, Error::Fetch(FetchError::WrongAudience { .. })),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        !contains_request_token(&text, &fake) && text.len() < 2_000,
+        "{text}"
+    );
+}

@@ -20,6 +20,23 @@ const AUTHORITY_HOST: &str = "AZURE_AUTHORITY_HOST";
 
 const DEFAULT_AUTHORITY: &str = "https://login.microsoftonline.com/";
 
+/// Entra's hosts in all clouds, as the client libraries of Microsoft know them.
+const ENTRA_HOSTS: [&str; 13] = [
+    "login.microsoftonline.com",
+    "login.microsoft.com",
+    "login.windows.net",
+    "sts.windows.net",
+    "login-us.microsoftonline.com",
+    "login.microsoftonline.us",
+    "login.usgovcloudapi.net",
+    "login.partner.microsoftonline.cn",
+    "login.chinacloudapi.cn",
+    "login.microsoftonline.de",
+    "login.sovcloud-identity.fr",
+    "login.sovcloud-identity.de",
+    "login.sovcloud-identity.sg",
+];
+
 /// The settings of [`AzureWorkloadIdentity`]. Created by [`AzureWorkloadIdentity::builder`].
 ///
 /// If a setting is set twice, the last value is used.
@@ -110,6 +127,9 @@ impl AzureWorkloadIdentityBuilder {
 
     /// Sets the URL of Entra in the tenant's cloud: https, or http for a host on loopback. Default: the environment variable
     /// `AZURE_AUTHORITY_HOST`, or `https://login.microsoftonline.com/` if it is not set.
+    ///
+    /// The host in this setting can be any. The one in the variable has to belong to Entra in a public or sovereign cloud, or to be
+    /// on loopback, since the server gets the workload's token.
     ///
     /// # Examples
     ///
@@ -244,11 +264,20 @@ impl AzureWorkloadIdentityBuilder {
             let missing: Vec<_> = missing.map(|(name, _)| *name).collect();
             return Err(missing_variables(&missing));
         };
+        // An empty setting is like none.
+        let is_configured = self
+            .authority_host
+            .as_deref()
+            .is_some_and(|host| !host.trim().is_empty());
         let authority = value(self.authority_host, AUTHORITY_HOST);
         let authority = authority.as_deref().unwrap_or(DEFAULT_AUTHORITY);
+        let endpoint = token_endpoint(authority, tenant_id)?;
+        if !is_configured {
+            check_host(&endpoint)?;
+        }
         Ok(AzureWorkloadIdentity {
             http: HttpClient::new(self.http)?,
-            endpoint: token_endpoint(authority, tenant_id)?,
+            endpoint,
             client_id: client_id.clone(),
             subject: subject.clone(),
         })
@@ -303,6 +332,25 @@ fn token_endpoint(authority: &str, tenant_id: &str) -> Result<Endpoint, Error> {
     })?;
     let path = authority.url().path().trim_end_matches('/');
     Ok(authority.with_path(&format!("{path}/{tenant_id}/oauth2/v2.0/token")))
+}
+
+/// Returns an error if the host does not belong to Entra.
+fn check_host(endpoint: &Endpoint) -> Result<(), Error> {
+    let host = endpoint.url().host_str().unwrap_or_default();
+    // Plain http is accepted for a host on loopback only.
+    let is_loopback = endpoint.url().scheme() == "http";
+    // Such as that of a region.
+    let is_regional = host.ends_with(".login.microsoft.com");
+    if is_loopback || is_regional || ENTRA_HOSTS.contains(&host) {
+        return Ok(());
+    }
+    Err(Error::Configuration {
+        location: AUTHORITY_HOST.to_owned(),
+        reason: format!(
+            "found the host {host:?}, expected one that belongs to Entra, such as login.microsoftonline.com; if it is right, set it with \
+             `AzureWorkloadIdentityBuilder::authority_host`"
+        ),
+    })
 }
 
 #[cfg(test)]
