@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::http::{Endpoint, FORM, HttpClient, Response, Secrets, form_body};
 use crate::error::{Error, FetchError};
 use crate::token::Token;
+use crate::token::jwt::Audiences;
 
 /// The value of `client_assertion_type` for a JWT (RFC 7523, section 2.2).
 pub(crate) const JWT_BEARER_ASSERTION: &str =
@@ -142,6 +143,10 @@ pub(crate) struct TokenResponse {
     pub(crate) token_type: Option<Name>,
     /// `issued_token_type`, in the response to a token exchange.
     pub(crate) issued_token_type: Option<Name>,
+    /// The audiences of the token, if it is a JWT.
+    audiences: Option<Vec<String>>,
+    /// A description of the audiences without credentials, for error messages.
+    shown_audiences: String,
     /// The URL of the endpoint.
     endpoint: String,
 }
@@ -219,8 +224,13 @@ impl TokenResponse {
                 text,
             })
         };
+        let audiences = Token::parse_jwt(access_token.as_bytes());
+        let audiences = audiences.ok().map(|(_, audiences)| audiences);
+        let shown = Audiences(audiences.as_deref().unwrap_or_default()).to_string();
         Ok(Self {
             token,
+            audiences,
+            shown_audiences: response.redacted(&shown),
             token_type: name(body.token_type),
             issued_token_type: name(body.issued_token_type),
             endpoint: response.endpoint().to_owned(),
@@ -249,6 +259,26 @@ impl TokenResponse {
             None => "a token without `token_type`".to_owned(),
         };
         Err(self.invalid(format!("{found}, expected \"Bearer\"")))
+    }
+
+    /// Checks that the token is for one of these audiences, if it is a JWT. There is no check of an opaque token, or if no
+    /// audience is expected.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`FetchError::WrongAudience`] if it is for others, or for none.
+    pub(crate) fn require_audience(&self, expected: &[&str]) -> Result<(), FetchError> {
+        let Some(found) = &self.audiences else {
+            return Ok(());
+        };
+        if expected.is_empty() || found.iter().any(|found| expected.contains(&found.as_str())) {
+            return Ok(());
+        }
+        Err(FetchError::WrongAudience {
+            endpoint: self.endpoint.clone(),
+            expected: expected.join(" or "),
+            found: self.shown_audiences.clone(),
+        })
     }
 
     /// Returns an error about the response: what was found, and what was expected.

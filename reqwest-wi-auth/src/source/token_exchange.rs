@@ -36,8 +36,9 @@ const SUBJECT_MARGIN: Duration = Duration::from_secs(45);
 /// - The exchanged token is kept until it expires, even if the subject token expires earlier, and is renewed before that; see
 ///   [`FetchedToken`]. It expires at its `exp`, or after the response's `expires_in`, whichever comes first. Without
 ///   either, it is replaced every 300 s.
-/// - The exchanged token may be opaque, and its audience is not checked, since an endpoint may know a service under one name
-///   and write another one into the token. It is sent as a bearer token, so it has to have the `token_type` `Bearer`; for a token
+/// - If an audience or a resource is configured and the exchanged token is a JWT, its `aud` has to contain one of them, unless
+///   [`accept_any_audience`](TokenExchangeBuilder::accept_any_audience) is set. The audience of an opaque token is not known.
+/// - The exchanged token may be opaque. It is sent as a bearer token, so it has to have the `token_type` `Bearer`; for a token
 ///   whose type was [requested](TokenExchangeBuilder::requested_token_type), `N_A` is accepted as well. A token of another
 ///   `token_type`, such as `DPoP`, and a refresh token or a SAML assertion, is an error.
 /// - The requests go to the endpoint only: redirects are not followed, and no proxy is used unless one is configured. The URL
@@ -76,7 +77,17 @@ struct Exchange {
     scope: Option<String>,
     /// Names and values of parameters that the endpoint defines.
     parameters: Vec<(String, String)>,
+    audience_check: AudienceCheck,
     client: ClientAuthentication,
+}
+
+/// Whether the audience of an exchanged JWT is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AudienceCheck {
+    /// It has to be one of the configured audiences and resources.
+    Configured,
+    /// It may be any other one.
+    Any,
 }
 
 impl TokenExchange {
@@ -140,12 +151,14 @@ impl TokenExchange {
     }
 }
 
-/// Exchanges tokens for an audience, which replaces those of the settings.
+/// Exchanges tokens for an audience, which replaces the audiences and resources of the settings.
 impl TokenProvider for TokenExchange {
     fn token_source(&self, audience: &str) -> Result<Arc<dyn TokenSource>, Error> {
         builder::check_audience(audience)?;
         let exchange = Exchange {
             audiences: vec![audience.to_owned()],
+            // A token for a resource of the settings is not one for this audience.
+            resources: Vec::new(),
             ..Exchange::clone(&self.0)
         };
         Ok(Arc::new(Self(Arc::new(exchange)).start()))
@@ -203,8 +216,13 @@ impl Exchange {
         Ok(response.token)
     }
 
-    /// Checks that the token can be sent as a bearer token, and is of the requested type.
+    /// Checks that the token can be sent as a bearer token, and has the requested type and audience.
     fn check(&self, response: &TokenResponse) -> Result<(), FetchError> {
+        if self.audience_check == AudienceCheck::Configured {
+            let expected = self.audiences.iter().chain(&self.resources);
+            let expected: Vec<_> = expected.map(String::as_str).collect();
+            response.require_audience(&expected)?;
+        }
         let issued = response.issued_token_type.as_ref();
         if let Some(issued) = issued
             && !TokenType::from_uri(&issued.text).can_be_bearer()

@@ -38,6 +38,15 @@ fn exchange(endpoint: &FakeTokenEndpoint) -> TokenExchangeBuilder {
     TokenExchange::builder(endpoint.url(), subject()).audience(AUDIENCE)
 }
 
+/// Returns an exchanged token for the configured audience.
+fn exchanged(name: &str, lifetime: u64) -> String {
+    let expiry = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let expiry = expiry.unwrap().as_secs() + lifetime;
+    signed(&format!(
+        r#"{{"aud":"{AUDIENCE}","exp":{expiry},"jti":"{name}"}}"#
+    ))
+}
+
 /// Accepts only this subject token.
 fn accept_only(endpoint: &FakeTokenEndpoint, accepted: &str) {
     let accepted = accepted.to_owned();
@@ -288,7 +297,7 @@ async fn the_subject_is_refreshed_only_for_errors_about_it_and_resent_only_if_it
 async fn a_401_of_the_server_causes_a_new_exchange() {
     let endpoint = start_endpoint().await;
     let source = exchange(&endpoint).build().unwrap().open().await.unwrap();
-    let (first, second) = (source.current().unwrap(), token("second", 600));
+    let (first, second) = (source.current().unwrap(), exchanged("second", 600));
     let server = Server::start().await;
     server.accept_only(&second);
     let text = second.clone();
@@ -303,7 +312,7 @@ async fn a_401_of_the_server_causes_a_new_exchange() {
 #[tokio::test]
 async fn concurrent_rejections_cause_one_exchange() {
     let endpoint = start_endpoint().await;
-    let text = token("exchanged", 600);
+    let text = exchanged("same", 600);
     endpoint.set_token_fn(move |_| text.clone());
     let source = exchange(&endpoint).build().unwrap().open().await.unwrap();
     let rejected = source.current().unwrap();
@@ -364,7 +373,7 @@ async fn the_expiry_is_the_earlier_one_of_exp_and_expires_in() {
     ] {
         let endpoint = start_endpoint().await;
         endpoint.set_token_fn(move |_| match exp {
-            Some(lifetime) => token("exchanged", lifetime),
+            Some(lifetime) => exchanged("token", lifetime),
             None => "opaque".to_owned(),
         });
         endpoint.set_fault(Some(fault.clone()));
@@ -1103,10 +1112,57 @@ async fn an_exchanged_token_that_has_expired_is_not_sent() {
     let endpoint = start_endpoint().await;
     let source = exchange(&endpoint).build().unwrap().open().await.unwrap();
     let first = source.current().unwrap();
-    endpoint.set_token_fn(|_| signed(r#"{"exp":1}"#));
+    endpoint.set_token_fn(|_| exchanged("expired", 0));
     let refreshed = source.refresh(Some(&first)).await;
     assert!(
         matches!(refreshed, Err(Error::Expired { .. })),
         "{refreshed:?}"
     );
+}
+
+#[tokio::test]
+async fn a_jwt_for_another_audience_is_an_error_unless_any_audience_is_accepted() {
+    let endpoint = start_endpoint().await;
+    let resource = "https://orders.example/v1";
+    for (claims, is_accepted) in [
+        (r#"{"aud":"https://orders.example"}"#, true),
+        (
+            r#"{"aud":["https://stock.example","https://orders.example/v1"]}"#,
+            true,
+        ),
+        (r#"{"aud":"https://stock.example"}"#, false),
+        (
+            r#"{"aud":["https://stock.example","https://orders.example/"]}"#,
+            false,
+        ),
+        (r#"{"aud":[]}"#, false),
+        ("{}", false),
+    ] {
+        endpoint.set_token_fn(move |_| signed(claims));
+        let builder = || exchange(&endpoint).resource(resource);
+        if is_accepted {
+            builder().build().unwrap().open().await.expect(claims);
+        } else {
+            let error = first_error(&builder().build().unwrap()).await;
+            let is_audience = matches!(&error, Error::Fetch(FetchError::WrongAudience { .. }));
+            assert!(is_audience, "{claims}: {error}");
+            let text = error.to_string();
+            assert!(text.contains(AUDIENCE) && text.contains(resource), "{text}");
+        }
+        let any = builder().accept_any_audience().build().unwrap();
+        any.open().await.expect(claims);
+    }
+    // As a provider, it does not accept a token for a resource of the settings.
+    endpoint.set_token_fn(move |_| signed(r#"{"aud":"https://orders.example/v1"}"#));
+    let provider = exchange(&endpoint).resource(resource).build().unwrap();
+    let source = provider.token_source("https://stock.example").unwrap();
+    let before = endpoint.request_count();
+    wait_until("an exchange has failed", || {
+        endpoint.request_count() > before + 1
+    })
+    .await;
+    assert!(source.current().is_err());
+    // Without a configured audience, there is nothing to compare with.
+    let exchange = TokenExchange::builder(endpoint.url(), subject());
+    exchange.build().unwrap().open().await.unwrap();
 }

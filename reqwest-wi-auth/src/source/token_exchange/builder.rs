@@ -9,7 +9,7 @@ use reqwest::Url;
 use zeroize::Zeroizing;
 
 use super::client::{ClientAuthentication, Method};
-use super::{Exchange, TokenExchange, TokenType};
+use super::{AudienceCheck, Exchange, TokenExchange, TokenType};
 use crate::error::Error;
 use crate::origins::PlainHttp;
 use crate::source::TokenSource;
@@ -50,6 +50,7 @@ pub struct TokenExchangeBuilder {
     resources: Vec<String>,
     scopes: Vec<String>,
     parameters: Vec<(String, String)>,
+    audience_check: AudienceCheck,
     client: ClientAuthentication,
 }
 
@@ -85,6 +86,7 @@ impl TokenExchangeBuilder {
             resources: Vec::new(),
             scopes: Vec::new(),
             parameters: Vec::new(),
+            audience_check: AudienceCheck::Configured,
             client: ClientAuthentication {
                 id: None,
                 method: Method::None,
@@ -117,6 +119,23 @@ impl TokenExchangeBuilder {
     /// ```
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.resources.push(resource.into());
+        self
+    }
+
+    /// Accepts exchanged JWTs whose `aud` contains none of the configured audiences and resources, for endpoints that know a
+    /// service under one name and write another one into the token. An endpoint that ignores the requested audience may then
+    /// return a token that is valid at other services too, and the service that it is sent to can use it there. Default: such a
+    /// token is an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn example(builder: reqwest_wi_auth::TokenExchangeBuilder) {
+    /// let builder = builder.audience("orders").accept_any_audience();
+    /// # }
+    /// ```
+    pub fn accept_any_audience(mut self) -> Self {
+        self.audience_check = AudienceCheck::Any;
         self
     }
 
@@ -385,6 +404,7 @@ impl TokenExchangeBuilder {
             audiences: self.audiences,
             resources: self.resources,
             parameters: self.parameters,
+            audience_check: self.audience_check,
             client: self.client,
         })))
     }
