@@ -208,7 +208,8 @@ impl Fetch for AccessTokenRequest {
 
     fn limit(&self) -> Duration {
         // The request is repeated once after a rejection.
-        self.azure.http.limit() * 2 + SUBJECT_LIMIT
+        let limit = self.azure.http.limit().saturating_mul(2);
+        limit.saturating_add(SUBJECT_LIMIT)
     }
 }
 

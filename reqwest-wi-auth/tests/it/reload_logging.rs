@@ -27,6 +27,7 @@ async fn each_different_error_of_a_token_file_is_a_warning_once_until_the_file_i
         return;
     }
     let (_directory, kubelet) = token_volume();
+    let content = std::fs::read_to_string(kubelet.path("token")).unwrap();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
     let log = Log::default();
     let _subscribed = log.subscribe(tracing::Level::DEBUG);
@@ -45,7 +46,7 @@ async fn each_different_error_of_a_token_file_is_a_warning_once_until_the_file_i
     kubelet.remove_content().unwrap();
     source.file().reread().await.unwrap_err();
     assert_eq!(levels(&log), ["WARN"; 3], "the file is missing");
-    kubelet.write([("token", token("0", 600))]).unwrap();
+    kubelet.write([("token", content)]).unwrap();
     source.file().reread().await.unwrap();
     assert_eq!(levels(&log), ["WARN", "WARN", "WARN", "INFO"], "recovery");
     let text = log.text();
