@@ -11,6 +11,9 @@
     feature = "federation",
     doc = "[`AzureWorkloadIdentityBuilder`]: crate::AzureWorkloadIdentityBuilder"
 )]
+#![cfg_attr(feature = "federation", doc = "[`ambient`]: crate::ambient")]
+#![cfg_attr(feature = "federation", doc = "[`Ambient`]: crate::Ambient")]
+#![cfg_attr(feature = "federation", doc = "[`AmbientError`]: crate::AmbientError")]
 #![cfg_attr(
     feature = "federation",
     doc = "[`AmbientBuilder`]: crate::AmbientBuilder"

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 
-use reqwest_wi_auth::AmbientSource;
+use reqwest_wi_auth::{Ambient, AmbientSource};
 
 use crate::arguments::{
     parse_interval, parse_path_item, parse_typed_item, parse_web_url, parse_web_url_item,
@@ -151,6 +151,18 @@ pub(crate) enum GoogleSource {
 }
 
 impl ClientSettings {
+    /// Returns the choice among the sources that the environment has.
+    pub(crate) fn ambient(&self) -> Ambient {
+        let mut builder = Ambient::builder();
+        for source in &self.ambient_without {
+            builder = builder.without(*source);
+        }
+        for origin in &self.allow_google_origin {
+            builder = builder.allow_google_origin(origin);
+        }
+        builder.build()
+    }
+
     /// Returns where Google's token is from. A host of the metadata server is a setting of this program alone and has precedence,
     /// since `GOOGLE_APPLICATION_CREDENTIALS` may be set for all programs of a machine.
     pub(crate) fn google_source(&self) -> GoogleSource {

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 use reqwest_wi_auth::{
-    AmbientBuilder, AmbientSource, AmbientToken, BearerAuth, FetchedToken, GoogleFederation,
-    GoogleFederationBuilder, MetadataServer, ProjectedToken, Token, TokenClientBuilder,
-    TokenSource,
+    Ambient, AmbientToken, BearerAuth, FetchedToken, GoogleFederation, GoogleFederationBuilder,
+    MetadataServer, ProjectedToken, Token, TokenClientBuilder, TokenSource,
 };
 
 use super::Client;
@@ -22,8 +21,8 @@ pub(crate) struct TokenSettings {
     pub(crate) projected_path: Option<PathBuf>,
     /// Where Google's token is from.
     pub(crate) google: GoogleSource,
-    /// The sources of the environment that are not used.
-    pub(crate) ambient_without: Vec<AmbientSource>,
+    /// Chooses among the sources that the environment has.
+    pub(crate) ambient: Ambient,
     /// The audience of tokens that are requested for the service: Google's, and that of the environment.
     pub(crate) audience: String,
 }
@@ -63,7 +62,7 @@ impl TokenSettings {
         Self {
             projected_path: paths.get(index).or(paths.last()).cloned(),
             google: settings.google_source(),
-            ambient_without: settings.ambient_without.clone(),
+            ambient: settings.ambient(),
             audience: service.audience.clone(),
         }
     }
@@ -105,8 +104,7 @@ impl TokenSettings {
 
     /// Opens the token of the source that the environment has, and waits for it.
     pub(crate) async fn ambient_token(&self) -> Result<AmbientToken, Error> {
-        let ambient = ambient(&self.ambient_without).build();
-        let token = ambient.open(&self.audience).await;
+        let token = self.ambient.open(&self.audience).await;
         token.map_err(Error::AmbientToken)
     }
 
@@ -133,14 +131,6 @@ impl TokenSettings {
             }
         }
     }
-}
-
-/// Returns a builder that chooses among the sources of the environment, without these.
-fn ambient(without: &[AmbientSource]) -> AmbientBuilder {
-    let builder = reqwest_wi_auth::Ambient::builder();
-    without
-        .iter()
-        .fold(builder, |builder, source| builder.without(*source))
 }
 
 /// Reads a credential configuration, whose URLs must be Google's or of one of these origins.

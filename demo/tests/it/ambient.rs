@@ -138,7 +138,8 @@ async fn an_environment_with_several_sources_is_an_error_that_lists_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_credential_configuration_with_other_servers_than_googles_is_refused() {
+async fn a_credential_configuration_with_other_servers_than_googles_is_used_only_with_the_flag_of_tests()
+ {
     let issuer = TestIssuer::start().await.unwrap();
     let google = FakeGoogle::start().await.unwrap();
     let subject =
@@ -156,6 +157,19 @@ async fn a_credential_configuration_with_other_servers_than_googles_is_refused()
         "{output}"
     );
     assert_eq!(google.request_count(), 0);
+
+    let token = service_account_token(&issuer, AUDIENCE);
+    google.set_token_fn(move |_| token.mint());
+    let server = Server::start(issuer.url(), &[]).await;
+    let arguments = ["--once", "--allow-google-origin", google.url()];
+    let (code, output) = run(&arguments, &server.url(""), &variables).await;
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.contains("google-federation"), "{output}");
+    let arguments = [&arguments[..], &["--ambient-without", "google-federation"]].concat();
+    let without = [("GCE_METADATA_HOST", "127.0.0.1:1"), variables[0]];
+    let (code, output) = run(&arguments, &server.url(""), &without).await;
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("metadata-server"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

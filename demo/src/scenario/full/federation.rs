@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use reqwest_wi_auth::testing::{FakeGoogle, GoogleFault, GoogleTokenRequest, HttpFault, Kubelet};
-use reqwest_wi_auth::{FetchedToken, TokenSource as _};
+use reqwest_wi_auth::{Ambient, FetchedToken, TokenSource as _};
 use tokio::time::{Instant, timeout};
 use tower_oidc_guard::OidcGuard;
 
@@ -104,7 +104,7 @@ impl Cloud {
                 credentials: self.credentials.clone(),
                 allowed_origins: vec![self.google.url().to_owned()],
             },
-            ambient_without: Vec::new(),
+            ambient: Ambient::builder().build(),
             audience: GATE_AUDIENCE.to_owned(),
         };
         let (client, sources) = tokens.client(url, http_client(), identity).await?;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest_wi_auth::ProjectedToken;
 use reqwest_wi_auth::testing::{FakeMetadataServer, Kubelet};
+use reqwest_wi_auth::{Ambient, ProjectedToken};
 use tower_oidc_guard::testing::{TestIssuer, TokenSpec};
 use tower_oidc_guard::{Issuer, OidcGuard, Policy, PolicyFile};
 
@@ -161,7 +161,7 @@ impl<'s> Fixture<'s> {
         let tokens = TokenSettings {
             projected_path: Some(self.kubelet.path(token_file)),
             google: GoogleSource::MetadataServer(Some(self.metadata.host().to_owned())),
-            ambient_without: Vec::new(),
+            ambient: Ambient::builder().build(),
             audience: GATE_AUDIENCE.to_owned(),
         };
         let (client, _) = tokens.client(url, http_client(), identity).await?;
