@@ -4,6 +4,7 @@
 //! ([`Background::ensure_running`]). A task whose runtime still exists but is not driven is replaced as well: each task
 //! announces when it will run next ([`TaskGuard::continues`]), and is considered stalled if it is late.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,10 +58,30 @@ struct State {
     last_panic: Option<Instant>,
 }
 
+thread_local! {
+    /// Whether this thread drives a runtime that ends when a token has been fetched.
+    static IS_TEMPORARY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls a function that drives a temporary runtime on this thread. Tasks that are started meanwhile end with it, which is
+/// expected, so no warning is logged.
+pub(crate) fn within_temporary_runtime<R>(drive: impl FnOnce() -> R) -> R {
+    struct Reset(bool);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            IS_TEMPORARY.set(self.0);
+        }
+    }
+    let _reset = Reset(IS_TEMPORARY.replace(true));
+    drive()
+}
+
 /// Owned by the task. Records the end of the task when it is dropped, whether the task returns, panics or is aborted.
 pub(crate) struct TaskGuard {
     background: Arc<Background>,
     number: u64,
+    /// Whether the runtime of the task is temporary.
+    is_temporary: bool,
 }
 
 impl Background {
@@ -114,6 +135,7 @@ impl Background {
         let guard = TaskGuard {
             background: self.clone(),
             number,
+            is_temporary: IS_TEMPORARY.get(),
         };
         // A runtime that is shutting down drops the task, and with it the guard, before `spawn` returns.
         let handle = runtime.spawn(task(guard)).abort_handle();
@@ -219,7 +241,8 @@ impl Drop for TaskGuard {
             state.last_panic = Some(Instant::now());
         }
         self.background.has_task.store(false, Ordering::Release);
-        let is_expected = state.is_closed || state.is_starting;
+        let is_expected =
+            state.is_closed || state.is_starting || self.is_temporary && !has_panicked;
         drop(state);
         self.background
             .events

@@ -68,6 +68,16 @@ pub enum Error {
         /// Where the token is fetched from: a host or a command.
         location: String,
     },
+    /// A request for a token, with all that it waited for, took longer than its time limits allow.
+    #[error(
+        "the request for a token from {location} was abandoned after {limit:?}; the tokio runtime of an earlier request may not be driven"
+    )]
+    Abandoned {
+        /// Where the token is fetched from.
+        location: String,
+        /// The time limit.
+        limit: Duration,
+    },
     /// The bytes are not a valid token.
     #[error("invalid token: {reason}")]
     InvalidToken {
@@ -285,7 +295,10 @@ impl Error {
             #[cfg(feature = "federation")]
             Self::Ambient(error) => error.is_transient(),
             Self::File(FileError::NoRuntime { .. } | FileError::Closed { .. }) => false,
-            Self::File(_) | Self::Expired { .. } | Self::NotFetched { .. } => true,
+            Self::File(_)
+            | Self::Expired { .. }
+            | Self::NotFetched { .. }
+            | Self::Abandoned { .. } => true,
             Self::Command { .. } | Self::TooManyAudiences { .. } => true,
             Self::Configuration { .. }
             | Self::InvalidToken { .. }
@@ -311,14 +324,14 @@ impl Error {
             // The text contains how long ago the token expired.
             (
                 Self::Expired {
-                    location, since, ..
+                    location, state, ..
                 },
                 Self::Expired {
                     location: other_location,
-                    since: other_since,
+                    state: other_state,
                     ..
                 },
-            ) => (location, since) == (other_location, other_since),
+            ) => (location, state) == (other_location, other_state),
             _ => self.to_string() == other.to_string(),
         }
     }

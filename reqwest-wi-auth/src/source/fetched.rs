@@ -74,7 +74,7 @@ pub(crate) struct Description {
 
 impl Description {
     /// Returns the location of the tokens for error messages.
-    fn location(&self) -> String {
+    pub(crate) fn location(&self) -> String {
         format!("{} for {:?}", self.server, self.audience)
     }
 
@@ -94,10 +94,12 @@ impl Description {
 /// - There is one request to the server at a time, however many requests need a token.
 /// - The next token is fetched after 75 to 85 % of the remaining lifetime of the current one, as the server may return a
 ///   token that it issued some time ago.
-/// - Failed requests are retried after 100 ms, doubling up to 5 s, or up to the limit that the source documents. Each delay is
-///   shortened by a random part of up to half. A `Retry-After` of the server is respected, up to 5 min.
+/// - Failed requests are retried after 100 ms, doubling up to 5 s, or up to the limit that the source documents; while a request
+///   needs a token, up to 5 s. Each delay is shortened by a random part of up to half. A `Retry-After` of the server is
+///   respected, up to 5 min.
 /// - An expired token is not sent.
-/// - A token for another audience is an error.
+/// - A token that has expired when it is received is an error, and so is one for another audience than the requested one, unless
+///   the source documents that it does not check it.
 /// - A token that expires earlier than the current one does not replace it, unless a server has rejected the current one.
 ///
 /// Clones share the same token and task.
@@ -229,12 +231,10 @@ impl FetchedToken {
         fetcher.ensure_running();
         let mut state = fetcher.state();
         let before = state.borrow_and_update().clone();
-        // While there is no token, the task fetches one without a request. It may be waiting for the renewal of one that
-        // has expired meanwhile, since its timer does not run while the machine is suspended.
+        // The task may be waiting for the renewal of a token that has expired meanwhile, since its timer does not run while the
+        // machine is suspended, or for the end of a long pause after failures.
         let is_expired = |token: &Token| token.is_expired(fetcher.now());
-        if rejected.is_some() || before.token.as_ref().is_some_and(is_expired) {
-            fetcher.request_attempt(before.attempts + 1, rejected);
-        }
+        fetcher.request_attempt(before.attempts + 1, rejected);
         let is_newer = |token: &Token| Some(token) != rejected && !is_expired(token);
         let mut events = fetcher.background().events();
         loop {
@@ -253,7 +253,7 @@ impl FetchedToken {
                 (state.unreachable_since, next_attempt)
             };
             // Waiting is of no use if the next attempt comes after the deadline.
-            if next_attempt.is_some_and(|next| next > deadline) && rejected.is_none() {
+            if next_attempt.is_some_and(|next| next > deadline) {
                 break;
             }
             let limit = unreachable_since.map(|since| since + fetcher.timing().unreachable_limit);

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, RequestBuilder};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 pub(crate) use self::endpoint::Endpoint;
 pub(crate) use self::form::form_body;
@@ -21,6 +23,7 @@ pub(crate) use self::redaction::Secrets;
 pub(crate) use self::response::Response;
 use crate::error::{Error, FetchError};
 use crate::text::with_causes;
+use crate::watched_file::WatchedFile;
 
 /// The content type of [`form_body`].
 pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
@@ -28,6 +31,8 @@ pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(10);
+/// The longest time limit that can be set.
+const MAX_TIME_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The settings of an [`HttpClient`].
 #[derive(Clone)]
@@ -53,7 +58,7 @@ enum Proxy {
     /// That of the environment variables `HTTPS_PROXY` and so on.
     Environment,
     /// May contain a password.
-    Url(reqwest::Proxy),
+    Url(Box<reqwest::Proxy>),
 }
 
 impl Default for HttpSettings {
@@ -80,7 +85,7 @@ impl HttpSettings {
         self.trust = Trust::File;
     }
 
-    /// Sends requests through a proxy.
+    /// Sends requests through a proxy, except those over plain http to loopback.
     ///
     /// # Errors
     ///
@@ -91,12 +96,12 @@ impl HttpSettings {
             location: "the URL of the proxy".to_owned(),
             reason: "expected a URL such as http://proxy.example:3128".to_owned(),
         })?;
-        self.proxy = Proxy::Url(proxy);
+        self.proxy = Proxy::Url(Box::new(proxy));
         Ok(())
     }
 
     /// Sends requests through the proxy in the environment variables `HTTPS_PROXY` or `HTTP_PROXY`, except to hosts listed in
-    /// `NO_PROXY`.
+    /// `NO_PROXY`, and over plain http to loopback.
     pub(crate) fn set_proxy_from_environment(&mut self) {
         self.proxy = Proxy::Environment;
     }
@@ -128,8 +133,14 @@ impl fmt::Debug for HttpSettings {
 #[derive(Debug, Clone)]
 pub(crate) struct HttpClient {
     settings: HttpSettings,
-    /// The client, unless it depends on a file, which may be replaced.
-    client: Option<Client>,
+    client: Prepared,
+}
+
+#[derive(Debug, Clone)]
+enum Prepared {
+    Client(Client),
+    /// The client depends on a file of CA certificates, which may be replaced, so it is created for each request.
+    WithCaFile(PathBuf),
 }
 
 impl HttpClient {
@@ -137,21 +148,31 @@ impl HttpClient {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Client`] if the HTTP client cannot be created.
+    /// Returns [`Error::Configuration`] if the time limit is zero or longer than an hour, and [`Error::Client`] if the HTTP
+    /// client cannot be created.
     pub(crate) fn new(settings: HttpSettings) -> Result<Self, Error> {
-        let client = match settings.ca_file {
-            Some(_) => None,
+        if settings.time_limit.is_zero() || settings.time_limit > MAX_TIME_LIMIT {
+            return Err(Error::Configuration {
+                location: "the time limit of a request".to_owned(),
+                reason: format!(
+                    "found {:?}, expected more than 0 s and at most 1 h",
+                    settings.time_limit
+                ),
+            });
+        }
+        let client = match &settings.ca_file {
+            Some(path) => Prepared::WithCaFile(path.clone()),
             None => {
                 let client = settings.builder().build();
-                Some(client.map_err(|error| Error::Client(Arc::new(error)))?)
+                Prepared::Client(client.map_err(|error| Error::Client(Arc::new(error)))?)
             }
         };
         Ok(Self { settings, client })
     }
 
-    /// Returns how long a request takes at most, with a margin.
+    /// Returns how long a request takes at most, with a margin: the file of CA certificates is read first.
     pub(crate) fn limit(&self) -> Duration {
-        self.settings.time_limit + Duration::from_secs(5)
+        2 * self.settings.time_limit + Duration::from_secs(5)
     }
 
     /// Sends a request to an endpoint, and returns the response, whatever its status is. `build` creates the request.
@@ -166,10 +187,15 @@ impl HttpClient {
         secrets: Secrets,
         build: impl FnOnce(&Client) -> RequestBuilder + Send,
     ) -> Result<Response, FetchError> {
-        let client = match (&self.client, &self.settings.ca_file) {
-            (Some(client), _) => client.clone(),
-            (None, Some(path)) => self.client_with_ca(endpoint, path).await?,
-            (None, None) => Client::new(),
+        // Plain http to loopback is private only as long as it stays on this machine.
+        let is_direct = endpoint.is_plain_loopback() && self.settings.has_proxy();
+        let client = match &self.client {
+            _ if is_direct => {
+                let client = self.settings.without_proxy().builder().build();
+                client.map_err(|error| self.request_error(endpoint, error))?
+            }
+            Prepared::Client(client) => client.clone(),
+            Prepared::WithCaFile(path) => self.client_with_ca(endpoint, path).await?,
         };
         let response = build(&client).send().await;
         let error = |error| self.request_error(endpoint, error);
@@ -183,10 +209,11 @@ impl HttpClient {
             reason,
         };
         let unusable = |fault: reqwest::Error| error(with_causes(&fault));
-        let path = path.to_owned();
-        let pem = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
-        let pem = pem.map_err(|_| error("the runtime is shutting down".to_owned()))?;
-        let pem = pem.map_err(|fault| error(with_causes(&fault)))?;
+        let limit = self.settings.time_limit;
+        let Ok(pem) = timeout(limit, read_file(path.to_owned())).await else {
+            return Err(error(format!("the file was not read within {limit:?}")));
+        };
+        let pem = pem.map_err(error)?;
         let certificates = Certificate::from_pem_bundle(&pem).map_err(unusable)?;
         if certificates.is_empty() {
             return Err(error("it does not contain a certificate".to_owned()));
@@ -215,7 +242,25 @@ impl HttpClient {
     }
 }
 
+/// Reads a regular file on a thread of its own, so that neither the runtime nor its end waits for a read that blocks.
+async fn read_file(path: PathBuf) -> Result<Vec<u8>, String> {
+    let (sender, receiver) = oneshot::channel();
+    let read = move || {
+        let content = WatchedFile::read_once(&path, |bytes| Ok(bytes.to_vec()));
+        // The receiver is gone if the time limit has passed.
+        let _ = sender.send(content.map_err(|error| with_causes(&error)));
+    };
+    let thread = std::thread::Builder::new().name("ca-file".to_owned());
+    thread.spawn(read).map_err(|error| error.to_string())?;
+    let closed = |_| "the thread that read the file has ended".to_owned();
+    receiver.await.map_err(closed)?
+}
+
 impl HttpSettings {
+    fn has_proxy(&self) -> bool {
+        !matches!(self.proxy, Proxy::None)
+    }
+
     fn builder(&self) -> reqwest::ClientBuilder {
         let builder = Client::builder()
             .user_agent(USER_AGENT)
@@ -227,7 +272,7 @@ impl HttpSettings {
         match &self.proxy {
             Proxy::None => builder.no_proxy(),
             Proxy::Environment => builder,
-            Proxy::Url(proxy) => builder.proxy(proxy.clone()),
+            Proxy::Url(proxy) => builder.proxy(reqwest::Proxy::clone(proxy)),
         }
     }
 }

@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Description, Fetch, Timing};
-use crate::background::{Background, TaskGuard};
+use crate::background::{self, Background, TaskGuard};
 use crate::error::Error;
+use crate::source::unexpired;
 use crate::telemetry;
 use crate::token::Token;
 use crate::watched_file::ClockFn;
@@ -28,7 +29,9 @@ pub(super) struct State {
     failures: u32,
     /// When the first of the latest requests that could not connect began, if the last one could not connect.
     pub(super) unreachable_since: Option<Instant>,
-    /// When the next request is due.
+    /// How long after the beginning of the last request a caller can cause the next one.
+    callers_wait: Duration,
+    /// When the next request is due, at the latest, if a caller needs it.
     pub(super) next_attempt: Option<Instant>,
 }
 
@@ -70,10 +73,6 @@ impl Fetcher {
             background: Background::new(activity),
             last_blocking_fetch: Mutex::default(),
         })
-    }
-
-    pub(super) fn description(&self) -> &Description {
-        &self.description
     }
 
     pub(super) fn timing(&self) -> &Timing {
@@ -143,11 +142,24 @@ impl Fetcher {
         }
         while guard.continues(self.fetch.limit()) {
             let began = Instant::now();
-            let result = self.fetch.fetch().await;
+            let result = self.fetch().await;
             let pause = self.record(result, began);
             if !self.pause(&guard, &mut requested, began, pause).await {
                 return;
             }
+        }
+    }
+
+    /// Requests a token. Ends after the time limit even if it waits for a lock that the task of another runtime holds, which
+    /// may not be driven.
+    async fn fetch(&self) -> Result<Token, Error> {
+        let limit = self.fetch.limit();
+        match timeout(limit, self.fetch.fetch()).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Abandoned {
+                location: self.description.location(),
+                limit,
+            }),
         }
     }
 
@@ -159,9 +171,12 @@ impl Fetcher {
         began: Instant,
         pause: Duration,
     ) -> bool {
-        let attempts = self.state.borrow().attempts;
+        let (attempts, callers_wait) = {
+            let state = self.state.borrow();
+            (state.attempts, state.callers_wait)
+        };
         let is_requested = async {
-            sleep_until(began + self.timing.min_interval).await;
+            sleep_until(began + callers_wait.max(self.timing.min_interval)).await;
             // The sender lives as long as this fetcher.
             let _ = requested.wait_for(|requested| *requested > attempts).await;
         };
@@ -182,6 +197,7 @@ impl Fetcher {
 
     /// Records the result of a request, and returns how long to wait before the next one.
     fn record(&self, result: Result<Token, Error>, began: Instant) -> Duration {
+        let result = result.and_then(|token| self.unexpired(token));
         let result = result.map(|token| self.choose(token));
         let before = self.state.borrow().clone();
         match &result {
@@ -201,14 +217,14 @@ impl Fetcher {
             Ok(_) => 0,
             Err(_) => before.failures.saturating_add(1),
         };
-        let pause = match &result {
-            Ok(token) => self.until_renewal(token),
+        let (pause, callers_wait) = match &result {
+            Ok(token) => (self.until_renewal(token), Duration::ZERO),
             Err(error) => {
-                let retry = self
-                    .timing
-                    .retry
-                    .delay_with_jitter(failures, fastrand::f64());
-                retry.max(error.retry_after().unwrap_or_default())
+                let retry = self.timing.retry;
+                let retry = retry.delay_with_jitter(failures, fastrand::f64());
+                let requested = error.retry_after().unwrap_or_default();
+                let callers_wait = retry.min(self.timing.retry_for_callers);
+                (retry.max(requested), callers_wait.max(requested))
             }
         };
         self.state.send_modify(|state| {
@@ -218,7 +234,9 @@ impl Fetcher {
                 Err(error) if error.is_unreachable() => state.unreachable_since.or(Some(began)),
                 _ => None,
             };
-            state.next_attempt = Instant::now().checked_add(pause);
+            state.callers_wait = callers_wait;
+            let latest = pause.min(callers_wait.max(self.timing.min_interval));
+            state.next_attempt = Instant::now().checked_add(latest);
             match result {
                 Ok(token) => {
                     if state.token.as_ref() != Some(&token) {
@@ -232,6 +250,12 @@ impl Fetcher {
         });
         self.background.notify_changed();
         pause
+    }
+
+    /// Returns the fetched token, or an error if it has expired already.
+    fn unexpired(&self, token: Token) -> Result<Token, Error> {
+        let state = "it had expired when it was received; check the clock of this machine";
+        unexpired(&token, self.now(), &self.description.location(), state)
     }
 
     /// Returns the fetched token, or the current one if it expires later, since a server may return a cached token. Returns
@@ -261,7 +285,9 @@ impl Fetcher {
             .last_blocking_fetch
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| now - last < self.timing.min_interval) {
+        let callers_wait = self.state.borrow().callers_wait;
+        let interval = callers_wait.max(self.timing.min_interval);
+        if last.is_some_and(|last| now - last < interval) {
             return false;
         }
         *last = Some(now);
@@ -272,10 +298,12 @@ impl Fetcher {
         let Ok(runtime) = runtime else {
             return false;
         };
-        runtime.block_on(async {
-            let began = Instant::now();
-            let result = self.fetch.fetch().await;
-            self.record(result, began);
+        background::within_temporary_runtime(|| {
+            runtime.block_on(async {
+                let began = Instant::now();
+                let result = self.fetch().await;
+                self.record(result, began);
+            })
         });
         // A name lookup may still be running.
         runtime.shutdown_background();

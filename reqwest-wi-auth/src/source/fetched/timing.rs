@@ -17,6 +17,8 @@ pub(crate) struct Timing {
     pub(crate) min_interval: Duration,
     /// After failed requests.
     pub(crate) retry: Backoff,
+    /// The longest interval after a failed request if a caller needs a token, unless the server has asked for a longer one.
+    pub(crate) retry_for_callers: Duration,
     /// The interval between requests if a token has no expiry.
     pub(crate) without_expiry: Duration,
     /// The earliest and the latest part of the remaining lifetime of a token after which the next one is fetched.
@@ -31,6 +33,7 @@ impl Default for Timing {
             unreachable_limit: Duration::from_secs(3),
             min_interval: Duration::from_secs(1),
             retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            retry_for_callers: Duration::from_secs(5),
             without_expiry: Duration::from_secs(300),
             renewal: (0.75, 0.85),
         }

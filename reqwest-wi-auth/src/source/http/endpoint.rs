@@ -20,7 +20,11 @@ impl Endpoint {
     ///
     /// Returns [`Error::InvalidOrigin`] if credentials cannot be sent to it.
     pub(crate) fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, Error> {
-        let shown = url.split(['?', '#']).next().unwrap_or_default();
+        let shown = match url.contains('@') {
+            // The part before it may be a password, which may contain any of the characters that end a part of a URL.
+            true => "(a URL that contains @)",
+            false => url.split(['?', '#']).next().unwrap_or_default(),
+        };
         let invalid = |reason| Error::invalid_origin(shown, reason);
         let parsed = Url::parse(url).map_err(|_| invalid("not a URL"))?;
         let origin = OriginRef::from_url(&parsed)
@@ -34,6 +38,12 @@ impl Endpoint {
     /// Returns the URL.
     pub(crate) fn url(&self) -> &Url {
         &self.0
+    }
+
+    /// Returns whether requests are sent over plain http to a host on loopback.
+    pub(crate) fn is_plain_loopback(&self) -> bool {
+        let origin = OriginRef::from_url(&self.0);
+        origin.is_some_and(|origin| origin.is_http() && origin.is_private())
     }
 
     /// Returns an endpoint of the same server with another path, and without a query.
@@ -78,13 +88,18 @@ mod tests {
             "http://sts.example/token",
             "http://127.0.0.1.example/token",
             "https://user:password@sts.example/token",
+            "https://user:pass#password@sts.example/token",
+            "https://user:password?@sts.example/token",
             "ftp://sts.example/token",
             "file:///token",
             "sts.example/token",
             "",
         ] {
             let error = parse(url).unwrap_err().to_string();
-            assert!(!error.contains("password"), "{error}");
+            assert!(
+                !error.contains("password") && !error.contains("user:"),
+                "{error}"
+            );
         }
         assert!(Endpoint::parse("http://sts.example/token", PlainHttp::Allowed).is_ok());
         assert!(Endpoint::parse("ftp://sts.example/token", PlainHttp::Allowed).is_err());
