@@ -900,7 +900,8 @@ async fn the_settings_of_the_http_client_are_used() {
     let error = last_error(&azure.start(SCOPE)).await;
     assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
     let proxy = Server::start().await;
-    let azure = builder().proxy(&proxy.url).unwrap().build().unwrap();
+    let remote = builder().authority_host("https://login.microsoftonline.com");
+    let azure = remote.proxy(&proxy.url).unwrap().build().unwrap();
     last_error(&azure.start(SCOPE)).await;
     assert!(!proxy.take_received().is_empty());
     assert_eq!(entra.request_count(), 0);

@@ -560,7 +560,8 @@ async fn the_settings_of_the_http_client_are_used() {
     let error = last_error(&github.start(AUDIENCE)).await;
     assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
     let proxy = Server::start().await;
-    let github = builder().proxy(&proxy.url).unwrap().build().unwrap();
+    let remote = builder().request_url("https://pipelines.actions.githubusercontent.com/token?v=1");
+    let github = remote.proxy(&proxy.url).unwrap().build().unwrap();
     last_error(&github.start(AUDIENCE)).await;
     assert!(!proxy.take_received().is_empty());
     assert_eq!(fake.request_count(), 0);
