@@ -51,7 +51,7 @@ pub enum Error {
     Configuration {
         /// The path of the file, or the name of the variable or setting.
         location: String,
-        /// What was found, what was expected, and what to do.
+        /// The reason: what was found, what was expected, and what to do.
         reason: String,
     },
     /// The command did not print a token.

@@ -21,7 +21,7 @@ pub enum FetchError {
     Credential {
         /// The URL of the endpoint.
         endpoint: String,
-        /// What the credential is, such as `the subject token`.
+        /// The kind of the credential, such as `the subject token`.
         credential: &'static str,
         /// The error of its source.
         #[source]
@@ -74,7 +74,7 @@ pub enum FetchError {
         error: String,
         /// The explanation of the server: `error_description`.
         description: Option<String>,
-        /// What to do, if that is known.
+        /// Advice on what to do, if that is known.
         advice: Option<String>,
         /// How long the server asked to wait: `Retry-After`.
         retry_after: Option<Duration>,
@@ -88,7 +88,7 @@ pub enum FetchError {
         status: StatusCode,
         /// The message in the response, or the beginning of its body, if it has one.
         message: Option<String>,
-        /// What to do, if that is known.
+        /// Advice on what to do, if that is known.
         advice: Option<String>,
         /// How long the server asked to wait: `Retry-After`.
         retry_after: Option<Duration>,
@@ -98,7 +98,7 @@ pub enum FetchError {
     InvalidResponse {
         /// The URL of the endpoint.
         endpoint: String,
-        /// What was found, and what was expected.
+        /// The reason: what was found, and what was expected.
         reason: String,
     },
     /// The token is for an audience other than the requested one.

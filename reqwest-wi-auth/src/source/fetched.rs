@@ -62,7 +62,7 @@ impl FetchKind {
     }
 }
 
-/// What is fetched from where, for errors, log events and metrics.
+/// The kind, audience and server of the tokens, for errors, log events and metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Description {
     pub(crate) kind: FetchKind,

@@ -242,7 +242,7 @@ impl HttpClient {
     }
 }
 
-/// Reads a regular file on a thread of its own, so that neither the runtime nor its end waits for a read that blocks.
+/// Reads a regular file on a separate thread, so that neither the runtime nor its end waits for a read that blocks.
 async fn read_file(path: PathBuf) -> Result<Vec<u8>, String> {
     let (sender, receiver) = oneshot::channel();
     let read = move || {
