@@ -86,7 +86,7 @@ async fn the_client_is_admitted_with_the_token_of_each_environment_and_logs_whic
         (entra.url(), subject.token_path(), file.token_path());
     for (source, variables) in [
         ("token-file", &[("WI_TOKEN_FILE", file_path.as_str())][..]),
-        ("azure", &azure(&entra_url, &subject_path)),
+        ("azure", &azure(entra_url, &subject_path)),
         ("github-actions", &github(&job)),
         ("metadata-server", &[("GCE_METADATA_HOST", metadata.host())]),
     ] {
@@ -120,7 +120,7 @@ async fn an_environment_with_several_sources_is_an_error_that_lists_them() {
     let entra = FakeEntra::start().await.unwrap();
     let job = FakeGitHubActions::start().await.unwrap();
     let (entra_url, subject_path) = (entra.url(), subject.token_path());
-    let variables = [&azure(&entra_url, &subject_path)[..], &github(&job)].concat();
+    let variables = [&azure(entra_url, &subject_path)[..], &github(&job)].concat();
     let url = "https://auth-server.invalid";
     for arguments in [&["--once"], &["check"]] {
         let (code, output) = run(arguments, url, &variables).await;

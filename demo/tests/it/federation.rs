@@ -238,7 +238,8 @@ async fn servers_other_than_googles_receive_no_token_without_the_flag_of_tests()
 #[tokio::test(flavor = "multi_thread")]
 async fn configurations_that_google_documents_as_dangerous_and_other_credentials_are_refused() {
     let cluster = Cluster::start().await;
-    let edits: [(fn(&mut Value), &str); 4] = [
+    type Edit = fn(&mut Value);
+    let edits: [(Edit, &str); 4] = [
         (
             |json| json["credential_source"] = json!({ "executable": { "command": "/bin/true" } }),
             "executable",

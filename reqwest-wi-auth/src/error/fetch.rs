@@ -73,9 +73,9 @@ pub enum FetchError {
         /// The error code: `error`, such as `invalid_grant`.
         error: String,
         /// The explanation of the server: `error_description`.
-        description: Option<String>,
+        description: Option<Box<str>>,
         /// Advice on what to do, if that is known.
-        advice: Option<String>,
+        advice: Option<Box<str>>,
         /// How long the server asked to wait: `Retry-After`.
         retry_after: Option<Duration>,
     },
@@ -87,9 +87,9 @@ pub enum FetchError {
         /// The status code of the response.
         status: StatusCode,
         /// The message in the response, or the beginning of its body, if it has one.
-        message: Option<String>,
+        message: Option<Box<str>>,
         /// Advice on what to do, if that is known.
-        advice: Option<String>,
+        advice: Option<Box<str>>,
         /// How long the server asked to wait: `Retry-After`.
         retry_after: Option<Duration>,
     },
@@ -188,7 +188,7 @@ impl FetchError {
     #[cfg(feature = "federation")]
     pub(crate) fn with_advice(mut self, text: impl Into<String>) -> Self {
         if let Self::OAuth { advice, .. } | Self::Status { advice, .. } = &mut self {
-            *advice = Some(text.into());
+            *advice = Some(text.into().into_boxed_str());
         }
         self
     }

@@ -152,7 +152,7 @@ impl Response {
         };
         let advice = status.is_redirection().then(|| {
             "redirects are not followed, since a request contains credentials; configure the URL of the server itself"
-                .to_owned()
+                .into()
         });
         FetchError::Status {
             endpoint,
@@ -164,8 +164,8 @@ impl Response {
     }
 }
 
-fn some_text(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
+fn some_text(text: String) -> Option<Box<str>> {
+    (!text.is_empty()).then(|| text.into_boxed_str())
 }
 
 /// Returns the delay of a `Retry-After` header: a number of seconds, or a date.
