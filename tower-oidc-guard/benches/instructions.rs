@@ -10,13 +10,16 @@
 mod case;
 #[path = "shared/service.rs"]
 mod service;
+#[path = "shared/shadow.rs"]
+mod shadow;
 
 use tower::Layer as _;
 use tower_oidc_guard::Policy;
 use tower_oidc_guard::testing::TestIssuer;
 
 use crate::case::{rs256, verify};
-use crate::service::{Bare, GKE_SA, call, guard, guard_with_shadow_policy, header};
+use crate::service::{Bare, GKE_SA, call, guard, header};
+use crate::shadow::guard_with_shadow_policy;
 
 #[inline(never)]
 fn measured(requests: u32, request: &dyn Fn()) {

@@ -11,6 +11,8 @@ mod requests;
 mod reviews;
 #[path = "../shared/service.rs"]
 mod service;
+#[path = "../shared/shadow.rs"]
+mod shadow;
 mod streams;
 mod target;
 

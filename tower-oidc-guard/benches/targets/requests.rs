@@ -6,7 +6,8 @@ use tower_oidc_guard::{Identity, Policy};
 
 use crate::allocations::{count, held};
 use crate::case::{Case, mint};
-use crate::service::{Bare, GKE_SA, call, guard, guard_with_shadow_policy, header};
+use crate::service::{Bare, GKE_SA, call, guard, header};
+use crate::shadow::guard_with_shadow_policy;
 use crate::target::{best, ratio, target};
 
 const BATCH: u32 = 200;
