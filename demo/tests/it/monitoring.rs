@@ -171,6 +171,12 @@ async fn scrape() -> (Scraped, String) {
         .unwrap();
     let federated = federation.open(AUDIENCE).await.unwrap();
     review_a_token().await;
+    // The task that reviews tokens records the time while the verification already returns.
+    wait_until("the time of a token review is recorded", || {
+        let text = recorder.render();
+        text.contains("oidc_guard_token_review_seconds_count")
+    })
+    .await;
     guard.health();
     let text = recorder.render();
     drop((identity, federated, projected, guard));
