@@ -141,7 +141,7 @@ impl Setup {
         assert_eq!(error, code, "{text}");
         let found = found.unwrap_or_default();
         assert!(found.contains(description), "{text}");
-        assert!(text.contains(&found) && text.contains(advice), "{text}");
+        assert!(text.contains(&*found) && text.contains(advice), "{text}");
         assert!(text.contains(&self.token_endpoint), "{text}");
         assert_not_shown(&text, subject);
         assert_not_shown(&text, self.client_secret);
