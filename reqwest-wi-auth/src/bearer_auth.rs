@@ -221,7 +221,7 @@ impl BearerAuth {
     ///
     /// Requests to many made-up hosts cannot make the program create sources without limit, each of which would fetch a token:
     /// `max_audiences` and 100 more can be created at once, and after that `max_audiences` per minute. Beyond that, requests
-    /// that need a further source fail with [`Error::TooManyAudiences`], and others are not affected.
+    /// that need a further source fail with [`Error::TooManyAudiences`], and sources that were used within the last minute are not affected.
     ///
     /// Clones of the middleware share the sources.
     ///

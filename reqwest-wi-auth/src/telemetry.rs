@@ -2,6 +2,9 @@
 //!
 //! The events and metrics are listed in the README of the crate. A field `error` is a string with the error and all its causes.
 
+#[cfg(feature = "metrics")]
+mod labels;
+
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -51,7 +54,7 @@ pub(crate) fn file_read(path: &Path, is_successful: bool, last_change: SystemTim
 pub(crate) fn token_in_use(source: &str, token: &Token) {
     #[cfg(feature = "metrics")]
     {
-        let source = metrics::SharedString::from(source.to_owned());
+        let source = labels::bounded(source);
         if let Some(expiry) = token.expires_at() {
             metrics::gauge!("reqwest_wi_auth_token_expiry_timestamp_seconds", "source" => source.clone())
                 .set(unix_seconds(expiry));
@@ -76,7 +79,7 @@ fn unix_seconds(time: SystemTime) -> f64 {
 fn count_fetch(description: &Description, is_successful: bool) {
     let outcome = if is_successful { "ok" } else { "failed" };
     let flag = f64::from(u8::from(is_successful));
-    let audience = description.audience.clone();
+    let audience = labels::bounded(&description.audience);
     if description.kind == FetchKind::Metadata {
         metrics::counter!("reqwest_wi_auth_metadata_fetches_total", "outcome" => outcome)
             .increment(1);
@@ -93,6 +96,28 @@ fn count_fetch(description: &Description, is_successful: bool) {
 
 #[cfg(not(feature = "metrics"))]
 fn count_fetch(_description: &Description, _is_successful: bool) {}
+
+/// Records that a source of fetched tokens was dropped: the gauges about its token no longer have a value, so that they cause no
+/// alert. `NaN` is neither above nor below any limit.
+pub(crate) fn source_dropped(description: &Description) {
+    #[cfg(feature = "metrics")]
+    {
+        let audience = labels::bounded(&description.audience);
+        let kind = description.kind.label();
+        let last_fetch = if description.kind == FetchKind::Metadata {
+            metrics::gauge!("reqwest_wi_auth_metadata_last_fetch_successful", "audience" => audience.clone())
+        } else {
+            metrics::gauge!("reqwest_wi_auth_token_last_fetch_successful", "kind" => kind, "audience" => audience.clone())
+        };
+        last_fetch.set(f64::NAN);
+        metrics::gauge!("reqwest_wi_auth_token_expiry_timestamp_seconds", "source" => audience.clone())
+            .set(f64::NAN);
+        metrics::gauge!("reqwest_wi_auth_token_rotation_due_timestamp_seconds", "source" => audience)
+            .set(f64::NAN);
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = description;
+}
 
 /// Logs that the content of a file has changed.
 pub(crate) fn log_file_change(path: &Path) {

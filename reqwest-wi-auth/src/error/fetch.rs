@@ -76,6 +76,9 @@ pub enum FetchError {
         description: Option<Box<str>>,
         /// Advice on what to do, if that is known.
         advice: Option<Box<str>>,
+        /// Whether the error may disappear without a change, although its code alone does not imply that, such as a credential
+        /// that takes effect some minutes after it was added.
+        is_temporary: bool,
         /// How long the server asked to wait: `Retry-After`.
         retry_after: Option<Duration>,
     },
@@ -126,6 +129,9 @@ impl FetchError {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Credential { source, .. } => source.is_transient(),
+            Self::OAuth {
+                is_temporary: true, ..
+            } => true,
             Self::OAuth { status, error, .. } => {
                 // Accounts and their bindings take effect minutes after they are created, and keys of an issuer rotate, so a
                 // rejected grant may be accepted later.
@@ -182,6 +188,15 @@ impl FetchError {
             Self::OAuth { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+
+    /// Marks the error of a response as one that may disappear without a change.
+    #[cfg(feature = "federation")]
+    pub(crate) fn as_temporary(mut self) -> Self {
+        if let Self::OAuth { is_temporary, .. } = &mut self {
+            *is_temporary = true;
+        }
+        self
     }
 
     /// Adds what to do to the error of a response.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 pub use self::builder::AmbientBuilder;
@@ -109,7 +110,13 @@ pub async fn ambient(audience: &str) -> Result<AmbientToken, Error> {
 /// ```
 #[derive(Clone)]
 #[must_use = "opens no source until `open` or `start` is called"]
-pub struct Ambient(Arc<Settings>);
+pub struct Ambient(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    /// Held by the thread that inspects the environment. There is one at a time, since a read of a file may block for ever.
+    inspection: Arc<Semaphore>,
+}
 
 /// A source of tokens among which [`Ambient`] chooses. `Display` shows its name in log events and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,6 +156,13 @@ impl fmt::Display for AmbientSource {
 }
 
 impl Ambient {
+    fn new(settings: Settings) -> Self {
+        Self(Arc::new(Shared {
+            settings,
+            inspection: Arc::new(Semaphore::new(1)),
+        }))
+    }
+
     /// Returns a builder with the default settings.
     pub fn builder() -> AmbientBuilder {
         AmbientBuilder::new()
@@ -187,17 +201,37 @@ impl Ambient {
 
     /// Inspects the environment, on a thread that may block, and chooses a source.
     async fn choose(&self, audience: &str) -> Result<Choice, Error> {
-        let (settings, audience) = (self.0.clone(), audience.to_owned());
-        let inspection = tokio::task::spawn_blocking(move || inspect::choose(&settings, &audience));
+        let inspection = self.inspect_on_thread(audience.to_owned());
+        let timed_out = AmbientError::Timeout {
+            limit: INSPECTION_LIMIT,
+        };
         match timeout(INSPECTION_LIMIT, inspection).await {
-            Ok(Ok(choice)) => choice,
-            // The runtime is shutting down, or the inspection has panicked.
-            Ok(Err(_)) => Err(AmbientError::NoRuntime.into()),
-            Err(_) => Err(AmbientError::Timeout {
-                limit: INSPECTION_LIMIT,
-            }
-            .into()),
+            Ok(choice) => choice,
+            Err(_) => Err(timed_out.into()),
         }
+    }
+
+    /// Inspects the environment on a separate thread, so that neither the runtime nor its end waits for a read that blocks.
+    async fn inspect_on_thread(&self, audience: String) -> Result<Choice, Error> {
+        let failed = |reason: String| Error::Configuration {
+            location: "the environment".to_owned(),
+            reason,
+        };
+        let permit = self.0.inspection.clone().acquire_owned().await;
+        let permit = permit.map_err(|error| failed(error.to_string()))?;
+        let (sender, receiver) = oneshot::channel();
+        let shared = self.0.clone();
+        let inspect = move || {
+            let choice = inspect::choose(&shared.settings, &audience);
+            drop(permit);
+            // The receiver is gone if the time limit has passed.
+            let _ = sender.send(choice);
+        };
+        let thread = std::thread::Builder::new().name("ambient".to_owned());
+        let started = thread.spawn(inspect);
+        started.map_err(|error| failed(format!("no thread could be started: {error}")))?;
+        let panicked = |_| failed("its inspection panicked".to_owned());
+        receiver.await.map_err(panicked)?
     }
 }
 
@@ -209,7 +243,7 @@ impl TokenProvider for Ambient {
 
 impl fmt::Debug for Ambient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ambient").field(&self.0).finish()
+        f.debug_tuple("Ambient").field(&self.0.settings).finish()
     }
 }
 

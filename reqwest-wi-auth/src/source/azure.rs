@@ -224,14 +224,21 @@ fn may_reject_assertion(error: &FetchError) -> bool {
     )
 }
 
-fn with_advice(error: FetchError) -> FetchError {
-    let advice = match &error {
-        FetchError::OAuth {
-            description: Some(description),
-            ..
-        } => advice::advice(description),
-        _ => None,
+fn with_advice(mut error: FetchError) -> FetchError {
+    let FetchError::OAuth {
+        description: Some(description),
+        ..
+    } = &error
+    else {
+        return error;
     };
+    let (advice, is_temporary) = (
+        advice::advice(description),
+        advice::is_temporary(description),
+    );
+    if is_temporary {
+        error = error.as_temporary();
+    }
     match advice {
         Some(advice) => error.with_advice(advice),
         None => error,

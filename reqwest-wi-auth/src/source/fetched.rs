@@ -14,6 +14,7 @@ use self::fetcher::Fetcher;
 pub(crate) use self::timing::Timing;
 use super::{TokenHealth, TokenSource, unexpired};
 use crate::error::Error;
+use crate::telemetry;
 use crate::token::Token;
 use crate::watched_file::ClockFn;
 
@@ -126,6 +127,7 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.fetcher.background().close();
+        telemetry::source_dropped(self.fetcher.description());
     }
 }
 

@@ -367,13 +367,11 @@ async fn tokens_for_other_audiences_and_other_files_are_reported() {
         "var/run/secrets/tokens/ca.crt",
         "-----BEGIN CERTIFICATE-----",
     );
-    world.write("var/run/secrets/tokens/empty", "");
     world.write("var/run/secrets/tokens/below/token", &token_for(AUDIENCE));
     world.write("var/run/secrets/tokens/..data/token", &token_for(AUDIENCE));
     let text = &[
         "orders is for the audience \"other\"",
         "ca.crt is not a token",
-        "empty is not a token",
     ];
     world.not_found(text).await;
     world.write("var/run/secrets/tokens/gke-sa", &token_for(AUDIENCE));
@@ -589,6 +587,40 @@ async fn a_file_in_the_token_directory_that_cannot_be_read_is_an_error() {
     world
         .unusable(&["projected-token: the directory", "could not be read"])
         .await;
+}
+
+/// It may be the token for the audience, which a program other than the kubelet is about to write.
+#[tokio::test]
+async fn a_token_file_that_is_empty_or_truncated_does_not_lead_to_another_identity() {
+    let world = World::with(&[AmbientSource::Fallback, AmbientSource::MetadataServer]);
+    let token = token_for(AUDIENCE);
+    for content in ["", " \n", &token[..20], &token[..token.len() - 1]] {
+        world.write("var/run/secrets/tokens/orders", content);
+        world
+            .unusable(&["tokens/orders is empty or truncated"])
+            .await;
+    }
+    world.write("var/run/secrets/tokens/orders", &token);
+    assert_eq!(world.source().await, AmbientSource::ProjectedToken);
+}
+
+#[tokio::test]
+async fn all_audiences_share_one_exchange_of_googles_federation() {
+    let google = FakeGoogle::start().await.unwrap();
+    let mut world = World::new();
+    let subject = world.write("subject", &google.subject_token());
+    world.add_google(&google.credential_configuration(&subject));
+    let builder = world.builder().allow_google_origin(google.url());
+    let ambient = builder.build();
+    for number in 0..5 {
+        let audience = format!("https://service-{number}.example");
+        ambient.open(&audience).await.unwrap();
+    }
+    assert_eq!(
+        google.request_count(),
+        1 + 5,
+        "one exchange, and a token for each audience"
+    );
 }
 
 #[tokio::test]

@@ -10,10 +10,10 @@ use crate::support::volume::token_volume;
 use crate::support::{client, current_thread_runtime, token, wait_until};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use reqwest_wi_auth::testing::{FakeMetadataServer, Fault};
-use reqwest_wi_auth::{BearerAuth, MetadataServer, ProjectedToken};
+use reqwest_wi_auth::{BearerAuth, FetchedToken, MetadataServer, ProjectedToken};
 
 /// Causes each event that is counted.
-async fn cause_events() {
+async fn cause_events() -> FetchedToken {
     let (_directory, kubelet) = token_volume();
     let source = ProjectedToken::open(kubelet.path("token")).await.unwrap();
     let mut changes = source.subscribe();
@@ -45,6 +45,7 @@ async fn cause_events() {
         client(auth).get(&server.url).send().await.unwrap().status(),
         200
     );
+    identity
 }
 
 #[test]
@@ -52,7 +53,7 @@ fn rotations_failures_fetches_and_resends_are_counted() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime = current_thread_runtime();
-    metrics::with_local_recorder(&recorder, || runtime.block_on(cause_events()));
+    let identity = metrics::with_local_recorder(&recorder, || runtime.block_on(cause_events()));
     let (mut counts, mut gauges) = (BTreeMap::new(), BTreeMap::new());
     for (key, _, help, value) in snapshotter.snapshot().into_vec() {
         let key = key.key();
@@ -106,4 +107,20 @@ fn rotations_failures_fetches_and_resends_are_counted() {
         1.0
     );
     assert!(gauges["reqwest_wi_auth_token_expiry_timestamp_seconds a.example"] > now);
+
+    // Nothing is known about the tokens of a source that no longer exists.
+    metrics::with_local_recorder(&recorder, || drop(identity));
+    let gauges = snapshotter.snapshot().into_vec();
+    let of_source = gauges.iter().filter(|(key, ..)| {
+        let mut labels = key.key().labels();
+        labels.any(|label| label.value() == "https://a.example")
+    });
+    let values: Vec<_> = of_source.map(|(.., value)| value).collect();
+    assert!(values.len() >= 2, "{values:?}");
+    for value in values {
+        assert!(
+            matches!(value, DebugValue::Gauge(value) if value.is_nan()),
+            "{value:?}"
+        );
+    }
 }

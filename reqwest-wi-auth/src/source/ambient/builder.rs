@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::super::TokenSource;
+use super::super::azure::AzureWorkloadIdentity;
 use super::super::environment::Environment;
+use super::super::google::GoogleFederation;
+use super::super::token_request::TokenRequest;
 use super::{Ambient, AmbientSource, AmbientToken};
 use crate::error::Error;
 
@@ -34,6 +37,15 @@ pub(super) struct Settings {
     pub(super) google_origins: Vec<String>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) proxy: Proxy,
+    pub(super) clients: Clients,
+}
+
+/// The clients that were created, since the sources of all audiences share them.
+#[derive(Default)]
+pub(super) struct Clients {
+    pub(super) google: OnceLock<GoogleFederation>,
+    pub(super) azure: OnceLock<AzureWorkloadIdentity>,
+    pub(super) token_request: OnceLock<TokenRequest>,
 }
 
 /// The proxy of requests to Google, Azure and GitHub.
@@ -55,6 +67,7 @@ impl AmbientBuilder {
             google_origins: Vec::new(),
             ca_file: None,
             proxy: Proxy::None,
+            clients: Clients::default(),
         })
     }
 
@@ -235,7 +248,7 @@ impl AmbientBuilder {
 
     /// Returns the settings as a value that opens sources. Inspects nothing yet.
     pub fn build(self) -> Ambient {
-        Ambient(Arc::new(self.0))
+        Ambient::new(self.0)
     }
 
     /// Opens a source of tokens for an audience, and waits for the first token, like [`Ambient::open`].

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -273,19 +274,24 @@ fn projected_tokens(directory: &Path, audience: &str) -> Vec<Found> {
     for path in paths.iter().take(MAX_FILES) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = shown(&name);
-        match audiences(path) {
-            Ok(Some(audiences)) if audiences.iter().any(|found| found == audience) => {
+        match token_of(path) {
+            Ok(FileToken::Jwt(audiences)) if audiences.iter().any(|found| found == audience) => {
                 let reason = format!(
                     "{} has a token for the audience",
                     shown(&path.display().to_string())
                 );
                 found.push(Found::usable(reason, Candidate::File(path.clone())));
             }
-            Ok(Some(audiences)) => {
+            Ok(FileToken::Jwt(audiences)) => {
                 let audiences = shown(&Audiences(&audiences).to_string());
                 others.push(format!("{name} is for {audiences}"));
             }
-            Ok(None) => others.push(format!("{name} is not a token")),
+            // It may become a token for the audience. Another source would be another identity.
+            Ok(FileToken::Incomplete) => found.push(Found::Broken(format!(
+                "{} is empty or truncated; expected a token",
+                shown(&path.display().to_string())
+            ))),
+            Ok(FileToken::Other) => others.push(format!("{name} is not a token")),
             Err(error) => found.push(Found::Broken(shown(&error.to_string()))),
         }
     }
@@ -320,12 +326,24 @@ fn files(directory: &Path) -> io::Result<Vec<std::path::PathBuf>> {
     Ok(paths)
 }
 
-/// Returns the audiences of the token in a file, or `None` if the file contains anything else.
-fn audiences(path: &Path) -> Result<Option<Vec<String>>, FileError> {
+/// What a file in the place of a token contains.
+enum FileToken {
+    /// A JWT, with its audiences.
+    Jwt(Vec<String>),
+    /// Nothing, or the beginning of a JWT: the file is being written.
+    Incomplete,
+    Other,
+}
+
+fn token_of(path: &Path) -> Result<FileToken, FileError> {
     let content = read(path)?;
-    Ok(Token::parse_jwt(&content)
-        .ok()
-        .map(|(_, audiences)| audiences))
+    let text = content.trim_ascii();
+    Ok(match Token::parse_jwt(text) {
+        Ok((_, audiences)) => FileToken::Jwt(audiences),
+        // The base64url form of `{"`, with which the header of a JWT begins.
+        Err(_) if text.is_empty() || text.starts_with(b"eyJ") => FileToken::Incomplete,
+        Err(_) => FileToken::Other,
+    })
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
@@ -383,7 +401,14 @@ fn google(settings: &Settings) -> Found {
     }
 }
 
+/// Returns the client for a configuration file. All audiences share it, and with it the federated token.
 fn google_federation(settings: &Settings, path: &str) -> Result<GoogleFederation, Error> {
+    get_or_try_create(&settings.clients.google, || {
+        create_google_federation(settings, path)
+    })
+}
+
+fn create_google_federation(settings: &Settings, path: &str) -> Result<GoogleFederation, Error> {
     let mut builder = GoogleFederationBuilder::from_file(path)?;
     for origin in &settings.google_origins {
         builder = builder.allow_origin(origin);
@@ -420,9 +445,11 @@ fn azure(settings: &Settings) -> Found {
     if !missing.is_empty() {
         return Found::Broken(format!("{found}, but {} not set or empty", are(&missing)));
     }
-    match audiences(Path::new(&path)) {
-        Ok(Some(_)) => {}
-        Ok(None) => return Found::Broken(format!("{found}, which does not contain a token")),
+    match token_of(Path::new(&path)) {
+        Ok(FileToken::Jwt(_)) => {}
+        Ok(FileToken::Incomplete | FileToken::Other) => {
+            return Found::Broken(format!("{found}, which does not contain a token"));
+        }
         Err(error) => return Found::Broken(format!("{found}: {}", shown(&error.to_string()))),
     }
     match azure_workload_identity(settings) {
@@ -432,6 +459,10 @@ fn azure(settings: &Settings) -> Found {
 }
 
 fn azure_workload_identity(settings: &Settings) -> Result<AzureWorkloadIdentity, Error> {
+    get_or_try_create(&settings.clients.azure, || create_azure(settings))
+}
+
+fn create_azure(settings: &Settings) -> Result<AzureWorkloadIdentity, Error> {
     let environment = settings.environment.clone();
     let mut builder = AzureWorkloadIdentity::builder().with_environment(environment);
     if let Some(path) = &settings.ca_file {
@@ -538,15 +569,32 @@ fn token_request(settings: &Settings) -> Found {
     if let Err(error) = read(&token) {
         return Found::Broken(format!("{found}: {}", shown(&error.to_string())));
     }
-    let builder = TokenRequest::builder()
-        .with_environment(settings.environment.clone())
-        .service_account_directory(directory);
-    match builder.build() {
+    let create = || {
+        TokenRequest::builder()
+            .with_environment(settings.environment.clone())
+            .service_account_directory(directory)
+            .build()
+    };
+    match get_or_try_create(&settings.clients.token_request, create) {
         Ok(source) => Found::usable(
             format!("{found}, and {shown_token} exists"),
             Candidate::TokenRequest(source),
         ),
         Err(error) => Found::Broken(format!("{found}: {}", shown(&error.to_string()))),
+    }
+}
+
+/// Returns the client in a cell. Creates it if there is none; an error is not remembered.
+fn get_or_try_create<C: Clone>(
+    cell: &OnceLock<C>,
+    create: impl FnOnce() -> Result<C, Error>,
+) -> Result<C, Error> {
+    match cell.get() {
+        Some(client) => Ok(client.clone()),
+        None => {
+            let created = create()?;
+            Ok(cell.get_or_init(|| created).clone())
+        }
     }
 }
 

@@ -64,6 +64,25 @@ pub(super) fn advice(description: &str) -> Option<&'static str> {
     })
 }
 
+/// Returns whether an error may disappear without a change: a credential that was added a moment ago, a token that the kubelet is
+/// about to replace, or keys of its issuer that could not be fetched or are being replaced.
+pub(super) fn is_temporary(description: &str) -> bool {
+    matches!(
+        code(description),
+        Some(
+            70_021
+            | 700_211..=700_213
+            | 7_002_110..=7_002_139
+            | 700_024
+            | 50_013
+            | 700_027
+            | 7_000_271..=7_000_279
+            | 50_166
+            | 501_661,
+        )
+    )
+}
+
 /// Returns the number in `AADSTS700213: …`.
 fn code(description: &str) -> Option<u32> {
     let (_, rest) = description.split_once("AADSTS")?;

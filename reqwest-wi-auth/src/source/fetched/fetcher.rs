@@ -75,6 +75,10 @@ impl Fetcher {
         })
     }
 
+    pub(super) fn description(&self) -> &Description {
+        &self.description
+    }
+
     pub(super) fn timing(&self) -> &Timing {
         &self.timing
     }

@@ -134,6 +134,7 @@ impl Response {
                 error: self.redacted(&error.error),
                 description: some_text(self.redacted(description)),
                 advice: None,
+                is_temporary: false,
                 retry_after: self.retry_after,
             };
         }
