@@ -20,9 +20,10 @@ struct Labels(BTreeSet<String>);
 /// The origins that a client sends requests to may determine audiences, so there is no other limit.
 pub(super) fn bounded(text: &str) -> SharedString {
     let mut labels = LABELS.lock().unwrap_or_else(PoisonError::into_inner);
-    match labels.add(text) {
-        true => SharedString::from(text.to_owned()),
-        false => SharedString::from(OTHER),
+    if labels.add(text) {
+        SharedString::from(text.to_owned())
+    } else {
+        SharedString::from(OTHER)
     }
 }
 

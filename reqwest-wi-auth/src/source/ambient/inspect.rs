@@ -326,7 +326,7 @@ fn files(directory: &Path) -> io::Result<Vec<std::path::PathBuf>> {
     Ok(paths)
 }
 
-/// What a file in the place of a token contains.
+/// The content of a file in the place of a token.
 enum FileToken {
     /// A JWT, with its audiences.
     Jwt(Vec<String>),

@@ -20,10 +20,11 @@ impl Endpoint {
     ///
     /// Returns [`Error::InvalidOrigin`] if credentials cannot be sent to it.
     pub(crate) fn parse(url: &str, plain_http: PlainHttp) -> Result<Self, Error> {
-        let shown = match url.contains('@') {
-            // The part before it may be a password, which may contain any of the characters that end a part of a URL.
-            true => "(a URL that contains @)",
-            false => url.split(['?', '#']).next().unwrap_or_default(),
+        // The part before an `@` may be a password, which may contain any of the characters that end a part of a URL.
+        let shown = if url.contains('@') {
+            "(a URL that contains @)"
+        } else {
+            url.split(['?', '#']).next().unwrap_or_default()
         };
         let invalid = |reason| Error::invalid_origin(shown, reason);
         let parsed = Url::parse(url).map_err(|_| invalid("not a URL"))?;
