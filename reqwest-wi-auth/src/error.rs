@@ -70,7 +70,7 @@ pub enum Error {
     },
     /// A request for a token, with all that it waited for, took longer than its time limits allow.
     #[error(
-        "the request for a token from {location} was abandoned after {limit:?}; the tokio runtime of an earlier request may not be driven"
+        "the request for a token from {location} was abandoned after {limit:?}; check that the source of the token that is sent to the server responds, and that the tokio runtime in which the source was opened is not blocked"
     )]
     Abandoned {
         /// Where the token is fetched from.

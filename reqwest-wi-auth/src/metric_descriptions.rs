@@ -60,8 +60,8 @@ const TIMESTAMPS: [(&str, &str); 3] = [
 
 /// Registers the help texts and units of this crate's metrics with the current recorder of the `metrics` facade.
 ///
-/// Opening a [`WatchedFile`](crate::WatchedFile) or [`ProjectedToken`](crate::ProjectedToken), starting a source of
-/// [`MetadataServer`](crate::MetadataServer) and creating a [`BearerAuth`](crate::BearerAuth) call it, so it is needed only if
+/// Opening a [`WatchedFile`](crate::WatchedFile) or [`ProjectedToken`](crate::ProjectedToken), starting a source that fetches tokens,
+/// such as one of [`MetadataServer`](crate::MetadataServer), and creating a [`BearerAuth`](crate::BearerAuth) call it, so it is needed only if
 /// the recorder is installed after these. Without a recorder it does nothing. It can be called any number of times.
 ///
 /// # Examples

@@ -50,22 +50,37 @@ pub(crate) fn file_read(path: &Path, is_successful: bool, last_change: SystemTim
     let _ = (path, is_successful, last_change);
 }
 
-/// Records the times of the token in use. `source` is the path of its file, or its audience.
-pub(crate) fn token_in_use(source: &str, token: &Token) {
+/// Records the times of the token of a file that is in use. `path` is the path of the file.
+pub(crate) fn token_in_use(path: &str, token: &Token) {
     #[cfg(feature = "metrics")]
-    {
-        let source = labels::bounded(source);
-        if let Some(expiry) = token.expires_at() {
-            metrics::gauge!("reqwest_wi_auth_token_expiry_timestamp_seconds", "source" => source.clone())
-                .set(unix_seconds(expiry));
-        }
-        if let Some(due) = token.rotation_due() {
-            metrics::gauge!("reqwest_wi_auth_token_rotation_due_timestamp_seconds", "source" => source)
-                .set(unix_seconds(due));
-        }
-    }
+    record_times(path, token, token.rotation_due());
     #[cfg(not(feature = "metrics"))]
-    let _ = (source, token);
+    let _ = (path, token);
+}
+
+/// Records the times of a fetched token that is in use. `due` is when it should have been replaced.
+pub(crate) fn fetched_token_in_use(
+    description: &Description,
+    token: &Token,
+    due: Option<SystemTime>,
+) {
+    #[cfg(feature = "metrics")]
+    record_times(&description.audience, token, due);
+    #[cfg(not(feature = "metrics"))]
+    let _ = (description, token, due);
+}
+
+#[cfg(feature = "metrics")]
+fn record_times(source: &str, token: &Token, due: Option<SystemTime>) {
+    let source = labels::bounded(source);
+    if let Some(expiry) = token.expires_at() {
+        metrics::gauge!("reqwest_wi_auth_token_expiry_timestamp_seconds", "source" => source.clone())
+            .set(unix_seconds(expiry));
+    }
+    if let Some(due) = due {
+        metrics::gauge!("reqwest_wi_auth_token_rotation_due_timestamp_seconds", "source" => source)
+            .set(unix_seconds(due));
+    }
 }
 
 #[cfg(feature = "metrics")]
@@ -97,12 +112,22 @@ fn count_fetch(description: &Description, is_successful: bool) {
 #[cfg(not(feature = "metrics"))]
 fn count_fetch(_description: &Description, _is_successful: bool) {}
 
-/// Records that a source of fetched tokens was dropped: the gauges about its token no longer have a value, so that they cause no
-/// alert. `NaN` is neither above nor below any limit.
+/// Records that a source of fetched tokens was created.
+pub(crate) fn source_created(description: &Description) {
+    #[cfg(feature = "metrics")]
+    labels::source_created(&description.audience);
+    #[cfg(not(feature = "metrics"))]
+    let _ = description;
+}
+
+/// Records that a source of fetched tokens was dropped: if there is no other one for its audience, the gauges about its token no
+/// longer have a value, so that they cause no alert. `NaN` is neither above nor below any limit.
 pub(crate) fn source_dropped(description: &Description) {
     #[cfg(feature = "metrics")]
     {
-        let audience = labels::bounded(&description.audience);
+        let Some(audience) = labels::source_dropped(&description.audience) else {
+            return;
+        };
         let kind = description.kind.label();
         let last_fetch = if description.kind == FetchKind::Metadata {
             metrics::gauge!("reqwest_wi_auth_metadata_last_fetch_successful", "audience" => audience.clone())

@@ -41,7 +41,10 @@ pub enum FetchError {
     },
     /// No connection could be established: the name does not resolve, no server listens at the address, the certificate is
     /// not trusted, or the connection was not established in time.
-    #[error("cannot connect to {endpoint}: {}", with_causes(source.as_ref()))]
+    #[error(
+        "cannot connect to {endpoint}: {}; check the host name, that no network policy blocks the connection, and whether it requires a proxy (`proxy_from_environment`) or a private CA (`ca_file`)",
+        with_causes(source.as_ref())
+    )]
     Unreachable {
         /// The URL of the endpoint.
         endpoint: String,
@@ -105,7 +108,9 @@ pub enum FetchError {
         reason: String,
     },
     /// The token is for an audience other than the requested one.
-    #[error("{endpoint} returned a token for {found}, expected the audience {expected:?}")]
+    #[error(
+        "{endpoint} returned a token for {found}, expected the audience {expected:?}; check that the server issues tokens for this audience"
+    )]
     WrongAudience {
         /// The URL of the endpoint.
         endpoint: String,

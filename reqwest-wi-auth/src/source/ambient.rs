@@ -88,6 +88,9 @@ pub async fn ambient(audience: &str) -> Result<AmbientToken, Error> {
 /// another identity: it is an error, unless another source of the same step can be used. Credentials that are not meant for
 /// this, such as a service account key in `GOOGLE_APPLICATION_CREDENTIALS`, are skipped.
 ///
+/// A file in the directory for projected tokens that is empty or truncated counts as configured, since it may become the token for
+/// the audience. Opening a source does not wait for it.
+///
 /// The environment is inspected when a source is opened, for up to 5 s, and not again after a source was chosen.
 ///
 /// As a [`TokenProvider`], it makes the choice for each audience, at the first request.

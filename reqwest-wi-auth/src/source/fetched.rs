@@ -112,7 +112,8 @@ impl Description {
 /// [`refresh`](TokenSource::refresh) and [`changed`](Self::changed) replace the task once it is 10 s late.
 ///
 /// If [`current`](TokenSource::current) is called outside a runtime and there is no token, or it has expired, it fetches
-/// one itself, at most once per second. That blocks for up to the time limit of a request: 5 s for the metadata server.
+/// one itself, at most once per second. That blocks for up to 5 s for the metadata server, and for others for several requests of up to
+/// their time limit each.
 ///
 /// [`MetadataServer`]: crate::MetadataServer
 #[derive(Clone)]

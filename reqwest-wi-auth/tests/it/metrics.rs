@@ -29,7 +29,7 @@ async fn cause_events() -> FetchedToken {
     fake.set_fault(Some(Fault::InvalidToken));
     let identity = MetadataServer::with_host(fake.host())
         .unwrap()
-        .start("https://a.example");
+        .start("https://counted.example");
     wait_until("a request has failed", || {
         identity.health().last_error.is_some()
     })
@@ -103,17 +103,17 @@ fn rotations_failures_fetches_and_resends_are_counted() {
         now + 600.0,
     );
     assert_eq!(
-        gauges["reqwest_wi_auth_metadata_last_fetch_successful a.example"],
+        gauges["reqwest_wi_auth_metadata_last_fetch_successful counted.example"],
         1.0
     );
-    assert!(gauges["reqwest_wi_auth_token_expiry_timestamp_seconds a.example"] > now);
+    assert!(gauges["reqwest_wi_auth_token_expiry_timestamp_seconds counted.example"] > now);
 
     // Nothing is known about the tokens of a source that no longer exists.
     metrics::with_local_recorder(&recorder, || drop(identity));
     let gauges = snapshotter.snapshot().into_vec();
     let of_source = gauges.iter().filter(|(key, ..)| {
         let mut labels = key.key().labels();
-        labels.any(|label| label.value() == "https://a.example")
+        labels.any(|label| label.value() == "https://counted.example")
     });
     let values: Vec<_> = of_source.map(|(.., value)| value).collect();
     assert!(values.len() >= 2, "{values:?}");

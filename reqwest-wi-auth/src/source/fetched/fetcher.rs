@@ -15,6 +15,9 @@ use crate::telemetry;
 use crate::token::Token;
 use crate::watched_file::ClockFn;
 
+/// How often an error that lasts is logged again as a warning.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(300);
+
 /// The results of the requests so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
@@ -25,6 +28,8 @@ pub(super) struct State {
     pub(super) error: Option<Error>,
     /// The number of requests.
     pub(super) attempts: u64,
+    /// When an error was last logged as a warning, if the last request failed.
+    last_warning: Option<Instant>,
     /// The number of failed requests since the last successful one.
     failures: u32,
     /// When the first of the latest requests that could not connect began, if the last one could not connect.
@@ -33,6 +38,16 @@ pub(super) struct State {
     callers_wait: Duration,
     /// When the next request is due, at the latest, if a caller needs it.
     pub(super) next_attempt: Option<Instant>,
+}
+
+impl State {
+    /// Returns whether an error of the same cause was logged as a warning a short time ago.
+    fn is_logged(&self, error: Option<&Error>) -> bool {
+        let is_same = |(before, error): (&Error, &Error)| before.has_same_cause(error);
+        let is_recent = |logged: Instant| logged.elapsed() < REMINDER_INTERVAL;
+        self.error.as_ref().zip(error).is_some_and(is_same)
+            && self.last_warning.is_some_and(is_recent)
+    }
 }
 
 /// Fetches the tokens of one source.
@@ -60,6 +75,7 @@ impl Fetcher {
         clock: ClockFn,
     ) -> Arc<Self> {
         telemetry::describe();
+        telemetry::source_created(&description);
         let activity = description.activity();
         Arc::new(Self {
             fetch,
@@ -194,6 +210,14 @@ impl Fetcher {
         true
     }
 
+    /// Returns when the token should have been renewed, if it has an expiry.
+    fn renewal_due(&self, token: &Token) -> Option<SystemTime> {
+        let (_, latest) = self.timing.renewal;
+        let now = self.now();
+        let remaining = token.expires_at()?.duration_since(now).ok()?;
+        now.checked_add(remaining.mul_f64(latest))
+    }
+
     fn until_renewal(&self, token: &Token) -> Duration {
         self.timing
             .until_renewal(token.expires_at(), self.now(), fastrand::f64())
@@ -204,18 +228,15 @@ impl Fetcher {
         let result = result.and_then(|token| self.unexpired(token));
         let result = result.map(|token| self.choose(token));
         let before = self.state.borrow().clone();
+        let is_logged = before.is_logged(result.as_ref().err());
         match &result {
             Ok(token) => {
                 telemetry::token_fetched(&self.description);
-                telemetry::token_in_use(&self.description.audience, token);
+                telemetry::fetched_token_in_use(&self.description, token, self.renewal_due(token));
                 self.token.store(Some(Arc::new(token.clone())));
             }
-            Err(error) => match before.error {
-                Some(before) if before.has_same_cause(error) => {
-                    telemetry::token_still_not_fetched(&self.description, error);
-                }
-                _ => telemetry::token_not_fetched(&self.description, error),
-            },
+            Err(error) if is_logged => telemetry::token_still_not_fetched(&self.description, error),
+            Err(error) => telemetry::token_not_fetched(&self.description, error),
         }
         let failures = match &result {
             Ok(_) => 0,
@@ -239,6 +260,11 @@ impl Fetcher {
                 _ => None,
             };
             state.callers_wait = callers_wait;
+            state.last_warning = match &result {
+                Ok(_) => None,
+                Err(_) if is_logged => state.last_warning,
+                Err(_) => Some(Instant::now()),
+            };
             let latest = pause.min(callers_wait.max(self.timing.min_interval));
             state.next_attempt = Instant::now().checked_add(latest);
             match result {
