@@ -45,7 +45,8 @@ pub(crate) enum FetchKind {
 }
 
 impl FetchKind {
-    /// Returns the value of the metric label `kind`.
+    /// Returns the value of the metric label and of the log field `kind`.
+    #[cfg(any(feature = "metrics", feature = "federation"))]
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Metadata => "metadata",
