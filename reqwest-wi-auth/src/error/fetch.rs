@@ -197,7 +197,7 @@ impl FetchError {
 
     /// Marks the error of a response as one that may disappear without a change.
     #[cfg(feature = "federation")]
-    pub(crate) fn as_temporary(mut self) -> Self {
+    pub(crate) fn into_temporary(mut self) -> Self {
         if let Self::OAuth { is_temporary, .. } = &mut self {
             *is_temporary = true;
         }

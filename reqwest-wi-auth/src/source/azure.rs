@@ -237,7 +237,7 @@ fn with_advice(mut error: FetchError) -> FetchError {
         advice::is_temporary(description),
     );
     if is_temporary {
-        error = error.as_temporary();
+        error = error.into_temporary();
     }
     match advice {
         Some(advice) => error.with_advice(advice),
