@@ -469,21 +469,21 @@ impl Policy {
     }
 
     /// Returns whether a caller is allowed, with the decision that is remembered with the identity if there is one. `id` identifies
-    /// this policy.
-    pub(crate) fn allows(&self, caller: &Identity, id: PolicyId) -> bool {
+    /// this policy if it [is constant](Self::is_constant).
+    pub(crate) fn allows(&self, caller: &Identity, id: Option<PolicyId>) -> bool {
         let is_allowed = |outcome: Outcome<()>| matches!(outcome, Outcome::Allowed(()));
-        match &*self.0 {
+        match (&*self.0, id) {
             #[cfg(feature = "policy-file")]
-            Node::File(file) => file.with_id(|rule, id| {
+            (Node::File(file), _) => file.with_id(|rule, id| {
                 // The content of a file has no conditions.
                 let memo = caller.decisions();
                 memo.get_or_decide(id, || is_allowed(rule.decide(Some(caller))))
             }),
-            _ if self.is_constant() => {
+            (_, Some(id)) => {
                 let memo = caller.decisions();
                 memo.get_or_decide(id, || is_allowed(self.decide(Some(caller))))
             }
-            _ => is_allowed(self.decide(Some(caller))),
+            (_, None) => is_allowed(self.decide(Some(caller))),
         }
     }
 

@@ -10,12 +10,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::builder::AzureWorkloadIdentityBuilder;
-use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing};
+use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing, require_runtime};
 use super::http::{Endpoint, HttpClient};
 use super::subject::Credential;
 use super::token_endpoint::{JWT_BEARER_ASSERTION, TokenForm};
 use super::{TokenProvider, TokenSource};
-use crate::backoff::Backoff;
 use crate::error::{Error, FetchError};
 use crate::token::Token;
 
@@ -106,10 +105,7 @@ impl AzureWorkloadIdentity {
     ///
     /// Panics if the timer or the I/O of the runtime is not enabled.
     pub async fn open(&self, scope: &str) -> Result<FetchedToken, Error> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            let endpoint = self.endpoint.to_string();
-            return Err(FetchError::NoRuntime { endpoint }.into());
-        }
+        require_runtime(&self.endpoint)?;
         self.start(scope).opened().await
     }
 
@@ -128,7 +124,7 @@ impl AzureWorkloadIdentity {
             azure: self.clone(),
             scope: parsed,
         };
-        FetchedToken::start(request, description, timing())
+        FetchedToken::start(request, description, Timing::for_shared_service())
     }
 }
 
@@ -164,13 +160,6 @@ fn parse_scope(scope: &str) -> Result<String, Error> {
     } else {
         format!("{scope}{DEFAULT_SCOPE}")
     })
-}
-
-fn timing() -> Timing {
-    Timing {
-        retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(60)),
-        ..Timing::default()
-    }
 }
 
 /// A request for an access token for one scope.

@@ -8,15 +8,35 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use self::fetcher::Fetcher;
 pub(crate) use self::timing::Timing;
+#[cfg(feature = "federation")]
+use super::http::Endpoint;
 use super::{TokenHealth, TokenSource, unexpired};
 use crate::error::Error;
+#[cfg(feature = "federation")]
+use crate::error::FetchError;
 use crate::telemetry;
 use crate::token::Token;
 use crate::watched_file::ClockFn;
+
+/// Checks that a source is opened within a tokio runtime, which fetches its tokens.
+///
+/// # Errors
+///
+/// Returns [`FetchError::NoRuntime`] otherwise.
+#[cfg(feature = "federation")]
+pub(crate) fn require_runtime(endpoint: &Endpoint) -> Result<(), Error> {
+    match Handle::try_current() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Fetch(FetchError::NoRuntime {
+            endpoint: endpoint.to_string(),
+        })),
+    }
+}
 
 /// Requests one token from a server.
 #[async_trait]
@@ -289,7 +309,7 @@ impl TokenSource for FetchedToken {
     }
 
     async fn refresh(&self, rejected: Option<&Token>) -> Result<Token, Error> {
-        if tokio::runtime::Handle::try_current().is_err() {
+        if Handle::try_current().is_err() {
             return self.current();
         }
         let newest = self.newest();

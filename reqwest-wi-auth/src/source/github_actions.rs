@@ -13,10 +13,9 @@ use http::header::{ACCEPT, AUTHORIZATION};
 use serde::Deserialize;
 
 pub use self::builder::GitHubActionsBuilder;
-use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing};
+use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing, require_runtime};
 use super::http::{Endpoint, HttpClient, Secrets};
 use super::{TokenProvider, TokenSource};
-use crate::backoff::Backoff;
 use crate::error::{Error, FetchError};
 use crate::token::Token;
 use crate::token::jwt::Audiences;
@@ -110,10 +109,7 @@ impl GitHubActions {
     ///
     /// Panics if the timer or the I/O of the runtime is not enabled.
     pub async fn open(&self, audience: &str) -> Result<FetchedToken, Error> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            let endpoint = self.endpoint.to_string();
-            return Err(FetchError::NoRuntime { endpoint }.into());
-        }
+        require_runtime(&self.endpoint)?;
         self.start(audience).opened().await
     }
 
@@ -131,7 +127,7 @@ impl GitHubActions {
             github: self.clone(),
             audience: audience.to_owned(),
         };
-        FetchedToken::start(request, description, timing())
+        FetchedToken::start(request, description, Timing::for_shared_service())
     }
 }
 
@@ -159,13 +155,6 @@ fn check_audience(audience: &str) -> Result<(), Error> {
         });
     }
     Ok(())
-}
-
-fn timing() -> Timing {
-    Timing {
-        retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(60)),
-        ..Timing::default()
-    }
 }
 
 /// A request for a token for one audience.

@@ -17,19 +17,15 @@ use async_trait::async_trait;
 pub use self::builder::GoogleFederationBuilder;
 use self::federated::{CLOUD_PLATFORM, Exchange, SharedToken};
 use self::service_account::{Email, ServiceAccount, is_federated_token_rejected};
-use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing};
+use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing, require_runtime};
 use super::http::{Endpoint, HttpClient};
 use super::{TokenProvider, TokenSource};
-use crate::backoff::Backoff;
 use crate::error::{Error, FetchError};
 use crate::token::Token;
 use crate::watched_file::ClockFn;
 
 /// How long the source of the subject token may take, in addition to the requests to Google.
 const SUBJECT_MARGIN: Duration = Duration::from_secs(30);
-
-/// After failed requests.
-const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(60));
 
 /// Google's workload identity federation: exchanges a token of another issuer, such as the projected service account token of
 /// any Kubernetes cluster, for tokens of Google.
@@ -150,7 +146,7 @@ impl GoogleFederation {
     /// Panics if the timer or the I/O of the runtime is not enabled.
     pub async fn open(&self, audience: &str) -> Result<FetchedToken, Error> {
         let account = self.0.service_account()?;
-        check_runtime(account.identity_tokens())?;
+        require_runtime(account.identity_tokens())?;
         self.start(audience).opened().await
     }
 
@@ -193,7 +189,7 @@ impl GoogleFederation {
         &self,
         scopes: impl IntoIterator<Item = S>,
     ) -> Result<FetchedToken, Error> {
-        check_runtime(self.0.access_tokens())?;
+        require_runtime(self.0.access_tokens())?;
         self.start_access_token(scopes).opened().await
     }
 
@@ -225,10 +221,7 @@ impl GoogleFederation {
             audience,
             server: endpoint.to_string(),
         };
-        let timing = Timing {
-            retry: RETRY,
-            ..Timing::default()
-        };
+        let timing = Timing::for_shared_service();
         let fetch = GoogleFetch {
             federation: self.0.clone(),
             request,
@@ -277,14 +270,6 @@ impl Inner {
             result => result,
         }
     }
-}
-
-fn check_runtime(endpoint: &Endpoint) -> Result<(), Error> {
-    if tokio::runtime::Handle::try_current().is_err() {
-        let endpoint = endpoint.to_string();
-        return Err(Error::Fetch(FetchError::NoRuntime { endpoint }));
-    }
-    Ok(())
 }
 
 /// A token that is requested.

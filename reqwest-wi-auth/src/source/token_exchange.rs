@@ -14,12 +14,11 @@ use http::StatusCode;
 pub use self::builder::TokenExchangeBuilder;
 use self::client::ClientAuthentication;
 pub use self::token_type::TokenType;
-use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing};
+use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing, require_runtime};
 use super::http::{Endpoint, HttpClient};
 use super::subject::Credential;
 use super::token_endpoint::{TokenForm, TokenResponse};
 use super::{TokenProvider, TokenSource};
-use crate::backoff::Backoff;
 use crate::error::{Error, FetchError};
 use crate::token::Token;
 use crate::token::jwt::Audiences;
@@ -126,10 +125,7 @@ impl TokenExchange {
     ///
     /// Panics if the timer or the I/O of the runtime is not enabled.
     pub async fn open(&self) -> Result<FetchedToken, Error> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            let endpoint = self.0.endpoint.to_string();
-            return Err(Error::Fetch(FetchError::NoRuntime { endpoint }));
-        }
+        require_runtime(&self.0.endpoint)?;
         self.start().opened().await
     }
 
@@ -143,10 +139,7 @@ impl TokenExchange {
             audience: self.0.target(),
             server: self.0.endpoint.to_string(),
         };
-        let timing = Timing {
-            retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(60)),
-            ..Timing::default()
-        };
+        let timing = Timing::for_shared_service();
         FetchedToken::start(Exchange::clone(&self.0), description, timing)
     }
 }

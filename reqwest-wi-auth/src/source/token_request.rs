@@ -18,11 +18,10 @@ use serde_json::{Value, json};
 use self::account::{Account, OwnIdentity, Pod};
 pub use self::builder::TokenRequestBuilder;
 use self::target::{PodOrigin, Target, describe_expiry};
-use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing};
+use super::fetched::{Description, Fetch, FetchKind, FetchedToken, Timing, require_runtime};
 use super::http::{Endpoint, HttpClient, Secrets};
 use super::subject::Credential;
 use super::{TokenProvider, TokenSource};
-use crate::backoff::Backoff;
 use crate::error::{Error, FetchError};
 use crate::token::Token;
 
@@ -164,10 +163,7 @@ impl TokenRequest {
     /// Panics if the timer or the I/O of the runtime is not enabled.
     pub async fn open(&self, audience: &str) -> Result<FetchedToken, Error> {
         check_audience(audience)?;
-        if tokio::runtime::Handle::try_current().is_err() {
-            let endpoint = self.0.api_server.to_string();
-            return Err(Error::Fetch(FetchError::NoRuntime { endpoint }));
-        }
+        require_runtime(&self.0.api_server)?;
         self.start(audience).opened().await
     }
 
@@ -189,8 +185,7 @@ impl TokenRequest {
         let timing = Timing {
             // The API server issues each token when it is requested, so its whole lifetime remains. The kubelet renews at 80 %, too.
             renewal: (0.8, 0.81),
-            retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
-            ..Timing::default()
+            ..Timing::with_longest_retry(Duration::from_secs(10))
         };
         FetchedToken::start(request, description, timing)
     }

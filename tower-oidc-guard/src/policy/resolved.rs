@@ -175,7 +175,8 @@ pub(crate) struct ResolvedPolicy {
 #[derive(Debug)]
 pub(super) struct Installed {
     pub(super) policy: Policy,
-    id: PolicyId,
+    /// Set if the decisions of the policy can be remembered.
+    id: Option<PolicyId>,
     #[cfg(feature = "policy-file")]
     pub(super) role: PolicyRole,
     #[cfg(feature = "policy-file")]
@@ -337,8 +338,8 @@ impl Installed {
             telemetry::record_too_wide(role, None, warning);
         }
         let installed = Arc::new(Self {
+            id: policy.is_constant().then(PolicyId::new),
             policy,
-            id: PolicyId::new(),
             #[cfg(feature = "policy-file")]
             role,
             #[cfg(feature = "policy-file")]

@@ -40,6 +40,23 @@ impl Default for Timing {
     }
 }
 
+#[cfg(feature = "federation")]
+impl Timing {
+    /// Returns the timing for services that many clients use: the pauses after failed requests grow to 60 s.
+    pub(crate) fn for_shared_service() -> Self {
+        Self::with_longest_retry(Duration::from_secs(60))
+    }
+
+    /// Returns the default timing with another longest pause after failed requests.
+    pub(crate) fn with_longest_retry(longest: Duration) -> Self {
+        let default = Self::default();
+        Self {
+            retry: Backoff::new(default.retry.min(), longest),
+            ..default
+        }
+    }
+}
+
 impl Timing {
     /// Returns when to fetch the next token, from now on. `jitter` is from 0, the earliest time, to 1.
     pub(super) fn until_renewal(
