@@ -196,6 +196,11 @@ pub(crate) fn advice(response: &Response, sent: &[SentToken], now: SystemTime) -
         known.find(|(text, _)| description.starts_with(text))
     });
     let text = match (described, response.status) {
+        // The server has found a token, but its source has none now.
+        (Some(_), _) if sent.is_empty() => {
+            "the token that was sent has expired since then, or is no JWT: check its source, and that it is replaced in time"
+                .to_owned()
+        }
         (Some((_, describe)), _) => describe(sent, response, now),
         (None, 401) if sent.is_empty() => {
             "no token was sent: set --identity (IDENTITY) to send one".to_owned()
@@ -262,6 +267,9 @@ fn times(sent: &[SentToken], response: &Response, now: SystemTime) -> String {
     for (_, claims) in sent {
         parts.extend(claims.issued_at.map(|time| issued(time, now)));
         parts.extend(claims.expires_at.map(|time| expires(time, now)));
+    }
+    if parts.is_empty() {
+        parts.push("has neither a time of issue nor an expiry".to_owned());
     }
     let by_this_clock = format!("by this machine's clock, it {}", parts.join(" and "));
     match response.details.clock {
@@ -505,6 +513,24 @@ mod tests {
                     "by this machine's clock, it was issued 100 s ago and expires in 500 s; {expected}"
                 )
             );
+        }
+    }
+
+    #[test]
+    fn each_advice_is_complete_without_a_current_token_and_without_claims() {
+        let without_claims = [(http::header::AUTHORIZATION, UnverifiedClaims::default())];
+        for (description, _) in DESCRIPTIONS {
+            let challenge =
+                format!("Bearer error=invalid_token, error_description=\"{description}\"");
+            let response = response(401, &[("www-authenticate", &challenge)], "");
+            assert_eq!(
+                advice(&response, &[], NOW).unwrap(),
+                "the token that was sent has expired since then, or is no JWT: check its source, and that it is replaced in time"
+            );
+            let text = advice(&response, &without_claims, NOW).unwrap();
+            let is_complete =
+                !text.contains("it :") && !text.contains("it ;") && !text.contains("is :");
+            assert!(is_complete, "{description}: {text}");
         }
     }
 
