@@ -13,7 +13,7 @@ pub mod settings;
 mod tls;
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
@@ -34,6 +34,8 @@ use crate::{Error, output};
 
 /// How much longer than its drain and grace periods together the server may take to end.
 const SHUTDOWN_MARGIN: Duration = Duration::from_secs(1);
+/// The flag and the environment variable of the admin port.
+const ADMIN_PORT: &str = "--admin-port (ADMIN_PORT)";
 /// The largest number of connections that are served at a time on the admin port: a scraper and probes need only a few.
 const MAX_ADMIN_CONNECTIONS: usize = 64;
 
@@ -79,13 +81,13 @@ pub async fn run(
         Some((certificate, key)) => Some(tls::acceptor(certificate, key).await?),
         None => None,
     };
-    let (listener, address) = bind("--port (PORT)", &settings, settings.port)?;
+    let (listener, address) = bind("--port (PORT)", settings.address, settings.port)?;
     let rendered = metrics.clone();
     let admin = admin_routes(&guard, move || rendered.render());
     let limits = settings.limits.limits();
     let (routes, separate_admin) = match settings.admin_port {
         Some(port) => {
-            let (listener, address) = bind("--admin-port (ADMIN_PORT)", &settings, port)?;
+            let (listener, address) = bind(ADMIN_PORT, settings.address, port)?;
             let routes = routes::with_layers(application, Router::new());
             (routes, Some((listener, address, admin)))
         }
@@ -118,14 +120,8 @@ pub async fn run(
     }
     if let Some((listener, address, admin)) = separate_admin {
         tracing::info!(%address, "serving /healthz, /readyz and /metrics");
-        let limits = Limits {
-            connections: MAX_ADMIN_CONNECTIONS,
-            ..limits
-        };
-        let admin = routes::with_limits(admin);
         // These are served until the process ends, so that its shutdown can be observed.
-        let never = std::future::pending();
-        tokio::spawn(listener::serve(listener, None, admin, limits, never));
+        serve_admin(listener, admin, limits);
     }
     // The first request then does not have to wait for the keys. The server also starts if they cannot be fetched.
     guard.prefetch();
@@ -144,13 +140,43 @@ pub async fn run(
     Ok(())
 }
 
+/// Serves the metrics of a program without a server at `/metrics`, over plain http on a separate port, until the process ends.
+///
+/// # Errors
+///
+/// [`Error::Listen`] if the port cannot be listened on.
+pub(crate) fn serve_metrics(
+    address: Option<IpAddr>,
+    port: u16,
+    metrics: Metrics,
+) -> Result<(), Error> {
+    let (listener, address) = bind(ADMIN_PORT, address, port)?;
+    let rendered = metrics.clone();
+    let routes = routes::metrics_route(move || rendered.render());
+    tokio::spawn(metrics.upkeep());
+    tracing::info!(%address, "serving /metrics");
+    serve_admin(listener, routes, Limits::default());
+    Ok(())
+}
+
+/// Serves the routes of an admin port, over plain http, until the process ends.
+fn serve_admin(listener: TcpListener, routes: Router, limits: Limits) {
+    let limits = Limits {
+        connections: MAX_ADMIN_CONNECTIONS,
+        ..limits
+    };
+    let routes = routes::with_limits(routes);
+    let never = std::future::pending();
+    tokio::spawn(listener::serve(listener, None, routes, limits, never));
+}
+
 /// Listens on a port, at the configured address or at all addresses. `flag` is the flag that sets the port.
 fn bind(
     flag: &'static str,
-    settings: &ServerSettings,
+    address: Option<IpAddr>,
     port: u16,
 ) -> Result<(TcpListener, SocketAddr), Error> {
-    match settings.address {
+    match address {
         Some(address) => listen_on(flag, SocketAddr::new(address, port)),
         None => listen_on_all_addresses(flag, port),
     }

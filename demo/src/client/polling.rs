@@ -16,6 +16,7 @@ use super::tokens::{TokenSettings, TokenSources};
 use super::{Client, Endpoint, Response};
 use crate::escape::{escape, escape_json};
 use crate::output::print_line;
+use crate::server::{self, Metrics};
 use crate::signals::Shutdown;
 use crate::{Error, error_chain};
 
@@ -54,9 +55,12 @@ struct Target {
 ///
 /// # Errors
 ///
-/// If the settings are invalid or no token can be obtained.
+/// If the settings are invalid, the admin port cannot be listened on, or no token can be obtained.
 pub async fn run(settings: ClientSettings, shutdown: &Shutdown) -> Result<PollResult, Error> {
     warn_about_unused_credentials(&settings);
+    if let Some(port) = settings.admin_port {
+        server::serve_metrics(settings.address, port, Metrics::install()?)?;
+    }
     let mut targets = Vec::new();
     // Without a time limit, a signal ends the process at once while the client waits for its first tokens.
     for (index, service) in settings.service_url.iter().enumerate() {

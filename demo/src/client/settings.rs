@@ -1,5 +1,6 @@
 //! The flags and environment variables of `auth-client`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -101,6 +102,14 @@ pub struct ClientSettings {
     /// The format of the log on standard error.
     #[arg(long, env = "LOG_FORMAT", value_enum, ignore_case = true, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+
+    /// A port for /metrics, over plain http; 0 for any free port. Default: the metrics are not served.
+    #[arg(long, env = "ADMIN_PORT", value_name = "PORT")]
+    pub admin_port: Option<u16>,
+
+    /// The address of --admin-port. Default: all addresses, IPv6 and IPv4, or IPv4 only if the system has no IPv6.
+    #[arg(long, env = "ADDRESS")]
+    pub address: Option<IpAddr>,
 
     /// Requests each path once, and exits with 0 if the status of every response is 200.
     #[arg(long)]

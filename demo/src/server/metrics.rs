@@ -1,13 +1,16 @@
-//! The metrics of both libraries, in Prometheus' text format.
+//! The metrics of both libraries and the number of tasks, in Prometheus' text format.
 
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::runtime::Handle;
 
 use crate::Error;
 
 /// How often recorded samples are aggregated, so that they do not accumulate if the metrics are never scraped.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// The number of tasks of the runtime that have not ended. A number that grows without end is a leak.
+const ALIVE_TASKS: &str = "tokio_alive_tasks";
 
 /// A handle to the metrics recorder of the process.
 #[derive(Clone)]
@@ -23,11 +26,16 @@ impl Metrics {
         let recorder = PrometheusBuilder::new().install_recorder();
         let recorder = recorder.map_err(|error| Error::Metrics(error.to_string()))?;
         tower_oidc_guard::describe_metrics();
+        metrics::describe_gauge!(ALIVE_TASKS, "Tasks of the runtime that have not ended");
         Ok(Self(recorder))
     }
 
-    /// Returns all metrics in Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format. If called in a tokio runtime, they include the number of its tasks.
     pub(super) fn render(&self) -> String {
+        if let Ok(runtime) = Handle::try_current() {
+            let tasks = runtime.metrics().num_alive_tasks();
+            metrics::gauge!(ALIVE_TASKS).set(tasks as f64);
+        }
         self.0.render()
     }
 

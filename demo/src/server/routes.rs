@@ -67,8 +67,6 @@ pub fn admin_routes(
     guard: &OidcGuard,
     render_metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
 ) -> Router {
-    let content_type = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
-    let metrics = move || async move { (content_type, render_metrics()) };
     let readiness = Router::new()
         .route_service("/readyz", guard.readiness())
         // Does not apply to the fallback, so that requests to unknown paths are no probes.
@@ -76,7 +74,16 @@ pub fn admin_routes(
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .merge(readiness)
-        .route("/metrics", get(metrics))
+        .merge(metrics_route(render_metrics))
+}
+
+/// Returns the route for scrapers, which need no token: `/metrics`.
+pub(super) fn metrics_route(
+    render_metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
+) -> Router {
+    let content_type = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let metrics = move || async move { (content_type, render_metrics()) };
+    Router::new().route("/metrics", get(metrics))
 }
 
 /// The reason that was last logged for which the server is not ready, or `None` if it is.

@@ -5,7 +5,7 @@ use tower_oidc_guard::testing::TestIssuer;
 
 use crate::process::Process;
 use crate::support::{
-    AUDIENCE, Server, TokenVolume, http_client, service_account_token, start_client,
+    AUDIENCE, CLIENT, Server, TokenVolume, http_client, service_account_token, start_client,
 };
 
 /// Requests a path of the server, with a token or without.
@@ -109,4 +109,54 @@ async fn the_server_ends_with_success_on_sigterm() {
     let mut server = Server::start(issuer.url(), &[]).await;
     server.process.signal("-TERM");
     assert_eq!(server.process.wait_for_exit().await, Some(0));
+}
+
+/// Returns the value of a metric without labels, or `None` if the response does not contain it.
+async fn metric(url: &str, name: &str) -> Option<f64> {
+    let text = http_client().get(url).send().await.unwrap();
+    let text = text.text().await.unwrap();
+    let mut values = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    values.next()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_reports_its_tasks_of_which_each_connection_is_one() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let server = Server::start(issuer.url(), &[]).await;
+    let url = server.url("/metrics");
+    let before = metric(&url, "tokio_alive_tasks").await.unwrap();
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        let connection = tokio::net::TcpStream::connect(&server.address).await;
+        connections.push(connection.unwrap());
+    }
+    // They are accepted in turn, before the connection of this request.
+    let after = metric(&url, "tokio_alive_tasks").await.unwrap();
+    assert!(after >= before + 15.0, "{before} before, {after} after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_serves_its_metrics_on_the_admin_port() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let server = Server::start(issuer.url(), &[]).await;
+    let volume = TokenVolume::new(&service_account_token(&issuer, AUDIENCE).mint());
+    let (url, path) = (server.url(""), volume.token_path());
+    let arguments = ["--service-url", &url, "--token-path", &path];
+    let admin = ["--address", "127.0.0.1", "--admin-port", "0"];
+    let arguments = [&arguments[..], &admin].concat();
+    let client = Process::start(CLIENT, &arguments, &[("RUST_LOG", "info")]);
+    let line = client.wait_for_line("serving /metrics address=").await;
+    let (_, address) = line.split_once("address=").unwrap();
+    let metrics = format!("http://{}/metrics", address.trim());
+    client.wait_for_line("GET /private: 200").await;
+    assert!(metric(&metrics, "tokio_alive_tasks").await.unwrap() >= 1.0);
+    let text = http_client().get(&metrics).send().await.unwrap();
+    let text = text.text().await.unwrap();
+    assert!(
+        text.contains("reqwest_wi_auth_file_last_read_successful"),
+        "{text}"
+    );
+    assert!(!text.contains("eyJ"), "the metrics contain a token");
 }
