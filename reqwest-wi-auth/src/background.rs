@@ -6,14 +6,12 @@
 
 use std::cell::Cell;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::time::timeout;
+use crate::sync::{AbortHandle, Handle, Mutex, MutexGuard, watch};
 
 /// A task that is this late is considered stalled: its runtime is not driven.
 const STALLED_AFTER: Duration = Duration::from_secs(10);

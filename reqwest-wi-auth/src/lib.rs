@@ -176,6 +176,7 @@ mod middleware;
 mod missing_feature;
 mod origins;
 mod source;
+mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -8,6 +8,10 @@ mod builder;
 mod directories;
 mod error;
 mod file_reader;
+mod file_system;
+#[cfg(all(unix, feature = "testing"))]
+#[cfg(test)]
+mod models;
 mod schedule;
 mod task;
 mod timed_reader;
@@ -19,8 +23,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
-use tokio::sync::watch;
-
 pub use self::builder::WatchedFileBuilder;
 pub(crate) use self::builder::{DEFAULT_READ_LIMIT, DEFAULT_STARTUP_LIMIT};
 pub use self::error::{FileError, ParseError};
@@ -29,6 +31,7 @@ pub(crate) use self::file_reader::ReadFn;
 pub(crate) use self::task::ClockFn;
 use self::task::{FirstRead, Shared};
 use crate::background::{Background, Events};
+use crate::sync::watch;
 
 /// A file whose parsed content is kept in memory, and updated when the file is replaced: by the kubelet's swap of a
 /// projected volume, secret or config map, by a rename, or by writing to it.

@@ -1,6 +1,8 @@
 //! Tokens that are fetched from a server, kept, and renewed before they expire.
 
 mod fetcher;
+#[cfg(test)]
+mod models;
 mod timing;
 
 use std::fmt;
@@ -8,8 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::fetcher::Fetcher;
 pub(crate) use self::timing::Timing;
@@ -19,6 +20,8 @@ use super::{TokenHealth, TokenSource, unexpired};
 use crate::error::Error;
 #[cfg(feature = "federation")]
 use crate::error::FetchError;
+use crate::sync::Handle;
+use crate::sync::time::timeout_at;
 use crate::telemetry;
 use crate::token::Token;
 use crate::watched_file::ClockFn;
@@ -251,16 +254,17 @@ impl FetchedToken {
         deadline: Instant,
     ) -> Result<Token, Error> {
         let fetcher = &self.0.fetcher;
-        // Called even if there is a task, since its runtime may not be driven.
-        fetcher.ensure_running();
+        let mut events = fetcher.background().events();
         let mut state = fetcher.state();
         let before = state.borrow_and_update().clone();
         // The task may be waiting for the renewal of a token that has expired meanwhile, since its timer does not run while the
         // machine is suspended, or for the end of a long pause after failures.
         let is_expired = |token: &Token| token.is_expired(fetcher.now());
-        fetcher.request_attempt(before.attempts + 1, rejected);
         let is_newer = |token: &Token| Some(token) != rejected && !is_expired(token);
-        let mut events = fetcher.background().events();
+        // Another caller may have caused the request since this one has looked.
+        if !before.token.as_ref().is_some_and(is_newer) {
+            fetcher.request_attempt(before.attempts + 1, rejected);
+        }
         loop {
             let is_closed = events.borrow_and_update().is_closed;
             let (unreachable_since, next_attempt) = {
@@ -280,6 +284,9 @@ impl FetchedToken {
             if next_attempt.is_some_and(|next| next > deadline) {
                 break;
             }
+            // Called even if there is a task, since its runtime may not be driven. The end of a task after the last look at the
+            // events wakes this caller, so the task must not be looked for earlier.
+            fetcher.ensure_running();
             let limit = unreachable_since.map(|since| since + fetcher.timing().unreachable_limit);
             let limit = limit.map_or(deadline, |limit| limit.min(deadline));
             let changed = async {
@@ -291,8 +298,6 @@ impl FetchedToken {
             if timeout_at(limit, changed).await.is_err() {
                 break;
             }
-            // The task may have ended with its runtime.
-            fetcher.ensure_running();
         }
         let error = fetcher.state().borrow().error.clone();
         self.newest().map_err(|no_token| error.unwrap_or(no_token))

@@ -4,7 +4,7 @@ mod builder;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 pub use self::builder::ProjectedTokenBuilder;
 use super::{TokenHealth, TokenSource};
 use crate::error::Error;
+use crate::sync::{Handle, Mutex, MutexGuard};
 use crate::token::Token;
 use crate::watched_file::{Changes, ClockFn, WatchedFile};
 
@@ -170,7 +171,7 @@ impl ProjectedToken {
     ///
     /// There may be no task that reads the file, since its runtime may have ended, or may not be driven.
     fn read_outside_runtime(&self) -> bool {
-        if tokio::runtime::Handle::try_current().is_ok() {
+        if Handle::try_current().is_ok() {
             return false;
         }
         let now = std::time::Instant::now();

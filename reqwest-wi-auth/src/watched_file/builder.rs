@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::file_reader::{FileReader, Notifications, ParseFn, ReadFn, read_file};
 use super::schedule::ReadSchedule;
@@ -17,6 +16,8 @@ use super::timed_reader::{ReadSink, TimedReader};
 use super::watcher::ChangeSignal;
 use super::{FileError, ParseError, WatchedFile};
 use crate::background::Background;
+use crate::sync::time::timeout;
+use crate::sync::{ArcSwap, Handle, Mutex};
 use crate::telemetry;
 
 pub(crate) const DEFAULT_STARTUP_LIMIT: Duration = Duration::from_secs(5);
@@ -309,7 +310,7 @@ impl<T: PartialEq + Send + Sync + 'static> WatchedFileBuilder<T> {
                 });
             }
         };
-        if tokio::runtime::Handle::try_current().is_err() {
+        if Handle::try_current().is_err() {
             return Err(FileError::NoRuntime { path });
         }
         telemetry::describe();

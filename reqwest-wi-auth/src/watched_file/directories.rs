@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Component, Path, PathBuf};
+
+use super::file_system as fs;
 
 /// The number of symbolic links on one path above which they are assumed to form a cycle (Linux has the same limit).
 const MAX_LINKS: usize = 40;
@@ -81,6 +82,7 @@ fn add_entry(directories: &mut BTreeMap<PathBuf, Directory>, path: &Path, entry:
 
 #[cfg(unix)]
 fn directory_id(metadata: &fs::Metadata) -> DirectoryId {
+    #[cfg(not(test))]
     use std::os::unix::fs::MetadataExt as _;
     DirectoryId(metadata.dev(), metadata.ino())
 }
@@ -93,6 +95,7 @@ fn directory_id(_: &fs::Metadata) -> DirectoryId {
 #[cfg(unix)]
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use super::file_reader::Notifications;
 use super::schedule::ReadSchedule;
@@ -15,6 +14,8 @@ use super::timed_reader::{ReadSink, TimedReader};
 use super::watcher::ChangeSignal;
 use super::{FileError, ParseError};
 use crate::background::{Background, TaskGuard};
+use crate::sync::time::{sleep, timeout};
+use crate::sync::{ArcSwap, Mutex, MutexGuard};
 use crate::telemetry;
 use crate::text::log_line;
 

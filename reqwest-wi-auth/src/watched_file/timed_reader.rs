@@ -7,16 +7,14 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
-
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use super::FileError;
 use super::file_reader::{FileReader, Notifications};
 use super::watcher::ChangeSignal;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Handle, Mutex, MutexGuard, spawn_blocking, thread, watch};
 
 /// Receives the result of each read.
 pub(super) trait ReadSink<T>: Send + Sync {
@@ -171,13 +169,13 @@ impl<T: Send + Sync + 'static> TimedReader<T> {
         drop(state);
         let reader = self.clone();
         let runtime = Handle::try_current().ok();
-        let thread = std::thread::Builder::new().name("read-file".to_owned());
+        let builder = thread::Builder::new().name("read-file".to_owned());
         let run = move || {
             // A read function or clock that tests provide may use the clock of the runtime.
             let _entered = runtime.as_ref().map(Handle::enter);
             reader.run(&read);
         };
-        if let Err(error) = thread.spawn(run) {
+        if let Err(error) = builder.spawn(run) {
             let error = self.read_error(error);
             let mut state = self.state();
             state.running = None;
@@ -227,6 +225,26 @@ impl<T: Send + Sync + 'static> TimedReader<T> {
             self.wait_or_abandon(&read, limit);
             return;
         };
+        self.spawn_timer(&runtime, &read, limit);
+        let mut state = self.state();
+        let is_running = state
+            .running
+            .as_ref()
+            .is_some_and(|running| Arc::ptr_eq(running, &read));
+        if !is_running || state.has_timer {
+            return;
+        }
+        // A runtime that is shutting down drops the task at once. It must neither wait for the read nor be asked again and again.
+        state.has_timer = true;
+        drop(state);
+        let reader = self.clone();
+        let builder = thread::Builder::new().name("read-limit".to_owned());
+        let _ = builder.spawn(move || reader.wait_or_abandon(&read, limit));
+    }
+
+    /// Spawns a task that enforces the time limit of a read.
+    fn spawn_timer(self: &Arc<Self>, runtime: &Handle, read: &Arc<Read>, limit: Duration) {
+        let read = read.clone();
         let is_cancelled = Arc::<AtomicBool>::default();
         let guard = TimerGuard {
             reader: self.clone(),
@@ -237,7 +255,7 @@ impl<T: Send + Sync + 'static> TimedReader<T> {
             let guard = guard;
             // On a blocking thread, since a paused clock must not advance while a file is read.
             let wait = move || read.wait(limit, &is_cancelled);
-            let waited = tokio::task::spawn_blocking(wait).await;
+            let waited = spawn_blocking(wait).await;
             if matches!(waited, Ok(Waited::TimedOut)) {
                 guard.reader.abandon(&guard.read, limit);
             }

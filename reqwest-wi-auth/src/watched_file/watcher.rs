@@ -9,16 +9,20 @@ mod backend;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[path = "watcher/notify.rs"]
 mod backend;
+#[cfg(test)]
+pub(super) mod model;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::Notify;
-
-use self::backend::Backend;
+#[cfg(not(test))]
+use self::backend::{Backend, Key};
+#[cfg(test)]
+use self::model::{Backend, Key};
+use crate::sync::Notify;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The watcher of this process, while any file is watched.
 static SHARED: Mutex<Weak<DirectoryWatcher>> = Mutex::new(Weak::new());
@@ -38,7 +42,7 @@ pub(super) struct ChangeSignal(Notify);
 /// Keeps a directory watched for one file until it is dropped.
 pub(super) struct DirectoryWatch {
     watcher: Arc<DirectoryWatcher>,
-    key: backend::Key,
+    key: Key,
     observer: Arc<Observer>,
 }
 
@@ -78,6 +82,11 @@ impl ChangeSignal {
 impl DirectoryWatcher {
     /// Returns the watcher of this process, and opens it if it is not open.
     pub(super) fn shared() -> io::Result<Arc<Self>> {
+        #[cfg(test)]
+        if crate::sync::model::is_active() {
+            let backend = Backend::open()?;
+            return Ok(Arc::new(Self { backend }));
+        }
         let mut shared = lock(&SHARED);
         if let Some(watcher) = shared.upgrade()
             && !watcher.has_failed()

@@ -1,16 +1,16 @@
 //! The task that fetches the tokens of one source.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::Instant;
 
 use super::{Description, Fetch, Timing};
 use crate::background::{self, Background, TaskGuard};
 use crate::error::Error;
 use crate::source::unexpired;
+use crate::sync::time::{sleep, sleep_until, timeout};
+use crate::sync::{ArcSwapOption, Handle, Mutex, MutexGuard, watch};
 use crate::telemetry;
 use crate::token::Token;
 use crate::watched_file::ClockFn;
@@ -307,7 +307,7 @@ impl Fetcher {
     ///
     /// There may be no task that fetches one, since its runtime may have ended, or may not be driven.
     pub(super) fn fetch_outside_runtime(self: &Arc<Self>) -> bool {
-        if tokio::runtime::Handle::try_current().is_ok() || self.background.is_closed() {
+        if Handle::try_current().is_ok() || self.background.is_closed() {
             return false;
         }
         let now = std::time::Instant::now();

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{EXPIRED_INTERVAL, Inner, ProjectedToken, RejectedToken, WhenExpired};
 use crate::error::Error;
 #[cfg(feature = "federation")]
 use crate::source::json_member::find_member;
+use crate::sync::Mutex;
 use crate::telemetry;
 use crate::token::jwt::Audiences;
 use crate::token::{Token, TokenFormat};
