@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use self::driver::Driver;
 pub(crate) use self::driver::jitter;
@@ -257,10 +257,10 @@ impl Keys {
                 FetchDecision::StartAt(time) => self.driver.spawn_fetch(store, time),
                 FetchDecision::Join => {}
             }
-            if timeout_at(deadline, outcome.changed()).await.is_err() {
+            if !store.wait_for_outcome(&mut outcome, deadline).await {
                 return Err(give_up(store.until_next_fetch()));
             }
-            let finished = outcome.borrow_and_update();
+            let finished = outcome.borrow();
             let is_conclusive =
                 finished.fetch > on_arrival.fetches_started && !finished.is_interrupted();
             if finished.error.is_some() && is_conclusive && !self.has_newer_than(seen) {

@@ -40,15 +40,19 @@ use self::trusted::{PendingKeys, Verification};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::jose::{TokenError, UnverifiedJws, UnverifiedToken};
-use crate::keys::AwaitedFetch;
 use crate::keys::health::IssuerHealth;
 use crate::keys::store::CurrentKeys;
+use crate::keys::{AwaitedFetch, jitter};
 use crate::policy::{PolicyIssuer, PolicyIssuers};
 use crate::telemetry;
 use crate::token_review::{KnownToken, TokenReviews};
 
 /// The longest time that a token waits for newer keys.
 const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// The last part of that time, as a fraction, over which the ends of the waits are spread. Requests that arrived together and
+/// wait in vain are not all answered at the same moment, which would delay other requests.
+const WAIT_JITTER: f64 = 0.05;
 
 /// Verifies tokens of the issuers of one configuration. Cloning it copies a pointer.
 #[derive(Clone)]
@@ -164,7 +168,7 @@ impl TokenVerifier {
         token: &[u8],
         pending: PendingKeys,
     ) -> Result<WithNewerKeys, FailedVerification> {
-        let deadline = Instant::now() + MAX_WAIT;
+        let deadline = Instant::now() + MAX_WAIT.mul_f64(1.0 - WAIT_JITTER * jitter());
         let PendingKeys {
             issuer: index,
             seen: first_seen,

@@ -114,10 +114,11 @@ impl KeyStore {
                 Some(error)
             }
         };
-        self.outcome.send_replace(FetchOutcome {
+        let outcome = FetchOutcome {
             fetch: fetch.number,
             error: error.map(Arc::new),
-        });
+        };
+        self.end_fetch(outcome).await;
     }
 
     fn record_failure(&self, error: &KeysError) {
@@ -286,7 +287,7 @@ impl Drop for InterruptOnDrop<'_> {
             is_in_flight
         });
         if was_in_flight {
-            self.store.outcome.send_replace(FetchOutcome {
+            self.store.end_fetch_now(FetchOutcome {
                 fetch: fetch.number,
                 error: Some(Arc::new(KeysError::Interrupted)),
             });

@@ -1,12 +1,14 @@
 //! The keys of one issuer and the state of their fetches, shared by requests and the driver.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch};
+use tokio::task::yield_now;
+use tokio::time::{Instant, timeout_at};
 
 use super::clock_offset::ClockOffset;
 use super::error::KeysError;
@@ -18,6 +20,9 @@ use crate::jose::key_set::KeySet;
 
 /// The number of requests that may wait for one issuer's keys at a time. Further ones are answered immediately.
 const MAX_WAITING: usize = 1024;
+
+/// How many waiting requests are woken together when a fetch ends. Other requests are served before the next ones are woken.
+const WOKEN_TOGETHER: usize = 4;
 
 /// How much longer than the time limits of its requests a fetch may take until it is considered lost.
 const LOST_MARGIN: Duration = Duration::from_secs(40);
@@ -64,6 +69,8 @@ pub(super) struct KeyStore {
     created: Instant,
     /// The outcome of the last fetch. Each change of it is the end of a fetch.
     pub(super) outcome: watch::Sender<FetchOutcome>,
+    /// Wakes the requests that wait for the end of a fetch.
+    fetch_ended: Notify,
     /// The number of requests that wait for a fetch.
     waiting: AtomicUsize,
     /// The failures since the last successful fetch.
@@ -112,6 +119,7 @@ impl KeyStore {
             schedule: Mutex::new(schedule),
             created,
             outcome: watch::Sender::default(),
+            fetch_ended: Notify::new(),
             waiting: AtomicUsize::new(0),
             failures: Mutex::default(),
             reported_stale: AtomicU64::new(0),
@@ -256,12 +264,83 @@ impl KeyStore {
         self.fetches_started.load(Ordering::Acquire)
     }
 
+    /// Publishes the outcome of a fetch, and wakes the requests that wait for it.
+    ///
+    /// They are woken a few at a time, and this yields to the runtime in between. If all of them were woken at once, a request
+    /// that needs no newer keys and arrives at that moment would be served after all of their responses.
+    pub(super) async fn end_fetch(&self, outcome: FetchOutcome) {
+        self.outcome.send_replace(outcome);
+        let mut wakeups = Wakeups {
+            store: self,
+            left: self.waiting.load(Ordering::SeqCst),
+        };
+        while wakeups.wake_next() {
+            yield_now().await;
+        }
+    }
+
+    /// Publishes the outcome of a fetch, and wakes all requests that wait for it at once.
+    pub(super) fn end_fetch_now(&self, outcome: FetchOutcome) {
+        self.outcome.send_replace(outcome);
+        self.fetch_ended.notify_waiters();
+    }
+
+    /// Waits until `deadline` for an outcome that `outcomes` has not seen. Returns whether there is one.
+    ///
+    /// The caller has a [`WaitSlot`], and is otherwise not counted among the requests that have to be woken.
+    pub(super) async fn wait_for_outcome(
+        &self,
+        outcomes: &mut watch::Receiver<FetchOutcome>,
+        deadline: Instant,
+    ) -> bool {
+        loop {
+            let mut fetch_ended = pin!(self.fetch_ended.notified());
+            // From here on, the end of a fetch wakes this request, so none is missed after the check.
+            fetch_ended.as_mut().enable();
+            if outcomes.borrow_and_update().has_changed() {
+                return true;
+            }
+            if timeout_at(deadline, fetch_ended).await.is_err() {
+                // The request may not have been woken yet.
+                return outcomes.borrow_and_update().has_changed();
+            }
+        }
+    }
+
     /// Returns the time until the next fetch is due.
     pub(super) fn until_next_fetch(&self) -> Duration {
         let due = self.with_schedule(|schedule| schedule.next_due());
         due.map_or(self.timing.backoff_min, |due| {
             due.saturating_duration_since(Instant::now())
         })
+    }
+}
+
+/// The requests that have yet to be woken at the end of a fetch. If it is dropped, as at the shutdown of a runtime, all are woken.
+struct Wakeups<'s> {
+    store: &'s KeyStore,
+    left: usize,
+}
+
+impl Wakeups<'_> {
+    /// Wakes the requests that have waited longest. Returns whether further ones are left.
+    fn wake_next(&mut self) -> bool {
+        // Some may have reached their deadline.
+        self.left = self.left.min(self.store.waiting.load(Ordering::Relaxed));
+        let next = self.left.min(WOKEN_TOGETHER);
+        for _ in 0..next {
+            self.store.fetch_ended.notify_one();
+        }
+        self.left -= next;
+        self.left > 0
+    }
+}
+
+impl Drop for Wakeups<'_> {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            self.store.fetch_ended.notify_waiters();
+        }
     }
 }
 
@@ -274,7 +353,7 @@ impl<'s> WaitSlot<'s> {
         let one_more = |waiting| (waiting < MAX_WAITING).then_some(waiting + 1);
         store
             .waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, one_more)
             .ok()?;
         Some(Self(store))
     }

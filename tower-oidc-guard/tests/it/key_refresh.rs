@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, advance};
 use tower_oidc_guard::{Algorithm, Issuer, KeysError, OidcGuard, TokenError, VerifyError};
 
-use crate::support::mock_client::mock_client;
+use crate::support::mock_client::{delayed_client, mock_client};
 use crate::support::signer::{Signer, base64url};
 use crate::support::{ISSUER_URL, claims, guard_with_client};
 
@@ -491,9 +491,7 @@ async fn total_wait_for_keys_stays_within_the_limit() {
     let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     let (documents, slow) = (publisher.client(), Arc::new(Mutex::new(Duration::ZERO)));
     let delay = slow.clone();
-    let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
-        .with(Delayed(documents, delay))
-        .build();
+    let client = delayed_client(documents, delay);
     let issuer = Issuer::oidc(ISSUER_URL).unknown_key_jitter(Duration::ZERO);
     let guard = guard_with_client(issuer, client);
     guard.ready().await.unwrap();
@@ -520,23 +518,6 @@ async fn total_wait_for_keys_stays_within_the_limit() {
         );
         assert!(took <= 5 * SECOND, "{took:?}");
         advance(60 * SECOND).await;
-    }
-}
-
-/// Middleware that sends requests with another client, after a delay.
-struct Delayed(ClientWithMiddleware, Arc<Mutex<Duration>>);
-
-#[async_trait::async_trait]
-impl reqwest_middleware::Middleware for Delayed {
-    async fn handle(
-        &self,
-        request: reqwest::Request,
-        _: &mut http::Extensions,
-        _: reqwest_middleware::Next<'_>,
-    ) -> reqwest_middleware::Result<reqwest::Response> {
-        let delay = *self.1.lock().unwrap();
-        tokio::time::sleep(delay).await;
-        self.0.execute(request).await
     }
 }
 
@@ -767,10 +748,7 @@ async fn fetch_may_take_as_long_as_its_timeout() {
     let signer = Signer::new();
     let publisher = Publisher::new(&[key(&signer, Some("k"))]);
     for (limit, document) in [(100 * SECOND, 90 * SECOND), (Duration::MAX, 900 * SECOND)] {
-        let delayed = Delayed(publisher.client(), Arc::new(Mutex::new(document)));
-        let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
-            .with(delayed)
-            .build();
+        let client = delayed_client(publisher.client(), Arc::new(Mutex::new(document)));
         let issuer = Issuer::oidc(ISSUER_URL).fetch_timeout(limit);
         let guard = guard_with_client(issuer, client);
         let began = Instant::now();

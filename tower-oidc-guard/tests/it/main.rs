@@ -63,5 +63,6 @@ mod token_review_reload;
 mod token_review_settings;
 mod tokens;
 mod tonic_layers;
+mod waiting_requests;
 mod without_runtime;
 mod wycheproof;

@@ -1,6 +1,8 @@
 //! HTTP clients that answer from memory instead of from the network.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Response;
@@ -42,6 +44,32 @@ pub fn pending_client() -> ClientWithMiddleware {
     ClientBuilder::new(reqwest::Client::new())
         .with(Pending)
         .build()
+}
+
+/// Creates an HTTP client that sends requests with another client, each after a delay that can be changed.
+pub fn delayed_client(
+    client: ClientWithMiddleware,
+    delay: Arc<Mutex<Duration>>,
+) -> ClientWithMiddleware {
+    ClientBuilder::new(reqwest::Client::new())
+        .with(Delayed(client, delay))
+        .build()
+}
+
+struct Delayed(ClientWithMiddleware, Arc<Mutex<Duration>>);
+
+#[async_trait]
+impl Middleware for Delayed {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        _: &mut http::Extensions,
+        _: Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        let delay = *self.1.lock().unwrap();
+        tokio::time::sleep(delay).await;
+        self.0.execute(request).await
+    }
 }
 
 struct Pending;
