@@ -8,6 +8,7 @@ mod guard;
 mod handshakes;
 mod listener;
 mod metrics;
+mod request_body;
 mod routes;
 pub mod settings;
 mod tls;

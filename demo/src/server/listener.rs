@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::Version;
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -28,6 +30,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::handshakes::{HandshakeFailure, HandshakeFailures};
+use super::request_body::Http1RequestBody;
 use crate::{Error, error_chain};
 
 /// The length of the system's backlog of connections that have not been accepted.
@@ -38,6 +41,8 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The largest number of requests in flight on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
+/// The largest head of an HTTP/2 request, in bytes. A token may have 16 KiB, which is hyper's limit for the whole head.
+const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// How often a ping is sent to an HTTP/2 client.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long an HTTP/2 client may take to respond to a ping before the connection is closed.
@@ -263,7 +268,14 @@ impl Connection {
         let routes = TowerToHyperService::new(self.routes);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let in_flight = RequestInFlight::new(&activity_sender);
-            let response = routes.call(request);
+            let version = request.version();
+            let response = routes.call(request.map(|body| {
+                if version < Version::HTTP_2 {
+                    Body::new(Http1RequestBody::new(body))
+                } else {
+                    Body::new(body)
+                }
+            }));
             async move {
                 let response = response.await;
                 drop(in_flight);
@@ -279,6 +291,7 @@ impl Connection {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));

@@ -11,6 +11,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::classify::ServerErrorsFailureClass;
@@ -29,6 +31,10 @@ use crate::escape::escape;
 /// The body of the response to `/`.
 pub const OPEN_BODY: &str = r#"{"msg": "hello-exposed"}"#;
 
+/// Where the metadata of a protected resource is: at this path, or below it if the URL of the resource has a path.
+const RESOURCE_METADATA: &str = "/.well-known/oauth-protected-resource";
+const RESOURCE_METADATA_BELOW: &str = "/.well-known/oauth-protected-resource/{*resource}";
+
 /// The largest accepted request body. No route uses one.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -39,7 +45,7 @@ const MAX_READINESS_BYTES: usize = 64 * 1024;
 const NO_ROUTE: &str = "(no route)";
 
 /// Returns the application's routes: `/private` and `/whoami`, which the guard protects, and `/`, which is open to any
-/// caller.
+/// caller. If the guard has the URL of a protected resource, so is the path of its metadata, which challenges name (RFC 9728).
 ///
 /// `on_private_call` is called with the caller's identity for each request to `/private`, or with `None` if the guard
 /// admitted the request without a token.
@@ -51,12 +57,31 @@ where
         on_private_call(caller.as_ref());
         async move { Json(private_body(caller.as_ref())) }
     };
+    let metadata = {
+        let guard = guard.clone();
+        move |request: Request| resource_metadata(guard.clone(), request)
+    };
     Router::new()
         .route("/private", get(private))
         .route("/whoami", get(whoami))
         // Protects the routes above, but not those that are added after it.
         .route_layer(guard.layer())
         .route("/", get(open))
+        .route(RESOURCE_METADATA, get(metadata.clone()))
+        .route(RESOURCE_METADATA_BELOW, get(metadata))
+}
+
+/// Responds with the metadata of the protected resource, at the path that is derived from the URL of the resource. The URL may
+/// have any path, also one that a router takes for a pattern.
+async fn resource_metadata(guard: OidcGuard, request: Request) -> Response {
+    let metadata = guard.resource_metadata();
+    let Some(metadata) = metadata.filter(|metadata| metadata.path() == request.uri().path()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    match TowerToHyperService::new(metadata).call(request).await {
+        Ok(response) => response.into_response(),
+        Err(never) => match never {},
+    }
 }
 
 /// Returns the routes for probes and scrapers, which need no token: `/healthz`, `/readyz` and `/metrics`.

@@ -3,7 +3,9 @@
 use tower_oidc_guard::testing::TestIssuer;
 
 use crate::process::{MAX_POLLS, POLL_INTERVAL};
-use crate::support::{SERVER, Server, path_string, replace_file, service_account_token};
+use crate::support::{
+    SERVER, Server, http_client, path_string, replace_file, service_account_token,
+};
 
 /// Waits until requests with this token get this status.
 async fn wait_for_status(server: &Server, token: &str, expected: u16) {
@@ -120,5 +122,50 @@ fn a_whole_configuration_file_is_checked() {
         let (code, _, errors) = check(&format!("{valid}{more}"));
         assert_eq!(code, Some(1), "{errors}");
         assert!(errors.contains(expected), "{errors}\n{expected}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metadata_that_a_challenge_names_is_served() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("guard.yaml");
+    let config = path_string(&file);
+    let arguments = ["--address", "127.0.0.1", "--port", "0", "--config", &config];
+    let well_known = "/.well-known/oauth-protected-resource";
+    for (resource, path) in [
+        (None, None),
+        (Some("https://a.example"), Some(well_known.to_owned())),
+        (
+            Some("https://a.example/:v1/*/{x}"),
+            Some(format!("{well_known}/:v1/*/%7Bx%7D")),
+        ),
+    ] {
+        let setting = resource.map(|resource| format!("protected_resource: \"{resource}\"\n"));
+        let content = format!(
+            "issuers:\n  - {{ url: \"{}\", audiences: [a], insecure_loopback_http: true }}\nallow: [allAuthenticatedUsers]\n{}",
+            issuer.url(),
+            setting.unwrap_or_default()
+        );
+        std::fs::write(&file, content).unwrap();
+        let server = Server::start_with(&arguments, &[]).await;
+        assert_eq!(
+            server.status(&format!("{well_known}/other"), "x").await,
+            404
+        );
+        let get = async |path: &str| http_client().get(server.url(path)).send().await.unwrap();
+        let challenged = get("/private").await;
+        let challenge = challenged.headers()["www-authenticate"].to_str().unwrap();
+        let Some(path) = path else {
+            assert!(!challenge.contains("resource_metadata"), "{challenge}");
+            assert_eq!(server.status(well_known, "x").await, 404);
+            continue;
+        };
+        let named = format!("resource_metadata=\"https://a.example{path}\"");
+        assert!(challenge.contains(&named), "{challenge}");
+        let metadata = get(&path).await.bytes().await.unwrap();
+        let metadata: serde_json::Value = serde_json::from_slice(&metadata).unwrap();
+        assert_eq!(metadata["resource"], resource.unwrap());
+        assert_eq!(metadata["authorization_servers"][0], issuer.url());
     }
 }

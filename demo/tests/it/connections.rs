@@ -404,3 +404,78 @@ async fn an_invalid_response_is_reported_in_one_line() {
         }
     }
 }
+
+/// Sends a POST request without a token whose body is `sent` of `length` bytes, then requests `/` on the same connection. Returns
+/// the status lines of the responses.
+async fn statuses_around_an_unread_body(
+    server: &Server,
+    length: usize,
+    sent: usize,
+) -> Vec<String> {
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let head = format!("POST /private HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The response arrives before the body is sent.
+    let mut statuses = Vec::new();
+    statuses.push(read_response(&mut stream).await);
+    stream.write_all(&vec![b'x'; sent]).await.unwrap();
+    stream.write_all(COMPLETE_REQUEST).await.unwrap();
+    statuses.push(read_response(&mut stream).await);
+    statuses
+}
+
+/// Reads a response with a `content-length` and returns its status line.
+async fn read_response(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(TIMEOUT, stream.read_u8()).await.unwrap().unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.unwrap().parse().unwrap()];
+    timeout(TIMEOUT, stream.read_exact(&mut body))
+        .await
+        .unwrap()
+        .unwrap();
+    head.lines().next().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_follows_a_refusal_is_discarded_and_its_connection_is_used_again() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let server = Server::start(issuer.url(), &[]).await;
+    let ok = "HTTP/1.1 200 OK";
+    for (length, refusal) in [
+        (1, "HTTP/1.1 401 Unauthorized"),
+        (1000, "HTTP/1.1 401 Unauthorized"),
+        // Refused by the limit on bodies.
+        (4_000_000, "HTTP/1.1 413 Payload Too Large"),
+    ] {
+        for _ in 0..5 {
+            let statuses = statuses_around_an_unread_body(&server, length, length).await;
+            assert_eq!(statuses, [refusal, ok], "{length}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_the_largest_size_is_accepted_over_both_versions_of_http() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let server = Server::start(issuer.url(), &[]).await;
+    let token = |bytes: usize| {
+        let spec = crate::support::service_account_token(&issuer, crate::support::AUDIENCE);
+        spec.claim("filler", "x".repeat(bytes)).mint()
+    };
+    let shortest = token(0).len();
+    // base64url has four characters for three bytes.
+    let largest = token((16 * 1024 - shortest) / 4 * 3 - 30);
+    assert!((16 * 1024 - 100..=16 * 1024).contains(&largest.len()));
+    let client = || reqwest::Client::builder().no_proxy();
+    for client in [client().http1_only(), client().http2_prior_knowledge()] {
+        let request = client.build().unwrap().get(server.url("/private"));
+        let response = request.bearer_auth(&largest).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{:?}", response.version());
+    }
+}
