@@ -22,11 +22,15 @@ use tonic::transport::server::TcpIncoming;
 use tower::{Layer as _, Service, service_fn};
 use tower_oidc_guard::{OidcGuard, Policy};
 
+use crate::support::grpc::Feed;
 use crate::support::in_memory::{GKE_SA, cluster, guard_builder, token_spec};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+pub const GO_AWAY: u8 = 7;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 
 /// A connection that records the bytes it receives.
 struct Recorded {
@@ -66,20 +70,132 @@ impl AsyncWrite for Recorded {
     }
 }
 
-/// Parses the HEADERS and DATA frames of the first stream: type, flags and length (RFC 9113, section 4.1).
-fn frames(received: &[u8]) -> Vec<(u8, u8, usize)> {
+/// A frame as it was received (RFC 9113, section 4.1).
+#[derive(Debug, Clone)]
+pub struct RawFrame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+impl RawFrame {
+    /// Returns whether this is a whole HEADERS frame that ends its stream.
+    pub fn is_headers_with_end(&self) -> bool {
+        let flags = END_STREAM | END_HEADERS;
+        self.kind == HEADERS && self.flags & flags == flags
+    }
+
+    /// Returns the error code of RST_STREAM, or `None` for another frame.
+    pub fn reset_code(&self) -> Option<u32> {
+        let code = <[u8; 4]>::try_from(&*self.payload);
+        (self.kind == RST_STREAM).then(|| u32::from_be_bytes(code.unwrap()))
+    }
+}
+
+fn all_frames(received: &[u8]) -> Vec<RawFrame> {
     let (mut rest, mut frames) = (received, Vec::new());
     while let Some((header, after)) = rest.split_first_chunk::<9>() {
         let [a, b, c, kind, flags, stream @ ..] = *header;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        if u32::from_be_bytes(stream) == 1 && [DATA, HEADERS].contains(&kind) {
-            frames.push((kind, flags, length));
-        }
-        rest = after.get(length..).expect("a complete frame");
+        let (payload, after) = after.split_at_checked(length).expect("a complete frame");
+        frames.push(RawFrame {
+            kind,
+            flags,
+            stream: u32::from_be_bytes(stream),
+            payload: payload.to_vec(),
+        });
+        rest = after;
     }
     assert!(rest.is_empty(), "a complete frame");
     frames
 }
+
+/// Returns the HEADERS and DATA frames of the first stream: type, flags and length.
+fn frames(received: &[u8]) -> Vec<(u8, u8, usize)> {
+    let mut frames = all_frames(received);
+    frames.retain(|frame| frame.stream == 1 && [DATA, HEADERS].contains(&frame.kind));
+    let parts = |frame: RawFrame| (frame.kind, frame.flags, frame.payload.len());
+    frames.into_iter().map(parts).collect()
+}
+
+/// How much of its messages a client has sent when it waits for the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// A message, and the end of the stream.
+    Complete,
+    /// Nothing.
+    None,
+    /// A part of a message.
+    Part,
+    /// More than the server lets a client send at a time.
+    Large,
+}
+
+impl Upload {
+    pub const ALL: [Self; 4] = [Self::Complete, Self::None, Self::Part, Self::Large];
+}
+
+/// A connection that records the frames it receives.
+pub struct Connection {
+    client: h2::client::SendRequest<Bytes>,
+    received: Arc<Mutex<Vec<u8>>>,
+    connection: tokio::task::JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Connection {
+    pub async fn open(address: &str) -> Self {
+        let received = Arc::default();
+        let stream = Recorded {
+            stream: TcpStream::connect(address).await.unwrap(),
+            received: Arc::clone(&received),
+        };
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        Self {
+            client,
+            received,
+            connection: tokio::spawn(connection),
+        }
+    }
+
+    /// Sends a request, and waits for the end of the response. Returns its head and the number of the stream.
+    pub async fn exchange(&mut self, request: Request<()>, upload: Upload) -> (Response<()>, u32) {
+        let mut client = self.client.clone().ready().await.unwrap();
+        let (response, mut sent) = client.send_request(request, false).unwrap();
+        let stream = sent.stream_id().into();
+        let data = match upload {
+            Upload::Complete => Some((Bytes::from_static(&[0; 5]), true)),
+            Upload::None => None,
+            Upload::Part => Some((Bytes::from_static(&[0; 3]), false)),
+            Upload::Large => Some((Bytes::from(vec![0; 2 * 1024 * 1024]), false)),
+        };
+        if let Some((data, ends)) = data {
+            // The server may have responded already.
+            let _ = sent.send_data(data, ends);
+        }
+        let response = tokio::time::timeout(LIMIT, response).await;
+        let (head, mut body) = response.expect("a response").unwrap().into_parts();
+        while let Some(data) = body.data().await {
+            data.unwrap();
+        }
+        body.trailers().await.unwrap();
+        (Response::from_parts(head, ()), stream)
+    }
+
+    /// Closes the connection and returns all frames that were received.
+    pub async fn close(self) -> Vec<RawFrame> {
+        drop(self.client);
+        // Everything that the server sent has arrived by then.
+        let ended = tokio::time::timeout(LIMIT, self.connection).await;
+        ended
+            .expect("the connection ends with its last stream")
+            .unwrap()
+            .unwrap();
+        all_frames(&self.received.lock().unwrap())
+    }
+}
+
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Sends one request and returns the head of the response, and its frames: type, flags and length.
 pub async fn exchange(address: &str, request: Request<()>) -> (Response<()>, Vec<(u8, u8, usize)>) {
@@ -153,7 +269,7 @@ where
 }
 
 /// Starts one server of each kind with this guard: hyper, tonic, and tonic's routes in an axum router.
-async fn servers(guard: &OidcGuard) -> Vec<(&'static str, String)> {
+pub async fn servers(guard: &OidcGuard) -> Vec<(&'static str, String)> {
     let bare = service_fn(|_: Request<Incoming>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
@@ -162,9 +278,11 @@ async fn servers(guard: &OidcGuard) -> Vec<(&'static str, String)> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tonic = listener.local_addr().unwrap().to_string();
     let mut server = tonic::transport::Server::builder().layer(guard.layer());
-    let server = server.add_service(health.clone());
+    let server = server.add_service(health.clone()).add_service(Feed);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    let router = tonic::service::Routes::new(health).into_axum_router();
+    let router = tonic::service::Routes::new(health)
+        .add_service(Feed)
+        .into_axum_router();
     let router = hyper(router.layer(guard.layer())).await;
     vec![("hyper", bare), ("tonic", tonic), ("router", router)]
 }

@@ -16,8 +16,10 @@ mod ed25519;
 #[cfg(feature = "axum")]
 mod extractors;
 mod fakes;
+mod foreign_clients;
 mod github_gitlab;
 mod grpc_frames;
+mod grpc_refusals;
 mod guard_settings;
 mod hyper_layers;
 mod identity;

@@ -25,13 +25,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
-use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
 use tower_oidc_guard::{BodyEnded, Identity, TokenBoundBody, TokenEnd, WhenUnavailable};
 
+use crate::support::grpc::Feed;
 use crate::support::reviews::{ReviewingCluster, pass, review};
 use crate::support::streams::{ChannelBody, Frames, Streams, TOKEN_END, channel, data};
 use crate::support::{advance_clock, bearer_request, wait_until};
@@ -191,59 +191,7 @@ async fn a_handler_of_axum_sees_why_an_upload_was_ended() {
     );
 }
 
-/// The service `shop.Feed`: `Watch` sends a message and never ends, `Upload` reads until the end, and `Echo` returns what it
-/// receives.
-#[derive(Debug, Clone)]
-struct Feed;
-
-impl NamedService for Feed {
-    const NAME: &'static str = "shop.Feed";
-}
-
 type Codec = ProstCodec<String, String>;
-
-impl<B> Service<Request<B>> for Feed
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError> + Send,
-{
-    type Response = Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        Box::pin(async move {
-            let mut grpc = tonic::server::Grpc::new(Codec::default());
-            Ok(match request.uri().path() {
-                "/shop.Feed/Watch" => {
-                    let watch = service_fn(async |_: tonic::Request<String>| {
-                        let first = tokio_stream::once(Ok("first".to_owned()));
-                        Ok(tonic::Response::new(first.chain(tokio_stream::pending())))
-                    });
-                    grpc.server_streaming(watch, request).await
-                }
-                "/shop.Feed/Upload" => {
-                    let upload = service_fn(async |request: tonic::Request<Streaming<String>>| {
-                        let mut messages = request.into_inner();
-                        while messages.message().await?.is_some() {}
-                        Ok(tonic::Response::new("complete".to_owned()))
-                    });
-                    grpc.client_streaming(upload, request).await
-                }
-                _ => {
-                    let echo = service_fn(async |request: tonic::Request<Streaming<String>>| {
-                        Ok(tonic::Response::new(request.into_inner()))
-                    });
-                    grpc.streaming(echo, request).await
-                }
-            })
-        })
-    }
-}
 
 /// Starts a server of tonic with [`Feed`], and returns a client.
 async fn feed(streams: &Streams) -> tonic::client::Grpc<tonic::transport::Channel> {

@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
+use tokio_stream::StreamExt as _;
 use tonic::server::NamedService;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::{BoxError, Service, service_fn};
 use tower_oidc_guard::Identity;
@@ -56,6 +57,64 @@ async fn respond(method: String, request: Request<String>) -> Result<Response<St
         "/shop.Orders/Slow" => std::future::pending().await,
         "/shop.Orders/Panic" => panic!("a panic of the service"),
         _ => Err(Status::unimplemented(method)),
+    }
+}
+
+/// The service `shop.Feed`: `Get` returns its message, `Watch` sends a message and never ends, `Upload` reads until the end, and
+/// `Echo` returns what it receives.
+#[derive(Debug, Clone)]
+pub struct Feed;
+
+impl NamedService for Feed {
+    const NAME: &'static str = "shop.Feed";
+}
+
+impl<B> Service<http::Request<B>> for Feed
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        Box::pin(async move {
+            let mut grpc = tonic::server::Grpc::new(ProstCodec::<String, String>::default());
+            Ok(match request.uri().path() {
+                "/shop.Feed/Get" => {
+                    let get = service_fn(async |request: Request<String>| {
+                        Ok(Response::new(request.into_inner()))
+                    });
+                    grpc.unary(get, request).await
+                }
+                "/shop.Feed/Watch" => {
+                    let watch = service_fn(async |_: Request<String>| {
+                        let first = tokio_stream::once(Ok("first".to_owned()));
+                        Ok(Response::new(first.chain(tokio_stream::pending())))
+                    });
+                    grpc.server_streaming(watch, request).await
+                }
+                "/shop.Feed/Upload" => {
+                    let upload = service_fn(async |request: Request<Streaming<String>>| {
+                        let mut messages = request.into_inner();
+                        while messages.message().await?.is_some() {}
+                        Ok(Response::new("complete".to_owned()))
+                    });
+                    grpc.client_streaming(upload, request).await
+                }
+                _ => {
+                    let echo = service_fn(async |request: Request<Streaming<String>>| {
+                        Ok(Response::new(request.into_inner()))
+                    });
+                    grpc.streaming(echo, request).await
+                }
+            })
+        })
     }
 }
 
