@@ -4,9 +4,9 @@
 //! it does not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::runtime::Handle;
+use crate::sync::Handle;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Spawns a background task, unless it runs already.
 #[derive(Default)]

@@ -28,8 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use self::driver::Driver;
 pub(crate) use self::driver::jitter;
@@ -41,6 +40,8 @@ use self::store::{CurrentKeys, KeyStore, WaitSlot};
 use crate::clock::Clock;
 use crate::jose::SignatureError;
 use crate::jose::algorithm::Algorithm;
+use crate::sync::Handle;
+use crate::sync::time::timeout;
 use crate::telemetry;
 
 /// How often [`Keys::ready`] checks whether the fetch that it waits for has to be started again.

@@ -185,6 +185,7 @@ mod missing_feature;
 mod policy;
 mod rejection;
 mod revocation;
+mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-use tokio::sync::watch;
+use crate::sync::watch;
 
 /// Whether a token is revoked. Clones share the state, so all identities of one token learn of its revocation.
 ///

@@ -16,6 +16,9 @@ mod driver;
 mod error;
 mod health;
 mod log;
+#[cfg(feature = "testing")]
+#[cfg(test)]
+mod models;
 mod outage;
 mod policy;
 mod refused;
@@ -28,8 +31,7 @@ mod token_bucket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 pub use self::error::TokenReviewError;
 pub use self::health::TokenReviewHealth;
@@ -47,6 +49,8 @@ use crate::identity::Identity;
 use crate::jose::TokenError;
 use crate::keys::sources::ApiServer;
 use crate::revocation::Revocation;
+use crate::sync::Handle;
+use crate::sync::time::timeout_at;
 use crate::verifier::VerifyError;
 
 /// How often a waiting request checks by itself whether a review can be started, in case that the runtime of the background

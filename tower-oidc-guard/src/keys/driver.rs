@@ -6,9 +6,7 @@
 
 use std::sync::{Arc, Weak};
 
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::clock_offset::ClockOffset;
 use super::error::KeysError;
@@ -17,6 +15,8 @@ use super::schedule::Fetch;
 use super::sources::LoadedKeys;
 use super::store::{FetchOutcome, KeyStore};
 use crate::background_task::BackgroundTask;
+use crate::sync::time::sleep_until;
+use crate::sync::{Handle, Notify};
 use crate::telemetry::{self, KeyTimes};
 use crate::text::log_line;
 
@@ -104,30 +104,31 @@ impl KeyStore {
         let fetched_wall = self.clock.since_epoch();
         let loaded = self.source.load(fetch.cache_policy).await;
         std::mem::forget(interrupted);
-        if !self.with_schedule(|schedule| schedule.is_in_flight(fetch)) {
-            return;
-        }
-        let error = match loaded {
+        let result = match loaded {
             Ok(loaded) => self.accept(loaded, fetch, started, fetched_wall),
-            Err(error) => {
-                self.record_failure(&error);
-                Some(error)
-            }
+            Err(error) => self.record_failure(error, fetch),
         };
+        // Another fetch may have been started since, because this one was considered lost.
+        let Some(result) = result else { return };
         let outcome = FetchOutcome {
             fetch: fetch.number,
-            error: error.map(Arc::new),
+            error: result.err().map(Arc::new),
         };
         self.end_fetch(outcome).await;
     }
 
-    fn record_failure(&self, error: &KeysError) {
+    /// Records that a fetch has failed, and returns its error. Returns `None` if the fetch is no longer the one in flight.
+    fn record_failure(&self, failure: KeysError, fetch: Fetch) -> Option<Result<(), KeysError>> {
+        let now = Instant::now();
+        self.with_schedule(|schedule| {
+            let is_in_flight = schedule.is_in_flight(fetch);
+            is_in_flight.then(|| schedule.failed(now, jitter()))
+        })?;
         if let Some(label) = self.metrics_label() {
             telemetry::record_key_fetch(label, None);
         }
-        let now = Instant::now();
         let issuer = &*self.label;
-        let error = log_line(error);
+        let error = log_line(&failure);
         let (failed, is_warning) = self.with_failures(|failures| failures.record(&error, now));
         let attempts = failed.attempts;
         let failing_for_seconds = failed.lasting.as_secs();
@@ -151,7 +152,7 @@ impl KeyStore {
                 "keys still could not be fetched"
             );
         }
-        self.with_schedule(|schedule| schedule.failed(now, jitter()));
+        Some(Err(failure))
     }
 
     /// Returns what a failed fetch means for the tokens of the issuer.
@@ -215,28 +216,43 @@ impl KeyStore {
         }
     }
 
-    /// Replaces the current keys. Returns an error if none of the new ones is usable.
+    /// Replaces the current keys. The result is an error if none of the new ones is usable. Returns `None` if the fetch is no longer
+    /// the one in flight.
     fn accept(
         &self,
         loaded: LoadedKeys,
         fetch: Fetch,
         fetched: Instant,
         fetched_wall: std::time::Duration,
-    ) -> Option<KeysError> {
+    ) -> Option<Result<(), KeysError>> {
         let issuer = &*self.label;
         let (usable, max_age) = (loaded.keys.usable(), loaded.max_age);
+        let (hash, location) = (loaded.hash.clone(), loaded.location.to_string());
+        let previous_clock = self.current().and_then(|previous| previous.clock_offset);
+        let now = Instant::now();
+        // Under one lock, so that two fetches, of which one was considered lost, neither replace newer keys by older ones nor give
+        // the same generation to different keys.
+        let is_new = self.with_schedule(|schedule| {
+            if !schedule.is_in_flight(fetch) {
+                return None;
+            }
+            let is_new = self.replace(loaded, fetch.number, fetched, fetched_wall);
+            if usable > 0 {
+                schedule.succeeded(now, max_age, jitter());
+            } else {
+                schedule.succeeded_without_usable_key(now, jitter());
+            }
+            Some(is_new)
+        })?;
         let times = self.source.may_change().then(|| KeyTimes {
             fetched: fetched_wall,
             stale: fetched_wall.saturating_add(self.timing.stale_after),
         });
         if let Some(label) = self.metrics_label() {
-            telemetry::record_key_fetch(label, Some(&loaded.hash));
+            telemetry::record_key_fetch(label, Some(&hash));
             telemetry::record_keys(label, usable, times);
         }
         let failed = self.with_failures(|failures| failures.end(Instant::now()));
-        let previous_clock = self.current().and_then(|previous| previous.clock_offset);
-        let location = loaded.location.to_string();
-        let is_new = self.replace(loaded, fetch.number, fetched, fetched_wall);
         tracing::info!(
             issuer,
             keys = usable,
@@ -255,18 +271,15 @@ impl KeyStore {
                 tracing::warn!(issuer, "{warning}");
             }
         }
-        let now = Instant::now();
         if usable > 0 {
-            self.with_schedule(|schedule| schedule.succeeded(now, max_age, jitter()));
-            return None;
+            return Some(Ok(()));
         }
-        self.with_schedule(|schedule| schedule.succeeded_without_usable_key(now, jitter()));
         let error = KeysError::NoUsableKey { location };
         if is_new {
             let error = log_line(&error);
             tracing::warn!(issuer, error, "the issuer has no usable key");
         }
-        Some(error)
+        Some(Err(error))
     }
 }
 
@@ -298,6 +311,10 @@ impl Drop for InterruptOnDrop<'_> {
 /// Returns a random number from 0 to 1. It spreads load and needs no cryptographic quality.
 pub(crate) fn jitter() -> f64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
+    #[cfg(test)]
+    if let Some(random) = crate::sync::model::random() {
+        return random;
+    }
     let random = RandomState::new().build_hasher().finish();
     random as f64 / u64::MAX as f64
 }

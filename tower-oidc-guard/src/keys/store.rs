@@ -1,14 +1,15 @@
 //! The keys of one issuer and the state of their fetches, shared by requests and the driver.
 
+#[cfg(test)]
+mod models;
+
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use arc_swap::{ArcSwapOption, Guard};
-use tokio::sync::{Notify, watch};
+use arc_swap::Guard;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::clock_offset::ClockOffset;
 use super::error::KeysError;
@@ -17,6 +18,9 @@ use super::schedule::{FetchTiming, Schedule};
 use super::sources::{KeySource, LoadedKeys};
 use crate::clock::Clock;
 use crate::jose::key_set::KeySet;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::time::timeout_at;
+use crate::sync::{ArcSwapOption, Mutex, Notify, watch};
 
 /// The number of requests that may wait for one issuer's keys at a time. Further ones are answered immediately.
 const MAX_WAITING: usize = 1024;
@@ -159,7 +163,7 @@ impl KeyStore {
         self.current.load_full()
     }
 
-    /// Replaces the current keys. Returns whether the new ones differ from them.
+    /// Replaces the current keys. Returns whether the new ones differ from them. The caller has locked the schedule.
     pub(super) fn replace(
         &self,
         loaded: LoadedKeys,

@@ -29,7 +29,14 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Reviewer {
     connector: ApiServerConnector,
     url: Url,
+    /// Answers in place of the API server.
+    #[cfg(test)]
+    pub(super) answer: Option<AnswerFn>,
 }
+
+/// Returns an answer, of an API server in a test.
+#[cfg(test)]
+pub(super) type AnswerFn = Box<dyn Fn() -> Answer + Send + Sync>;
 
 /// The API server's answer about a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +131,8 @@ impl Reviewer {
         Self {
             connector: ApiServerConnector::new(api),
             url,
+            #[cfg(test)]
+            answer: None,
         }
     }
 
@@ -137,6 +146,13 @@ impl Reviewer {
         audiences: &[String],
         time_limit: Duration,
     ) -> Result<Answer, TokenReviewError> {
+        #[cfg(test)]
+        if let Some(answer) = &self.answer {
+            let answer = answer();
+            // It comes at any time.
+            tokio::task::yield_now().await;
+            return Ok(answer);
+        }
         let review = async {
             match self.send(token, subject, audiences).await {
                 Err(TokenReviewError::Request { .. }) => self.send(token, subject, audiences).await,

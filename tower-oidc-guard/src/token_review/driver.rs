@@ -6,11 +6,10 @@
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
-use tokio::time::sleep_until;
-
 use super::shared::Shared;
 use super::store::Start;
+use crate::sync::Handle;
+use crate::sync::time::sleep_until;
 
 /// Runs for as long as a guard uses the reviews, or something waits for the revocation of a token.
 async fn run(shared: Arc<Shared>) {

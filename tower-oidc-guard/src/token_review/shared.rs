@@ -4,12 +4,9 @@
 //! that are under way. A flood of tokens displaces tokens that are not in use first, and a token whose refusal is displaced is
 //! not accepted without a review.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::KnownToken;
@@ -27,6 +24,8 @@ use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::jose::TokenError;
 use crate::keys::sources::ApiServer;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Handle, Mutex, MutexGuard, Notify};
 use crate::telemetry;
 use crate::text::log_line;
 
@@ -112,6 +111,13 @@ impl Shared {
             driver: BackgroundTask::default(),
             wake: Arc::default(),
         }
+    }
+
+    /// Has a function answer in place of the API server.
+    #[cfg(test)]
+    pub(super) fn answer_with(mut self, answer: super::api::AnswerFn) -> Self {
+        self.reviewer.answer = Some(answer);
+        self
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -259,6 +265,10 @@ impl Shared {
             };
             if matches!(kept.phase, Phase::UnderWay(number) if store.under_way.contains_key(&number))
             {
+                return true;
+            }
+            if token.is_confirmed(self.milliseconds(now)) {
+                // By a review that has ended since the request has looked.
                 return true;
             }
             if retry_at.is_some_and(|retry_at| now < retry_at || !is_idle) {

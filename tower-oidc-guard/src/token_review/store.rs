@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -15,6 +14,7 @@ use super::settings::WhenUnavailable;
 use super::token::{Digest, ReviewedToken};
 use super::token_bucket::TokenBucket;
 use crate::jose::TokenError;
+use crate::sync::atomic::Ordering;
 
 /// The part of the time to live after which a token in use is confirmed again.
 ///

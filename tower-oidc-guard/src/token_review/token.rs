@@ -1,14 +1,13 @@
 //! A token and what the API server has said about it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-
 use aws_lc_rs::digest::{SHA256, digest};
-use tokio::sync::watch;
 
 use super::api::DenialKind;
 use super::refused::Prior;
 use crate::identity::Identity;
 use crate::jose::TokenError;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::watch;
 
 /// The SHA-256 hash of the signed part of a token.
 pub(super) type Digest = [u8; 32];
