@@ -1,4 +1,4 @@
-//! What happens to the programs: tokens, keys, policies, configurations and certificates are replaced, and the issuer fails.
+//! The changes around the programs: tokens, keys, policies, configurations and certificates are replaced, and the issuer fails.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,14 +30,14 @@ const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(17);
 const OUTAGE: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_secs(4);
 /// How long a server may take to fetch a key that was published: at most one fetch in 5 s is made for unknown keys, with a random
-/// delay of up to 2 s.
-const PUBLISHED_AHEAD: Duration = Duration::from_secs(10);
+/// delay of up to 2 s, and the machine may be busy.
+const PUBLISHED_AHEAD: Duration = Duration::from_secs(15);
 /// How long after an outage a server may take to try again: 10 s, and 2 s for a new attempt. Then it can fetch keys at once.
 const RECOVERY: Duration = Duration::from_secs(12);
 /// How long both keys are published after the issuer has begun to sign with the new one.
 const OVERLAP: Duration = Duration::from_secs(8);
-/// How long a replaced file may take to have an effect, on a machine that does not delay it.
-const EFFECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a replaced file may take to have an effect, on a machine that is busy. The report has the longest time.
+const EFFECT_LIMIT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Replaces the client's token at an interval, and that of the callers. Never completes, unless a file cannot be written.
@@ -249,6 +249,7 @@ async fn publish_key_and_use_it_at_once(environment: &Environment) -> Result<(),
     sends.store(false, Ordering::SeqCst);
     sleep(RECOVERY).await;
     publish_key(environment).await?;
+    environment.record.new_key();
     use_key(environment).await?;
     sends.store(true, Ordering::SeqCst);
     Ok(())
@@ -269,14 +270,20 @@ async fn use_key(environment: &Environment) -> Result<(), Failure> {
     for server in &environment.servers {
         let began = Instant::now();
         let token = environment.tokens.valid("gke-sa", "caller");
-        let found = status(server, &token, "gke-sa").await;
-        if found == Ok(200) {
-            let delay = began.elapsed();
-            environment.record.step_took_effect("key rotations", delay);
-        } else {
-            all_admit = false;
-            let text = format!("{}: {found:?}, expected 200", server.name);
-            environment.record.failure("token of a new key", &text);
+        loop {
+            let requested = Instant::now();
+            let found = status(server, &token, "gke-sa").await;
+            let (record, elapsed) = (&environment.record, requested.elapsed());
+            match found {
+                Ok(200) => record.step_took_effect("key rotations", began.elapsed()),
+                Ok(status) if record.has_waited_for_new_key(status, elapsed) => continue,
+                found => {
+                    all_admit = false;
+                    let text = format!("{}: {found:?}, expected 200", server.name);
+                    record.failure("token of a new key", &text);
+                }
+            }
+            break;
         }
     }
     if all_admit {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest_wi_auth::testing::Kubelet;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -20,6 +21,9 @@ use crate::tokens::{AUDIENCE, NAMESPACE, Tokens};
 
 /// How long a response may take. Generous, because the machine may be busy: a request that takes longer is a failure.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may be open without a request. Longer than by default: on a busy machine, the client could take so long from
+/// one request to the next.
+pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Shorter than the servers' limit on idle connections, so that they do not close one that is about to be used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The largest number of cached tokens, small enough that the cache is full soon.
@@ -57,7 +61,7 @@ impl Admits {
     }
 }
 
-/// What a server is expected to decide about the account that its policy changes about.
+/// The expected decision of a server about the account that its policy changes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expectation {
     /// The decision of the current policy.
@@ -175,10 +179,12 @@ impl Ca {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes())?)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        // A resumed session has the certificate of its first handshake, which may have been replaced.
+        config.resumption = Resumption::disabled();
         Ok(Arc::new(config).into())
     }
 }

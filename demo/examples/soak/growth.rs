@@ -34,7 +34,7 @@ pub(crate) struct Growth {
 
 impl Growth {
     /// Judges samples: pairs of a time in seconds and a value, in the order of time. Returns `None` if there are fewer than ten.
-    pub(crate) fn of(samples: &[(f64, f64)], limit: Limit) -> Option<Self> {
+    pub(crate) fn measure(samples: &[(f64, f64)], limit: Limit) -> Option<Self> {
         let tenth = samples.len() / 10;
         if tenth == 0 {
             return None;
@@ -109,7 +109,9 @@ mod tests {
     }
 
     fn is_exceeded(value: impl Fn(f64) -> f64) -> bool {
-        Growth::of(&samples(value), LIMIT).unwrap().is_exceeded()
+        Growth::measure(&samples(value), LIMIT)
+            .unwrap()
+            .is_exceeded()
     }
 
     #[test]
@@ -138,8 +140,8 @@ mod tests {
 
     #[test]
     fn too_few_samples_are_not_judged() {
-        assert_eq!(Growth::of(&samples(|t| t)[..9], LIMIT), None);
-        assert!(Growth::of(&samples(|t| t)[..10], LIMIT).is_some());
+        assert_eq!(Growth::measure(&samples(|t| t)[..9], LIMIT), None);
+        assert!(Growth::measure(&samples(|t| t)[..10], LIMIT).is_some());
     }
 
     #[test]

@@ -24,9 +24,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use demo::arguments;
 use demo::output::print_line;
 use demo::signals::{self, Shutdown};
+use demo::{arguments, error_chain};
 use tokio::task::JoinSet;
 
 use self::client::ClientOutput;
@@ -48,6 +48,8 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 /// How long the servers may take to fetch the keys at their start, and the client to send its first requests.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// The time after the load at which the programs are sampled, if they are at rest.
+const REST: Duration = Duration::from_secs(10);
 /// The longest time until connections are closed and tasks have ended after the load.
 const REST_LIMIT: Duration = Duration::from_secs(60);
 /// The pause between two polls of the client.
@@ -80,7 +82,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("soak: {error}");
+            eprintln!("soak: {}", error_chain(&*error));
             ExitCode::FAILURE
         }
     }
@@ -126,36 +128,42 @@ async fn soak(arguments: &Arguments, shutdown: &Shutdown) -> Result<ExitCode, Fa
     let output = &arguments.output;
     let record = Record::create(&output.join("timeline.log"))?;
     let files = tempfile::tempdir()?;
-    let interrupted = shutdown.requested();
-    tokio::pin!(interrupted);
-    // Dropping the future of the run kills the programs.
-    tokio::select! {
-        report = measure(arguments, files.path(), &record) => {
-            let report = report?;
-            report.print();
-            report.save(output)?;
-            print_line(&report.to_string());
-            Ok(if report.is_successful() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-        () = &mut interrupted => {
-            let text = format!("interrupted after {:.0} s", record.elapsed().as_secs_f64());
-            record.announce("soak", &text);
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    let report = measure(arguments, files.path(), &record, shutdown).await?;
+    report.print();
+    report.save(output)?;
+    print_line(&report.to_string());
+    Ok(if report.is_successful() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-/// Starts the programs, disturbs them, and measures.
+/// How the load ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its time is over.
+    Complete,
+    /// A program or a part of the load has ended.
+    Failed,
+    /// This process was asked to end.
+    Interrupted,
+}
+
+/// Starts the programs, disturbs them, and measures. The programs end with this function, however it returns.
 async fn measure(
     arguments: &Arguments,
     files: &Path,
     record: &Arc<Record>,
+    shutdown: &Shutdown,
 ) -> Result<Report, Failure> {
     let mut background = JoinSet::new();
     background.spawn(record.clone().measure_lateness());
     let client_output = Arc::new(ClientOutput::new(record.clone()));
-    let (environment, mut programs) = start(arguments, files, record, &client_output).await?;
-    wait_until_ready(&environment, &mut programs, &client_output).await?;
+    let (environment, mut programs) = tokio::select! {
+        started = start(arguments, files, record, &client_output) => started?,
+        () = shutdown.requested() => return Err("interrupted".into()),
+    };
     let before = programs.sample(0.0).await?;
     let mut series: Vec<Series> = programs
         .all
@@ -204,56 +212,62 @@ async fn measure(
     let sample_interval = Duration::from_secs_f64((duration.as_secs_f64() / 1200.0).max(1.0));
     let progress_interval = Duration::from_secs_f64((duration.as_secs_f64() / 12.0).max(10.0));
     let mut next_progress = progress_interval;
-    while began.elapsed() < duration {
+    let end = loop {
+        if began.elapsed() >= duration {
+            break End::Complete;
+        }
         tokio::select! {
             () = tokio::time::sleep(sample_interval) => {}
+            () = shutdown.requested() => break End::Interrupted,
             Some(ended) = load.join_next() => {
                 // None of these completes without an error.
-                ended??;
-                return Err("a part of the load has ended".into());
+                let error = match ended {
+                    Ok(Ok(())) => "it has ended".to_owned(),
+                    Ok(Err(error)) => error_chain(&*error),
+                    Err(error) => error_chain(&error),
+                };
+                record.failure("a part of the load", &error);
+                break End::Failed;
             }
         }
-        programs.check()?;
-        let samples = programs.sample(began.elapsed().as_secs_f64()).await?;
-        for (series, sample) in series.iter_mut().zip(samples) {
-            series.samples.push(sample);
+        // A signal from a terminal ends the programs as well.
+        if let Err(error) = programs.check()
+            && !shutdown.is_requested()
+        {
+            record.failure("end of a program", &error.to_string());
+            break End::Failed;
+        }
+        match programs.sample(began.elapsed().as_secs_f64()).await {
+            Ok(samples) => {
+                for (series, sample) in series.iter_mut().zip(samples) {
+                    series.samples.push(sample);
+                }
+            }
+            Err(error) => record.failure("sample", &error_chain(&*error)),
         }
         if began.elapsed() >= next_progress {
             next_progress += progress_interval;
             record.announce("soak", &report::progress(record, &series));
         }
-    }
+    };
     load.shutdown().await;
     environment.issuer.set(Answers::Documents);
     let elapsed = began.elapsed();
-    let text = "the load has ended; waiting until the programs are at rest";
-    record.announce("soak", text);
-    let began_rest = Instant::now();
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        programs.check()?;
-        let samples = programs.sample(began.elapsed().as_secs_f64()).await?;
-        for (series, sample) in series.iter_mut().zip(samples) {
-            series.after = sample;
-        }
-        let are_at_rest = series.iter().all(|series| {
-            let quantities = [Quantity::Descriptors, Quantity::Tasks];
-            let mut quantities = quantities.iter();
-            quantities.all(|quantity| series.is_at_rest(*quantity, &series.after))
-        });
-        if are_at_rest || began_rest.elapsed() > REST_LIMIT {
-            break;
-        }
+    if end == End::Complete {
+        wait_until_at_rest(&mut programs, &mut series, record).await?;
     }
-    let text = format!("at rest after {:.0} s", began_rest.elapsed().as_secs_f64());
-    record.event("soak", &text);
     // The client first, so that none of its requests fails because a server has ended.
-    programs.all.reverse();
-    for (program, _) in programs.all {
+    while let Some((program, _)) = programs.all.pop() {
         let name = program.name;
-        if let Err(error) = program.terminate().await {
+        if end == End::Complete
+            && let Err(error) = program.terminate().await
+        {
             record.failure("end of a program", &format!("{name}: {error}"));
         }
+    }
+    if end == End::Interrupted {
+        let text = format!("interrupted after {:.0} s", elapsed.as_secs_f64());
+        record.failure("run", &text);
     }
     Ok(Report::new(
         arguments.minutes,
@@ -265,7 +279,37 @@ async fn measure(
     ))
 }
 
-/// Starts the issuer, the servers and the client.
+/// Waits until the connections of the load are closed and their tasks have ended, and takes the last samples.
+async fn wait_until_at_rest(
+    programs: &mut Programs,
+    series: &mut [Series],
+    record: &Record,
+) -> Result<(), Failure> {
+    let text = "the load has ended; waiting until the programs are at rest";
+    record.announce("soak", text);
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        programs.check()?;
+        let samples = programs.sample(record.elapsed().as_secs_f64()).await?;
+        for (series, sample) in series.iter_mut().zip(samples) {
+            series.after = sample;
+        }
+        let are_at_rest = series.iter().all(|series| {
+            let quantities = [Quantity::Descriptors, Quantity::Tasks];
+            let mut quantities = quantities.iter();
+            quantities.all(|quantity| series.is_at_rest(*quantity, &series.after))
+        });
+        if began.elapsed() > if are_at_rest { REST } else { REST_LIMIT } {
+            break;
+        }
+    }
+    let text = format!("at rest after {:.0} s", began.elapsed().as_secs_f64());
+    record.event("soak", &text);
+    Ok(())
+}
+
+/// Starts the issuer, the servers and the client, and waits until they are ready.
 async fn start(
     arguments: &Arguments,
     files: &Path,
@@ -294,6 +338,8 @@ async fn start(
     let (server, client) = (program_path("auth-server")?, program_path("auth-client")?);
     let path = |path: PathBuf| path.display().to_string();
     let on_loopback = ["--address", "127.0.0.1", "--admin-port", "0"];
+    let idle_limit = environment::IDLE_LIMIT.as_secs().to_string();
+    let limits = ["--port", "0", "--header-timeout-seconds", &idle_limit];
     let (policy_file, crt, key, cached) = (
         path(volumes.policy.path(POLICY_FILE)),
         path(volumes.tls.path(CERTIFICATE_FILE)),
@@ -302,7 +348,8 @@ async fn start(
     );
     let with_policy = [
         &on_loopback[..],
-        &["--port", "0", "--insecure-loopback-http", "--leeway", "0"],
+        &limits,
+        &["--insecure-loopback-http", "--leeway", "0"],
         &["--issuer", &issuer.url, "--audience", AUDIENCE],
         &["--policy-file", &policy_file, "--cache-tokens", &cached],
         &["--tls-certificate", &crt, "--tls-key", &key],
@@ -314,8 +361,8 @@ async fn start(
     );
     let with_configuration = [
         &on_loopback[..],
-        &["--port", "0", "--config", &configuration_file],
-        &["--shadow-policy", &shadow],
+        &limits,
+        &["--config", &configuration_file, "--shadow-policy", &shadow],
     ]
     .concat();
     let mut all = Vec::new();
@@ -357,10 +404,13 @@ async fn start(
         sends_tokens_of_unknown_keys: AtomicBool::new(true),
     };
     let http = reqwest::Client::builder().no_proxy().timeout(START_LIMIT);
-    let programs = Programs {
+    // A connection that is kept could be closed by the server while it is used for the next sample.
+    let http = http.pool_max_idle_per_host(0);
+    let mut programs = Programs {
         all,
         http: http.build()?,
     };
+    wait_until_ready(&environment, &mut programs, client_output).await?;
     Ok((Arc::new(environment), programs))
 }
 

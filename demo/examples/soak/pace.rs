@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// How much a pace that was delayed catches up, so that a machine that was busy does not get many requests at once.
-const CATCH_UP: Duration = Duration::from_secs(1);
+/// How much a pace that was delayed catches up. Timers are often late by some milliseconds; a machine that is busy gets fewer requests,
+/// so that it is not kept busy by requests that were missed.
+const CATCH_UP: Duration = Duration::from_millis(20);
 
 /// Points in time at a fixed rate.
 #[derive(Debug)]
@@ -37,19 +38,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_pace_catches_up_at_most_one_second() {
-        let mut pace = Pace::new(10.0);
+    async fn a_pace_catches_up_only_a_little() {
+        let mut pace = Pace::new(200.0);
         let began = Instant::now();
-        for _ in 0..20 {
+        for _ in 0..400 {
             pace.next().await;
         }
         assert_eq!(began.elapsed(), Duration::from_secs(2));
         tokio::time::advance(Duration::from_secs(60)).await;
         let resumed = Instant::now();
-        for _ in 0..30 {
+        for _ in 0..25 {
             pace.next().await;
         }
-        // Eleven points at once, the last of which is due now, and then one every tenth of a second.
-        assert_eq!(resumed.elapsed(), Duration::from_millis(1900));
+        // Five points at once, the last of which is due now, and then one every 5 ms.
+        assert_eq!(resumed.elapsed(), Duration::from_millis(100));
     }
 }

@@ -1,4 +1,4 @@
-//! What has happened: the timeline, the answers, the failures, and how late the timers of this process are.
+//! The record of a run: the timeline, the answers, the failures, and how late the timers of this process are.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -15,6 +15,11 @@ const MAX_WRITTEN_FAILURES: u64 = 200;
 const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 /// How long late timers are remembered: longer than any check takes that allows for them.
 const REMEMBERED: Duration = Duration::from_secs(180);
+/// How long a request with a key that the server does not have yet waits for it, less the inaccuracy of timers. A server then responds
+/// with 401.
+const KEY_WAIT: Duration = Duration::from_millis(4900);
+/// How long after the issuer began to sign with a new key a server may still fetch it, on a machine that is busy.
+const KEY_FETCH_LIMIT: Duration = Duration::from_secs(30);
 
 /// Collects what happens, for the report.
 #[derive(Debug)]
@@ -36,6 +41,10 @@ struct Inner {
     delays: BTreeMap<&'static str, Duration>,
     written_failures: u64,
     lateness: Lateness,
+    /// When the issuer began to sign with a key that it had not published before.
+    new_key: Option<Instant>,
+    /// The number of requests that waited for such a key in vain.
+    waited_in_vain: u64,
 }
 
 /// How late the timers of this process are: by how much the machine delays it.
@@ -69,6 +78,8 @@ impl Record {
             delays: BTreeMap::new(),
             written_failures: 0,
             lateness: Lateness::default(),
+            new_key: None,
+            waited_in_vain: 0,
         };
         Ok(Arc::new(Self {
             started: Instant::now(),
@@ -121,6 +132,28 @@ impl Record {
         write(&mut inner, &line);
         drop(inner);
         print_line(&line);
+    }
+
+    /// Records that the issuer begins to sign with a key that it has not published before.
+    pub(crate) fn new_key(&self) {
+        self.inner().new_key = Some(Instant::now());
+    }
+
+    /// Returns whether a status is what a request gets that has waited for a new key for as long as a server allows. On a machine that is
+    /// busy, the fetch may take longer than that, although the issuer answers at once. Such requests are counted, but are no failures.
+    pub(crate) fn has_waited_for_new_key(&self, status: u16, elapsed: Duration) -> bool {
+        let mut inner = self.inner();
+        let is_new = inner
+            .new_key
+            .is_some_and(|since| since.elapsed() < KEY_FETCH_LIMIT);
+        let has_waited = is_new && status == 401 && elapsed >= KEY_WAIT;
+        inner.waited_in_vain += u64::from(has_waited);
+        has_waited
+    }
+
+    /// Returns the number of requests that waited for a new key for as long as a server allows.
+    pub(crate) fn waited_in_vain(&self) -> u64 {
+        self.inner().waited_in_vain
     }
 
     /// Returns the time since the start.

@@ -34,6 +34,7 @@ pub(crate) struct Report {
     steps: BTreeMap<&'static str, u64>,
     delays: BTreeMap<&'static str, Duration>,
     lateness: TimerLateness,
+    waited_in_vain: u64,
     series: Vec<Series>,
     exceeded: Vec<String>,
     /// The processor time of this process, in seconds.
@@ -83,6 +84,7 @@ impl Report {
             steps: record.steps(),
             delays: record.delays(),
             lateness: record.lateness(),
+            waited_in_vain: record.waited_in_vain(),
             exceeded: exceeded.collect(),
             series,
             own_processor,
@@ -121,6 +123,12 @@ impl Report {
         print_line(&format!(
             "\ntimers of this process: {over_100_ms} of {timers} more than 100 ms late, the longest by {longest:.1?}"
         ));
+        if self.waited_in_vain > 0 {
+            print_line(&format!(
+                "on this machine, {} requests have waited 5 s for a new key in vain, because its fetch took longer",
+                self.waited_in_vain
+            ));
+        }
         for (kind, count) in self.failures.iter().take(PRINTED_FAILURES) {
             print_line(&format!("FAILURE: {count} × {kind}"));
         }
@@ -190,6 +198,7 @@ impl Report {
                 "over_100_ms_late": self.lateness.over_100_ms,
                 "longest_milliseconds": milliseconds(self.lateness.longest),
             },
+            "requests_that_waited_for_a_new_key_in_vain": self.waited_in_vain,
             "driver_processor_seconds": self.own_processor,
             "columns": std::iter::once("seconds").chain(Quantity::ALL.map(Quantity::key)).collect::<Vec<_>>(),
             "programs": programs.collect::<BTreeMap<_, _>>(),

@@ -13,7 +13,7 @@ const OTHER_AUDIENCE: &str = "https://other.example";
 /// The namespace of all service accounts.
 pub(crate) const NAMESPACE: &str = "id-namespace";
 /// How long a token is valid. The servers allow no leeway, so a client that does not follow its token for longer is rejected.
-const LIFETIME: Duration = Duration::from_secs(30);
+const LIFETIME: Duration = Duration::from_secs(60);
 
 /// Mints tokens with the key that the issuer signs with.
 #[derive(Debug)]
@@ -30,11 +30,11 @@ struct Inner {
     known: String,
     /// A token that does not expire during the run, with the key that signs.
     long_lived: String,
-    /// The same with the key that was in use before, while that is published.
+    /// A token that does not expire during the run, with the key that was in use before, while that is published.
     previous: Option<String>,
-    /// The same with a key that is not published anymore, which the servers may not have found out.
+    /// A token that does not expire during the run, with a key that is not published anymore. The servers may still have the key.
     retired: Option<String>,
-    /// The same with a key that is not published anymore. The servers have fetched the keys since then.
+    /// A token that does not expire during the run, with a key that is not published anymore. The servers have fetched the keys since.
     withdrawn: Option<String>,
 }
 
