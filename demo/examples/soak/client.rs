@@ -115,3 +115,46 @@ impl ClientOutput {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Returns the failures after these lines of the client.
+    fn failures(lines: &[Value]) -> BTreeMap<String, u64> {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::create(&folder.path().join("timeline.log")).unwrap();
+        let client = ClientOutput::new(record.clone());
+        client.token_written(1);
+        for line in lines {
+            client.line(&line.to_string());
+        }
+        assert_eq!(record.requests()["auth-client"], lines.len() as u64);
+        record.failures()
+    }
+
+    fn line(path: &str, status: u16, pod: &str) -> Value {
+        let body = json!({ "caller": { "pod": pod } }).to_string();
+        json!({ "url": format!("https://a.example{path}"), "status": status, "body": body, "milliseconds": 1 })
+    }
+
+    #[test]
+    fn the_client_must_get_200_and_be_the_caller() {
+        let good = [line("/", 200, ""), line("/private", 200, "client-1")];
+        assert_eq!(failures(&good), BTreeMap::new());
+        for bad in [
+            line("/private", 401, ""),
+            line("/", 503, ""),
+            line("/private", 200, "caller"),
+            json!({ "url": "https://a.example/", "status": null, "error": "refused" }),
+        ] {
+            assert_eq!(
+                failures(std::slice::from_ref(&bad))["auth-client"],
+                1,
+                "{bad}"
+            );
+        }
+    }
+}

@@ -15,9 +15,9 @@ const MAX_WRITTEN_FAILURES: u64 = 200;
 const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 /// How long late timers are remembered: longer than any check takes that allows for them.
 const REMEMBERED: Duration = Duration::from_secs(180);
-/// How long a request with a key that the server does not have yet waits for it, less the inaccuracy of timers. A server then responds
-/// with 401.
-const KEY_WAIT: Duration = Duration::from_millis(4900);
+/// How long a request with a key that the server does not have yet waits for it: from 4.75 s to 5 s, less the inaccuracy of timers. A
+/// server then responds with 401.
+const KEY_WAIT: Duration = Duration::from_millis(4700);
 /// How long after the issuer began to sign with a new key a server may still fetch it, on a machine that is busy.
 const KEY_FETCH_LIMIT: Duration = Duration::from_secs(30);
 
@@ -236,4 +236,36 @@ impl Record {
 /// Writes a line. A full disk is no reason to end the run: the report is printed anyway.
 fn write(inner: &mut Inner, line: &str) {
     let _ = writeln!(inner.timeline, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_401_after_the_whole_wait_is_expected_only_shortly_after_a_new_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::create(&folder.path().join("timeline.log")).unwrap();
+        let (whole, short) = (Duration::from_secs(5), Duration::from_secs(1));
+        assert!(!record.has_waited_for_new_key(401, whole));
+        record.new_key();
+        assert!(record.has_waited_for_new_key(401, whole));
+        assert!(!record.has_waited_for_new_key(401, short));
+        assert!(!record.has_waited_for_new_key(403, whole));
+        assert_eq!(record.waited_in_vain(), 1);
+    }
+
+    #[test]
+    fn failures_are_counted_by_kind_and_written_with_what_was_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("timeline.log");
+        let record = Record::create(&path).unwrap();
+        record.request("known token", Ok(()));
+        record.request("known token", Err("401 instead of 200".to_owned()));
+        assert_eq!(record.requests()["known token"], 2);
+        assert_eq!(record.failures()["known token"], 1);
+        let timeline = std::fs::read_to_string(path).unwrap();
+        let failure = "FAILURE      known token: 401 instead of 200";
+        assert!(timeline.contains(failure), "{timeline}");
+    }
 }

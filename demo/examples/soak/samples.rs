@@ -186,7 +186,7 @@ impl Series {
         Growth::measure(&self.after_warm_up(quantity, warm_up), quantity.limit())
     }
 
-    /// Returns the limits that are exceeded, for a reader. `min_samples` is how many samples there have to be after the warm-up.
+    /// Returns the limits that are exceeded, for a reader.
     pub(crate) fn exceeded(&self, warm_up: f64) -> Vec<String> {
         let mut exceeded = Vec::new();
         for quantity in Quantity::ALL {
@@ -279,4 +279,53 @@ pub(crate) fn write_csv(path: &Path, all: &[Series]) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the limits that are exceeded by 100 samples of a program.
+    fn exceeded(sample: impl Fn(f64) -> Sample, after: Sample) -> Vec<String> {
+        let samples = (0..100).map(f64::from);
+        let samples = samples.map(|seconds| Sample {
+            seconds,
+            ..sample(seconds)
+        });
+        let series = Series {
+            name: "program",
+            before: Sample::default(),
+            samples: samples.collect(),
+            after,
+        };
+        series.exceeded(10.0)
+    }
+
+    #[test]
+    fn growing_memory_and_tasks_that_are_left_are_reported() {
+        let at_rest = Sample::default();
+        assert!(exceeded(|_| at_rest, at_rest).is_empty());
+        let memory = |seconds| Sample {
+            memory: 20.0 + seconds * 0.2,
+            ..Sample::default()
+        };
+        let found = exceeded(memory, at_rest);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("program: memory, MiB: "), "{found:?}");
+        for tasks in [8.0, 9.0] {
+            let left = Sample {
+                tasks,
+                ..Sample::default()
+            };
+            let found = exceeded(|_| at_rest, left);
+            assert_eq!(!found.is_empty(), tasks > REST_LIMIT, "{found:?}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_processor_time_of_this_process_is_read() {
+        assert!(processor_seconds("self").unwrap() >= 0.0);
+        assert!(processor_seconds("nobody").is_err());
+    }
 }
