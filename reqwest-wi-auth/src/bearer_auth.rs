@@ -424,7 +424,7 @@ impl BearerAuth {
 
     /// Disables sending a request again after a 401.
     ///
-    /// This saves the clone of each request that is kept for it. Concerns the reqwest middleware only: the tower layer
+    /// This saves the copy of each request that is kept for it. Concerns the reqwest middleware only: the tower layer
     /// never sends a request again.
     ///
     /// # Examples

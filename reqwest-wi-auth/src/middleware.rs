@@ -1,6 +1,9 @@
 //! The adapter for reqwest: attaches the token to the request, and sends the request once more after a 401.
 
+mod kept_request;
+
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 
@@ -8,6 +11,7 @@ use http::{Extensions, HeaderName, StatusCode};
 use reqwest::{Request, Response};
 use reqwest_middleware::{Middleware, Next};
 
+use self::kept_request::KeptRequest;
 use crate::bearer_auth::{BearerAuth, Resend};
 use crate::error::Error;
 use crate::origins::OriginRef;
@@ -15,40 +19,29 @@ use crate::source::TokenSource;
 use crate::telemetry;
 use crate::token::Token;
 
+type BoxFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
+
 /// If there is no token to send, the request fails with a [`reqwest_middleware::Error::Middleware`] whose source is the
 /// [`Error`]. [`Error::find`] finds it, even if other middleware has wrapped it.
-#[async_trait::async_trait]
 impl Middleware for BearerAuth {
-    async fn handle(
-        &self,
-        mut request: Request,
-        extensions: &mut Extensions,
-        next: Next<'_>,
-    ) -> reqwest_middleware::Result<Response> {
-        let origin = OriginRef::from_url(request.url());
-        let source = self.source_for(origin, request.method(), request.headers(), extensions);
-        if let Some(source) = source {
-            let outer = Attempt::current(extensions);
-            if outer.is_none() && self.resend() == Resend::Once {
-                let source = source.into_owned();
-                // Boxed separately, so that the future of a request that is never sent again stays small.
-                return Box::pin(self.send(source, request, extensions, next)).await;
-            }
-            let replacement = outer
-                .as_ref()
-                .and_then(|outer| outer.replacement(self.header()));
-            let token = match replacement {
-                Some(token) => token,
-                None => current_or_refreshed(&source).await?,
-            };
-            if let Some(outer) = outer
-                && self.resend() == Resend::Once
-            {
-                outer.register(self.header(), &source, &token);
-            }
-            self.attach(token, request.headers_mut());
+    /// Written without the macro `async_trait`, so that the future that is boxed is the one that the request needs: that of a
+    /// request that is never sent again is smaller.
+    fn handle<'s, 'e, 'n, 'f>(
+        &'s self,
+        request: Request,
+        extensions: &'e mut Extensions,
+        next: Next<'n>,
+    ) -> BoxFuture<'f, reqwest_middleware::Result<Response>>
+    where
+        's: 'f,
+        'e: 'f,
+        'n: 'f,
+        Self: 'f,
+    {
+        match self.resend() {
+            Resend::Once => self.send(request, extensions, next),
+            Resend::Never => self.send_once(request, extensions, next),
         }
-        next.run(request, extensions).await
     }
 }
 
@@ -60,55 +53,134 @@ async fn current_or_refreshed(source: &Arc<dyn TokenSource>) -> reqwest_middlewa
     refreshed.map_err(Error::into_middleware_error)
 }
 
+// The futures are blocks in boxes, since the arguments of an `async fn` take up its future twice.
 impl BearerAuth {
+    /// Sends a request.
+    fn send_once<'f>(
+        &'f self,
+        mut request: Request,
+        extensions: &'f mut Extensions,
+        next: Next<'f>,
+    ) -> BoxFuture<'f, reqwest_middleware::Result<Response>> {
+        Box::pin(async move {
+            let origin = OriginRef::from_url(request.url());
+            let source = self.source_for(origin, request.method(), request.headers(), extensions);
+            if let Some(source) = source {
+                let outer = Attempt::current(extensions);
+                let token = self.token_of_attempt(outer.as_deref(), &source).await?;
+                self.attach(token, request.headers_mut());
+            }
+            next.run(request, extensions).await
+        })
+    }
+
     /// Sends a request, and sends it once more after a 401 if a source has a newer token.
     ///
     /// If a client has several `BearerAuth`, the outermost one does this for all of them: the inner ones register their
     /// tokens with its [`Attempt`].
-    async fn send(
-        &self,
-        source: Arc<dyn TokenSource>,
+    fn send<'f>(
+        &'f self,
         mut request: Request,
-        extensions: &mut Extensions,
-        next: Next<'_>,
-    ) -> reqwest_middleware::Result<Response> {
-        let token = current_or_refreshed(&source).await?;
-        self.attach(token.clone(), request.headers_mut());
-        // A request with a streamed body cannot be cloned.
-        let Some(mut second) = request.try_clone() else {
-            return next.run(request, extensions).await;
-        };
-        let attempt = Arc::<Attempt>::default();
-        attempt.register(self.header(), &source, &token);
-        extensions.insert(CurrentAttempt(Arc::downgrade(&attempt)));
-        let response = next.clone().run(request, extensions).await?;
-        // After a redirect the response may be from another origin, which must not receive the newer token.
-        if response.status() != StatusCode::UNAUTHORIZED
-            || response.url().origin() != second.url().origin()
-        {
-            return Ok(response);
+        extensions: &'f mut Extensions,
+        next: Next<'f>,
+    ) -> BoxFuture<'f, reqwest_middleware::Result<Response>> {
+        Box::pin(async move {
+            let origin = OriginRef::from_url(request.url());
+            let source = self.source_for(origin, request.method(), request.headers(), extensions);
+            let Some(source) = source else {
+                return next.run(request, extensions).await;
+            };
+            let outer = Attempt::current(extensions);
+            let token = self.token_of_attempt(outer.as_deref(), &source).await?;
+            if let Some(outer) = outer {
+                outer.register(self.header(), &source, &token);
+                drop(outer);
+                self.attach(token, request.headers_mut());
+                return next.run(request, extensions).await;
+            }
+            let Some(kept) = KeptRequest::copy(&mut request) else {
+                self.attach(token, request.headers_mut());
+                return next.run(request, extensions).await;
+            };
+            self.attach(token.clone(), request.headers_mut());
+            let sent = SentToken::new(self.header().clone(), source.into_owned(), token);
+            let attempt = Arc::new(Attempt::new(sent));
+            extensions.insert(CurrentAttempt(Arc::downgrade(&attempt)));
+            let response = next.clone().run(request, extensions).await?;
+            // After a redirect the response may be from another origin, which must not receive the newer token.
+            if response.status() != StatusCode::UNAUTHORIZED
+                || response.url().origin() != kept.url().origin()
+            {
+                return Ok(response);
+            }
+            self.send_again(attempt, kept, response, extensions, next)
+                .await
+        })
+    }
+
+    /// Sends a request once more if a source has a newer token. Otherwise returns the response to the first attempt.
+    fn send_again<'f>(
+        &'f self,
+        attempt: Arc<Attempt>,
+        kept: KeptRequest,
+        response: Response,
+        extensions: &'f mut Extensions,
+        next: Next<'f>,
+    ) -> BoxFuture<'f, reqwest_middleware::Result<Response>> {
+        Box::pin(async move {
+            if !attempt.refresh().await {
+                telemetry::not_resent(kept.url());
+                return Ok(response);
+            }
+            telemetry::resent(kept.url());
+            let Some(mut second) = kept.into_request() else {
+                return Ok(response);
+            };
+            if let Some(token) = attempt.replacement(self.header()) {
+                self.attach(token, second.headers_mut());
+            }
+            next.run(second, extensions).await
+        })
+    }
+
+    /// Returns the token that replaces the one of the first attempt, or else the token of a source.
+    async fn token_of_attempt(
+        &self,
+        attempt: Option<&Attempt>,
+        source: &Arc<dyn TokenSource>,
+    ) -> reqwest_middleware::Result<Token> {
+        match attempt.and_then(|attempt| attempt.replacement(self.header())) {
+            Some(token) => Ok(token),
+            None => current_or_refreshed(source).await,
         }
-        if !attempt.refresh().await {
-            telemetry::not_resent(second.url());
-            return Ok(response);
-        }
-        telemetry::resent(second.url());
-        if let Some(token) = attempt.replacement(self.header()) {
-            self.attach(token, second.headers_mut());
-        }
-        next.run(second, extensions).await
     }
 }
 
 /// The tokens that a request was sent with, and those that replace them when it is sent again.
-#[derive(Default)]
-struct Attempt(Mutex<Vec<SentToken>>);
+struct Attempt(Mutex<SentTokens>);
+
+struct SentTokens {
+    /// The token of the outermost `BearerAuth`. Apart from the others, since most requests have no other.
+    first: SentToken,
+    others: Vec<SentToken>,
+}
 
 struct SentToken {
     header: HeaderName,
     source: Arc<dyn TokenSource>,
     token: Token,
     replacement: Option<Token>,
+}
+
+impl SentToken {
+    fn new(header: HeaderName, source: Arc<dyn TokenSource>, token: Token) -> Self {
+        Self {
+            header,
+            source,
+            token,
+            replacement: None,
+        }
+    }
 }
 
 /// A request extension by which an inner `BearerAuth` finds the attempt of the outermost one.
@@ -118,31 +190,34 @@ struct SentToken {
 struct CurrentAttempt(Weak<Attempt>);
 
 impl Attempt {
+    fn new(first: SentToken) -> Self {
+        let others = Vec::new();
+        Self(Mutex::new(SentTokens { first, others }))
+    }
+
     fn current(extensions: &Extensions) -> Option<Arc<Self>> {
         extensions.get::<CurrentAttempt>()?.0.upgrade()
     }
 
-    fn tokens(&self) -> MutexGuard<'_, Vec<SentToken>> {
+    fn tokens(&self) -> MutexGuard<'_, SentTokens> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records the token that the request carries in a header.
     fn register(&self, header: &HeaderName, source: &Arc<dyn TokenSource>, token: &Token) {
+        let sent = SentToken::new(header.clone(), source.clone(), token.clone());
         let mut tokens = self.tokens();
         // The header is registered already if middleware in between has retried the request.
-        tokens.retain(|sent| sent.header != *header);
-        tokens.push(SentToken {
-            header: header.clone(),
-            source: source.clone(),
-            token: token.clone(),
-            replacement: None,
-        });
+        match tokens.find_mut(header) {
+            Some(known) => *known = sent,
+            None => tokens.others.push(sent),
+        }
     }
 
     /// Returns the token that replaces the one in a header, or `None` before [`refresh`](Self::refresh).
     fn replacement(&self, header: &HeaderName) -> Option<Token> {
-        let tokens = self.tokens();
-        let sent = tokens.iter().find(|sent| sent.header == *header)?;
+        let mut tokens = self.tokens();
+        let sent = tokens.find_mut(header)?;
         sent.replacement.clone()
     }
 
@@ -151,7 +226,7 @@ impl Attempt {
     async fn refresh(&self) -> bool {
         let rejected: Vec<_> = self
             .tokens()
-            .iter()
+            .iter_mut()
             .map(|sent| (sent.source.clone(), sent.token.clone()))
             .collect();
         let refreshes = rejected.iter().map(async |(source, token)| {
@@ -160,10 +235,24 @@ impl Attempt {
         });
         let newest = join_all(refreshes).await;
         let is_any_newer = newest.iter().any(Option::is_some);
-        for ((sent, newest), (_, token)) in self.tokens().iter_mut().zip(newest).zip(rejected) {
+        let mut tokens = self.tokens();
+        for ((sent, newest), (_, token)) in tokens.iter_mut().zip(newest).zip(rejected) {
             sent.replacement = Some(newest.unwrap_or(token));
         }
         is_any_newer
+    }
+}
+
+impl SentTokens {
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut SentToken> {
+        std::iter::once(&mut self.first).chain(&mut self.others)
+    }
+
+    fn find_mut(&mut self, header: &HeaderName) -> Option<&mut SentToken> {
+        if self.first.header == *header {
+            return Some(&mut self.first);
+        }
+        self.others.iter_mut().find(|sent| sent.header == *header)
     }
 }
 

@@ -31,6 +31,7 @@ mod public_types;
 mod redirects;
 mod reload_logging;
 mod resend;
+mod resent_requests;
 mod resource_leaks;
 mod runtimes;
 mod support;
