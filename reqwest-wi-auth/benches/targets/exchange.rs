@@ -15,12 +15,14 @@ use reqwest_wi_auth::{
 };
 use tokio::runtime::Runtime;
 
+use crate::rotation::BareReader;
 use crate::target::Target;
 use crate::token;
 
 const ROTATIONS: usize = 200;
 const CALLERS: usize = 8;
-/// The time between rotations: long enough that a token is detected in time even on a busy machine with two cores.
+/// The time from when a bare reader has detected a rotation until the next one: long enough that a token is detected in time
+/// even on a busy machine with two cores.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The lifetime of exchanged tokens: short enough that several are used during the rotations.
 const LIFETIME: Duration = Duration::from_secs(3);
@@ -105,6 +107,7 @@ pub(crate) fn failures() -> Target {
         .write([("token", first)])
         .expect("the token is written");
 
+    let bare = BareReader::start(directory.path(), kubelet.path("token"));
     let endpoint = runtime
         .block_on(FakeTokenEndpoint::start())
         .expect("a port");
@@ -168,7 +171,7 @@ pub(crate) fn failures() -> Target {
         kubelet
             .rotate("token", &text)
             .expect("the token is rotated");
-        std::thread::sleep(PAUSE);
+        bare.pause(&text, PAUSE);
     }
     stopped.store(true, Ordering::Relaxed);
     for caller in callers {

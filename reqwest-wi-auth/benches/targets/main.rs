@@ -5,6 +5,9 @@
 
 mod allocations;
 #[cfg(target_os = "linux")]
+#[path = "../shared/clients.rs"]
+mod clients;
+#[cfg(target_os = "linux")]
 mod exchange;
 mod other_clients;
 #[cfg(target_os = "linux")]
