@@ -23,6 +23,7 @@ mod policy_check;
 mod refusal_summary;
 mod rejection_response;
 mod service;
+mod service_slot;
 mod shadow;
 mod summary_windows;
 mod token_bound;

@@ -8,6 +8,7 @@ use tower_service::Service;
 
 use super::admission::{Admission, TryAdmission};
 use super::admission_slot::AdmissionSlot;
+use super::service_slot::{LayerSlot, ServiceSlot};
 use super::{ResponseBody, ResponseFuture, TokenBoundLayer};
 use crate::diagnosis::Diagnosis;
 use crate::policy::{Policy, PolicyError};
@@ -16,11 +17,12 @@ use crate::policy::{Policy, PolicyError};
 /// [`OidcGuard::layer_with`](super::OidcGuard::layer_with).
 #[derive(Debug, Clone)]
 pub struct OidcGuardLayer {
-    admission: AdmissionSlot,
+    admission: LayerSlot,
 }
 
 impl OidcGuardLayer {
     pub(super) fn new(admission: AdmissionSlot) -> Self {
+        let admission = LayerSlot::new(admission);
         Self { admission }
     }
 
@@ -47,7 +49,7 @@ impl OidcGuardLayer {
     /// # }
     /// ```
     pub fn with_shadow_policy(&self, policy: Policy) -> Result<Self, PolicyError> {
-        let admission = self.admission.with_shadow_policy(policy)?;
+        let admission = self.admission.slot().with_shadow_policy(policy)?;
         Ok(Self::new(admission))
     }
 
@@ -63,7 +65,8 @@ impl OidcGuardLayer {
     /// # }
     /// ```
     pub async fn diagnose(&self, token: impl AsRef<[u8]>) -> Diagnosis {
-        self.admission.load_full().diagnose(token.as_ref()).await
+        let admission = self.admission.slot().load_full();
+        admission.diagnose(token.as_ref()).await
     }
 }
 
@@ -116,7 +119,7 @@ impl<S> Layer<S> for OidcGuardLayer {
     type Service = OidcGuardService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OidcGuardService::new(self.admission.clone(), inner)
+        OidcGuardService::new(self.admission.service(), inner)
     }
 }
 
@@ -127,12 +130,12 @@ impl<S> Layer<S> for OidcGuardLayer {
 /// has reserved, such as a permit of a concurrency limit, and waits until a clone is ready once its token is verified.
 #[derive(Debug, Clone)]
 pub struct OidcGuardService<S> {
-    admission: AdmissionSlot,
+    admission: ServiceSlot,
     inner: S,
 }
 
 impl<S> OidcGuardService<S> {
-    pub(super) fn new(admission: AdmissionSlot, inner: S) -> Self {
+    pub(super) fn new(admission: ServiceSlot, inner: S) -> Self {
         Self { admission, inner }
     }
 }

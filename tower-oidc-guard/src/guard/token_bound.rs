@@ -13,11 +13,11 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::admission_slot::AdmissionSlot;
 use super::grpc::{self, Protocol};
 use super::message_boundary::{MessageBoundary, WebEncoding};
 use super::rejection_response::Description;
 use super::service::OidcGuardService;
+use super::service_slot::{LayerSlot, ServiceSlot};
 use super::token_bound_body::{
     Ending, RequestBodyState, ResponseEnding, ResponseFormat, TokenBoundBody,
 };
@@ -27,11 +27,11 @@ use crate::identity::Identity;
 /// [`OidcGuardLayer::end_streams_with_token`](super::OidcGuardLayer::end_streams_with_token).
 #[derive(Debug, Clone)]
 pub struct TokenBoundLayer {
-    admission: AdmissionSlot,
+    admission: LayerSlot,
 }
 
 impl TokenBoundLayer {
-    pub(super) fn new(admission: AdmissionSlot) -> Self {
+    pub(super) fn new(admission: LayerSlot) -> Self {
         Self { admission }
     }
 }
@@ -41,10 +41,10 @@ impl<S> Layer<S> for TokenBoundLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         let bound = TokenBound {
-            admission: self.admission.clone(),
+            admission: self.admission.service(),
             inner,
         };
-        OidcGuardService::new(self.admission.clone(), bound)
+        OidcGuardService::new(self.admission.service(), bound)
     }
 }
 
@@ -54,7 +54,7 @@ impl<S> Layer<S> for TokenBoundLayer {
 #[derive(Debug, Clone)]
 pub struct TokenBound<S> {
     /// The settings of the guard in front, which stores the identity.
-    admission: AdmissionSlot,
+    admission: ServiceSlot,
     inner: S,
 }
 
