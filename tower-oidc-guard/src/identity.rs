@@ -27,6 +27,7 @@ use crate::jose::VerifiedToken;
 use crate::jose::claims::{Claims, Times};
 use crate::jose::scopes::Scopes;
 use crate::policy::DecisionMemo;
+use crate::telemetry::AllowedCounter;
 use crate::text::printable;
 use crate::validity::Validity;
 
@@ -65,6 +66,9 @@ pub enum Platform {
 #[derive(Clone)]
 pub struct Identity(Arc<Inner>);
 
+/// The alignment keeps the reference count of an identity on a separate cache line: the threads that use one token have an identity
+/// each ([`Identity::copied`]), and none of them writes a line that another writes.
+#[repr(align(64))]
 struct Inner {
     issuer: IssuerNames,
     platform: Platform,
@@ -83,6 +87,7 @@ struct Inner {
 }
 
 /// The names of a token's issuer.
+#[derive(Clone)]
 pub(crate) struct IssuerNames {
     /// The issuer of the token, as [`Identity::issuer`] returns it.
     pub(crate) issuer: Arc<str>,
@@ -91,9 +96,12 @@ pub(crate) struct IssuerNames {
     pub(crate) accepted: Arc<[String]>,
     /// The issuer's name in logs and metrics.
     pub(crate) label: Arc<str>,
+    /// Counts the issuer's tokens that are allowed.
+    pub(crate) allowed: Arc<AllowedCounter>,
 }
 
 /// Claims that only tokens of certain platforms have.
+#[derive(Clone)]
 enum PlatformClaims {
     Kubernetes(Option<KubernetesIdentity>),
     Google(GoogleIdentity),
@@ -127,6 +135,7 @@ impl Identity {
         let names = IssuerNames {
             accepted: Arc::from([issuer.to_string()]),
             label: issuer.clone(),
+            allowed: Arc::new(AllowedCounter::new(&issuer)),
             issuer,
         };
         let validity = Validity {
@@ -180,6 +189,26 @@ impl Identity {
         }))
     }
 
+    /// Returns an identity of the same token that has its own reference count and its own memory of decisions, for another
+    /// thread. Both learn of a revocation.
+    pub(crate) fn copied(&self) -> Self {
+        let inner = &*self.0;
+        Self(Arc::new(Inner {
+            issuer: inner.issuer.clone(),
+            platform: inner.platform,
+            subject: inner.subject.clone(),
+            escaped_subject: inner.escaped_subject.clone(),
+            audiences: inner.audiences.clone(),
+            times: inner.times,
+            token_id: inner.token_id.clone(),
+            scopes: inner.scopes.clone(),
+            platform_claims: inner.platform_claims.clone(),
+            payload: inner.payload.clone(),
+            validity: inner.validity.clone(),
+            decisions: DecisionMemo::default(),
+        }))
+    }
+
     /// Returns the identity of a token that can be revoked.
     #[cfg(test)]
     pub(crate) fn revocable(mut self, revocation: crate::revocation::Revocation) -> Self {
@@ -220,6 +249,11 @@ impl Identity {
     /// Returns the subject for a log event: with its characters escaped that are not printable.
     pub(crate) fn printable_subject(&self) -> &str {
         self.0.escaped_subject.as_deref().unwrap_or(&self.0.subject)
+    }
+
+    /// Returns the counter of requests that are allowed with a token of this issuer.
+    pub(crate) fn allowed_counter(&self) -> &AllowedCounter {
+        &self.0.issuer.allowed
     }
 
     /// Returns the JSON text of the claims.

@@ -18,16 +18,64 @@ use crate::rejection::Rejection;
 /// The label for requests without a token of a trusted issuer.
 pub(crate) const NO_ISSUER: &str = "none";
 
+/// The metadata of counters for the recorder, as the macros of the facade compose it.
+#[cfg(feature = "metrics")]
+static METADATA: metrics::Metadata<'static> =
+    metrics::Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
+
+/// Counts the requests that are allowed with a token of one issuer.
+///
+/// The key, which is the name with its labels and their hash, is composed once. A handle of the counter is not kept: it belongs to
+/// the recorder that was current when it was registered, and a recorder may be installed later, or for one thread only, so that
+/// counts would be lost.
+pub(crate) struct AllowedCounter {
+    #[cfg(feature = "metrics")]
+    key: metrics::Key,
+}
+
+impl AllowedCounter {
+    #[cfg_attr(not(feature = "metrics"), expect(unused_variables))]
+    pub(crate) fn new(issuer: &Arc<str>) -> Self {
+        Self {
+            #[cfg(feature = "metrics")]
+            key: {
+                let reason = metrics::Label::from_static_parts("reason", "allowed");
+                let issuer = metrics::Label::new("issuer", issuer.clone());
+                metrics::Key::from_parts("oidc_guard_decisions_total", vec![reason, issuer])
+            },
+        }
+    }
+
+    fn increment(&self) {
+        #[cfg(feature = "metrics")]
+        metrics::with_recorder(|recorder| {
+            let counter = recorder.register_counter(&self.key, &METADATA);
+            counter.increment(1);
+        });
+    }
+}
+
 /// Records that a caller is allowed. Returns the span in which the service handles the request.
 pub(crate) fn record_allowed(identity: &Identity) -> Span {
-    let issuer = identity.issuer_label();
-    count_decision("allowed", Some(issuer));
+    identity.allowed_counter().increment();
+    if !may_log_spans() {
+        return Span::none();
+    }
     tracing::debug_span!(
         "oidc_guard",
         decision = "allowed",
-        issuer = &**issuer,
+        issuer = &**identity.issuer_label(),
         subject = identity.printable_subject(),
     )
+}
+
+/// Returns whether anything may receive a span of the level `DEBUG`: a subscriber, or without one the logger of the `log` crate, if
+/// a crate enables tracing's feature `log`.
+///
+/// The macros of tracing check this themselves, but compose the values of the fields before they look at the level of the logger.
+#[inline]
+fn may_log_spans() -> bool {
+    tracing::dispatcher::has_been_set() || log::max_level() >= log::LevelFilter::Debug
 }
 
 /// Records that a request without a token is allowed. Returns the span in which the service handles the request.

@@ -45,7 +45,7 @@ use crate::keys::store::CurrentKeys;
 use crate::keys::{AwaitedFetch, jitter};
 use crate::policy::{PolicyIssuer, PolicyIssuers};
 use crate::telemetry;
-use crate::token_review::{KnownToken, TokenReviews};
+use crate::token_review::{Knowledge, TokenReviews};
 
 /// The longest time that a token waits for newer keys.
 const MAX_WAIT: Duration = Duration::from_secs(5);
@@ -221,19 +221,21 @@ impl TokenVerifier {
             generation,
             review,
         } = issuer.verify(index, token, unverified, now)?;
-        let identity = match &status {
-            TokenStatus::Verified(identity) => Some(identity),
-            TokenStatus::Pending(PendingToken::Review(pending)) => Some(pending.identity()),
-            TokenStatus::Pending(PendingToken::NewerKeys(_)) => None,
+        let Some(cache) = &self.0.cache else {
+            return Ok(status);
         };
-        if let (Some(identity), Some(cache)) = (identity, &self.0.cache) {
-            let entry = CacheEntry {
-                identity: identity.clone(),
-                issuer: index,
-                generation,
-                review,
-            };
-            cache.insert(token, entry);
+        let entry = |identity: &Identity| CacheEntry {
+            identity: identity.clone(),
+            issuer: index,
+            generation,
+            review,
+        };
+        match &status {
+            TokenStatus::Verified(identity) => cache.insert_verified(token, entry(identity)),
+            TokenStatus::Pending(PendingToken::Review(pending)) => {
+                cache.insert(token, entry(pending.identity()));
+            }
+            TokenStatus::Pending(PendingToken::NewerKeys(_)) => {}
         }
         Ok(status)
     }
@@ -252,31 +254,70 @@ impl TokenVerifier {
         // A token over the limit is never cached, so it need not be hashed.
         let is_within_limit = token.len() <= self.0.max_token_bytes;
         let cache = self.0.cache.as_ref().filter(|_| is_within_limit)?;
-        let entry = cache.get(token)?;
-        let issuer = self.0.issuers.get(entry.issuer)?;
-        let generation = issuer.keys.generation()?;
+        let checked = cache.find(token, |entry| self.check_cached(entry, now))?;
+        let unusable = match checked {
+            Ok(identity) => {
+                telemetry::record_cache_hit();
+                return Some(Ok(TokenStatus::Verified(identity)));
+            }
+            Err(unusable) => unusable,
+        };
+        match unusable {
+            Unusable::NoKeys => None,
+            Unusable::OtherKeys { issuer, generation } => {
+                cache.retain_generation(issuer, generation);
+                None
+            }
+            Unusable::NotConfirmed(review) => {
+                telemetry::record_cache_hit();
+                Some(Ok(TokenStatus::Pending(PendingToken::Review(review))))
+            }
+            Unusable::Revoked(failed) => {
+                telemetry::record_cache_hit();
+                cache.remove(token);
+                Some(Err(*failed))
+            }
+            Unusable::NotNow(failed) => {
+                cache.remove(token);
+                Some(Err(*failed))
+            }
+        }
+    }
+
+    /// Checks everything about a cached token that may have changed since it was verified. Writes nothing that threads share.
+    #[inline]
+    fn check_cached(&self, entry: &CacheEntry, now: Duration) -> Result<(), Unusable> {
+        let issuer = self.0.issuers.get(entry.issuer).ok_or(Unusable::NoKeys)?;
+        let generation = issuer.keys.generation().ok_or(Unusable::NoKeys)?;
         if generation != entry.generation {
-            cache.retain_generation(entry.issuer, generation);
-            return None;
+            return Err(Unusable::OtherKeys {
+                issuer: entry.issuer,
+                generation,
+            });
         }
         let times = entry.identity.times();
         if let Err(error) = issuer.claim_rules.validate_times(times, now) {
-            cache.remove(token);
-            return Some(Err(FailedVerification {
+            return Err(Unusable::NotNow(Box::new(FailedVerification {
                 caller: Some(entry.identity.clone()),
                 ..issuer.failed_at(error, times, now)
-            }));
+            })));
         }
-        telemetry::record_cache_hit();
-        if issuer.reviews.is_none() {
-            return Some(Ok(TokenStatus::Verified(entry.identity)));
+        let Some(reviews) = &issuer.reviews else {
+            return Ok(());
+        };
+        let review = entry.review.as_ref();
+        match review.map_or(Knowledge::Unknown, |token| reviews.check(token)) {
+            Knowledge::Accepted => Ok(()),
+            Knowledge::Refused(error) => {
+                let failed = issuer.failed_caller(error.into(), entry.identity.clone());
+                Err(Unusable::Revoked(Box::new(failed)))
+            }
+            Knowledge::Unknown => Err(Unusable::NotConfirmed(PendingReview {
+                issuer: entry.issuer,
+                generation,
+                identity: entry.identity.clone(),
+            })),
         }
-        let known = entry.review.map_or(KnownToken::New, KnownToken::Kept);
-        let status = issuer.review_status(entry.issuer, generation, entry.identity, &known);
-        if status.is_err() {
-            cache.remove(token);
-        }
-        Some(status)
     }
 
     /// Returns the index of the only issuer that may have issued a token with this `iss`.
@@ -413,6 +454,20 @@ impl TokenVerifier {
         self.prefetch();
         self.0.required.wait(&self.0.issuers).await
     }
+}
+
+/// Why the entry of a token in the cache cannot be used.
+enum Unusable {
+    /// Its issuer has no keys that may be used.
+    NoKeys,
+    /// The current keys of its issuer are not those that verified it.
+    OtherKeys { issuer: usize, generation: u64 },
+    /// The token is not valid at this time.
+    NotNow(Box<FailedVerification>),
+    /// The cluster's API server has to confirm the token.
+    NotConfirmed(PendingReview),
+    /// The cluster's API server has refused the token.
+    Revoked(Box<FailedVerification>),
 }
 
 /// The status of a token that newer keys verify.

@@ -213,7 +213,10 @@ fn other_scheme<T>(text: &[u8]) -> Result<T, Rejection> {
 /// Returns whether the query has a parameter `access_token` (RFC 6750, section 2.3), also with percent-encoding, in any case,
 /// and after `;` instead of `&`.
 fn has_token_in_query(uri: &Uri) -> bool {
-    let parameters = uri.query().unwrap_or_default().split(['&', ';']);
+    let Some(query) = uri.query() else {
+        return false;
+    };
+    let parameters = query.split(['&', ';']);
     let mut names = parameters.filter_map(|parameter| parameter.split('=').next());
     names.any(|name| {
         let decoded = form_urlencoded::parse(name.as_bytes()).next();

@@ -7,7 +7,7 @@ use super::json;
 /// The scopes of a token.
 ///
 /// They are kept as one text, so that a token with thousands of scopes is not many times as large in memory.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Scopes(Option<Box<str>>);
 
 impl Scopes {

@@ -5,8 +5,12 @@
 //! 3. The times of the token are validated again at each hit.
 //! 4. An entry is used only as long as its issuer's keys are those that verified the token.
 //!
+//! Each thread has [copies](memo) of the entries that it uses most, to which the same applies.
+//!
 //! A cache belongs to one verifier, whose rules never change. The verifier that replaces it gets the entries of the issuers whose
 //! rules and keys are the same, so that their tokens need not be verified again at once.
+
+mod memo;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
+use self::memo::{RemovalCount, Removals, ThreadMemos};
 use crate::identity::Identity;
 use crate::token_review::ReviewedToken;
 
@@ -47,6 +52,8 @@ pub(crate) struct TokenCache {
     entries: Cache<CachedToken, CacheEntry, EntryWeight>,
     /// For each issuer, the generation of the keys that the cached tokens were verified with.
     generations: Vec<AtomicU64>,
+    removals: Removals,
+    memos: ThreadMemos,
 }
 
 /// The number of bytes at the end of a token that are hashed: a part of its signature.
@@ -101,6 +108,14 @@ pub(crate) struct CacheEntry {
     pub(crate) review: Option<Arc<ReviewedToken>>,
 }
 
+impl CacheEntry {
+    /// Returns the approximate number of bytes that the entry uses with its token.
+    fn bytes(&self, token: &[u8]) -> u64 {
+        let bytes = token.len() + self.identity.size_in_memory();
+        bytes as u64 + ENTRY_OVERHEAD
+    }
+}
+
 #[derive(Clone)]
 struct EntryWeight {
     /// The minimum weight of an entry, which keeps the number of entries within the limit.
@@ -109,8 +124,7 @@ struct EntryWeight {
 
 impl Weighter<CachedToken, CacheEntry> for EntryWeight {
     fn weight(&self, token: &CachedToken, entry: &CacheEntry) -> u64 {
-        let bytes = token.0.len() + entry.identity.size_in_memory();
-        self.min.max(bytes as u64 + ENTRY_OVERHEAD)
+        self.min.max(entry.bytes(&token.0))
     }
 }
 
@@ -123,18 +137,62 @@ impl TokenCache {
         Self {
             entries: Cache::with_weighter(limits.tokens, limits.bytes, weight),
             generations: (0..issuers).map(|_| AtomicU64::new(0)).collect(),
+            removals: Removals::default(),
+            memos: ThreadMemos::new(limits.bytes),
         }
     }
 
-    /// Returns the entry of a token. Its times and its generation must be checked before it is used.
-    pub(crate) fn get(&self, token: &[u8]) -> Option<CacheEntry> {
-        self.entries.get(&LookupToken(token))
+    /// Returns the identity of a token that is in the cache, unless `check` returns why its entry cannot be used. Returns `None` if
+    /// the token is not in the cache.
+    ///
+    /// `check` must check everything that may have changed since the token was verified. It is called for the entry in this
+    /// thread's memo, and unless it accepts that, for the one that all threads share. So a memo only ever saves the way to an
+    /// entry that is accepted.
+    #[inline]
+    pub(crate) fn find<E>(
+        &self,
+        token: &[u8],
+        check: impl Fn(&CacheEntry) -> Result<(), E>,
+    ) -> Option<Result<Identity, E>> {
+        let removals = self.removals.count();
+        if let Some(mut memo) = self.memos.get(removals)
+            && let Some((place, entry)) = memo.find(token)
+        {
+            if check(entry).is_ok() {
+                return Some(Ok(entry.identity.clone()));
+            }
+            memo.remove(place);
+        }
+        self.find_shared(token, removals, check)
     }
 
-    /// Adds the entry of a token that has just been verified.
-    pub(crate) fn insert(&self, token: &[u8], entry: CacheEntry) {
+    /// Returns the identity of a token that the memo of this thread does not have. `removals` is a count from before.
+    fn find_shared<E>(
+        &self,
+        token: &[u8],
+        removals: RemovalCount,
+        check: impl Fn(&CacheEntry) -> Result<(), E>,
+    ) -> Option<Result<Identity, E>> {
+        let entry = self.entries.get(&LookupToken(token))?;
+        if let Err(error) = check(&entry) {
+            return Some(Err(error));
+        }
+        let own = self.memos.add_used(token, &entry, removals);
+        Some(Ok(own.unwrap_or(entry.identity)))
+    }
+
+    /// Adds the entry of a token that this thread has just verified, and whose identity no other thread has.
+    pub(crate) fn insert_verified(&self, token: &[u8], entry: CacheEntry) {
+        let removals = self.insert(token, entry.clone());
+        self.memos.add_verified(token, entry, removals);
+    }
+
+    /// Adds the entry of a token. Returns the number of removals before.
+    pub(crate) fn insert(&self, token: &[u8], entry: CacheEntry) -> RemovalCount {
         self.retain_generation(entry.issuer, entry.generation);
+        let removals = self.removals.count();
         self.entries.insert(CachedToken(token.into()), entry);
+        removals
     }
 
     /// Adds the entries of another cache whose issuers verify tokens exactly like those of this one. `index_of` returns the index
@@ -173,11 +231,13 @@ impl TokenCache {
         }
         self.entries
             .retain(|_, entry| entry.issuer != issuer || entry.generation == generation);
+        self.removals.record();
     }
 
     /// Removes the entry of a token.
     pub(crate) fn remove(&self, token: &[u8]) {
         self.entries.remove(&LookupToken(token));
+        self.removals.record();
     }
 }
 
@@ -205,5 +265,135 @@ mod tests {
         assert_eq!(hasher.hash_one(&cached), hasher.hash_one(&other));
         assert!(!other.equivalent(&cached));
         assert!(LookupToken(&cached.0).equivalent(&cached));
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod removal_tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+    use crate::testing::TestIdentity;
+
+    const TOKEN: &[u8] = b"header.claims.signature";
+    const THREADS: usize = 3;
+
+    fn cache() -> TokenCache {
+        TokenCache::new(CacheLimits::default(), 1)
+    }
+
+    fn entry(generation: u64) -> CacheEntry {
+        CacheEntry {
+            identity: TestIdentity::kubernetes("shop", "web").build(),
+            issuer: 0,
+            generation,
+            review: None,
+        }
+    }
+
+    fn is_found(cache: &TokenCache, token: &[u8]) -> bool {
+        cache.find(token, |_| Ok::<_, ()>(())).is_some()
+    }
+
+    /// Finds a token on several threads, then removes it, and finds it on none of them.
+    fn assert_removed_everywhere(remove: impl Fn(&TokenCache)) {
+        let (cache, barrier) = (cache(), Barrier::new(THREADS + 1));
+        cache.insert_verified(TOKEN, entry(1));
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        assert!(is_found(&cache, TOKEN));
+                    }
+                    barrier.wait();
+                    barrier.wait();
+                    assert!(!is_found(&cache, TOKEN));
+                });
+            }
+            barrier.wait();
+            remove(&cache);
+            barrier.wait();
+        });
+    }
+
+    #[test]
+    fn a_removed_token_is_found_on_no_thread() {
+        assert_removed_everywhere(|cache| cache.remove(TOKEN));
+    }
+
+    #[test]
+    fn a_token_of_another_generation_is_found_on_no_thread() {
+        assert_removed_everywhere(|cache| cache.retain_generation(0, 2));
+        assert_removed_everywhere(|cache| {
+            cache.insert(b"another.token.signature", entry(2));
+        });
+    }
+
+    #[test]
+    fn a_token_that_the_cache_has_evicted_is_removed_from_the_memos_too() {
+        assert_removed_everywhere(|cache| {
+            cache.entries.clear();
+            cache.remove(TOKEN);
+        });
+    }
+
+    #[test]
+    fn no_thread_finds_a_token_after_its_removal_in_any_order() {
+        for _ in 0..200 {
+            let (cache, removed) = (cache(), AtomicBool::new(false));
+            cache.insert_verified(TOKEN, entry(1));
+            thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        loop {
+                            let was_removed = removed.load(Ordering::Acquire);
+                            let is_found = is_found(&cache, TOKEN);
+                            assert!(!(was_removed && is_found), "found after its removal");
+                            if was_removed {
+                                break;
+                            }
+                        }
+                    });
+                }
+                cache.remove(TOKEN);
+                removed.store(true, Ordering::Release);
+            });
+        }
+    }
+
+    #[test]
+    fn each_use_is_checked_and_a_copy_never_replaces_a_newer_entry() {
+        let cache = cache();
+        cache.insert_verified(TOKEN, entry(1));
+        assert!(is_found(&cache, TOKEN));
+        let refused = cache.find(TOKEN, |_| Err("not now"));
+        assert!(matches!(refused, Some(Err("not now"))));
+        assert!(is_found(&cache, TOKEN));
+        // The entry of this thread's memo is of an earlier generation than the one that all threads share.
+        cache.insert(TOKEN, entry(2));
+        let newer = |entry: &CacheEntry| {
+            if entry.generation == 2 {
+                Ok(())
+            } else {
+                Err(())
+            }
+        };
+        assert!(matches!(cache.find(TOKEN, newer), Some(Ok(_))));
+    }
+
+    #[test]
+    fn a_check_may_use_the_cache_itself() {
+        let cache = cache();
+        cache.insert_verified(TOKEN, entry(1));
+        let found = cache.find(TOKEN, |_| {
+            if is_found(&cache, TOKEN) {
+                Ok(())
+            } else {
+                Err(())
+            }
+        });
+        assert!(matches!(found, Some(Ok(_))));
     }
 }

@@ -16,6 +16,7 @@ use crate::keys::store::CurrentKeys;
 use crate::keys::{Keys, KeysSnapshot, NoNewerKeys};
 use crate::policy::PublicIssuer;
 use crate::revocation::Revocation;
+use crate::telemetry::AllowedCounter;
 use crate::token_review::{Knowledge, KnownToken, ReviewedToken, TokenReviews};
 use crate::validity::Validity;
 
@@ -23,6 +24,8 @@ use crate::validity::Validity;
 pub(crate) struct TrustedIssuer {
     /// The name of the issuer in logs and metrics. It is one of a fixed set and never changes.
     pub(crate) label: Arc<str>,
+    /// Counts the tokens of the issuer that are allowed.
+    pub(crate) allowed: Arc<AllowedCounter>,
     /// The value that the `iss` claim of its tokens must equal.
     pub(crate) issuer: IssuerName,
     /// Other accepted values of `iss`, from the settings.
@@ -262,6 +265,7 @@ impl TrustedIssuer {
             issuer,
             accepted,
             label,
+            allowed: self.allowed.clone(),
         }
     }
 

@@ -57,6 +57,7 @@ mod streams_servers;
 mod support;
 mod telemetry;
 mod testing_support;
+mod thread_memos;
 mod token_extraction;
 mod token_review;
 mod token_review_limits;
