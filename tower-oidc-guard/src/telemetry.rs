@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Span;
+use tracing::level_filters::LevelFilter;
 
 use crate::guard::BodyKind;
 use crate::identity::{Identity, TokenEnd};
@@ -75,7 +76,7 @@ pub(crate) fn record_allowed(identity: &Identity) -> Span {
 /// The macros of tracing check this themselves, but compose the values of the fields before they look at the level of the logger.
 #[inline]
 fn may_log_spans() -> bool {
-    tracing::dispatcher::has_been_set() || log::max_level() >= log::LevelFilter::Debug
+    LevelFilter::current() >= LevelFilter::DEBUG || log::max_level() >= log::LevelFilter::Debug
 }
 
 /// Records that a request without a token is allowed. Returns the span in which the service handles the request.

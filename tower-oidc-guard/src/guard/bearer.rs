@@ -144,9 +144,9 @@ impl TokenHeaders {
 
 /// Reads the token from one header.
 fn read<'r>(name: &HeaderName, headers: &'r HeaderMap) -> Result<Bearer<'r>, Rejection> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next().ok_or(Rejection::MissingToken)?;
-    if values.next().is_some() {
+    let value = headers.get(name).ok_or(Rejection::MissingToken)?;
+    let is_any_repeated = headers.len() != headers.keys_len();
+    if is_any_repeated && headers.get_all(name).iter().nth(1).is_some() {
         return Err(Rejection::MalformedRequest(
             "a repeated header for the token",
         ));

@@ -246,7 +246,8 @@ async fn a_token_whose_confirmation_has_ended_is_not_accepted_on_any_thread() {
     tokio::time::advance(Duration::from_secs(11)).await;
     let is_ready = {
         let (guard, token) = (guard.clone(), token.clone());
-        move |_: &Handle| {
+        move |runtime: &Handle| {
+            let _inside = runtime.enter();
             let mut request = std::pin::pin!(guard.verifier().verify(&token));
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
             request.as_mut().poll(&mut cx).is_ready()
