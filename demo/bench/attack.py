@@ -5,7 +5,9 @@ after another are sent at a fixed rate. The open path reads no token, so it show
 """
 
 import argparse
+import contextlib
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -14,8 +16,10 @@ from pathlib import Path
 from measurement import SMOKE_HELP, save
 from processes import Process, Server, load_cores, running_issuer, terminated
 
-# "none" is the baseline without bad requests.
-BAD_TOKENS = ("none", "wrong-signature", "unknown-key", "huge", "garbage")
+# "none" is the baseline without bad requests. With "slow-issuer", the tokens have unknown keys, and the issuer responds to no
+# fetch until the end of the phase.
+BAD_TOKENS = ("none", "wrong-signature", "unknown-key", "slow-issuer", "huge", "garbage")
+UNKNOWN_KEYS = {"unknown-key", "slow-issuer"}
 PATHS = {"open": "/", "guarded": "/private"}
 TOKENS = 3000
 PERCENTILES = {"median": "p50", "99 %": "p99", "99.9 %": "p99.9"}
@@ -44,6 +48,16 @@ class MemorySampler:
         self.thread.join()
 
 
+@contextlib.contextmanager
+def stopped(process):
+    """Stops a process until the end of the block."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def measure(arguments, server, issuer, path, bad_tokens):
     """Sends good requests and one kind of bad ones. Latencies are in microseconds."""
     url = server.url(PATHS[path])
@@ -54,10 +68,11 @@ def measure(arguments, server, issuer, path, bad_tokens):
         "-q", arguments.good, "--latency-correction", "-H", f"Authorization: Bearer {good}", url,
     ]]
     if bad_tokens != "none":
-        tokens = issuer.folder / bad_tokens
+        tokens = issuer.folder / ("unknown-key" if bad_tokens in UNKNOWN_KEYS else bad_tokens)
         commands.append([arguments.programs / "flood", url, tokens, arguments.bad, arguments.seconds])
-    loads = [Process(command, load_cores(), stdout=subprocess.PIPE, text=True) for command in commands]
-    outputs = [json.loads(load.process.communicate()[0]) for load in loads]
+    with stopped(issuer.process) if bad_tokens == "slow-issuer" else contextlib.nullcontext():
+        loads = [Process(command, load_cores(), stdout=subprocess.PIPE, text=True) for command in commands]
+        outputs = [json.loads(load.process.communicate()[0]) for load in loads]
     latencies = outputs[0]["latencyPercentiles"]
     return {
         "good": outputs[0]["statusCodeDistribution"],
@@ -82,7 +97,7 @@ def violations(phases):
                 yield f"{bad_tokens}, {path}: bad requests were answered with {phase['bad']}"
         guarded = paths["guarded"]
         limit = 0
-        if bad_tokens == "unknown-key":
+        if bad_tokens in UNKNOWN_KEYS:
             limit = FETCH_BURST + guarded["seconds"] / FETCH_INTERVAL_SECONDS
         if guarded["fetches"] > limit:
             yield f"{bad_tokens}: keys were fetched {guarded['fetches']} times (limit {limit:.0f})"

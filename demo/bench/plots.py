@@ -51,7 +51,7 @@ def save(name, draw):
 def servers(colors):
     table = load("servers")["servers"]
     names = list(table)[::-1]
-    figure, both = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    figure, both = plt.subplots(1, 2, figsize=(10, 0.9 + 0.3 * len(names)), sharey=True)
     for axes, (tokens, title) in zip(both, {"same": "one token", "different": "3,000 tokens"}.items()):
         added = [table[name][tokens]["added"]["median"] for name in names]
         bar_colors = [colors["ours"] if name.startswith(OURS) else colors["others"] for name in names]

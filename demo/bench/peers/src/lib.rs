@@ -46,6 +46,11 @@ impl Settings {
     }
 }
 
+/// Returns the URL of an issuer's keys, for guards that do not find it themselves.
+pub fn jwks_uri(issuer: &str) -> String {
+    format!("{issuer}/openid/v1/jwks")
+}
+
 /// Returns the program's arguments, or `usage` as the error if their number is not `N`.
 pub fn arguments<const N: usize>(usage: &str) -> AnyResult<[String; N]> {
     let given: Vec<_> = std::env::args().skip(1).collect();

@@ -1,18 +1,26 @@
 //! Sends requests one after the other over one connection.
 //!
 //! `client <middleware> <url> <token file> <requests>`, where the middleware is one of `reqwest` (none), `noop`, `header`
-//! (adds a constant value), `bearer-auth`, `bearer-auth-sent-once`, `kube-rs` and `google-cloud-auth`. The last two do the
-//! work that these crates do for each request.
+//! (adds a constant value), `bearer-auth`, `bearer-auth-sent-once`, `huskarl`, `kube-rs` and `google-cloud-auth`. The last
+//! two do the work that these crates do for each request.
 
 #[allow(dead_code)]
 #[path = "../../../../../reqwest-wi-auth/benches/targets/other_clients.rs"]
 mod other_clients;
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use async_trait::async_trait;
 use bench_peers::{AnyResult, arguments};
-use http::{Extensions, HeaderMap, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderValue, Uri};
+use huskarl::authorizer::HttpAuthorizer;
+use huskarl::cache::{InMemoryTokenCache, TokenError, TokenSource};
+use huskarl::core::RetryAdvice;
+use huskarl::core::platform::MaybeSendBoxFuture;
+use huskarl::grant::core::{RawTokenResponse, TokenResponse};
 use reqwest::{Client, Request, Response};
-use reqwest_middleware::{ClientBuilder, Middleware, Next};
+use reqwest_middleware::{ClientBuilder, Error, Middleware, Next};
 use reqwest_wi_auth::{BearerAuth, ProjectedToken};
 
 use crate::other_clients::{GoogleCloudAuth, KubeRs};
@@ -33,11 +41,50 @@ impl<F: Fn(&mut HeaderMap) + Send + Sync + 'static> Middleware for ChangeHeaders
     }
 }
 
+/// The source of huskarl's token, which is the content of a file.
+struct FileToken(String);
+
+impl TokenSource for FileToken {
+    fn token(&self) -> MaybeSendBoxFuture<'_, Result<Arc<TokenResponse>, TokenError>> {
+        Box::pin(async {
+            let response = RawTokenResponse::builder()
+                .access_token(self.0.clone())
+                .token_type("Bearer")
+                .build();
+            let response = response.into_token_response(None, SystemTime::now());
+            let invalid = |error| huskarl::core::Error::new(RetryAdvice::No, error);
+            Ok(Arc::new(response.map_err(invalid)?))
+        })
+    }
+}
+
+/// The request loop that huskarl's documentation describes, with its cache of the token.
+struct Huskarl(HttpAuthorizer);
+
+#[async_trait]
+impl Middleware for Huskarl {
+    async fn handle(
+        &self,
+        mut request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let uri: Uri = request.url().as_str().parse().map_err(Error::middleware)?;
+        let headers = self.0.get_headers(request.method(), &uri).await;
+        let headers = headers.map_err(Error::middleware)?;
+        request.headers_mut().extend(headers);
+        let response = next.run(request, extensions).await?;
+        self.0.process_response(&uri, response.headers());
+        Ok(response)
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> AnyResult {
     let [middleware, url, file, requests] =
         arguments("<middleware> <url> <token file> <requests>")?;
     let (token, requests) = (std::fs::read_to_string(&file)?, requests.parse()?);
+    let origin = reqwest::Url::parse(&url)?.origin().ascii_serialization();
     let plain = Client::builder().no_proxy().build()?;
     if middleware == "reqwest" {
         for _ in 0..requests {
@@ -57,11 +104,16 @@ async fn main() -> AnyResult {
         }
         "bearer-auth" => {
             let token = ProjectedToken::open(&file).await?;
-            client.with(BearerAuth::insecure_http(&url, token)?)
+            client.with(BearerAuth::insecure_http(&origin, token)?)
         }
         "bearer-auth-sent-once" => {
             let token = ProjectedToken::open(&file).await?;
-            client.with(BearerAuth::insecure_http(&url, token)?.without_resend())
+            client.with(BearerAuth::insecure_http(&origin, token)?.without_resend())
+        }
+        "huskarl" => {
+            let cache = InMemoryTokenCache::builder().source(FileToken(token));
+            let authorizer = HttpAuthorizer::builder().cache(cache.build());
+            client.with(Huskarl(authorizer.build()))
         }
         "kube-rs" => {
             let auth = KubeRs::new(&token);

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 const TICK: Duration = Duration::from_millis(10);
-/// The highest number of concurrent requests; further ones are not sent and counted as `not sent`.
-const MAX_CONCURRENT: usize = 512;
+/// The highest number of concurrent requests; further ones are not sent and counted as `not sent`. As many as may wait for keys.
+const MAX_CONCURRENT: usize = 1024;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> AnyResult {
