@@ -35,6 +35,7 @@ mod known_bugs;
 mod layer;
 mod log_injection;
 mod openidconnect;
+mod openidconnect_generated;
 mod openidconnect_values;
 mod policy;
 mod policy_claims;

@@ -264,12 +264,12 @@ const DIFFERENCES: &[(OnlyAcceptedBy, &str, &[&str])] = &[
 ];
 
 /// A token, the keys and the time to verify it with.
-struct Case {
-    name: String,
-    token: String,
-    keys: Value,
-    issuer: &'static str,
-    now: u64,
+pub struct Case {
+    pub name: String,
+    pub token: String,
+    pub keys: Value,
+    pub issuer: &'static str,
+    pub now: u64,
 }
 
 /// Creates a guard with the keys, the issuer and the time of a case.
@@ -290,16 +290,37 @@ fn guard(case: &Case) -> OidcGuard {
 
 /// Returns whether openidconnect accepts a token.
 fn openidconnect_accepts(case: &Case) -> bool {
+    let allowed = [
+        CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
+        CoreJwsSigningAlgorithm::EcdsaP256Sha256,
+    ];
+    verifies(case, openidconnect_verifier(case).set_allowed_algs(allowed))
+}
+
+/// Returns whether openidconnect accepts a token, also one for other audiences beside its own, and with more algorithms.
+pub fn openidconnect_accepts_any_other_audience(case: &Case) -> bool {
+    let allowed = [
+        CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
+        CoreJwsSigningAlgorithm::RsaSsaPssSha256,
+        CoreJwsSigningAlgorithm::EcdsaP256Sha256,
+        CoreJwsSigningAlgorithm::EcdsaP384Sha384,
+        CoreJwsSigningAlgorithm::EdDsa,
+    ];
+    let verifier = openidconnect_verifier(case).set_allowed_algs(allowed);
+    verifies(case, verifier.set_other_audience_verifier_fn(|_| true))
+}
+
+/// Returns the verifier of openidconnect with the keys, the issuer and the time of a case. Panics if it cannot read the keys.
+fn openidconnect_verifier(case: &Case) -> CoreIdTokenVerifier<'static> {
     let now = case.now;
     let keys: CoreJsonWebKeySet = serde_json::from_value(case.keys.clone()).unwrap();
     let issuer = IssuerUrl::new(case.issuer.to_owned()).unwrap();
     let client_id = ClientId::new(AUDIENCE.to_owned());
-    let verifier = CoreIdTokenVerifier::new_public_client(client_id, issuer, keys)
-        .set_allowed_algs([
-            CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
-            CoreJwsSigningAlgorithm::EcdsaP256Sha256,
-        ])
-        .set_time_fn(move || unix_time(now).into());
+    CoreIdTokenVerifier::new_public_client(client_id, issuer, keys)
+        .set_time_fn(move || unix_time(now).into())
+}
+
+fn verifies(case: &Case, verifier: CoreIdTokenVerifier<'_>) -> bool {
     // A token that is presented to an API is not the answer to a login, so it has no nonce.
     let any_nonce = |_: Option<&Nonce>| Ok(());
     CoreIdToken::from_str(&case.token).is_ok_and(|token| token.claims(&verifier, any_nonce).is_ok())
