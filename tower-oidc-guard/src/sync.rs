@@ -18,6 +18,7 @@ mod system {
     pub(crate) use std::sync::{Mutex, MutexGuard};
 
     pub(crate) use arc_swap::ArcSwapOption;
+    pub(crate) use thread_local::ThreadLocal;
     pub(crate) use tokio::runtime::Handle;
     pub(crate) use tokio::sync::{Notify, watch};
 
@@ -40,5 +41,5 @@ pub(crate) use self::model_runtime::ModelRuntime;
 #[cfg(test)]
 pub(crate) use self::{
     model_runtime::Handle,
-    model_types::{ArcSwapOption, Mutex, MutexGuard, Notify, atomic, watch},
+    model_types::{ArcSwapOption, Mutex, MutexGuard, Notify, ThreadLocal, atomic, watch},
 };

@@ -243,3 +243,8 @@ pub(crate) fn random() -> Option<f64> {
     use shuttle::rand::Rng as _;
     is_active().then(|| shuttle::rand::thread_rng().r#gen())
 }
+
+/// Returns the number of the thread or task of the model that runs.
+pub(crate) fn current_thread() -> usize {
+    shuttle::current::get_current_task().map_or(0, usize::from)
+}

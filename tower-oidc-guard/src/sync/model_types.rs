@@ -143,6 +143,38 @@ impl<T> ArcSwapOption<T> {
     }
 }
 
+/// A value for each thread, also for each of a model, which all run on one thread of the process.
+pub(crate) struct ThreadLocal<T: Send>([thread_local::ThreadLocal<T>; MODEL_THREADS]);
+
+/// More than any model has.
+const MODEL_THREADS: usize = 16;
+
+impl<T: Send> ThreadLocal<T> {
+    pub(crate) fn new() -> Self {
+        Self(std::array::from_fn(|_| thread_local::ThreadLocal::new()))
+    }
+
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.own().get()
+    }
+
+    pub(crate) fn get_or_default(&self) -> &T
+    where
+        T: Default,
+    {
+        self.own().get_or_default()
+    }
+
+    fn own(&self) -> &thread_local::ThreadLocal<T> {
+        let thread = if model::is_active() {
+            model::current_thread()
+        } else {
+            0
+        };
+        &self.0[thread % MODEL_THREADS]
+    }
+}
+
 /// A notification of one task.
 #[derive(Debug, Default)]
 pub(crate) struct Notify(tokio::sync::Notify);

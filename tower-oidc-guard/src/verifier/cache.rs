@@ -11,17 +11,20 @@
 //! rules and keys are the same, so that their tokens need not be verified again at once.
 
 mod memo;
+#[cfg(feature = "testing")]
+#[cfg(test)]
+mod models;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
 use self::memo::{RemovalCount, Removals, ThreadMemos};
 use crate::identity::Identity;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::token_review::ReviewedToken;
 
 /// The default limit on the number of tokens.

@@ -19,9 +19,9 @@
 
 use std::cell::{RefCell, RefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use thread_local::ThreadLocal;
+use crate::sync::ThreadLocal;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use super::CacheEntry;
 use crate::identity::Identity;
