@@ -25,7 +25,6 @@ pub(in crate::watched_file) enum Metadata {
     Model { node: u64, is_symlink: bool },
 }
 
-#[cfg(unix)]
 impl Metadata {
     pub(in crate::watched_file) fn is_symlink(&self) -> bool {
         match self {
@@ -34,6 +33,7 @@ impl Metadata {
         }
     }
 
+    #[cfg(unix)]
     pub(in crate::watched_file) fn dev(&self) -> u64 {
         match self {
             Self::System(metadata) => std::os::unix::fs::MetadataExt::dev(metadata),
@@ -41,6 +41,7 @@ impl Metadata {
         }
     }
 
+    #[cfg(unix)]
     pub(in crate::watched_file) fn ino(&self) -> u64 {
         match self {
             Self::System(metadata) => std::os::unix::fs::MetadataExt::ino(metadata),
