@@ -168,6 +168,8 @@ mod background;
 mod backoff;
 mod bearer_auth;
 mod error;
+#[doc(hidden)]
+pub mod json_object;
 mod layer;
 #[cfg(feature = "metrics")]
 mod metric_descriptions;

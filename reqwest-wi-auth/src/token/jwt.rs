@@ -11,6 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::json_object::{Object, optional_object};
+
 /// An error in the format of a token.
 ///
 /// Its message contains at most one character of the bytes.
@@ -96,7 +98,11 @@ struct Payload {
     exp: Option<f64>,
     iat: Option<f64>,
     aud: Option<Audience>,
-    #[serde(rename = "kubernetes.io")]
+    #[serde(
+        rename = "kubernetes.io",
+        default,
+        deserialize_with = "optional_object"
+    )]
     kubernetes: Option<Kubernetes>,
 }
 
@@ -236,12 +242,10 @@ fn parse_object<'j, T: Deserialize<'j>>(
     json: &'j [u8],
     part: &'static str,
 ) -> Result<T, TokenFormatError> {
-    // serde would also accept an array for a struct.
-    let is_object = json.trim_ascii_start().first() == Some(&b'{');
-    let parsed = is_object
-        .then(|| serde_json::from_slice(json).ok())
-        .flatten();
-    parsed.ok_or(TokenFormatError::Json { part })
+    match serde_json::from_slice(json) {
+        Ok(Object(value)) => Ok(value),
+        Err(_) => Err(TokenFormatError::Json { part }),
+    }
 }
 
 /// Returns an error if the length of a signature does not match its algorithm. Accepts any length for unknown algorithms.

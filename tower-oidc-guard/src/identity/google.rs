@@ -4,6 +4,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use reqwest_wi_auth::json_object::Object;
+
 /// A Google account: the service account of a workload, or a user. Returned by
 /// [`Identity::google`](crate::Identity::google).
 ///
@@ -73,7 +75,8 @@ impl GoogleIdentity {
         // Verification has parsed the payload as an object, so this does not fail.
         let claims: Claims<'_> = serde_json::from_slice(payload).unwrap_or_default();
         let compute_engine = || {
-            let google: Google<'_> = serde_json::from_str(claims.google?.get()).ok()?;
+            let Object(google): Object<Google<'_>> =
+                serde_json::from_str(claims.google?.get()).ok()?;
             ComputeEngine::from_json(google.compute_engine?)
         };
         Self {
@@ -113,7 +116,7 @@ impl GoogleIdentity {
 
 impl ComputeEngine {
     fn from_json(raw: &RawValue) -> Option<Self> {
-        let instance: Instance<'_> = serde_json::from_str(raw.get()).ok()?;
+        let Object(instance): Object<Instance<'_>> = serde_json::from_str(raw.get()).ok()?;
         Some(Self {
             project_id: parse(instance.project_id),
             project_number: parse(instance.project_number),

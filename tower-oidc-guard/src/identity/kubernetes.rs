@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::system_time;
 use crate::jose::claims::Claims;
+use reqwest_wi_auth::json_object::{Object, object, optional_object};
 
 /// A service account of a Kubernetes cluster and the pod that uses it. Returned by
 /// [`Identity::kubernetes`](crate::Identity::kubernetes).
@@ -22,7 +23,7 @@ impl KubernetesIdentity {
     /// Reads the claim `kubernetes.io`. Returns `None` if it is missing or does not agree with the subject, which is what
     /// Kubernetes itself uses.
     pub(super) fn from_claims(claims: &Claims<'_>) -> Option<Self> {
-        let claim: Claim = serde_json::from_str(claims.kubernetes?.get()).ok()?;
+        let Object(claim): Object<Claim> = serde_json::from_str(claims.kubernetes?.get()).ok()?;
         let subject = &*claims.subject;
         let (namespace, name) = subject
             .strip_prefix("system:serviceaccount:")?
@@ -68,8 +69,11 @@ impl KubernetesIdentity {
 #[derive(Debug, Clone, Deserialize)]
 struct Claim {
     namespace: String,
+    #[serde(deserialize_with = "object")]
     serviceaccount: ObjectRef,
+    #[serde(default, deserialize_with = "optional_object")]
     pod: Option<ObjectRef>,
+    #[serde(default, deserialize_with = "optional_object")]
     node: Option<ObjectRef>,
     warnafter: Option<u64>,
 }

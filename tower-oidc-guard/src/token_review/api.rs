@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -15,6 +15,7 @@ use crate::keys::error::KeysError;
 use crate::keys::fetch::DocumentServer;
 use crate::keys::sources::{ApiServer, ApiServerConnector, Connection};
 use crate::text::{excerpt, printable, url_without_secrets};
+use reqwest_wi_auth::json_object::Object;
 
 /// The path of TokenReviews at a Kubernetes API server.
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
@@ -98,14 +99,14 @@ struct Spec<'r> {
 struct Response {
     api_version: String,
     kind: String,
-    status: Status,
+    status: Object<Status>,
 }
 
 #[derive(Deserialize)]
 struct Status {
     authenticated: Option<bool>,
     #[serde(default)]
-    user: User,
+    user: Object<User>,
     #[serde(default)]
     audiences: Vec<String>,
     #[serde(default)]
@@ -194,10 +195,7 @@ impl Reviewer {
             .await;
         let mut response = response.map_err(|cause| self.request_error(cause, &connection))?;
         let status = response.status();
-        let retry_after = response.headers().get(RETRY_AFTER);
-        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let retry_after =
-            retry_after.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+        let retry_after = retry_after(response.headers());
         let body = self.body(&mut response, &connection).await?;
         match status {
             StatusCode::CREATED | StatusCode::OK => self.read(&body, subject, audiences),
@@ -242,7 +240,7 @@ impl Reviewer {
         subject: &str,
         accepted: &[String],
     ) -> Result<Answer, TokenReviewError> {
-        let response: Response = serde_json::from_slice(body).map_err(|error| {
+        let Object(response): Object<Response> = serde_json::from_slice(body).map_err(|error| {
             // The text of the error can quote the response, which repeats the token.
             let (line, column) = (error.line(), error.column());
             self.invalid(format!(
@@ -252,12 +250,12 @@ impl Reviewer {
         if response.kind != KIND || response.api_version != API_VERSION {
             return Err(self.invalid(format!("it is not a {KIND} of {API_VERSION}")));
         }
-        let Status {
+        let Object(Status {
             authenticated,
-            user,
+            user: Object(user),
             audiences,
             error,
-        } = response.status;
+        }) = response.status;
         if authenticated != Some(true) {
             if authenticated.is_none() && error.is_empty() {
                 return Err(
@@ -357,10 +355,19 @@ fn refusal(error: &str) -> Result<Denial, TokenReviewError> {
     Ok(Denial { kind, text })
 }
 
+/// Returns the number of seconds in a header `Retry-After`, up to [`MAX_RETRY_AFTER`].
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    // `parse` also accepts a plus sign.
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds = value.parse().ok().filter(|_| is_number)?;
+    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+}
+
 /// Returns the API server's message in the body of a response with an error status.
 fn failure_message(body: &[u8]) -> Option<String> {
-    let failure = serde_json::from_slice::<Failure>(body).ok()?;
-    Some(shown(&failure.message))
+    let failure = serde_json::from_slice::<Object<Failure>>(body).ok()?;
+    Some(shown(&failure.0.message))
 }
 
 fn shown(text: &str) -> String {

@@ -16,6 +16,7 @@ use super::AmbientSource;
 use super::builder::{Proxy, Settings};
 use super::opened::Candidate;
 use crate::error::{AmbientError, AmbientFinding, Error};
+use crate::json_object::Object;
 use crate::text::{printable, shorten_middle};
 use crate::token::Token;
 use crate::token::jwt::Audiences;
@@ -369,8 +370,8 @@ fn google(settings: &Settings) -> Found {
         Ok(content) => content,
         Err(error) => return Found::Broken(format!("{found}: {}", shown(&error.to_string()))),
     };
-    let credentials = match serde_json::from_slice::<GoogleCredentials>(&content) {
-        Ok(credentials) => credentials,
+    let credentials = match serde_json::from_slice::<Object<GoogleCredentials>>(&content) {
+        Ok(Object(credentials)) => credentials,
         // The error of the parser may contain a value of the file.
         Err(error) => {
             return Found::Broken(format!(

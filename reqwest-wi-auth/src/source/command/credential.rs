@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use crate::json_object::optional_object;
+use crate::text::shorten_middle;
 use crate::timestamp::parse_timestamp;
 use crate::token::{Token, TokenFormat};
 
@@ -18,7 +20,7 @@ const VERSIONS: [&str; 2] = [
 struct ExecCredential<'o> {
     kind: Option<String>,
     api_version: Option<String>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "optional_object")]
     status: Option<Status<'o>>,
 }
 
@@ -31,7 +33,13 @@ struct Status<'o> {
     expiration_timestamp: Option<String>,
 }
 
-/// Parses the output. The error describes what is wrong with it, without quoting it.
+/// The longest name that an error quotes, in bytes.
+const MAX_NAME_BYTES: usize = 64;
+
+/// The longest text that is quoted although it is not a time. A token is longer.
+const MAX_OTHER_BYTES: usize = 15;
+
+/// Parses the output. The error describes what is wrong with it, and quotes at most short texts that are no token.
 pub(super) fn parse(output: &[u8], format: TokenFormat) -> Result<Token, String> {
     if output.trim_ascii_start().first() == Some(&b'{') {
         return parse_credential(output);
@@ -48,13 +56,15 @@ fn parse_credential(output: &[u8]) -> Result<Token, String> {
     let kind = credential.kind.unwrap_or_default();
     if kind != "ExecCredential" {
         return Err(format!(
-            "it printed JSON of kind {kind:?}, expected \"ExecCredential\""
+            "it printed JSON of kind {:?}, expected \"ExecCredential\"",
+            shorten_middle(&kind, MAX_NAME_BYTES)
         ));
     }
     let version = credential.api_version.unwrap_or_default();
     if !VERSIONS.contains(&version.as_str()) {
         return Err(format!(
-            "it printed an ExecCredential of version {version:?}, expected {:?}",
+            "it printed an ExecCredential of version {:?}, expected {:?}",
+            shorten_middle(&version, MAX_NAME_BYTES),
             VERSIONS[0]
         ));
     }
@@ -73,11 +83,23 @@ fn parse_credential(output: &[u8]) -> Result<Token, String> {
         return Ok(token);
     };
     let Some(expires_at) = parse_timestamp(&text) else {
+        let found = if may_be_shown(&text) {
+            format!("{text:?}")
+        } else {
+            "another text".to_owned()
+        };
         return Err(format!(
-            "it printed an ExecCredential whose status.expirationTimestamp is {text:?}, expected a time in the format of RFC 3339"
+            "it printed an ExecCredential whose status.expirationTimestamp is {found}, expected a time in the format of RFC 3339"
         ));
     };
     Ok(token.with_max_expiry(expires_at))
+}
+
+/// Returns whether a text that should be a time can be no token, for example because a program has exchanged the two members.
+fn may_be_shown(text: &str) -> bool {
+    let is_part_of_time = |byte: u8| byte.is_ascii_digit() || b"-:.+TtZz ".contains(&byte);
+    text.len() <= MAX_OTHER_BYTES
+        || text.len() <= MAX_NAME_BYTES && text.bytes().all(is_part_of_time)
 }
 
 #[cfg(test)]

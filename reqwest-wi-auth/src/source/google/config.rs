@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny};
 use zeroize::Zeroizing;
 
+use crate::json_object::{Object, optional_object};
 use crate::text::{printable, shorten_middle};
 use crate::token::TokenFormat;
 
@@ -160,7 +161,9 @@ struct Document {
     subject_token_type: Option<String>,
     token_url: Option<String>,
     service_account_impersonation_url: Option<String>,
+    #[serde(default, deserialize_with = "optional_object")]
     service_account_impersonation: Option<Impersonation>,
+    #[serde(default, deserialize_with = "optional_object")]
     credential_source: Option<Source>,
     universe_domain: Option<String>,
     quota_project_id: Option<String>,
@@ -180,6 +183,7 @@ struct Source {
     file: Option<PathBuf>,
     url: Option<String>,
     headers: Option<BTreeMap<String, Secret>>,
+    #[serde(default, deserialize_with = "optional_object")]
     format: Option<Format>,
     executable: Option<IgnoredAny>,
     environment_id: Option<IgnoredAny>,
@@ -213,9 +217,9 @@ impl CredentialConfig {
     /// Parses a configuration. The error states what is wrong and what to do, as the end of a sentence about the
     /// configuration, and contains no secret.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
-        let kind: Kind = serde_json::from_slice(json).map_err(describe)?;
+        let Object(kind): Object<Kind> = serde_json::from_slice(json).map_err(describe)?;
         check_kind(kind.r#type.as_deref())?;
-        let document: Document = serde_json::from_slice(json).map_err(describe)?;
+        let Object(document): Object<Document> = serde_json::from_slice(json).map_err(describe)?;
         document.into_config()
     }
 }
@@ -437,3 +441,4 @@ pub(super) fn is_workforce_pool(audience: &str) -> bool {
         && parts.next().is_some_and(|location| !location.is_empty())
         && parts.next() == Some("workforcePools")
 }
+

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::quoted;
 use crate::error::FetchError;
+use crate::json_object::{Object, object};
 use crate::source::http::{Endpoint, HttpClient, Response, Secrets};
 use crate::timestamp::parse_timestamp;
 use crate::token::Token;
@@ -72,13 +73,14 @@ struct AccessTokenResponse<'b> {
 /// The part of an error response that states its reason.
 #[derive(Deserialize)]
 struct ErrorResponse {
+    #[serde(deserialize_with = "object")]
     error: ErrorBody,
 }
 
 #[derive(Deserialize)]
 struct ErrorBody {
     #[serde(default)]
-    details: Vec<ErrorDetail>,
+    details: Vec<Object<ErrorDetail>>,
 }
 
 #[derive(Deserialize)]
@@ -239,14 +241,14 @@ impl ServiceAccount {
     /// Returns what to do about an error response, if that is known.
     fn advice(&self, response: &Response) -> Option<String> {
         let Self { email, pool, .. } = self;
-        let reason = serde_json::from_slice::<ErrorResponse>(response.body()).ok();
-        let reasons = reason
-            .map(|response| response.error.details)
+        let parsed = serde_json::from_slice::<Object<ErrorResponse>>(response.body());
+        let reasons = parsed
+            .map(|Object(response)| response.error.details)
             .unwrap_or_default();
         let has_reason = |name: &str| {
             reasons
                 .iter()
-                .any(|detail| detail.reason.as_deref() == Some(name))
+                .any(|Object(detail)| detail.reason.as_deref() == Some(name))
         };
         match response.status() {
             StatusCode::FORBIDDEN if has_reason("SERVICE_DISABLED") => Some(

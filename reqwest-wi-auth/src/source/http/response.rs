@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{Endpoint, Secrets};
 use crate::error::FetchError;
+use crate::json_object::{Object, optional_object};
 
 /// The size limit of a response.
 const MAX_BYTES: usize = 64 * 1024;
@@ -33,7 +34,7 @@ struct OAuthError {
 /// The error of a Google API, or a `Status` of Kubernetes.
 #[derive(Deserialize)]
 struct ApiError {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_object")]
     error: Option<GoogleError>,
     #[serde(default)]
     message: Option<String>,
@@ -110,7 +111,8 @@ impl Response {
         if !self.status.is_success() {
             return Err(self.error());
         }
-        serde_json::from_slice(&self.body).map_err(|error| {
+        let parsed: Result<Object<T>, _> = serde_json::from_slice(&self.body);
+        parsed.map(|Object(value)| value).map_err(|error| {
             // The message of serde_json contains values, so only its position is shown.
             let (line, column) = (error.line(), error.column());
             let found = match error.classify() {
@@ -126,7 +128,7 @@ impl Response {
     pub(crate) fn error(&self) -> FetchError {
         let status = self.status;
         let endpoint = self.endpoint.clone();
-        if let Ok(error) = serde_json::from_slice::<OAuthError>(&self.body) {
+        if let Ok(Object(error)) = serde_json::from_slice::<Object<OAuthError>>(&self.body) {
             let description = error.error_description.as_deref().unwrap_or_default();
             return FetchError::OAuth {
                 endpoint,
@@ -138,17 +140,17 @@ impl Response {
                 retry_after: self.retry_after,
             };
         }
-        let message = match serde_json::from_slice::<ApiError>(&self.body) {
-            Ok(ApiError {
+        let message = match serde_json::from_slice::<Object<ApiError>>(&self.body) {
+            Ok(Object(ApiError {
                 error: Some(error), ..
-            }) => {
+            })) => {
                 let code = error.status.unwrap_or_default();
                 format!("{code} {}", error.message.unwrap_or_default())
             }
-            Ok(ApiError {
+            Ok(Object(ApiError {
                 message: Some(message),
                 ..
-            }) => message,
+            })) => message,
             _ => String::from_utf8_lossy(&self.body).into_owned(),
         };
         let advice = status.is_redirection().then(|| {
@@ -172,8 +174,9 @@ fn some_text(text: String) -> Option<Box<str>> {
 /// Returns the delay of a `Retry-After` header: a number of seconds, or a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    // `parse` also accepts a plus sign.
+    if value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return value.parse().ok().map(Duration::from_secs);
     }
     let date = httpdate::parse_http_date(value).ok()?;
     date.duration_since(SystemTime::now()).ok()

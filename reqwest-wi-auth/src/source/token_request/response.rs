@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::Target;
 use super::account::Account;
 use crate::error::{Error, FetchError};
+use crate::json_object::{Object, optional_object};
 use crate::source::http::Response;
 use crate::timestamp::parse_timestamp;
 use crate::token::Token;
@@ -16,7 +17,7 @@ use crate::token::jwt::Audiences;
 /// A `TokenRequest` with a token.
 #[derive(Deserialize)]
 struct Granted<'r> {
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "optional_object")]
     status: Option<GrantedStatus<'r>>,
 }
 
@@ -35,6 +36,7 @@ struct Failure {
     kind: String,
     #[serde(default)]
     message: String,
+    #[serde(default, deserialize_with = "optional_object")]
     details: Option<Details>,
 }
 
@@ -95,7 +97,8 @@ pub(super) fn token(response: &Response, target: &Target) -> Result<Token, Fetch
 /// Returns the error that a response states, with what to do.
 fn rejected(response: &Response, target: &Target) -> FetchError {
     let error = response.error();
-    let failure = serde_json::from_slice::<Failure>(response.body()).ok();
+    let failure = serde_json::from_slice::<Object<Failure>>(response.body());
+    let failure = failure.ok().map(|Object(failure)| failure);
     let failure = failure.filter(|failure| failure.kind == "Status");
     match advice(response.status(), failure.as_ref(), target) {
         Some(advice) => error.with_advice(advice),

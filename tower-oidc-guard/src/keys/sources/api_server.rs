@@ -18,6 +18,7 @@ use crate::keys::discovery::{DISCOVERY_PATH, DiscoveryDocument};
 use crate::keys::error::KeysError;
 use crate::keys::fetch::{CachePolicy, DocumentKind, DocumentServer, FetchLimits, Fetcher};
 use crate::keys::http_client::{AllowedUrls, api_server_client};
+use reqwest_wi_auth::json_object::Object;
 
 /// The path of the key set at a Kubernetes API server.
 pub(crate) const JWKS_PATH: &str = "/openid/v1/jwks";
@@ -275,7 +276,7 @@ impl PodToken {
     pub(crate) fn parse(token: &[u8]) -> Option<Self> {
         let payload = token.trim_ascii().split(|&byte| byte == b'.').nth(1)?;
         let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
-        let claims: PodTokenClaims = serde_json::from_slice(&payload).ok()?;
+        let Object(claims): Object<PodTokenClaims> = serde_json::from_slice(&payload).ok()?;
         Some(Self {
             issuer: Some(claims.iss).filter(|issuer| issuer != LEGACY_ISSUER),
             account: claims.sub,
