@@ -91,7 +91,12 @@ impl Jwk {
 
     /// Returns whether both verify the same signatures, whatever their other members.
     pub(crate) fn is_same_key(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint
+        self.fingerprint() == other.fingerprint()
+    }
+
+    /// Returns a hash that is equal for two keys if and only if they verify the same signatures, whatever their other members.
+    pub(crate) fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
     }
 
     fn parsed_for(&self, algorithm: &CoreJwsSigningAlgorithm) -> Option<&ParsedPublicKey> {

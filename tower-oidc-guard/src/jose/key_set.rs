@@ -1,6 +1,6 @@
 //! The keys of an issuer, and which of them may have made a signature.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use openidconnect::{JsonWebKey as _, JsonWebKeySet};
@@ -164,13 +164,9 @@ impl KeySet {
 
     /// Returns the keys of a group without the repeated ones.
     fn different<'k>(&'k self, group: &'k [usize]) -> impl Iterator<Item = &'k Jwk> {
-        let is_first = |(position, key): &(usize, &Jwk)| {
-            !self
-                .group(&group[..*position])
-                .any(|other| other.is_same_key(key))
-        };
-        let keys = self.group(group).enumerate();
-        keys.filter(is_first).map(|(_, key)| key)
+        let mut seen = HashSet::new();
+        let keys = self.group(group);
+        keys.filter(move |key| seen.insert(key.fingerprint()))
     }
 }
 

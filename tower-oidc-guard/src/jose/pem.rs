@@ -1,5 +1,7 @@
 //! Public keys in PEM: `PUBLIC KEY` blocks (RFC 7468, section 13) and the keys of `CERTIFICATE` blocks (section 5).
 
+use std::collections::HashSet;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -52,7 +54,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Result<Jwk, UnusableKey>>, String
             "expected a PEM block PUBLIC KEY or CERTIFICATE, found {found}"
         ));
     }
-    let mut ders: Vec<Vec<u8>> = Vec::new();
+    let (mut ders, mut seen) = (Vec::new(), HashSet::new());
     for block in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
         let (kind, der) = block.map_err(|_| "found a PEM block that is not well-formed")?;
         let der = match kind {
@@ -60,7 +62,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Result<Jwk, UnusableKey>>, String
             SectionKind::Certificate => public_key(&der)?,
             _ => continue,
         };
-        if !ders.contains(&der) {
+        if seen.insert(der.clone()) {
             ders.push(der);
         }
     }
@@ -152,3 +154,4 @@ fn curve(algorithm: &AlgorithmIdentifierRef<'_>) -> Option<&'static str> {
     let found = CURVES.iter().find(|(oid, _)| Some(*oid) == named);
     found.map(|(_, name)| *name)
 }
+
