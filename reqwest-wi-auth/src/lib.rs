@@ -168,6 +168,8 @@ mod background;
 mod backoff;
 mod bearer_auth;
 mod error;
+#[cfg(test)]
+mod fuzz;
 #[doc(hidden)]
 pub mod json_object;
 mod layer;

@@ -102,6 +102,9 @@ pub(crate) fn format_timestamp(time: SystemTime) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -231,6 +231,9 @@ fn from_unix_seconds(seconds: f64) -> Option<SystemTime> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -568,6 +568,18 @@ fn unknown_value(what: &str, value: &Positioned<String>, known: &[&'static str])
     ContentError::new(value.position, reason)
 }
 
+/// Parses the text of a file into the JSON data model, without checking fields and values.
+#[cfg(test)]
+pub(crate) fn parse_document(content: &[u8]) -> Result<serde_json::Value, ContentError> {
+    Ok(Node::parse(content)?.into_json())
+}
+
+/// Returns a valid configuration with every kind of field.
+#[cfg(test)]
+pub(crate) fn document_example() -> serde_json::Value {
+    document::fuzz::example()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

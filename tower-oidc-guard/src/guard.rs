@@ -15,6 +15,8 @@ mod extractors;
 #[cfg(feature = "policy-file")]
 mod followed;
 mod future;
+#[cfg(test)]
+mod fuzz;
 mod grpc;
 mod identities;
 mod message_boundary;
@@ -37,6 +39,8 @@ use http::{Request, Response};
 
 use self::admission_slot::AdmissionSlot;
 pub use self::audit::{AuditDecision, AuditEvent, AuditPath};
+#[cfg(test)]
+pub(crate) use self::bearer::fuzz::extract_token;
 pub use self::body::ResponseBody;
 pub use self::builder::OidcGuardBuilder;
 pub use self::endpoints::{Readiness, ResourceMetadata};

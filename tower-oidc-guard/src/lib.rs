@@ -172,6 +172,8 @@ mod clock;
 #[cfg(feature = "policy-file")]
 mod config_file;
 mod diagnosis;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod identity;
 mod issuer;

@@ -31,6 +31,8 @@ pub(crate) use self::decision_memo::{DecisionMemo, PolicyId};
 pub use self::error::PolicyError;
 #[cfg(feature = "policy-file")]
 pub(crate) use self::file::PolicyContent;
+#[cfg(all(test, feature = "policy-file"))]
+pub(crate) use self::file::fuzz::check_policy_content;
 #[cfg(feature = "policy-file")]
 pub use self::file::{PolicyFile, PolicyHealth};
 #[cfg(feature = "policy-file")]

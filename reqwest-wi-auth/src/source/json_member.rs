@@ -69,6 +69,9 @@ impl<'de> Visitor<'de> for Member<'_> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -255,3 +255,6 @@ impl fmt::Debug for ProjectedToken {
         f.debug_tuple("ProjectedToken").field(&self.0.file).finish()
     }
 }
+
+#[cfg(all(test, unix))]
+mod fuzz;

@@ -291,6 +291,9 @@ impl TokenResponse {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 

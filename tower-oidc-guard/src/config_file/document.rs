@@ -209,3 +209,6 @@ impl<'de> Deserialize<'de> for Parsed {
         deserializer.deserialize_any(ParsedVisitor)
     }
 }
+
+#[cfg(test)]
+pub(super) mod fuzz;

@@ -225,6 +225,9 @@ fn has_token_in_query(uri: &Uri) -> bool {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -374,6 +374,9 @@ fn listed(texts: Vec<String>) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 

@@ -41,6 +41,12 @@ pub(crate) struct Jwk {
     members: Map<String, Value>,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often a key of this thread was compared with others.
+    pub(crate) static COMPARISONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// A key that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnusableKey {
@@ -96,6 +102,8 @@ impl Jwk {
 
     /// Returns a hash that is equal for two keys if and only if they verify the same signatures, whatever their other members.
     pub(crate) fn fingerprint(&self) -> &[u8; 32] {
+        #[cfg(test)]
+        COMPARISONS.set(COMPARISONS.get() + 1);
         &self.fingerprint
     }
 

@@ -155,3 +155,5 @@ fn curve(algorithm: &AlgorithmIdentifierRef<'_>) -> Option<&'static str> {
     found.map(|(_, name)| *name)
 }
 
+#[cfg(test)]
+mod fuzz;

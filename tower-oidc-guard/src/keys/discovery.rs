@@ -95,6 +95,9 @@ impl DiscoveryDocument {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -527,6 +527,9 @@ impl fmt::Debug for PolicyFile {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 

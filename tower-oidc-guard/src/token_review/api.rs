@@ -401,6 +401,9 @@ fn status_hint(status: StatusCode) -> Option<&'static str> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

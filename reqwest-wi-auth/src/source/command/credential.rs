@@ -103,6 +103,9 @@ fn may_be_shown(text: &str) -> bool {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
 

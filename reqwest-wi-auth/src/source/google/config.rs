@@ -442,3 +442,5 @@ pub(super) fn is_workforce_pool(audience: &str) -> bool {
         && parts.next() == Some("workforcePools")
 }
 
+#[cfg(test)]
+mod fuzz;

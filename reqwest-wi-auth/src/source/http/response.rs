@@ -73,6 +73,23 @@ impl Response {
         })
     }
 
+    /// Creates a response that was read before, for tests.
+    #[cfg(test)]
+    pub(crate) fn for_test(
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        secrets: Secrets,
+    ) -> Self {
+        Self {
+            endpoint: "https://id.example/token".to_owned(),
+            status,
+            retry_after: retry_after(headers),
+            body: Zeroizing::new(body.to_vec()),
+            secrets,
+        }
+    }
+
     /// Returns the status code.
     pub(crate) fn status(&self) -> StatusCode {
         self.status

@@ -1,0 +1,1 @@
+../../../tower-oidc-guard/src/fuzz/edits.rs
