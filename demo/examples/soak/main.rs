@@ -141,7 +141,7 @@ async fn soak(arguments: &Arguments, shutdown: &Shutdown) -> Result<ExitCode, Fa
 
 /// How the load ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// Its time is over.
     Complete,
     /// A program or a part of the load has ended.
@@ -253,6 +253,10 @@ async fn measure(
     load.shutdown().await;
     environment.issuer.set(Answers::Documents);
     let elapsed = began.elapsed();
+    let minutes = match end {
+        End::Complete => arguments.minutes as f64,
+        End::Failed | End::Interrupted => (elapsed.as_secs_f64() / 6.0).round() / 10.0,
+    };
     if end == End::Complete {
         wait_until_at_rest(&mut programs, &mut series, record).await?;
     }
@@ -270,7 +274,8 @@ async fn measure(
         record.failure("run", &text);
     }
     Ok(Report::new(
-        arguments.minutes,
+        minutes,
+        end,
         arguments.rate,
         elapsed,
         record,

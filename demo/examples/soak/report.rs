@@ -9,6 +9,7 @@ use std::time::Duration;
 use demo::output::print_line;
 use serde_json::json;
 
+use crate::End;
 use crate::plot;
 use crate::record::{Record, TimerLateness};
 use crate::samples::{Quantity, Series, write_csv};
@@ -23,7 +24,7 @@ const PRINTED_FAILURES: usize = 30;
 /// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    minutes: u64,
+    minutes: f64,
     rate: u64,
     /// How long the load lasted.
     elapsed: Duration,
@@ -65,7 +66,8 @@ pub(crate) fn progress(record: &Record, series: &[Series]) -> String {
 
 impl Report {
     pub(crate) fn new(
-        minutes: u64,
+        minutes: f64,
+        end: End,
         rate: u64,
         elapsed: Duration,
         record: &Arc<Record>,
@@ -74,6 +76,8 @@ impl Report {
     ) -> Self {
         let warm_up = (elapsed.as_secs_f64() * WARM_UP_PART).clamp(WARM_UP.0, WARM_UP.1);
         let exceeded = series.iter().flat_map(|series| series.exceeded(warm_up));
+        // A load that was cut short is a failure itself, and too short to judge growth.
+        let exceeded = exceeded.filter(|_| end == End::Complete);
         Self {
             minutes,
             rate,
