@@ -17,7 +17,8 @@ missed=0
 "$python" "$bench/servers.py" --programs "$programs" --envoy "$envoy" || missed=1
 "$python" "$bench/client.py" --programs "$programs"
 "$python" "$bench/attack.py" --programs "$programs" --oha "$built/oha/bin/oha" || missed=1
-"$python" "$bench/instructions.py" --bench "$instructions"
+"$python" "$bench/instructions.py" --bench "$instructions" || missed=1
+"$python" "$bench/shared_lines.py" --bench "$instructions" || missed=1
 "$python" "$bench/microbenchmarks.py" --criterion "$target/criterion" || missed=1
 "$python" "$bench/plots.py"
 "$python" "$bench/tables.py"

@@ -1,8 +1,11 @@
-//! Runs one code path repeatedly, for tools that count instructions.
+//! Runs one code path repeatedly, for tools that count instructions or memory accesses.
 //!
 //! The arguments are `<path> <requests>`. The path is `raw` (verifies only the signature), `cold` (a complete verification),
 //! `bare` (a service without a guard), `uncached` or `cached` (the service with a guard), or `shadow` (`cached` with a shadow policy). Count only the instructions in
 //! `measured`.
+//!
+//! With the path `two-threads` or `two-threads-bare`, two threads send requests with one token in turn, with or without a guard;
+//! see [`turns`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,6 +15,8 @@ mod case;
 mod service;
 #[path = "shared/shadow.rs"]
 mod shadow;
+#[path = "instructions/turns.rs"]
+mod turns;
 
 use tower::Layer as _;
 use tower_oidc_guard::Policy;
@@ -35,6 +40,11 @@ fn main() {
     let requests = requests
         .parse()
         .expect("the second argument must be a number of requests");
+    match path.as_str() {
+        "two-threads" => return turns::guarded(requests),
+        "two-threads-bare" => return turns::bare(requests),
+        _ => {}
+    }
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
     let issuer = runtime.block_on(TestIssuer::start()).unwrap();

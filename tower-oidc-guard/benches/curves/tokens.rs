@@ -4,13 +4,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, BenchmarkId, Criterion};
-use http::HeaderValue;
 use tower::Layer as _;
 use tower_oidc_guard::Policy;
 
 use crate::allocations::{held, pause, resume};
 use crate::case::{AUDIENCE, es256, verify};
-use crate::service::{Bare, GKE_SA, call, guard, header};
+use crate::service::{Bare, GKE_SA, call, copy, guard, header};
 use crate::{case, warm};
 
 /// Measures a complete verification for each token length, and a request with the cached token.
@@ -80,11 +79,6 @@ pub(crate) fn threads(c: &mut Criterion) {
         group.finish();
     }
     resume();
-}
-
-/// Copies a header value, which shares its bytes when it is cloned.
-fn copy(header: &HeaderValue) -> HeaderValue {
-    HeaderValue::from_bytes(header.as_bytes()).unwrap()
 }
 
 /// Measures a request with the next of several cached tokens, and the memory that they take, including the tokens.

@@ -44,10 +44,40 @@ pub(crate) fn call<S, B>(service: &S, authorization: &HeaderValue) -> http::Stat
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
 {
+    send(service, request(authorization))
+}
+
+/// In the extensions of a request, as web frameworks put something there before the guard sees the request: axum the route that it
+/// has matched, and tonic the addresses of the connection.
+#[derive(Clone)]
+struct MatchedRoute;
+
+/// Calls the service like [`call`], with a request as it arrives behind a web framework.
+// Not each benchmark counts allocations.
+#[allow(dead_code)]
+pub(crate) fn call_behind_framework<S, B>(
+    service: &S,
+    authorization: &HeaderValue,
+) -> http::StatusCode
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    let mut request = request(authorization);
+    request.extensions_mut().insert(MatchedRoute);
+    send(service, request)
+}
+
+fn request(authorization: &HeaderValue) -> Request<()> {
     let mut request = Request::new(());
+    let headers = request.headers_mut();
+    headers.insert(AUTHORIZATION, authorization.clone());
     request
-        .headers_mut()
-        .insert(AUTHORIZATION, authorization.clone());
+}
+
+fn send<S, B>(service: &S, request: Request<()>) -> http::StatusCode
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
+{
     let mut service = service.clone();
     let mut response = pin!(service.call(request));
     match response
@@ -68,6 +98,13 @@ pub(crate) fn guard(case: &Case, policy: Policy, tokens: usize) -> OidcGuard {
         builder.cache(tokens, 64 << 20)
     };
     builder.build().unwrap()
+}
+
+/// Copies a header value, which shares its bytes when it is cloned.
+// Not each benchmark has threads.
+#[allow(dead_code)]
+pub(crate) fn copy(header: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(header.as_bytes()).unwrap()
 }
 
 /// Returns an `Authorization` header with this token.

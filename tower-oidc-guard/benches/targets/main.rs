@@ -15,6 +15,7 @@ mod service;
 mod shadow;
 mod streams;
 mod target;
+mod threads;
 mod waiting;
 
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         ratio("cold_verify_1000_issuers_over_1", issuers, 1.1),
         ratio("cold_verify_100_keys_over_1", set, 1.1),
         requests::measure(&runtime, &issuer, &rs256),
+        threads::measure(&runtime, &rs256),
         reviews::measure(),
         streams::measure(&rs256),
         waiting::measure(),

@@ -4,6 +4,18 @@ use std::time::{Duration, Instant};
 
 const BATCHES: usize = 1500;
 
+/// A value that depends on the speed of the machine.
+pub(crate) struct Absolute {
+    value: f64,
+    unit: &'static str,
+}
+
+impl Absolute {
+    pub(crate) fn new(value: f64, unit: &'static str) -> Self {
+        Self { value, unit }
+    }
+}
+
 /// Runs batches of each function in turn and returns the lowest time per call of each.
 pub(crate) fn best<const N: usize>(batch: u32, work: [&dyn Fn(); N]) -> [Duration; N] {
     let mut best = [Duration::MAX; N];
@@ -22,6 +34,29 @@ pub(crate) fn ratio(name: &str, times: [Duration; 2], limit: f64) -> bool {
     println!("{name}: {:.2?} over {:.2?}", times[0], times[1]);
     let ratio = times[0].as_secs_f64() / times[1].as_secs_f64();
     target(name, ratio, "times", limit)
+}
+
+/// Prints the line of a target and returns whether it is met. The absolute value of a ratio is printed as well.
+pub(crate) fn target_with(
+    name: &str,
+    value: f64,
+    unit: &str,
+    limit: f64,
+    absolute: Absolute,
+) -> bool {
+    let Absolute {
+        value: of,
+        unit: in_unit,
+    } = absolute;
+    println!("target {name}: {value:.3} {unit} (limit {limit}), {of:.0} {in_unit}");
+    value <= limit
+}
+
+/// Returns the median of some values.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Prints the line of a target and returns whether it is met.

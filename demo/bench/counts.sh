@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Counts what a request costs the guard, independently of the speed of the machine: instructions on each path, and the cache lines
+# that two threads with one token both write. Requires Rust and a C compiler, and installs everything else. Takes about two minutes.
+#
+#   demo/bench/counts.sh [--smoke]
+# shellcheck source-path=SCRIPTDIR source=tools.sh
+source "$(dirname "$0")/tools.sh"
+cd "$root"
+instructions=$(cargo bench --locked --all-features -p reqwest-wi-auth -p tower-oidc-guard --bench instructions --no-run 2>&1 |
+    sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+missed=0
+"$python" "$bench/instructions.py" --bench "$instructions" "$@" || missed=1
+"$python" "$bench/shared_lines.py" --bench "$instructions" "$@" || missed=1
+exit $missed
