@@ -9,7 +9,7 @@ from pathlib import Path
 
 from measurement import count_instructions, save
 
-PATHS = ("raw", "cold", "bare", "uncached", "cached")
+PATHS = ("raw", "cold", "bare", "uncached", "cached", "bare-behind-framework", "cached-behind-framework")
 REQUESTS = 200
 # What a guard that knows the token may add to a request.
 LIMIT_OVER_BARE = 2000
@@ -34,7 +34,8 @@ def main():
         }
     for path, count in counts.items():
         print(f"{path:10} {count:10.0f} instructions")
-    added = counts["cached"] - counts["bare"]
+    # Behind axum or tonic, which have put something in the extensions of a request already.
+    added = counts["cached-behind-framework"] - counts["bare-behind-framework"]
     name = "cached_guard_instructions_over_bare_service"
     print(f"target {name}: {added:.0f} instructions (limit {LIMIT_OVER_BARE})")
     if not arguments.smoke:

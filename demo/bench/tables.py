@@ -40,6 +40,8 @@ INSTRUCTION_PATHS = {
     "bare": "request to a service that does nothing",
     "uncached": "request to the guarded service, token not cached",
     "cached": "request to the guarded service, token cached",
+    "bare-behind-framework": "request behind axum or tonic to a service that does nothing",
+    "cached-behind-framework": "request behind axum or tonic to the guarded service, token cached",
 }
 
 

@@ -4,6 +4,8 @@
 //! `bare` (a service without a guard), `uncached` or `cached` (the service with a guard), or `shadow` (`cached` with a shadow policy). Count only the instructions in
 //! `measured`.
 //!
+//! `bare-behind-framework` and `cached-behind-framework` are the same with requests as they arrive behind axum or tonic.
+//!
 //! With the path `two-threads` or `two-threads-bare`, two threads send requests with one token in turn, with or without a guard;
 //! see [`turns`].
 
@@ -23,7 +25,7 @@ use tower_oidc_guard::Policy;
 use tower_oidc_guard::testing::TestIssuer;
 
 use crate::case::{rs256, verify};
-use crate::service::{Bare, GKE_SA, call, guard, header};
+use crate::service::{Bare, GKE_SA, call, call_behind_framework, guard, header};
 use crate::shadow::guard_with_shadow_policy;
 
 #[inline(never)]
@@ -70,6 +72,10 @@ fn main() {
         "raw" => &|| case.raw(),
         "cold" => &|| verify(&verifier, &case.token),
         "bare" => &|| assert!(call(&Bare, &sent).is_success()),
+        "bare-behind-framework" => &|| assert!(call_behind_framework(&Bare, &sent).is_success()),
+        "cached-behind-framework" => {
+            &|| assert!(call_behind_framework(&cached, &sent).is_success())
+        }
         "uncached" => &|| assert!(call(&uncached, &sent).is_success()),
         "cached" => &|| assert!(call(&cached, &sent).is_success()),
         "shadow" => &|| assert!(call(&shadowed, &sent).is_success()),

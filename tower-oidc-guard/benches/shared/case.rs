@@ -141,32 +141,12 @@ impl Signer {
 
 /// Creates a case with the claims of another case, signed with an ES256 key.
 pub(crate) fn es256(like: &Case) -> (Case, Signer) {
-    let claims = like.token.split('.').nth(1).unwrap();
-    es256_with(claims, &like.issuer)
-}
-
-/// Creates a case without a server, whose token has claims like those of Kubernetes and is signed with an ES256 key.
-pub(crate) fn es256_without_server() -> Case {
-    let issuer = "https://cluster.example";
-    let claims = json!({
-        "iss": issuer, "sub": "system:serviceaccount:id-namespace:gke-sa", "aud": [AUDIENCE],
-        "iat": 1_700_000_000, "nbf": 1_700_000_000, "exp": 4_102_444_800_u64, "jti": "5a8f1c1e-3a47-4c8e-a7f6-2d1f0c6b9e11",
-        "kubernetes.io": {
-            "namespace": "id-namespace",
-            "pod": { "name": "gke-sa-7d9c8b6f5-x2x7k", "uid": "0c6b9e11-7f6a-4c8e-a7f6-5a8f1c1e3a47" },
-            "serviceaccount": { "name": "gke-sa", "uid": "2d1f0c6b-9e11-4c8e-a7f6-3a475a8f1c1e" },
-        },
-    });
-    es256_with(&encode(claims.to_string().as_bytes()), issuer).0
-}
-
-/// Creates a case with these encoded claims, signed with an ES256 key.
-fn es256_with(claims: &str, issuer: &str) -> (Case, Signer) {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let point = pair.public_key().as_ref();
     let (x, y) = point[1..].split_at(32);
     let jwk = json!({ "kty": "EC", "crv": "P-256", "kid": "k", "x": encode(x), "y": encode(y) });
     let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).unwrap();
+    let claims = like.token.split('.').nth(1).unwrap();
     let input = format!("{}.{claims}", encode(br#"{"alg":"ES256","kid":"k"}"#));
     let signer = Signer { pair, input };
     let token = signer.token();
@@ -175,7 +155,7 @@ fn es256_with(claims: &str, issuer: &str) -> (Case, Signer) {
         token,
         signed,
         signature,
-        issuer: issuer.to_owned(),
+        issuer: like.issuer.clone(),
         algorithm: Algorithm::ES256,
         jwk,
         key,
