@@ -15,7 +15,7 @@ use reqwest_wi_auth::{
 };
 use tokio::runtime::Runtime;
 
-use crate::rotation::BareReader;
+use crate::rotation::{BareReader, Progress};
 use crate::target::Target;
 use crate::token;
 
@@ -150,9 +150,10 @@ pub(crate) fn failures() -> Target {
         Arc::new(AtomicU64::new(0)),
         Arc::new(AtomicBool::new(false)),
     );
+    let progress = Progress::new(CALLERS);
     let callers: Vec<_> = (0..CALLERS)
-        .map(|_| {
-            let (client, url) = (client.clone(), url.clone());
+        .map(|caller| {
+            let (client, url, progress) = (client.clone(), url.clone(), progress.clone());
             let (sent, failed, stopped) = (sent.clone(), failed.clone(), stopped.clone());
             runtime.spawn(async move {
                 while !stopped.load(Ordering::Relaxed) {
@@ -161,6 +162,7 @@ pub(crate) fn failures() -> Target {
                     if client.get(&url).send().await.is_err() {
                         failed.fetch_add(1, Ordering::Relaxed);
                     }
+                    progress.finished(caller);
                 }
             })
         })
@@ -172,6 +174,7 @@ pub(crate) fn failures() -> Target {
             .rotate("token", &text)
             .expect("the token is rotated");
         bare.pause(&text, PAUSE);
+        progress.wait();
     }
     stopped.store(true, Ordering::Relaxed);
     for caller in callers {

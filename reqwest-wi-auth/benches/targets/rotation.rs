@@ -124,6 +124,40 @@ pub(crate) fn pickup() -> Target {
     )
 }
 
+/// How many requests each caller has finished.
+#[derive(Clone)]
+pub(crate) struct Progress(Arc<Vec<AtomicU64>>);
+
+impl Progress {
+    pub(crate) fn new(callers: usize) -> Self {
+        Self(Arc::new((0..callers).map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    pub(crate) fn finished(&self, caller: usize) {
+        self.0[caller].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> Vec<u64> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        counts.collect()
+    }
+
+    /// Waits until each caller has finished the request that it is sending now, and another one. On a machine that is so busy
+    /// that a request takes longer than a rotation, the next rotation would otherwise invalidate its token.
+    pub(crate) fn wait(&self) {
+        let before = self.counts();
+        let has_advanced = || {
+            self.counts()
+                .iter()
+                .zip(&before)
+                .all(|(count, before)| *count >= before + 2)
+        };
+        while !has_advanced() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// The tokens that a server accepts: the current one and the previous one.
 type Accepted = Arc<Mutex<[String; 2]>>;
 
@@ -172,9 +206,10 @@ pub(crate) fn failures() -> Target {
     let client = ClientBuilder::new(http).with(auth).build();
     let (sent, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let stopped = Arc::new(AtomicBool::new(false));
+    let progress = Progress::new(CALLERS);
     let callers: Vec<_> = (0..CALLERS)
-        .map(|_| {
-            let (client, url) = (client.clone(), url.clone());
+        .map(|caller| {
+            let (client, url, progress) = (client.clone(), url.clone(), progress.clone());
             let (sent, failed, stopped) = (sent.clone(), failed.clone(), stopped.clone());
             runtime.spawn(async move {
                 while !stopped.load(Ordering::Relaxed) {
@@ -184,6 +219,7 @@ pub(crate) fn failures() -> Target {
                         .await
                         .map(|response| response.status());
                     sent.fetch_add(1, Ordering::Relaxed);
+                    progress.finished(caller);
                     if !status.is_ok_and(|status| status == StatusCode::OK) {
                         failed.fetch_add(1, Ordering::Relaxed);
                     }
@@ -202,6 +238,7 @@ pub(crate) fn failures() -> Target {
             .rotate("token", &text)
             .expect("the token is rotated");
         bare.pause(&text, PAUSE);
+        progress.wait();
     }
     stopped.store(true, Ordering::Relaxed);
     for caller in callers {
