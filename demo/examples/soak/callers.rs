@@ -157,7 +157,7 @@ async fn send(environment: &Environment, server: usize, kind: Kind, number: usiz
         Kind::NewToken => Some(tokens.valid("gke-sa", "caller")),
         Kind::Expired => Some(tokens.expired()),
         Kind::OtherAudience => Some(tokens.other_audience()),
-        Kind::Garbage if number % 2 == 0 => Some("not.a.token".to_owned()),
+        Kind::Garbage if number.is_multiple_of(2) => Some("not.a.token".to_owned()),
         Kind::Garbage => Some("x".repeat(2000)),
         Kind::Denied => Some(tokens.valid(DENIED_ACCOUNT, "caller")),
         Kind::ChangingPolicy => Some(tokens.valid(CHANGING_ACCOUNT, "caller")),
