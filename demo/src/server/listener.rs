@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Version;
+use axum::http::{Version, header::EXPECT};
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -269,8 +269,11 @@ impl Connection {
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let in_flight = RequestInFlight::new(&activity_sender);
             let version = request.version();
+            // A client that waits for `100 Continue` may not send the body of a request that was refused, so what follows on the
+            // connection cannot be told to be that body. hyper closes the connection (RFC 9110, section 10.1.1).
+            let may_omit_body = request.headers().contains_key(EXPECT);
             let response = routes.call(request.map(|body| {
-                if version < Version::HTTP_2 {
+                if version < Version::HTTP_2 && !may_omit_body {
                     Body::new(Http1RequestBody::new(body))
                 } else {
                     Body::new(body)

@@ -461,6 +461,22 @@ async fn a_body_that_follows_a_refusal_is_discarded_and_its_connection_is_used_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_connection_of_a_refused_request_that_waits_for_100_continue_is_closed() {
+    let issuer = TestIssuer::start().await.unwrap();
+    let server = Server::start(issuer.url(), &[]).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let head = b"POST /private HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 1000\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let mut response = String::new();
+    timeout(TIMEOUT, stream.read_to_string(&mut response))
+        .await
+        .expect("the server closes the connection")
+        .unwrap();
+    assert!(response.starts_with("HTTP/1.1 401 "), "{response}");
+    assert!(response.contains("\r\nconnection: close\r\n"), "{response}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_the_largest_size_is_accepted_over_both_versions_of_http() {
     let issuer = TestIssuer::start().await.unwrap();
     let server = Server::start(issuer.url(), &[]).await;
