@@ -269,8 +269,8 @@ impl Connection {
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let in_flight = RequestInFlight::new(&activity_sender);
             let version = request.version();
-            // A client that waits for `100 Continue` may not send the body of a request that was refused, so what follows on the
-            // connection cannot be told to be that body. hyper closes the connection (RFC 9110, section 10.1.1).
+            // A client that waits for `100 Continue` may omit the body of a request that was refused, so the bytes after it may be that
+            // body or the next request. hyper closes the connection (RFC 9110, section 10.1.1).
             let may_omit_body = request.headers().contains_key(EXPECT);
             let response = routes.call(request.map(|body| {
                 if version < Version::HTTP_2 && !may_omit_body {

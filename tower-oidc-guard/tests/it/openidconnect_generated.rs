@@ -133,7 +133,7 @@ enum TokenChange {
     FourthPart,
 }
 
-/// What a case is generated from.
+/// The random choices from which a case is generated.
 #[derive(Debug, Clone)]
 struct Parameters {
     /// The index of the key that signs.
