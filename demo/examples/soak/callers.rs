@@ -36,7 +36,7 @@ enum Kind {
     Readiness,
 }
 
-/// The requests in the order in which they are sent, again and again. Half of them have good tokens.
+/// The requests in the order in which they are sent, again and again. Three in ten have bad tokens or none.
 const SEQUENCE: [Kind; 40] = {
     use Kind::*;
     [
