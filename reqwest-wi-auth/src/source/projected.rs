@@ -256,5 +256,6 @@ impl fmt::Debug for ProjectedToken {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod fuzz;

@@ -19,14 +19,14 @@ use super::sources::{KeySource, LoadedKeys};
 use crate::clock::Clock;
 use crate::jose::key_set::KeySet;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::time::timeout_at;
+use crate::sync::time::{timeout, timeout_at};
 use crate::sync::{ArcSwapOption, Mutex, Notify, watch};
 
 /// The number of requests that may wait for one issuer's keys at a time. Further ones are answered immediately.
 const MAX_WAITING: usize = 1024;
 
-/// How many waiting requests are woken together when a fetch ends. Other requests are served before the next ones are woken.
-const WOKEN_TOGETHER: usize = 4;
+/// How long the requests that wait are woken one by one when a fetch ends. After that, the others are woken at once.
+const MAX_WAKING: Duration = Duration::from_millis(50);
 
 /// How much longer than the time limits of its requests a fetch may take until it is considered lost.
 const LOST_MARGIN: Duration = Duration::from_secs(40);
@@ -270,17 +270,22 @@ impl KeyStore {
 
     /// Publishes the outcome of a fetch, and wakes the requests that wait for it.
     ///
-    /// They are woken a few at a time, and this yields to the runtime in between. If all of them were woken at once, a request
-    /// that needs no newer keys and arrives at that moment would be served after all of their responses.
+    /// They are woken one by one, and this yields to the runtime in between. If all of them were woken at once, a request that
+    /// needs no newer keys and arrives at that moment would be served after all of their responses. The runtime may be busy with
+    /// other requests, so this is limited to [`MAX_WAKING`].
     pub(super) async fn end_fetch(&self, outcome: FetchOutcome) {
         self.outcome.send_replace(outcome);
         let mut wakeups = Wakeups {
             store: self,
             left: self.waiting.load(Ordering::SeqCst),
         };
-        while wakeups.wake_next() {
-            yield_now().await;
-        }
+        let one_by_one = async {
+            while wakeups.wake_next() {
+                yield_now().await;
+            }
+        };
+        // If the time is up, dropping `wakeups` wakes the others.
+        let _ = timeout(MAX_WAKING, one_by_one).await;
     }
 
     /// Publishes the outcome of a fetch, and wakes all requests that wait for it at once.
@@ -327,15 +332,14 @@ struct Wakeups<'s> {
 }
 
 impl Wakeups<'_> {
-    /// Wakes the requests that have waited longest. Returns whether further ones are left.
+    /// Wakes the request that has waited longest. Returns whether further ones are left.
     fn wake_next(&mut self) -> bool {
         // Some may have reached their deadline.
         self.left = self.left.min(self.store.waiting.load(Ordering::Relaxed));
-        let next = self.left.min(WOKEN_TOGETHER);
-        for _ in 0..next {
+        if self.left > 0 {
             self.store.fetch_ended.notify_one();
+            self.left -= 1;
         }
-        self.left -= next;
         self.left > 0
     }
 }

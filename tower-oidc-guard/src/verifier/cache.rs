@@ -271,7 +271,8 @@ mod tests {
     }
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod removal_tests {
     use std::sync::Barrier;
     use std::sync::atomic::AtomicBool;
