@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the parsers of both libraries and of the demo with libFuzzer, which is guided by coverage. Requires Rust, a C compiler and a C++ compiler;
+# Fuzzes the parsers of both libraries with libFuzzer, which is guided by coverage. Requires Rust, a C compiler and a C++ compiler;
 # libFuzzer is part of bolero. The targets are also tests (`cargo test fuzz::`), which is how they run in CI.
 #
 #   demo/fuzz.sh                     lists the targets

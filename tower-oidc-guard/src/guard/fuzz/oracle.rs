@@ -222,7 +222,7 @@ impl Oracle {
             time.is_some_and(|time| time > 8e12)
         };
         let has_far_times = ["exp", "nbf", "iat"].into_iter().any(is_far);
-        let has_others = claims.0.iter().any(|member| is_read(member));
+        let has_others = claims.0.iter().any(is_read);
         if has_far_times
             || !has_one_audience
             || has_others

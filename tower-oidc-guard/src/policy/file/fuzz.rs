@@ -100,11 +100,9 @@ fn matches(member: &str, caller: &Identity) -> bool {
         "allUsers" | "allAuthenticatedUsers" => true,
         "system:authenticated" | "system:serviceaccounts" => is_kubernetes,
         _ => {
-            is_kubernetes && member == subject
-                || is_kubernetes
-                    && member
-                        .strip_prefix("system:serviceaccounts:")
-                        .is_some_and(|own| Some(own) == namespace)
+            let is_own_namespace = |own| Some(own) == namespace;
+            let group = member.strip_prefix("system:serviceaccounts:");
+            is_kubernetes && (member == subject || group.is_some_and(is_own_namespace))
                 || member == format!("principal:{}#{subject}", caller.issuer())
                 || email.is_some_and(|email| {
                     let address = member
