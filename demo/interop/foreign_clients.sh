@@ -25,7 +25,7 @@ done
 mkdir -p "$FOREIGN_TOOLS"
 if ! cmp -s "$here/foreign/requirements.txt" "$FOREIGN_TOOLS/installed.txt"; then
     python3 -m venv --clear "$FOREIGN_TOOLS/python"
-    "$FOREIGN_TOOLS/python/bin/pip" install --quiet --no-deps --requirement "$here/foreign/requirements.txt"
+    "$FOREIGN_TOOLS/python/bin/pip" install --quiet --no-deps --require-hashes --only-binary :all: --requirement "$here/foreign/requirements.txt"
     cp "$here/foreign/requirements.txt" "$FOREIGN_TOOLS/installed.txt"
 fi
 

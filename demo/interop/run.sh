@@ -27,7 +27,7 @@ install() {
     fi
     if ! cmp -s "$here/requirements.txt" "$INTEROP_TOOLS/installed.txt"; then
         python3 -m venv --clear "$INTEROP_TOOLS/python"
-        "$INTEROP_TOOLS/python/bin/pip" install --quiet --no-deps --requirement "$here/requirements.txt"
+        "$INTEROP_TOOLS/python/bin/pip" install --quiet --no-deps --require-hashes --only-binary :all: --requirement "$here/requirements.txt"
         cp "$here/requirements.txt" "$INTEROP_TOOLS/installed.txt"
     fi
     # Node.js looks for packages in the folders above a script.
