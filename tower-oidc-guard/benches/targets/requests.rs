@@ -88,7 +88,8 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
             "cached_guard_over_bare_service",
             added / hash.as_secs_f64(),
             "times a SHA-256 of the token",
-            0.5,
+            // 0.44 to 0.46 on 16 cores. The limit before was 500 ns, on a machine whose SHA-256 took 606 ns to 819 ns.
+            0.6,
             Absolute::new(added * 1e9, "ns"),
         ),
         target(
