@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Version, header::EXPECT};
+use axum::http::header::{CONNECTION, EXPECT};
+use axum::http::{HeaderValue, Version};
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -270,17 +271,25 @@ impl Connection {
             let in_flight = RequestInFlight::new(&activity_sender);
             let version = request.version();
             // A client that waits for `100 Continue` may omit the body of a request that was refused, so the bytes after it may be that
-            // body or the next request. hyper closes the connection (RFC 9110, section 10.1.1).
-            let may_omit_body = request.headers().contains_key(EXPECT);
+            // body or the next request. The connection is closed (RFC 9110, section 10.1.1).
+            let is_http1 = version < Version::HTTP_2;
+            let may_omit_body = is_http1 && request.headers().contains_key(EXPECT);
             let response = routes.call(request.map(|body| {
-                if version < Version::HTTP_2 && !may_omit_body {
+                if is_http1 && !may_omit_body {
                     Body::new(Http1RequestBody::new(body))
                 } else {
                     Body::new(body)
                 }
             }));
             async move {
-                let response = response.await;
+                let mut response = response.await;
+                if let Ok(response) = &mut response
+                    && may_omit_body
+                    && !response.status().is_success()
+                {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
                 drop(in_flight);
                 response
             }
