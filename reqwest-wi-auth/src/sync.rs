@@ -4,6 +4,7 @@
 //! a [`model`] let a scheduler choose before each operation which thread or task runs next, so that a test explores the orders in
 //! which they can run.
 
+// `model` and `time` are the same files in both libraries.
 #[cfg(test)]
 pub(crate) mod model;
 #[cfg(test)]

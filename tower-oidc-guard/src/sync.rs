@@ -43,3 +43,10 @@ pub(crate) use self::{
     model_runtime::Handle,
     model_types::{ArcSwapOption, Mutex, MutexGuard, Notify, ThreadLocal, atomic, watch},
 };
+
+/// Returns a number from 0 to 1 that the scheduler of a model chooses, or `None` outside a model.
+#[cfg(test)]
+pub(crate) fn random() -> Option<f64> {
+    use shuttle::rand::Rng as _;
+    model::is_active().then(|| shuttle::rand::thread_rng().r#gen())
+}

@@ -18,8 +18,9 @@ thread_local! {
     static ENTERED: RefCell<HashMap<TaskId, Vec<Arc<Tasks>>>> = RefCell::default();
 }
 
-/// Forgets the runtimes of the last order.
+/// Forgets the runtimes of the last order, and starts the random numbers of the retries again.
 pub(super) fn reset() {
+    fastrand::seed(model::SEED);
     ENTERED.with_borrow_mut(HashMap::clear);
 }
 

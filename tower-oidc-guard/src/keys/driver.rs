@@ -312,7 +312,7 @@ impl Drop for InterruptOnDrop<'_> {
 pub(crate) fn jitter() -> f64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     #[cfg(test)]
-    if let Some(random) = crate::sync::model::random() {
+    if let Some(random) = crate::sync::random() {
         return random;
     }
     let random = RandomState::new().build_hasher().finish();

@@ -30,7 +30,7 @@ use super::model_runtime;
 use super::time as model_time;
 
 /// The seed of the orders that are explored by default.
-const SEED: u64 = 20_260_101;
+pub(super) const SEED: u64 = 20_260_101;
 
 /// The number of preemptions of an order by probabilistic concurrency testing, plus one.
 const DEPTH: usize = 4;
@@ -236,15 +236,4 @@ pub(crate) fn spawn(f: impl FnOnce() + Send + 'static) -> shuttle::thread::JoinH
 /// Runs a future on the current thread of a model, without a tokio runtime.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     shuttle::future::block_on(future)
-}
-
-/// Returns a number from 0 to 1 that the scheduler chooses, or `None` outside a model.
-pub(crate) fn random() -> Option<f64> {
-    use shuttle::rand::Rng as _;
-    is_active().then(|| shuttle::rand::thread_rng().r#gen())
-}
-
-/// Returns the number of the thread or task of the model that runs.
-pub(crate) fn current_thread() -> usize {
-    shuttle::current::get_current_task().map_or(0, usize::from)
 }

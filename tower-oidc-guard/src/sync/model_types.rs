@@ -167,7 +167,7 @@ impl<T: Send> ThreadLocal<T> {
 
     fn own(&self) -> &thread_local::ThreadLocal<T> {
         let thread = if model::is_active() {
-            model::current_thread()
+            shuttle::current::get_current_task().map_or(0, usize::from)
         } else {
             0
         };
