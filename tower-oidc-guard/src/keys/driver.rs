@@ -229,6 +229,8 @@ impl KeyStore {
         let (usable, max_age) = (loaded.keys.usable(), loaded.max_age);
         let (hash, location) = (loaded.hash.clone(), loaded.location.to_string());
         let previous_clock = self.current().and_then(|previous| previous.clock_offset);
+        // A clock of the application is not called under the lock, since it may use the guard.
+        let clock_offset = self.clock_offset(&loaded);
         let now = Instant::now();
         // Under one lock, so that two fetches, of which one was considered lost, neither replace newer keys by older ones nor give
         // the same generation to different keys.
@@ -236,7 +238,7 @@ impl KeyStore {
             if !schedule.is_in_flight(fetch) {
                 return None;
             }
-            let is_new = self.replace(loaded, fetch.number, fetched, fetched_wall);
+            let is_new = self.replace(loaded, fetch.number, fetched, fetched_wall, clock_offset);
             if usable > 0 {
                 schedule.succeeded(now, max_age, jitter());
             } else {

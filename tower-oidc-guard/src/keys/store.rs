@@ -163,6 +163,12 @@ impl KeyStore {
         self.current.load_full()
     }
 
+    /// Returns how far the issuer's clock is from the guard's, if the issuer has stated its time.
+    pub(super) fn clock_offset(&self, loaded: &LoadedKeys) -> Option<ClockOffset> {
+        let time = loaded.issuer_time?;
+        Some(time.offset(self.clock.since_epoch()))
+    }
+
     /// Replaces the current keys. Returns whether the new ones differ from them. The caller has locked the schedule.
     pub(super) fn replace(
         &self,
@@ -170,6 +176,7 @@ impl KeyStore {
         fetch: u64,
         fetched: Instant,
         fetched_wall: Duration,
+        clock_offset: Option<ClockOffset>,
     ) -> bool {
         let previous = self.current();
         let is_new = !previous.as_ref().is_some_and(|previous| {
@@ -177,9 +184,6 @@ impl KeyStore {
                 && previous.keys.algorithms == loaded.keys.algorithms
                 && previous.issuers == loaded.issuers
         });
-        let clock_offset = loaded
-            .issuer_time
-            .map(|time| time.offset(self.clock.since_epoch()));
         let generation = previous.map_or(1, |previous| previous.generation + u64::from(is_new));
         self.current.store(Some(Arc::new(CurrentKeys {
             keys: Arc::new(loaded.keys),

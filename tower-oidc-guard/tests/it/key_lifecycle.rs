@@ -37,6 +37,36 @@ async fn building_a_guard_sends_no_request() {
     assert_eq!(issuer.key_fetches(), 1);
 }
 
+#[test]
+fn a_clock_may_ask_the_guard_for_its_health() {
+    let (sender, fetched) = std::sync::mpsc::channel();
+    // In another thread, so that a deadlock fails this test.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let issuer = runtime.block_on(TestIssuer::start()).unwrap();
+        let asked = Arc::<std::sync::OnceLock<OidcGuard>>::default();
+        let clock = {
+            let asked = asked.clone();
+            move || {
+                let _ = asked.get().map(OidcGuard::health);
+                std::time::SystemTime::now()
+            }
+        };
+        let guard = OidcGuard::builder()
+            .issuer(trusted_issuer(issuer.url()))
+            .any_verified_caller()
+            .clock(clock)
+            .build()
+            .unwrap();
+        asked.set(guard.clone()).unwrap();
+        sender
+            .send(runtime.block_on(guard.ready()).is_ok())
+            .unwrap();
+    });
+    let fetched = fetched.recv_timeout(Duration::from_secs(30));
+    assert_eq!(fetched, Ok(true));
+}
+
 /// Gives spawned tasks and sockets time to do what they would do.
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(50)).await;
