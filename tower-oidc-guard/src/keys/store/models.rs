@@ -121,6 +121,15 @@ async fn wait_for_newer(keys: &Keys, arrival: &KeysSnapshot) -> Option<u64> {
     }
 }
 
+/// Sends a request whose token verifies with the keys of this generation, and asserts that it gets them.
+async fn request_with_keys(generation: u64, keys: &Keys) {
+    let arrival = keys.snapshot();
+    let found = arrival.current.as_ref().map(|current| current.generation);
+    if found != Some(generation) {
+        assert_eq!(wait_for_newer(keys, &arrival).await, Some(generation));
+    }
+}
+
 /// Returns whether these are the keys after the first rotation.
 fn has_key_1(current: &CurrentKeys) -> bool {
     current.keys.kids().any(|kid| kid == Some("1"))
@@ -152,16 +161,7 @@ fn requests_without_keys_share_one_fetch() {
         let requests: Vec<_> = (0..6)
             .map(|_| {
                 let (keys, handle) = (keys.clone(), runtime.handle());
-                model::spawn(move || {
-                    let generation = handle.block_on(async {
-                        let arrival = keys.snapshot();
-                        match &arrival.current {
-                            Some(current) => Some(current.generation),
-                            None => wait_for_newer(&keys, &arrival).await,
-                        }
-                    });
-                    assert_eq!(generation, Some(1));
-                })
+                model::spawn(move || handle.block_on(request_with_keys(1, &keys)))
             })
             .collect();
         for request in requests {
@@ -198,16 +198,7 @@ fn requests_with_a_new_key_get_it_and_a_cancelled_one_stops_no_other() {
         let requests: Vec<_> = (0..5)
             .map(|_| {
                 let (keys, handle) = (keys.clone(), runtime.handle());
-                model::spawn(move || {
-                    let generation = handle.block_on(async {
-                        let arrival = keys.snapshot();
-                        match &arrival.current {
-                            Some(current) if current.generation == 2 => Some(2),
-                            _ => wait_for_newer(&keys, &arrival).await,
-                        }
-                    });
-                    assert_eq!(generation, Some(2));
-                })
+                model::spawn(move || handle.block_on(request_with_keys(2, &keys)))
             })
             .collect();
         for request in requests {
@@ -260,16 +251,7 @@ fn requests_continue_when_the_runtime_that_fetches_ends() {
         let requests: Vec<_> = (0..2)
             .map(|_| {
                 let (keys, handle) = (keys.clone(), second.handle());
-                model::spawn(move || {
-                    let generation = handle.block_on(async {
-                        let arrival = keys.snapshot();
-                        match &arrival.current {
-                            Some(current) => Some(current.generation),
-                            None => wait_for_newer(&keys, &arrival).await,
-                        }
-                    });
-                    assert_eq!(generation, Some(1));
-                })
+                model::spawn(move || handle.block_on(request_with_keys(1, &keys)))
             })
             .collect();
         drop(first);
