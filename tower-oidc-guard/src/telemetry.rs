@@ -70,6 +70,17 @@ pub(crate) fn record_allowed(identity: &Identity) -> Span {
     )
 }
 
+/// Calls a function in a span that [`record_allowed`] or [`record_anonymous`] has returned.
+#[inline]
+pub(crate) fn in_span<T>(span: &Span, function: impl FnOnce() -> T) -> T {
+    // Entering and leaving takes some dozen instructions even if there is no span.
+    if span.is_none() {
+        function()
+    } else {
+        span.in_scope(function)
+    }
+}
+
 /// Returns whether anything may receive a span of the level `DEBUG`: a subscriber, or without one the logger of the `log` crate, if
 /// a crate enables tracing's feature `log`.
 ///

@@ -22,7 +22,7 @@ use http::{Method, Request, Response};
 use tracing::{Level, Span};
 
 use super::audit::{Audit, AuditDecision, AuditedDecision};
-use super::bearer::{Bearer, TokenHeaders};
+use super::bearer::{Bearer, TokenHeaders, reject_token_in_query};
 use super::endpoints::ProtectedResource;
 use super::expected::expected;
 use super::grpc::Protocol;
@@ -190,7 +190,6 @@ impl AdmissionController {
     /// Decides on a request with the keys that are available now. Prepares an admitted request for the service.
     pub(super) fn try_admit<B>(&self, request: &mut Request<B>) -> TryAdmission {
         let settings = &self.requests;
-        settings.identity_place.clear(request.extensions_mut());
         if settings.allow_cors_preflight && is_cors_preflight(request) {
             let headers = &settings.token_headers;
             // A browser never sends credentials with a preflight.
@@ -202,10 +201,10 @@ impl AdmissionController {
             };
             return TryAdmission::Decided(admission);
         }
-        let bearer = match settings
-            .token_headers
-            .find(request.headers(), request.uri())
-        {
+        if let Err(rejection) = reject_token_in_query(request.uri()) {
+            return TryAdmission::Decided(self.reject(request, rejection.into()));
+        }
+        let bearer = match settings.token_headers.find(request.headers_mut()) {
             Ok(bearer) => bearer,
             Err(rejection @ (Rejection::MissingToken | Rejection::UnsupportedScheme(_))) => {
                 return TryAdmission::Decided(self.decide_without_token(request, rejection));
@@ -317,7 +316,7 @@ impl AdmissionController {
     fn decide_on_caller<B>(&self, request: &mut Request<B>, caller: Identity) -> Admission {
         match self.evaluate_policy(Some(&*request), &caller) {
             Ok(span) => {
-                self.prepare(request);
+                self.strip_token(request);
                 let place = self.requests.identity_place;
                 place.insert(request.extensions_mut(), caller);
                 Admission::Admitted(span)
@@ -467,21 +466,20 @@ impl AdmissionController {
             };
             audit.record(Some(&*request), self.verifier.now(), &anonymous);
         }
-        self.prepare(request);
+        self.strip_token(request);
+        let place = self.requests.identity_place;
+        place.clear(request.extensions_mut());
         #[cfg(feature = "axum")]
-        self.requests
-            .identity_place
-            .mark_without_token(request.extensions_mut());
+        place.mark_without_token(request.extensions_mut());
         Admission::Admitted(telemetry::record_anonymous())
     }
 
-    /// Removes the headers that a token may come in, or marks their values as sensitive.
-    fn prepare<B>(&self, request: &mut Request<B>) {
-        let headers = &self.requests.token_headers;
+    /// Removes the headers that a token may come in, if the guard is configured to. Otherwise their values stay, marked as
+    /// sensitive.
+    fn strip_token<B>(&self, request: &mut Request<B>) {
         if self.requests.strip_token {
+            let headers = &self.requests.token_headers;
             headers.strip(request.headers_mut());
-        } else {
-            headers.mark_sensitive(request.headers_mut());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Diagnoses a token: whether a request with it is admitted, and the result of every check.
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue};
 
 use super::admission::{AdmissionController, NotAccepted};
 use crate::diagnosis::{Check, CheckResult, Diagnosis, ShadowCheck};
@@ -44,11 +44,8 @@ impl AdmissionController {
 
     /// Decides on a request that has this token and no other credentials, as [`try_admit`](Self::try_admit) does.
     async fn decide_on_token(&self, token: &[u8]) -> Result<Identity, Rejection> {
-        let headers = self.headers_with(token)?;
-        let bearer = self
-            .requests
-            .token_headers
-            .find(&headers, &Uri::default())?;
+        let mut headers = self.headers_with(token)?;
+        let bearer = self.requests.token_headers.find(&mut headers)?;
         let verified = match self.verifier.try_verify(bearer.token()) {
             Ok(TokenStatus::Verified(identity)) => Ok(identity),
             Ok(TokenStatus::Pending(pending)) => self.verify_pending(bearer.token(), pending).await,
@@ -117,7 +114,7 @@ impl AdmissionController {
 
     fn check_format(&self, token: &[u8]) -> Check {
         let rejection = match self.headers_with(token) {
-            Ok(headers) => match self.requests.token_headers.find(&headers, &Uri::default()) {
+            Ok(mut headers) => match self.requests.token_headers.find(&mut headers) {
                 Ok(bearer) if bearer.is_malformed() => Some(Rejection::MalformedRequest(BROKEN)),
                 Ok(bearer) => self
                     .verifier

@@ -16,6 +16,7 @@ use super::ResponseBody;
 use super::admission::{Admission, AdmissionController, NotAccepted};
 use super::bearer::Bearer;
 use crate::identity::Identity;
+use crate::telemetry::in_span;
 use crate::verifier::PendingToken;
 
 type Verified = Pin<Box<dyn Future<Output = Result<Identity, NotAccepted>> + Send>>;
@@ -168,7 +169,7 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Calling { future, span } => {
-                    let response = ready!(span.in_scope(|| future.poll(cx)))?;
+                    let response = ready!(in_span(span, || future.poll(cx)))?;
                     return Poll::Ready(Ok(response.map(ResponseBody::service)));
                 }
                 StateProj::Rejected { response } => {
@@ -185,7 +186,7 @@ where
                             return Poll::Pending;
                         }
                         Progress::Call(mut service, request, span) => State::Calling {
-                            future: span.in_scope(|| service.call(request)),
+                            future: in_span(&span, || service.call(request)),
                             span,
                         },
                         Progress::Rejected(response) => State::rejected(response),

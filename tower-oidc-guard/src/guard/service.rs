@@ -12,6 +12,7 @@ use super::service_slot::{LayerSlot, ServiceSlot};
 use super::{ResponseBody, ResponseFuture, TokenBoundLayer};
 use crate::diagnosis::Diagnosis;
 use crate::policy::{Policy, PolicyError};
+use crate::telemetry::in_span;
 
 /// A [`Layer`] that puts a guard in front of a service. Created by [`OidcGuard::layer`](super::OidcGuard::layer) and
 /// [`OidcGuard::layer_with`](super::OidcGuard::layer_with).
@@ -157,7 +158,7 @@ where
         match admission.try_admit(&mut request) {
             TryAdmission::Decided(Admission::Admitted(span)) => {
                 admission.release();
-                let future = span.in_scope(|| self.inner.call(request));
+                let future = in_span(&span, || self.inner.call(request));
                 ResponseFuture::calling(future, span)
             }
             TryAdmission::Decided(Admission::Rejected(response)) => {
