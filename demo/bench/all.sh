@@ -11,7 +11,9 @@ build_go_oidc
 build_oha
 cd "$root"
 cargo bench --quiet --locked --all-features -p reqwest-wi-auth -p tower-oidc-guard --no-run
-instructions=$(cargo bench --locked -p tower-oidc-guard --bench instructions --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+build_instructions
+# Figures of an earlier run do not replace those of a measurement that fails.
+rm -f "$bench"/results/{servers,client,attack,instructions,shared_lines,microbenchmarks}.json
 
 missed=0
 "$python" "$bench/servers.py" --programs "$programs" --envoy "$envoy" || missed=1

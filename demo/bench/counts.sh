@@ -6,8 +6,7 @@
 # shellcheck source-path=SCRIPTDIR source=tools.sh
 source "$(dirname "$0")/tools.sh"
 cd "$root"
-instructions=$(cargo bench --locked --all-features -p reqwest-wi-auth -p tower-oidc-guard --bench instructions --no-run 2>&1 |
-    sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+build_instructions
 missed=0
 "$python" "$bench/instructions.py" --bench "$instructions" "$@" || missed=1
 "$python" "$bench/shared_lines.py" --bench "$instructions" "$@" || missed=1

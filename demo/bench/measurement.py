@@ -33,8 +33,17 @@ def spread(values):
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
+def run(command, **options):
+    """Runs a command and returns its standard output. If it fails, this program ends with what the command has printed last."""
+    ended = subprocess.run(command, capture_output=True, text=True, **options)
+    if ended.returncode:
+        program = Path(command[0]).name
+        raise SystemExit(f"{program} ended with exit code {ended.returncode}: {(ended.stderr or ended.stdout)[-2000:]}")
+    return ended.stdout
+
+
 def output_of(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return run(command).strip()
 
 
 def machine():
@@ -77,5 +86,5 @@ def load(name):
 def count_instructions(command, profile, *options):
     """Runs a command under callgrind and returns its instructions in user space. Writes callgrind's output to `profile`."""
     callgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", *options]
-    subprocess.run([str(part) for part in [*callgrind, *command]], check=True, capture_output=True)
+    run([str(part) for part in [*callgrind, *command]])
     return int(re.search(r"^(?:summary|totals): (\d+)", profile.read_text(), re.MULTILINE)[1])

@@ -88,9 +88,9 @@ class Server(Process):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
             if self.process.poll() is not None:
-                break
+                raise SystemExit(f"{self.name} ended with exit code {self.process.returncode} at its start")
             time.sleep(0.05)
-        raise SystemExit(f"{self.name} does not listen on port {self.port}")
+        raise SystemExit(f"{self.name} does not listen on port {self.port} after 10 s")
 
 
 @contextlib.contextmanager

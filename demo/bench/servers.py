@@ -7,12 +7,11 @@ all of them.
 import argparse
 import json
 import os
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from measurement import SMOKE_HELP, save, server_versions, spread
+from measurement import SMOKE_HELP, run, save, server_versions, spread
 from processes import BENCH, Server, load_cores, running_issuer, terminated
 
 TOKENS = 3000
@@ -114,15 +113,12 @@ def check(server, issuer):
 def send(server, path, tokens, file, seconds):
     """Runs wrk once. Returns requests per second, and the server's CPU microseconds per request."""
     cpu = server.cpu_seconds()
-    wrk = subprocess.run(
+    output = run(
         ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", BENCH / "load.lua", server.url(PATHS[path])],
         env={**os.environ, "TOKEN_FILE": str(file), "TOKENS": str(tokens)},
         preexec_fn=lambda: os.sched_setaffinity(0, load_cores()),
-        capture_output=True,
-        text=True,
-        check=True,
     )
-    summary = json.loads(wrk.stdout.splitlines()[-1])
+    summary = json.loads(output.splitlines()[-1])
     if summary["failed"] or not summary["requests"]:
         raise SystemExit(f"{server.name}, {path}: {summary['failed']} of {summary['requests']} requests failed")
     return {
