@@ -40,7 +40,8 @@ fi
 "${build[@]}"
 run=("$target/$profile/examples/soak" --output "$output" "${arguments[@]}")
 # Signals are for the program itself, which ends the others.
+# The figures of an earlier run are not taken for those of this one.
+rm -f "$output/soak.json" "$output/samples.csv"
 [ -n "$save" ] || exec "${run[@]}"
-"${run[@]}" || failed=1
+"${run[@]}" || { code=$?; echo "soak: nothing is saved, because the run has failed; see $output/timeline.log" >&2; exit "$code"; }
 "$demo/bench/soak.sh" "$output/soak.json"
-exit "${failed:-0}"

@@ -131,6 +131,12 @@ async fn soak(arguments: &Arguments, shutdown: &Shutdown) -> Result<ExitCode, Fa
     let report = measure(arguments, files.path(), &record, shutdown).await?;
     report.print();
     report.save(output)?;
+    if !report.is_successful() {
+        print_line(&format!(
+            "each change and failure is in {}, and what the programs have logged beside it",
+            output.join("timeline.log").display()
+        ));
+    }
     print_line(&report.to_string());
     Ok(if report.is_successful() {
         ExitCode::SUCCESS
@@ -212,7 +218,7 @@ async fn measure(
     let sample_interval = Duration::from_secs_f64((duration.as_secs_f64() / 1200.0).max(1.0));
     let progress_interval = Duration::from_secs_f64((duration.as_secs_f64() / 12.0).max(10.0));
     let mut next_progress = progress_interval;
-    let end = loop {
+    let mut end = loop {
         if began.elapsed() >= duration {
             break End::Complete;
         }
@@ -253,22 +259,18 @@ async fn measure(
     load.shutdown().await;
     environment.issuer.set(Answers::Documents);
     let elapsed = began.elapsed();
+    if end == End::Complete {
+        end = tokio::select! {
+            // First, because a signal from a terminal ends the programs as well.
+            biased;
+            () = shutdown.requested() => End::Interrupted,
+            ended = rest_and_terminate(&mut programs, &mut series, record) => ended,
+        };
+    }
     let minutes = match end {
         End::Complete => arguments.minutes as f64,
         End::Failed | End::Interrupted => (elapsed.as_secs_f64() / 6.0).round() / 10.0,
     };
-    if end == End::Complete {
-        wait_until_at_rest(&mut programs, &mut series, record).await?;
-    }
-    // The client first, so that none of its requests fails because a server has ended.
-    while let Some((program, _)) = programs.all.pop() {
-        let name = program.name;
-        if end == End::Complete
-            && let Err(error) = program.terminate().await
-        {
-            record.failure("end of a program", &format!("{name}: {error}"));
-        }
-    }
     if end == End::Interrupted {
         let text = format!("interrupted after {:.0} s", elapsed.as_secs_f64());
         record.failure("run", &text);
@@ -282,6 +284,27 @@ async fn measure(
         series,
         processor_seconds("self")?,
     ))
+}
+
+/// Takes the last samples when the programs are at rest after the load, and terminates them. A failure is recorded, so that there
+/// is a report all the same.
+async fn rest_and_terminate(
+    programs: &mut Programs,
+    series: &mut [Series],
+    record: &Record,
+) -> End {
+    if let Err(error) = wait_until_at_rest(programs, series, record).await {
+        record.failure("rest after the load", &error_chain(&*error));
+        return End::Failed;
+    }
+    // The client first, so that none of its requests fails because a server has ended.
+    while let Some((program, _)) = programs.all.pop() {
+        let name = program.name;
+        if let Err(error) = program.terminate().await {
+            record.failure("end of a program", &format!("{name}: {error}"));
+        }
+    }
+    End::Complete
 }
 
 /// Waits until the connections of the load are closed and their tasks have ended, and takes the last samples.
@@ -425,19 +448,31 @@ async fn wait_until_ready(
     programs: &mut Programs,
     client: &ClientOutput,
 ) -> Result<(), Failure> {
+    const RESPONSES: u64 = 40;
     let began = Instant::now();
-    while began.elapsed() < START_LIMIT {
+    loop {
         programs.check()?;
-        let mut are_ready = client.responses() >= 40;
+        let mut missing = Vec::new();
         for server in &environment.servers {
             let url = format!("{}/readyz", server.admin);
             let response = programs.http.get(url).send().await?;
-            are_ready &= response.status().is_success();
+            if !response.status().is_success() {
+                let reason = response.text().await?;
+                missing.push(format!("{} is not ready: {}", server.name, reason.trim()));
+            }
         }
-        if are_ready {
+        let responses = client.responses();
+        if responses < RESPONSES {
+            missing.push(format!(
+                "auth-client has received {responses} of {RESPONSES} responses"
+            ));
+        }
+        if missing.is_empty() {
             return Ok(());
+        }
+        if began.elapsed() > START_LIMIT {
+            return Err(format!("after {START_LIMIT:?}, {}", missing.join(", and ")).into());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    Err("the programs are not ready in time".into())
 }

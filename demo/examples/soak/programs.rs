@@ -24,6 +24,8 @@ pub(crate) struct Program {
     /// The name in the report.
     pub(crate) name: &'static str,
     child: Child,
+    /// Where its log is written.
+    log: PathBuf,
     addresses: Arc<Mutex<Vec<(String, String)>>>,
 }
 
@@ -49,6 +51,7 @@ impl Program {
             .spawn()
             .map_err(|error| format!("cannot start {}: {error}", binary.display()))?;
         let addresses = Arc::<Mutex<Vec<_>>>::default();
+        let log_path = folder.join(format!("{name}.log"));
         if let Some(stdout) = child.stdout.take() {
             std::thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -57,7 +60,7 @@ impl Program {
             });
         }
         if let Some(stderr) = child.stderr.take() {
-            let mut log = File::create(folder.join(format!("{name}.log")))?;
+            let mut log = File::create(&log_path)?;
             let (addresses, record) = (addresses.clone(), record.clone());
             std::thread::spawn(move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -79,6 +82,7 @@ impl Program {
         Ok(Self {
             name,
             child,
+            log: log_path,
             addresses,
         })
     }
@@ -104,11 +108,13 @@ impl Program {
                 return Ok(address);
             }
             if let Some(status) = self.child.try_wait()? {
-                return Err(format!("{} ended at its start: {status}", self.name).into());
+                let (name, log) = (self.name, self.log.display());
+                return Err(format!("{name} ended at its start: {status}; see {log}").into());
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
-        Err(format!("{} does not listen after {START_LIMIT:?}", self.name).into())
+        let (name, log) = (self.name, self.log.display());
+        Err(format!("{name} does not listen after {START_LIMIT:?}; see {log}").into())
     }
 
     /// Returns how the program has ended, or `None` while it runs.

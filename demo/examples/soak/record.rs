@@ -125,10 +125,15 @@ impl Record {
         let mut inner = self.inner();
         *inner.failures.entry(kind.to_owned()).or_default() += 1;
         inner.written_failures += 1;
-        if inner.written_failures > MAX_WRITTEN_FAILURES {
+        let written = inner.written_failures;
+        let line = if written <= MAX_WRITTEN_FAILURES {
+            self.line("FAILURE", &format!("{kind}: {found}"))
+        } else if written == MAX_WRITTEN_FAILURES + 1 {
+            let text = "further failures are only counted; the report has their numbers";
+            self.line("FAILURE", text)
+        } else {
             return;
-        }
-        let line = self.line("FAILURE", &format!("{kind}: {found}"));
+        };
         write(&mut inner, &line);
         drop(inner);
         print(&line);
