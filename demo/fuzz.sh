@@ -24,7 +24,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 flags=(--cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares)
 RUSTFLAGS="${flags[*]} ${RUSTFLAGS:-}" cargo test --locked --profile fuzz --target "$host" --target-dir target/fuzz --all-features \
-    --workspace --lib --no-run --message-format json >target/fuzz/build.json
+    --workspace --lib --no-run --message-format json-render-diagnostics >target/fuzz/build.json
 mapfile -t programs < <(python3 - <<'PYTHON'
 import json
 for line in open("target/fuzz/build.json"):
@@ -41,7 +41,10 @@ run_libfuzzer() {
     BOLERO_LIBFUZZER_ARGS="$*" "$program" "$target" --exact --nocapture --test-threads 1
 }
 
+# libFuzzer itself ends at Ctrl-C, and the script would go on with the next target.
+trap 'echo "interrupted" >&2; exit 130' INT
 failed=()
+found_any=
 for program in "${programs[@]}"; do
     # A target lists itself, with the folder of its corpus. Other tests that the name of the module selects print nothing.
     while IFS=$'\t' read -r target folder; do
@@ -49,6 +52,7 @@ for program in "${programs[@]}"; do
         [ $# = 0 ] || selected=
         for text in "$@"; do [[ "$target" != *"$text"* ]] || selected=1; done
         [ -n "$selected" ] || continue
+        found_any=1
         if [ -z "$minutes" ]; then
             echo "$target"
             continue
@@ -71,7 +75,7 @@ for program in "${programs[@]}"; do
         fi
         # Git tracks no empty folders.
         rmdir --ignore-fail-on-non-empty "$folder/crashes" "$kept" "$folder" 2>/dev/null || true
-    done < <(CARGO_BOLERO_SELECT=all "$program" fuzz:: --nocapture --test-threads 1 2>/dev/null | python3 -c '
+    done < <(CARGO_BOLERO_SELECT=all "$program" fuzz:: --nocapture --test-threads 1 2>target/fuzz/list.log | python3 -c '
 import json, sys
 for line in sys.stdin:
     if line.startswith("{\"__bolero_target\""):
@@ -79,6 +83,10 @@ for line in sys.stdin:
         print(target["test_name"], target["work_dir"], sep="\t")
 ')
 done
+if [ -z "$found_any" ]; then
+    echo "no fuzz target has a name with one of these texts: ${*:-(all)}; see target/fuzz/list.log" >&2
+    exit 2
+fi
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]}; see target/fuzz/corpus/*.log"
     exit 1

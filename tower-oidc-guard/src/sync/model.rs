@@ -113,8 +113,10 @@ pub(crate) fn explore(orders: usize, model: impl Fn() + Send + Sync + 'static) {
         run(replay, None, model);
         return;
     }
-    let seconds = std::env::var("MODEL_SECONDS").ok();
-    if let Some(seconds) = seconds.and_then(|seconds| seconds.parse().ok()) {
+    if let Ok(seconds) = std::env::var("MODEL_SECONDS") {
+        let seconds = seconds
+            .parse()
+            .expect("MODEL_SECONDS is a number of seconds");
         let half = Duration::from_secs(seconds) / 2;
         let random = RandomScheduler::new(usize::MAX);
         let by_random = run(ClockLast(random), Some(half), model.clone());
