@@ -36,14 +36,23 @@ cargo build --quiet --workspace --all-features --locked --bins --examples
 cargo test --quiet --workspace --all-features --locked --test it --no-run
 target=$(cargo metadata --no-deps --format-version 1 --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 # Most of the time is spent waiting, so both groups run at the same time.
+# In a process group of its own, which ends with this script however it ends.
+set -m
 cargo test --quiet --workspace --all-features --locked --test it -- --ignored --nocapture foreign_clients:: >"$log.grpc" 2>&1 &
+grpc=$!
+set +m
+trap 'kill -- "-$grpc" 2>/dev/null || true' EXIT
 # A failure is reported with the results below.
 status=0
 "$FOREIGN_PYTHON" "$here/foreign" "$target/debug/auth-server" "$@" 2>&1 | tee "$log" || status=$?
-wait $! || { status=$?; cat "$log.grpc" >&2; }
+wait "$grpc" || { status=$?; cat "$log.grpc" >&2; }
 grep -E '^(ok|FAILED) {2}' "$log.grpc" | tee -a "$log" || true
 checks=$(grep -cE '^(ok|FAILED) {2}' "$log" || true)
 failed=$(grep -cE '^FAILED {2}' "$log" || true)
+if [ "$status" != 0 ] && [ "$failed" = 0 ]; then
+    echo "foreign clients: a program has ended before it had made all checks; see $log and $log.grpc" >&2
+    failed="at least 1"
+fi
 if [ "$checks" = 0 ] || [ "$failed" != 0 ]; then status=1; fi
 echo "foreign clients: $checks checks, $failed failed"
 exit "$status"
