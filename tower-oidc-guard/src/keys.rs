@@ -7,7 +7,8 @@
 //! - [`fetch`] requests documents over HTTP with the clients of [`http_client`], and [`discovery`] reads the first of them;
 //! - [`connection_fault`] states what an operator can do about a failed request;
 //! - [`clock_offset`] is the difference between the issuer's clock and this machine's;
-//! - [`store`] holds the current keys, [`driver`] performs the fetches that are due, and [`health`] reports the status;
+//! - [`store`] holds the current keys, [`waiting`] the requests that wait for newer ones, [`driver`] performs the fetches that are
+//!   due, and [`health`] reports the status;
 //! - [`failures`] decides which failed fetches are warnings.
 
 pub(crate) mod clock_offset;
@@ -23,6 +24,7 @@ pub(crate) mod location;
 pub(crate) mod schedule;
 pub(crate) mod sources;
 pub(crate) mod store;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +38,7 @@ use self::error::KeysError;
 use self::health::IssuerHealth;
 use self::schedule::{FetchDecision, FetchTiming};
 use self::sources::KeySource;
-use self::store::{CurrentKeys, KeyStore, WaitSlot};
+use self::store::{CurrentKeys, KeyStore};
 use crate::clock::Clock;
 use crate::jose::SignatureError;
 use crate::jose::algorithm::Algorithm;
@@ -246,7 +248,7 @@ impl Keys {
                 }
             }
             if slot.is_none() {
-                slot = WaitSlot::acquire(store);
+                slot = store.waiting.acquire_slot();
             }
             if slot.is_none() || now >= deadline || Handle::try_current().is_err() {
                 return Err(give_up(store.until_next_fetch()));
@@ -262,7 +264,7 @@ impl Keys {
                 FetchDecision::StartAt(time) => self.driver.spawn_fetch(store, time),
                 FetchDecision::Join => {}
             }
-            if !store.wait_for_outcome(&mut outcome, deadline).await {
+            if !store.waiting.wait_for_outcome(&mut outcome, deadline).await {
                 return Err(give_up(store.until_next_fetch()));
             }
             let finished = outcome.borrow();

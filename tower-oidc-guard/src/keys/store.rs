@@ -3,12 +3,10 @@
 #[cfg(test)]
 mod models;
 
-use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::Guard;
-use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::clock_offset::ClockOffset;
@@ -16,17 +14,11 @@ use super::error::KeysError;
 use super::failures::Failures;
 use super::schedule::{FetchTiming, Schedule};
 use super::sources::{KeySource, LoadedKeys};
+use super::waiting::WaitingRequests;
 use crate::clock::Clock;
 use crate::jose::key_set::KeySet;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::time::{timeout, timeout_at};
-use crate::sync::{ArcSwapOption, Mutex, Notify, watch};
-
-/// The number of requests that may wait for one issuer's keys at a time. Further ones are answered immediately.
-const MAX_WAITING: usize = 1024;
-
-/// How long the requests that wait are woken one by one when a fetch ends. After that, the others are woken at once.
-const MAX_WAKING: Duration = Duration::from_millis(50);
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{ArcSwapOption, Mutex, watch};
 
 /// How much longer than the time limits of its requests a fetch may take until it is considered lost.
 const LOST_MARGIN: Duration = Duration::from_secs(40);
@@ -73,10 +65,7 @@ pub(super) struct KeyStore {
     created: Instant,
     /// The outcome of the last fetch. Each change of it is the end of a fetch.
     pub(super) outcome: watch::Sender<FetchOutcome>,
-    /// Wakes the requests that wait for the end of a fetch.
-    fetch_ended: Notify,
-    /// The number of requests that wait for a fetch.
-    waiting: AtomicUsize,
+    pub(super) waiting: WaitingRequests,
     /// The failures since the last successful fetch.
     failures: Mutex<Failures>,
     /// The number of the fetch whose keys have been reported as stale, or 0.
@@ -123,8 +112,7 @@ impl KeyStore {
             schedule: Mutex::new(schedule),
             created,
             outcome: watch::Sender::default(),
-            fetch_ended: Notify::new(),
-            waiting: AtomicUsize::new(0),
+            waiting: WaitingRequests::new(),
             failures: Mutex::default(),
             reported_stale: AtomicU64::new(0),
             is_retired: AtomicBool::new(false),
@@ -272,52 +260,16 @@ impl KeyStore {
         self.fetches_started.load(Ordering::Acquire)
     }
 
-    /// Publishes the outcome of a fetch, and wakes the requests that wait for it.
-    ///
-    /// They are woken one by one, and this yields to the runtime in between. If all of them were woken at once, a request that
-    /// needs no newer keys and arrives at that moment would be served after all of their responses. The runtime may be busy with
-    /// other requests, so this is limited to [`MAX_WAKING`].
+    /// Publishes the outcome of a fetch, and wakes the requests that wait for it one by one.
     pub(super) async fn end_fetch(&self, outcome: FetchOutcome) {
         self.outcome.send_replace(outcome);
-        let mut wakeups = Wakeups {
-            store: self,
-            left: self.waiting.load(Ordering::SeqCst),
-        };
-        let one_by_one = async {
-            while wakeups.wake_next() {
-                yield_now().await;
-            }
-        };
-        // If the time is up, dropping `wakeups` wakes the others.
-        let _ = timeout(MAX_WAKING, one_by_one).await;
+        self.waiting.wake_one_by_one().await;
     }
 
     /// Publishes the outcome of a fetch, and wakes all requests that wait for it at once.
     pub(super) fn end_fetch_now(&self, outcome: FetchOutcome) {
         self.outcome.send_replace(outcome);
-        self.fetch_ended.notify_waiters();
-    }
-
-    /// Waits until `deadline` for an outcome that `outcomes` has not seen. Returns whether there is one.
-    ///
-    /// The caller has a [`WaitSlot`], and is otherwise not counted among the requests that have to be woken.
-    pub(super) async fn wait_for_outcome(
-        &self,
-        outcomes: &mut watch::Receiver<FetchOutcome>,
-        deadline: Instant,
-    ) -> bool {
-        loop {
-            let mut fetch_ended = pin!(self.fetch_ended.notified());
-            // From here on, the end of a fetch wakes this request, so none is missed after the check.
-            fetch_ended.as_mut().enable();
-            if outcomes.borrow_and_update().has_changed() {
-                return true;
-            }
-            if timeout_at(deadline, fetch_ended).await.is_err() {
-                // The request may not have been woken yet.
-                return outcomes.borrow_and_update().has_changed();
-            }
-        }
+        self.waiting.wake_all();
     }
 
     /// Returns the time until the next fetch is due.
@@ -326,54 +278,6 @@ impl KeyStore {
         due.map_or(self.timing.backoff_min, |due| {
             due.saturating_duration_since(Instant::now())
         })
-    }
-}
-
-/// The requests that have yet to be woken at the end of a fetch. If it is dropped, as at the shutdown of a runtime, all are woken.
-struct Wakeups<'s> {
-    store: &'s KeyStore,
-    left: usize,
-}
-
-impl Wakeups<'_> {
-    /// Wakes the request that has waited longest. Returns whether further ones are left.
-    fn wake_next(&mut self) -> bool {
-        // Some may have reached their deadline.
-        self.left = self.left.min(self.store.waiting.load(Ordering::Relaxed));
-        if self.left > 0 {
-            self.store.fetch_ended.notify_one();
-            self.left -= 1;
-        }
-        self.left > 0
-    }
-}
-
-impl Drop for Wakeups<'_> {
-    fn drop(&mut self) {
-        if self.left > 0 {
-            self.store.fetch_ended.notify_waiters();
-        }
-    }
-}
-
-/// A slot among the requests that wait for a fetch.
-pub(super) struct WaitSlot<'s>(&'s KeyStore);
-
-impl<'s> WaitSlot<'s> {
-    /// Returns a slot, or `None` if all are taken.
-    pub(super) fn acquire(store: &'s KeyStore) -> Option<Self> {
-        let one_more = |waiting| (waiting < MAX_WAITING).then_some(waiting + 1);
-        store
-            .waiting
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, one_more)
-            .ok()?;
-        Some(Self(store))
-    }
-}
-
-impl Drop for WaitSlot<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

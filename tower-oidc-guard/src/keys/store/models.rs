@@ -137,11 +137,7 @@ fn has_key_1(current: &CurrentKeys) -> bool {
 
 /// Asserts that all waiting requests have ended.
 fn assert_no_request_waits(keys: &Keys) {
-    assert_eq!(
-        keys.store.waiting.load(Ordering::Relaxed),
-        0,
-        "waiting requests"
-    );
+    assert_eq!(keys.store.waiting.count(), 0, "waiting requests");
 }
 
 /// Asserts that no request has waited for its deadline. A fetch is delayed by up to 2 s on purpose.
