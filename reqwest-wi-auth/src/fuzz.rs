@@ -6,7 +6,7 @@
 //!
 //! A target with `bytes` in its name takes the document itself. The others take a recipe, which edits a valid document.
 
-// The same files in both libraries.
+// The files of `edits` and `linear` are links to those of tower-oidc-guard.
 pub(crate) mod edits;
 mod instructions;
 pub(crate) mod linear;

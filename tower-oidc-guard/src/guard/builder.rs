@@ -590,12 +590,14 @@ impl OidcGuardBuilder {
     /// token needs no signature check. Default: 4,096 tokens and 16 MiB. Zero of either does not build; use
     /// [`without_cache`](Self::without_cache). If called again, the last limits are used.
     ///
-    /// Only tokens that have verified are cached, never the policy's decisions. An entry is dropped when its token expires or
-    /// its issuer's keys change. Its memory is not zeroed when it is freed.
+    /// Only tokens that have verified are cached. An entry is removed at the first use after its token has expired or its issuer's
+    /// keys have changed, or to make room for another. The decision of a policy that depends on the token alone is remembered
+    /// with it, until the policy changes. The memory of an entry is not zeroed when it is freed.
     ///
     /// Each thread has copies of up to eight tokens that it uses most, so that threads with the same token do not wait for each
-    /// other. A copy is checked like the cached token at each use, and is dropped together with it. All copies take at most an
-    /// eighth of `bytes` in addition.
+    /// other. A copy is checked like the cached token at each use. If a token is removed because of its keys, its expiry or its
+    /// revocation, each thread drops its copies at the thread's next request; if it made room for another, its copies stay until
+    /// they do so themselves. All copies take at most an eighth of `bytes` in addition.
     ///
     /// ```
     /// use tower_oidc_guard::{Issuer, OidcGuard};

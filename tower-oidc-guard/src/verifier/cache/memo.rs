@@ -166,7 +166,7 @@ impl ThreadMemos {
     #[inline]
     pub(super) fn get(&self, removals: RemovalCount) -> Option<RefMut<'_, Memo>> {
         let mut memo = self.memos.get()?.0.try_borrow_mut().ok()?;
-        memo.expect_removals(removals);
+        memo.clear_if_outdated(removals);
         Some(memo)
     }
 
@@ -180,7 +180,7 @@ impl ThreadMemos {
         let Ok(mut memo) = padded.0.try_borrow_mut() else {
             return;
         };
-        memo.expect_removals(removals);
+        memo.clear_if_outdated(removals);
         let free = memo.place_of(fingerprint).or_else(|| memo.free_place());
         if let Some(place) = free
             && let Some(bytes) = memo.reserve(place, entry.bytes(token), &self.bytes)
@@ -201,7 +201,7 @@ impl ThreadMemos {
     ) -> Option<Identity> {
         let fingerprint = Fingerprint::new(token)?;
         let mut memo = self.memos.get_or_default().0.try_borrow_mut().ok()?;
-        memo.expect_removals(removals);
+        memo.clear_if_outdated(removals);
         let place = memo.place_for_used(fingerprint)?;
         // Nothing is copied in vain.
         let bytes = memo.reserve(place, entry.bytes(token), &self.bytes)?;
@@ -218,7 +218,7 @@ impl ThreadMemos {
 impl Memo {
     /// Clears the memo if anything was removed from the cache since it was last used.
     #[inline]
-    fn expect_removals(&mut self, removals: RemovalCount) {
+    fn clear_if_outdated(&mut self, removals: RemovalCount) {
         if self.removals != removals {
             self.clear();
             self.removals = removals;
