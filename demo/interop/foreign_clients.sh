@@ -36,7 +36,7 @@ cargo build --quiet --workspace --all-features --locked --bins --examples
 cargo test --quiet --workspace --all-features --locked --test it --no-run
 target=$(cargo metadata --no-deps --format-version 1 --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 # Most of the time is spent waiting, so both groups run at the same time.
-# In a process group of its own, which ends with this script however it ends.
+# In a separate process group, which ends with this script however it ends.
 set -m
 cargo test --quiet --workspace --all-features --locked --test it -- --ignored --nocapture foreign_clients:: >"$log.grpc" 2>&1 &
 grpc=$!

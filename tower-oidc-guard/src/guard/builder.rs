@@ -597,7 +597,7 @@ impl OidcGuardBuilder {
     /// Each thread has copies of up to eight tokens that it uses most, so that threads with the same token do not wait for each
     /// other. A copy is checked like the cached token at each use. If a token is removed because of its keys, its expiry or its
     /// revocation, each thread drops its copies at the thread's next request; if it made room for another, its copies stay until
-    /// they do so themselves. All copies take at most an eighth of `bytes` in addition.
+    /// they make room in turn. All copies take at most an eighth of `bytes` in addition.
     ///
     /// ```
     /// use tower_oidc_guard::{Issuer, OidcGuard};
