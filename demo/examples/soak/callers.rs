@@ -141,7 +141,11 @@ async fn send(environment: &Environment, server: usize, kind: Kind, number: usiz
         5 => &server.fresh,
         _ => &server.keep_alive,
     };
-    let fetches_keys = matches!(kind, Kind::BadSignature | Kind::UnknownKey);
+    // A withdrawn key is an unknown one to the server.
+    let fetches_keys = matches!(
+        kind,
+        Kind::BadSignature | Kind::UnknownKey | Kind::WithdrawnKey
+    );
     if fetches_keys
         && !environment
             .sends_tokens_of_unknown_keys
