@@ -82,9 +82,10 @@ def main():
         for line in sorted(first & second):
             print(f"  {line * LINE_BYTES:#x}")
     limit = 0
-    print(f"target lines_written_by_two_threads: {shared['guarded']} lines (limit {limit})")
+    target = ["lines_written_by_two_threads", shared["guarded"], f"lines (limit {limit})"]
+    print("target {}: {} {}".format(*target))
     if not arguments.smoke:
-        save("shared_lines", {"shared": shared})
+        save("shared_lines", {"shared": shared, "target": target})
     raise SystemExit(0 if shared["guarded"] <= limit else 1)
 
 
