@@ -180,8 +180,11 @@ def targets(table):
         return table[name][load]["added"]["median"]
 
     peers = {"Envoy, cache of 1,000": 5, "Go, go-oidc": 3}
-    for load, limit in {"same": 1, "different": 20}.items():
-        yield f"target added_{load}_token: {added(OURS, load):.2f} us (limit {limit})", added(OURS, load) <= limit
+    # 0.07 to 0.18 and 0.28 to 0.35 on two machines. Without a cache, a request takes 2.5 to 4 times as long as the open path.
+    for load, limit in {"same": 1 / 3, "different": 1}.items():
+        ratio = added(OURS, load) / table[OURS][load]["open"]["cpu"]["median"]
+        line = f"target added_{load}_token: {ratio:.3f} times the open path (limit {limit:.2g})"
+        yield f"{line}, {added(OURS, load):.2f} us", ratio <= limit
         for peer, factor in peers.items():
             ratio = added(OURS, load) / added(peer, load)
             name = peer.split(",")[0].lower()
