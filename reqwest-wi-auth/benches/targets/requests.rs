@@ -51,21 +51,18 @@ impl Samples {
         self.allocations = self.allocations.min(allocated);
     }
 
+    /// Returns the time of the slowest batch among the fastest tenth. What else the machine and its host do slows down the other
+    /// batches, and not all work by the same factor.
     fn nanoseconds(&self) -> f64 {
-        median(self.nanoseconds.clone())
+        let mut values = self.nanoseconds.clone();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 10]
     }
 
-    /// Returns the median of the nanoseconds that this takes longer than another work. Each batch is compared with the batch
-    /// beside it, so that a slow phase of the machine affects both.
+    /// Returns the nanoseconds that this takes longer than another work.
     fn over(&self, other: &Self) -> f64 {
-        let pairs = self.nanoseconds.iter().zip(&other.nanoseconds);
-        median(pairs.map(|(own, other)| own - other).collect())
+        self.nanoseconds() - other.nanoseconds()
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 pub(crate) fn measure() -> Vec<Target> {
