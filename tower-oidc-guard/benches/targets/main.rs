@@ -56,7 +56,9 @@ fn main() -> ExitCode {
     let issuers = best(BATCH, [&|| verify(&many, &rs256.token), &with_one]);
     let set = best(BATCH, [&|| verify(&keys, &rs256.token), &with_one]);
     let met = [
-        ratio("cold_verify_over_raw_rs256", cold_rs, 1.25),
+        // 1.16 to 1.18 on an Intel Xeon, and 1.23 to 1.26 on an AMD EPYC, where the signature takes less time compared with the rest. A
+        // second check of the signature would make it more than 2.
+        ratio("cold_verify_over_raw_rs256", cold_rs, 1.35),
         ratio("cold_verify_over_raw_es256", cold_es, 1.25),
         ratio("cold_verify_1000_issuers_over_1", issuers, 1.1),
         ratio("cold_verify_100_keys_over_1", set, 1.1),
