@@ -1,6 +1,7 @@
 //! Complete requests through the layer, and the memory that they leave allocated.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use tower::{Layer as _, ServiceExt as _};
@@ -11,7 +12,7 @@ use crate::allocations::{count, held};
 use crate::case::{Case, mint};
 use crate::service::{Bare, GKE_SA, call, call_behind_framework, guard, header};
 use crate::shadow::guard_with_shadow_policy;
-use crate::target::{Absolute, best, ratio, target, target_with};
+use crate::target::{Absolute, best, print_ratio, ratio, target, target_with};
 
 const BATCH: u32 = 200;
 /// The number of cached tokens whose memory is measured.
@@ -42,26 +43,37 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
     let hashed = || {
         black_box(digest(&SHA256, black_box(case.token.as_bytes())));
     };
-    let [bare, kept, hash] = best(BATCH, [&bare_call, &cached_call, &hashed]);
+    let cached_limit = 0.6;
+    let over_hash = |[bare, kept, hash]: [Duration; 3]| {
+        kept.saturating_sub(bare).as_secs_f64() / hash.as_secs_f64()
+    };
+    let cached_times = best(
+        BATCH,
+        [&bare_call, &cached_call, &hashed],
+        over_hash,
+        cached_limit,
+    );
+    let [bare, kept, _] = cached_times;
     println!("cached_guard_over_bare_service: {kept:.2?} over {bare:.2?}");
     let added = kept.saturating_sub(bare).as_secs_f64();
-    let [bare, whole, raw] = best(
+    let uncached_limit = 1.35;
+    let over_raw = |[bare, whole, raw]: [Duration; 3]| {
+        whole.saturating_sub(bare).as_secs_f64() / raw.as_secs_f64()
+    };
+    let [uncached_bare, whole, raw] = best(
         20,
         [
             &bare_call,
             &|| assert!(call(&uncached, &sent).is_success()),
             &|| case.raw(),
         ],
-    );
-    let members = best(
-        BATCH,
-        [&|| assert!(call(&many, &sent).is_success()), &cached_call],
+        over_raw,
+        uncached_limit,
     );
     let shadowed = guard_with_shadow_policy(case);
     let shadowed = shadowed.layer().layer(Bare);
     assert!(call(&shadowed, &sent).is_success());
     let shadowed_call = || assert!(call(&shadowed, &sent).is_success());
-    let shadow = best(BATCH, [&shadowed_call, &cached_call]);
     let mut refused = case.token.clone();
     let last = refused.pop();
     refused.push(if last == Some('A') { 'Q' } else { 'A' });
@@ -86,10 +98,10 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
     let met = [
         target_with(
             "cached_guard_over_bare_service",
-            added / hash.as_secs_f64(),
+            over_hash(cached_times),
             "times a SHA-256 of the token",
             // 0.44 to 0.46 on 16 cores. The limit before was 500 ns, on a machine whose SHA-256 took 606 ns to 819 ns.
-            0.6,
+            cached_limit,
             Absolute::new(added * 1e9, "ns"),
         ),
         target(
@@ -98,13 +110,23 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, issuer: &TestIssuer, ca
             "allocations",
             2.0,
         ),
-        ratio(
+        print_ratio(
             "uncached_guard_over_bare_service",
-            [whole - bare, raw],
-            1.35,
+            [whole.saturating_sub(uncached_bare), raw],
+            uncached_limit,
         ),
-        ratio("policy_100k_members_over_1", members, 1.1),
-        ratio("shadow_policy_over_none", shadow, 1.1),
+        ratio(
+            "policy_100k_members_over_1",
+            BATCH,
+            [&|| assert!(call(&many, &sent).is_success()), &cached_call],
+            1.1,
+        ),
+        ratio(
+            "shadow_policy_over_none",
+            BATCH,
+            [&shadowed_call, &cached_call],
+            1.1,
+        ),
         kept_bytes(runtime, issuer, case),
         hostile_bytes(runtime, case),
     ];
