@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 const BATCHES: usize = 1500;
-/// How often further batches are run at most.
+/// How often that many batches are run at most.
 const REPETITIONS: usize = 6;
 
 /// A value that depends on the speed of the machine.
@@ -54,6 +54,11 @@ pub(crate) fn ratio(name: &str, batch: u32, work: [&dyn Fn(); 2], limit: f64) ->
 pub(crate) fn print_ratio(name: &str, times: [Duration; 2], limit: f64) -> bool {
     println!("{name}: {:.2?} over {:.2?}", times[0], times[1]);
     target(name, quotient(times), "times", limit)
+}
+
+/// Returns how much longer `whole` takes than `bare`, divided by `over`.
+pub(crate) fn added_over([bare, whole, over]: [Duration; 3]) -> f64 {
+    quotient([whole.saturating_sub(bare), over])
 }
 
 fn quotient([time, over]: [Duration; 2]) -> f64 {
