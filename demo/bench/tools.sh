@@ -74,10 +74,9 @@ build_go_oidc() {
 # Builds the program that counts the guard's instructions, and sets $instructions to its path. Both libraries have a benchmark of that
 # name, which are compiled together so that dependencies have the features that they have for the other benchmarks.
 build_instructions() {
-    cargo bench --quiet --locked --all-features -p reqwest-wi-auth -p tower-oidc-guard --bench instructions --no-run
     # shellcheck disable=SC2034 # Used by the scripts that source this file.
     instructions=$(cargo bench --locked --all-features -p reqwest-wi-auth -p tower-oidc-guard --bench instructions --no-run \
-        --message-format json 2>/dev/null | "$python" -c '
+        --message-format json-render-diagnostics | "$python" -c '
 import json, sys
 for message in map(json.loads, sys.stdin):
     if message.get("executable") and "tower-oidc-guard" in message["package_id"]:
