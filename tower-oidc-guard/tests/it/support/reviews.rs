@@ -118,10 +118,13 @@ pub async fn verify(guard: &OidcGuard, token: &str) -> Result<(), VerifyError> {
 }
 
 /// Waits for a future, and advances the time meanwhile, so that time limits end.
+///
+/// An answer from the network may come after the limit, if this machine is busy. A test that depends on an answer waits for it while
+/// time stands still.
 pub async fn as_time_passes<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     let step = async || {
-        // The network needs real time.
+        // What needs no answer is done meanwhile.
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
