@@ -76,7 +76,6 @@ impl Environment {
         ];
         let mut client = start_client(&[&arguments[..], more].concat());
         let code = client.wait_for_exit().await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         (code, client.lines())
     }
 }
