@@ -28,7 +28,9 @@ use crate::token::Token;
 /// 3. If there is no token to send, the request is not sent, and fails with an [`Error`].
 /// 4. A token that the source does not have yet is awaited.
 /// 5. Only as reqwest middleware: after a 401 from the same origin, the request is sent once more if the source has a newer
-///    token by then and the body can be cloned (a streamed body cannot). The tower layer never sends a request again.
+///    token by then and the body can be cloned (a streamed body cannot). If its method is not safe (POST, for example), the
+///    response must also be from the same URL, because a request that was redirected may have been processed. The tower layer
+///    never sends a request again.
 ///
 /// # Order of middleware
 ///

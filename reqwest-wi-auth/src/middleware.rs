@@ -107,10 +107,7 @@ impl BearerAuth {
             let attempt = Arc::new(Attempt::new(sent));
             extensions.insert(CurrentAttempt(Arc::downgrade(&attempt)));
             let response = next.clone().run(request, extensions).await?;
-            // After a redirect the response may be from another origin, which must not receive the newer token.
-            if response.status() != StatusCode::UNAUTHORIZED
-                || response.url().origin() != kept.url().origin()
-            {
+            if response.status() != StatusCode::UNAUTHORIZED || !kept.is_answered_by(&response) {
                 return Ok(response);
             }
             self.send_again(attempt, kept, response, extensions, next)
@@ -136,7 +133,7 @@ impl BearerAuth {
             let Some(mut second) = kept.into_request() else {
                 return Ok(response);
             };
-            if let Some(token) = attempt.replacement(self.header()) {
+            if let Some(token) = attempt.replacement_of_first() {
                 self.attach(token, second.headers_mut());
             }
             next.run(second, extensions).await
@@ -149,7 +146,7 @@ impl BearerAuth {
         attempt: Option<&Attempt>,
         source: &Arc<dyn TokenSource>,
     ) -> reqwest_middleware::Result<Token> {
-        match attempt.and_then(|attempt| attempt.replacement(self.header())) {
+        match attempt.and_then(|attempt| attempt.replacement(self.header(), source)) {
             Some(token) => Ok(token),
             None => current_or_refreshed(source).await,
         }
@@ -214,11 +211,19 @@ impl Attempt {
         }
     }
 
-    /// Returns the token that replaces the one in a header, or `None` before [`refresh`](Self::refresh).
-    fn replacement(&self, header: &HeaderName) -> Option<Token> {
+    /// Returns the token that replaces the one from this source in a header, or `None` before [`refresh`](Self::refresh).
+    ///
+    /// Middleware in between may have sent the request to another origin, whose token is from another source.
+    fn replacement(&self, header: &HeaderName, source: &Arc<dyn TokenSource>) -> Option<Token> {
         let mut tokens = self.tokens();
         let sent = tokens.find_mut(header)?;
-        sent.replacement.clone()
+        let is_same_source = Arc::ptr_eq(&sent.source, source);
+        sent.replacement.clone().filter(|_| is_same_source)
+    }
+
+    /// Returns the token that replaces the one of the outermost `BearerAuth`, or `None` before [`refresh`](Self::refresh).
+    fn replacement_of_first(&self) -> Option<Token> {
+        self.tokens().first.replacement.clone()
     }
 
     /// Refreshes all tokens concurrently, since a 401 does not tell which token was rejected. Returns whether any of them

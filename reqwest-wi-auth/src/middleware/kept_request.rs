@@ -1,7 +1,7 @@
 //! A copy of a request, which is kept in order to send the request once more.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Request, Url};
+use reqwest::{Request, Response, Url};
 
 /// A copy of a request.
 ///
@@ -33,11 +33,28 @@ impl KeptRequest {
         self.request.url()
     }
 
+    /// Returns whether a response is to this request, rather than to one that a redirect has led to.
+    ///
+    /// A response from another origin never is: it must not receive the newer token, nor cause a refresh. Another URL of the same origin
+    /// is either that of a redirect or that of middleware, which cannot be distinguished. It counts as an answer only if it makes no
+    /// difference to the server that the request is sent again (RFC 9110, section 9.2.1): a redirect after a POST usually means that the
+    /// server has done what was requested.
+    pub(super) fn is_answered_by(&self, response: &Response) -> bool {
+        let (sent, answered) = (self.request.url(), response.url());
+        without_fragment(answered) == without_fragment(sent)
+            || (self.request.method().is_safe() && answered.origin() == sent.origin())
+    }
+
     /// Returns the request as it was copied, or `None` if a header cannot be restored, which cannot occur.
     pub(super) fn into_request(mut self) -> Option<Request> {
         *self.request.headers_mut() = self.headers.restore()?;
         Some(self.request)
     }
+}
+
+/// Returns a URL as it is sent, and as reqwest states it for a response.
+fn without_fragment(url: &Url) -> Option<&str> {
+    url.as_str().split('#').next()
 }
 
 /// The names and values of headers in order.

@@ -2,12 +2,14 @@
 #![cfg(unix)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::server::{Received, SERVERLESS, Server};
 use crate::support::sources::Tokens;
 use crate::support::{bearer, token};
-use http::HeaderName;
-use http::header::AUTHORIZATION;
+use axum::response::IntoResponse as _;
+use http::header::{AUTHORIZATION, LOCATION};
+use http::{HeaderName, Method, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
@@ -131,6 +133,64 @@ async fn a_401_of_another_origin_after_a_redirect_causes_no_second_request() {
             &other,
             "a 401 after a redirect, while a newer token is available",
         );
+    }
+}
+
+/// Starts a server that redirects each request for `/orders` to the URL in its query if there is one, and rejects all others with 401.
+/// Returns its URL and the number of requests for `/orders`.
+async fn ordering_server() -> (String, Arc<AtomicUsize>) {
+    let orders = Arc::new(AtomicUsize::new(0));
+    let counted = orders.clone();
+    let app = axum::Router::new()
+        .route(
+            "/orders",
+            axum::routing::any(move |uri: Uri| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let location = uri.query().map(|url| [(LOCATION, url.to_owned())]);
+                std::future::ready(match location {
+                    Some(location) => (StatusCode::SEE_OTHER, location).into_response(),
+                    None => StatusCode::UNAUTHORIZED.into_response(),
+                })
+            }),
+        )
+        .fallback(|| std::future::ready(StatusCode::UNAUTHORIZED));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    (url, orders)
+}
+
+#[tokio::test]
+async fn a_request_that_was_redirected_is_sent_again_only_if_its_method_is_safe() {
+    let (server, orders) = ordering_server().await;
+    let other = Server::start().await;
+    let within = format!("{server}/orders/1");
+    let through_another = other.redirect_to(&within);
+    for (method, sent_if_redirected) in [
+        (Method::GET, 2),
+        (Method::HEAD, 2),
+        (Method::POST, 1),
+        (Method::PUT, 1),
+        (Method::DELETE, 1),
+    ] {
+        let cases = [
+            (format!("/orders?{within}"), sent_if_redirected),
+            (format!("/orders?{through_another}"), sent_if_redirected),
+            ("/orders".to_owned(), 2),
+            ("/orders#part".to_owned(), 2),
+        ];
+        for (path, sent) in cases {
+            let tokens = Tokens::two(&token("old", 600), &token("new", 600));
+            let auth = BearerAuth::for_origin(&server, tokens).unwrap();
+            let http = reqwest::Client::builder().no_proxy().build().unwrap();
+            let client = ClientBuilder::new(http).with(auth).build();
+            let request = client.request(method.clone(), format!("{server}{path}"));
+            let response = request.body("one").send().await.unwrap();
+            assert_eq!(response.status(), 401);
+            let count = orders.swap(0, Ordering::SeqCst);
+            assert_eq!(count, sent, "{method} {path}");
+            assert_no_token(&other, &path);
+        }
     }
 }
 
