@@ -43,7 +43,7 @@ pub use self::settings::{TokenReview, WhenUnavailable};
 pub(crate) use self::shared::ReviewDescription;
 use self::shared::{Lookup, Shared, WaitSlot, Waiting};
 pub(crate) use self::token::ReviewedToken;
-use self::token::{Admitted, Standing, digest_of};
+use self::token::{Admitted, Leniency, Standing, digest_of};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::jose::TokenError;
@@ -101,8 +101,9 @@ pub(crate) enum Knowledge {
 impl TokenReviews {
     /// Creates the reviews of the issuer with that label, for these audiences.
     ///
-    /// What `earlier` reviews of the same API server know about tokens is kept, also about those that open streams use. The new
-    /// settings and audiences are put into effect by `take_effect`, or by the first use.
+    /// What `earlier` reviews of the same API server know about tokens is kept, also about those that open streams use. If files that
+    /// authenticate it or this process are others, only refusals are kept. The new settings and audiences are put into effect by
+    /// `take_effect`, or by the first use.
     pub(crate) fn new(
         label: Arc<str>,
         settings: ReviewSettings,
@@ -111,7 +112,9 @@ impl TokenReviews {
         earlier: Option<&Self>,
     ) -> Self {
         crate::telemetry::register_token_reviews(&label);
-        let earlier = earlier.filter(|earlier| *earlier.shared.api() == settings.api);
+        let same_server =
+            earlier.filter(|earlier| earlier.shared.api().address == settings.api.address);
+        let earlier = same_server.filter(|earlier| *earlier.shared.api() == settings.api);
         if let Some(earlier) = earlier
             && earlier.policy.settings == settings
             && earlier.policy.audiences == audiences
@@ -121,7 +124,13 @@ impl TokenReviews {
         let policy = Arc::new(ReviewPolicy::new(settings, audiences));
         let shared = match earlier {
             Some(earlier) => earlier.shared.clone(),
-            None => Arc::new(Shared::new(label, policy.clone(), clock)),
+            None => {
+                let shared = Shared::new(label, policy.clone(), clock);
+                if let Some(same_server) = same_server {
+                    shared.remember_refused(&same_server.shared);
+                }
+                Arc::new(shared)
+            }
         };
         Self::with(shared, policy)
     }
@@ -161,8 +170,15 @@ impl TokenReviews {
         }
         self.begin_use();
         let now = self.shared.milliseconds(Instant::now());
-        let is_lenient = self.accepts_unconfirmed() && self.shared.is_failing(now);
-        match token.admitted(now, is_lenient) {
+        // The settings may have been others when the token was accepted without confirmation.
+        let leniency = if !self.accepts_unconfirmed() {
+            Leniency::None
+        } else if self.shared.is_failing(now) {
+            Leniency::Outage
+        } else {
+            Leniency::Remembered
+        };
+        match token.admitted(now, leniency) {
             Admitted::Confirmed => {}
             Admitted::Unconfirmed => self.shared.record_unconfirmed(),
             Admitted::No => return Knowledge::Unknown,

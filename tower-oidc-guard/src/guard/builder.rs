@@ -35,7 +35,7 @@ use crate::issuer::{Issuer, ResolvedIssuer};
 use crate::jose::DEFAULT_MAX_TOKEN_BYTES;
 use crate::keys::Keys;
 use crate::keys::http_client::{AllowedUrls, default_client};
-use crate::keys::sources::KeySource;
+use crate::keys::sources::{ApiServer, KeySource};
 use crate::policy::{Misfit, Policy, ResolvedPolicy};
 #[cfg(feature = "policy-file")]
 use crate::policy::{PolicyContent, PolicyError, PolicyIssuers};
@@ -1163,7 +1163,7 @@ fn trusted_issuers(
     assembly: &mut Assembly<'_>,
 ) -> Result<Vec<TrustedIssuer>, BuildError> {
     let mut all = HashSet::new();
-    let mut trusted = Vec::with_capacity(issuers.len());
+    let mut resolved = Vec::with_capacity(issuers.len());
     for issuer in issuers {
         let client = match &http_client {
             Some(client) => client.clone(),
@@ -1178,7 +1178,17 @@ fn trusted_issuers(
             });
         }
         all.extend(own);
-        trusted.push(trusted_issuer(issuer, clock, assembly)?);
+        resolved.push(issuer);
+    }
+    #[cfg(feature = "policy-file")]
+    let previous = assembly.previous.map(|previous| &previous.verifier);
+    #[cfg(not(feature = "policy-file"))]
+    let previous = None;
+    let mut earlier_reviews = EarlierReviews::new(previous, &resolved);
+    let mut trusted = Vec::with_capacity(resolved.len());
+    for issuer in resolved {
+        let reviews = token_reviews(&issuer, &mut earlier_reviews, clock);
+        trusted.push(trusted_issuer(issuer, reviews, clock, assembly)?);
     }
     for issuer in &mut trusted {
         let own = &issuer.configured_issuers;
@@ -1190,6 +1200,7 @@ fn trusted_issuers(
 
 fn trusted_issuer(
     issuer: ResolvedIssuer,
+    reviews: Option<Arc<TokenReviews>>,
     clock: &Clock,
     assembly: &Assembly<'_>,
 ) -> Result<TrustedIssuer, BuildError> {
@@ -1200,11 +1211,6 @@ fn trusted_issuer(
     };
     #[cfg(not(feature = "policy-file"))]
     let _ = assembly;
-    #[cfg(feature = "policy-file")]
-    let previous = assembly.previous.map(|previous| &previous.verifier);
-    #[cfg(not(feature = "policy-file"))]
-    let previous = None;
-    let reviews = token_reviews(&issuer, previous, clock);
     let other_issuers = issuer.spellings.iter().chain(&issuer.also_known_as);
     let other_issuers = other_issuers.cloned().collect();
     let configured_issuers = issuer.all_issuers().map(str::to_owned).collect();
@@ -1246,26 +1252,46 @@ fn trusted_issuer(
     })
 }
 
-/// Returns the reviews of an issuer's tokens. What the reviews of another verifier know is kept if they use the same API server.
+/// The token reviews of the issuers of another verifier. Each is taken over by one issuer at most, since its settings apply to all that
+/// use it.
+struct EarlierReviews<'v> {
+    issuers: Vec<&'v TrustedIssuer>,
+    /// The labels of the issuers that may take them over.
+    labels: HashSet<Arc<str>>,
+}
+
+impl<'v> EarlierReviews<'v> {
+    fn new(previous: Option<&'v TokenVerifier>, issuers: &[ResolvedIssuer]) -> Self {
+        Self {
+            issuers: previous.map_or_else(Vec::new, |previous| previous.issuers().iter().collect()),
+            labels: issuers.iter().map(|issuer| issuer.label.clone()).collect(),
+        }
+    }
+
+    /// Returns the reviews that an issuer takes over.
+    fn take(&mut self, label: &Arc<str>, api: &ApiServer) -> Option<&'v TokenReviews> {
+        let same_label = self.issuers.iter().position(|own| own.label == *label);
+        // The cluster that this process runs in may have another label by now.
+        let renamed = || {
+            self.issuers.iter().position(|own| {
+                let reviews = own.reviews.as_ref();
+                let is_same_server = reviews.is_some_and(|own| own.api() == api);
+                is_same_server && !self.labels.contains(&own.label)
+            })
+        };
+        let index = same_label.or_else(renamed)?;
+        self.issuers.swap_remove(index).reviews.as_deref()
+    }
+}
+
+/// Returns the reviews of an issuer's tokens, which keep what earlier reviews by the same API server know.
 fn token_reviews(
     issuer: &ResolvedIssuer,
-    previous: Option<&TokenVerifier>,
+    earlier: &mut EarlierReviews<'_>,
     clock: &Clock,
 ) -> Option<Arc<TokenReviews>> {
     let settings = issuer.review.as_ref()?;
-    let earlier = previous.and_then(|previous| {
-        let all = || previous.issuers().iter();
-        let same_label = all().find(|own| own.label == issuer.label);
-        // The cluster that this process runs in may have another label by now.
-        let same_server = || {
-            all().find(|own| {
-                own.reviews
-                    .as_ref()
-                    .is_some_and(|own| *own.api() == settings.api)
-            })
-        };
-        same_label.or_else(same_server)?.reviews.as_deref()
-    });
+    let earlier = earlier.take(&issuer.label, &settings.api);
     let reviews = TokenReviews::new(
         issuer.label.clone(),
         settings.clone(),

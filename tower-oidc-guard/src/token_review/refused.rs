@@ -24,7 +24,7 @@ pub(super) enum Prior {
 }
 
 /// The tokens that were refused and have not ended, up to a limit.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct RefusedTokens {
     tokens: HashMap<Digest, RefusedToken>,
     /// The ends of the tokens.
@@ -33,6 +33,7 @@ pub(super) struct RefusedTokens {
     forgotten_until: Duration,
 }
 
+#[derive(Clone)]
 struct RefusedToken {
     denial: Denial,
     /// When the token ends, counted from the Unix epoch.

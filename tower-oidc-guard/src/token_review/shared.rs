@@ -204,6 +204,12 @@ impl Shared {
         }
     }
 
+    /// Remembers the tokens that others were refused, and those that they may have forgotten.
+    pub(super) fn remember_refused(&self, earlier: &Self) {
+        let refused = earlier.store().refused.clone();
+        self.store().refused = refused;
+    }
+
     /// Returns the state of a token, which is kept from now on if there is room, and is waited for.
     pub(super) fn keep(&self, token: &[u8], identity: &Identity) -> Lookup {
         let digest = digest_of(token);
@@ -298,10 +304,11 @@ impl Shared {
     /// Accepts a token without confirmation for the time to live, and has it reviewed once that is possible.
     pub(super) fn accept_unconfirmed(&self, token: &ReviewedToken, ttl: Duration) {
         let now = Instant::now();
-        let until = self.milliseconds(now + ttl);
-        token.unconfirmed_until.store(until, Ordering::Relaxed);
         token.is_used.store(true, Ordering::Relaxed);
         let mut store = self.store();
+        // The request may have begun with settings that others have replaced.
+        let until = self.milliseconds(now + ttl.min(store.policy.settings.ttl));
+        token.unconfirmed_until.store(until, Ordering::Relaxed);
         let due = store.outage.retry_at().unwrap_or(now).max(now);
         let renew_at = self.milliseconds(due.max(now + RENEWAL_REQUEST_INTERVAL));
         token.renew_at.store(renew_at, Ordering::Relaxed);

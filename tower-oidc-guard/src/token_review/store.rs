@@ -159,7 +159,13 @@ impl Store {
         milliseconds: impl Fn(Instant) -> u64,
     ) {
         let (old, new) = (self.policy.settings.ttl, policy.settings.ttl);
+        let unconfirmed_until = milliseconds(now + new);
         for (digest, kept) in &mut self.tokens {
+            // Written only while the store is locked.
+            let unconfirmed = &kept.token.unconfirmed_until;
+            if unconfirmed.load(Ordering::Relaxed) > unconfirmed_until {
+                unconfirmed.store(unconfirmed_until, Ordering::Relaxed);
+            }
             let is_accepted = kept
                 .audiences
                 .iter()

@@ -81,6 +81,16 @@ pub(super) enum Admitted {
     No,
 }
 
+/// Which tokens without a current confirmation are accepted without waiting. Never those that need one because of an earlier refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leniency {
+    None,
+    /// Those that were accepted without confirmation, for the time to live.
+    Remembered,
+    /// All, because reviews fail.
+    Outage,
+}
+
 impl ReviewedToken {
     pub(super) fn new(digest: Digest, token: &[u8], identity: &Identity, prior: Prior) -> Self {
         Self {
@@ -123,12 +133,15 @@ impl ReviewedToken {
     }
 
     /// Returns whether a request with this token is accepted without waiting, and if so, records the use.
-    pub(super) fn admitted(&self, now: u64, is_lenient: bool) -> Admitted {
+    pub(super) fn admitted(&self, now: u64, leniency: Leniency) -> Admitted {
+        let is_lenient = || match leniency {
+            Leniency::None => false,
+            Leniency::Remembered => now < self.unconfirmed_until.load(Ordering::Relaxed),
+            Leniency::Outage => true,
+        };
         let admitted = if self.is_confirmed(now) {
             Admitted::Confirmed
-        } else if !self.needs_confirmation.load(Ordering::Relaxed)
-            && (is_lenient || now < self.unconfirmed_until.load(Ordering::Relaxed))
-        {
+        } else if !self.needs_confirmation.load(Ordering::Relaxed) && is_lenient() {
             Admitted::Unconfirmed
         } else {
             return Admitted::No;
