@@ -3,8 +3,10 @@
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -51,7 +53,12 @@ class Process:
 
     def terminate(self):
         self.process.terminate()
-        self.process.wait()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            # It may be stopped.
+            self.process.kill()
+            self.process.wait()
 
 
 class Issuer(Process):
@@ -95,7 +102,8 @@ class Server(Process):
 
 @contextlib.contextmanager
 def terminated(processes):
-    """Terminates the processes at the end of the block; more may be added within it."""
+    """Terminates the processes at the end of the block, also if that is a SIGTERM; more may be added within it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield processes
     finally:

@@ -13,7 +13,8 @@ lowest=21
 
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
-tools=${TOOLS:-${TMPDIR:-/tmp}/manifest-tools}
+# Programs in it are executed, so it is in a folder that only this user can write to.
+tools=${TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/reqwest-wi-auth-manifests}
 
 # Each release of kubernetes-validate contains the schemas of about ten minor versions: 1.28.3 those of 1.20 to 1.28, newer
 # releases those from 1.25. `install NAME REQUIREMENT` creates a virtual environment with one release.
