@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use tower_oidc_guard::testing::FakeApiServer;
-use tower_oidc_guard::{Policy, TokenError, TokenReview, VerifyError, WhenUnavailable};
+use tower_oidc_guard::{Policy, TokenReview, WhenUnavailable};
 
 use crate::support::reviews::{
-    ReviewingCluster, as_time_passes, health, pass, review, settle, verify, wait_until,
+    REVOKED, ReviewingCluster, as_time_passes, health, pass, review, settle, verify, wait_until,
 };
 use crate::support::{AUDIENCE, bearer_request};
-
-const REVOKED: VerifyError = VerifyError::InvalidToken(TokenError::TokenRevoked);
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_confirmed_once_and_then_accepted_without_a_review() {

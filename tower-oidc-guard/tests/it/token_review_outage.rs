@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
-use tower_oidc_guard::{
-    OidcGuard, TokenError, TokenReview, TokenReviewError, VerifyError, WhenUnavailable,
+use tower_oidc_guard::{OidcGuard, TokenReview, TokenReviewError, VerifyError, WhenUnavailable};
+
+use crate::support::reviews::{
+    REVOKED, ReviewingCluster, as_time_passes, health, is_unavailable, pass, review, verify,
 };
 
-use crate::support::reviews::{ReviewingCluster, as_time_passes, health, pass, review, verify};
-
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
-const REVOKED: VerifyError = VerifyError::InvalidToken(TokenError::TokenRevoked);
-
 /// Replaces the responses to TokenReviews.
 fn answer(
     cluster: &ReviewingCluster,
@@ -41,10 +39,6 @@ fn edit(response: Response<String>, edit: impl Fn(&mut Value)) -> Response<Strin
         edit(&mut body);
         body.to_string()
     })
-}
-
-fn is_unavailable(result: &Result<(), VerifyError>) -> bool {
-    matches!(result, Err(VerifyError::TokenReviewUnavailable { .. }))
 }
 
 fn last_error(guard: &OidcGuard) -> String {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use reqwest_wi_auth::testing::Kubelet;
 use tempfile::TempDir;
 use tower_oidc_guard::testing::FakeApiServer;
-use tower_oidc_guard::{OidcGuard, OidcGuardBuilder, TokenError, VerifyError};
+use tower_oidc_guard::{OidcGuard, OidcGuardBuilder, VerifyError};
 
+use crate::support::reviews::{REVOKED, is_unavailable, verify};
 use crate::support::{AUDIENCE, wait_until};
 
 /// A guard whose configuration file is followed, in real time: file watches need it.
@@ -61,8 +62,14 @@ impl Followed {
         wait_until(async || self.guard.policy_health()[0].last_change != reads).await;
     }
 
+    /// Changes the time to live alone, and waits until that is in effect.
+    async fn change_ttl(&self, ttl: u64) {
+        let first = self.trusted();
+        self.change(&[Trusted { ttl, ..first }]).await;
+    }
+
     async fn verify(&self, token: &str) -> Result<(), VerifyError> {
-        self.guard.verifier().verify(token).await.map(drop)
+        verify(&self.guard, token).await
     }
 }
 
@@ -90,12 +97,6 @@ impl Trusted {
             ca_file: volume.path().join("ca.crt"),
         }
     }
-}
-
-const REVOKED: VerifyError = VerifyError::InvalidToken(TokenError::TokenRevoked);
-
-fn is_unavailable(result: &Result<(), VerifyError>) -> bool {
-    matches!(result, Err(VerifyError::TokenReviewUnavailable { .. }))
 }
 
 /// Returns a client that trusts the cluster and authenticates as its administrator, for the keys.
@@ -145,13 +146,7 @@ async fn a_stream_ends_with_its_revoked_token_after_the_settings_have_changed() 
     let token = followed.token("web");
     let caller = followed.guard.verifier().verify(&token).await.unwrap();
     let stream = tokio::spawn(caller.expired());
-    let ttl = 1;
-    followed
-        .change(&[Trusted {
-            ttl,
-            ..followed.trusted()
-        }])
-        .await;
+    followed.change_ttl(1).await;
     assert!(!stream.is_finished());
     followed.api.delete_pod("shop", "web");
     let ended = tokio::time::timeout(Duration::from_secs(10), stream);
@@ -165,13 +160,7 @@ async fn what_is_known_about_tokens_is_kept_when_the_settings_change() {
     followed.verify(&kept).await.unwrap();
     followed.api.delete_pod("shop", "gone");
     assert_eq!(followed.verify(&gone).await, Err(REVOKED));
-    let ttl = 600;
-    followed
-        .change(&[Trusted {
-            ttl,
-            ..followed.trusted()
-        }])
-        .await;
+    followed.change_ttl(600).await;
     // No review can be made any more.
     followed.api.withdraw_token_reviews("shop", "guard");
     followed.verify(&kept).await.unwrap();

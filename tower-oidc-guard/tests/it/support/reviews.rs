@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tower_oidc_guard::testing::{FakeApiServer, tokio_clock};
 use tower_oidc_guard::{
-    Issuer, OidcGuard, OidcGuardBuilder, TokenReview, TokenReviewHealth, VerifyError,
+    Issuer, OidcGuard, OidcGuardBuilder, TokenError, TokenReview, TokenReviewHealth, VerifyError,
     WhenUnavailable,
 };
 
@@ -110,6 +110,14 @@ pub async fn wait_until(condition: impl Fn() -> bool) {
         assert!(began.elapsed() < MAX_REAL_WAIT, "the condition is not met");
         tokio::task::yield_now().await;
     }
+}
+
+/// The error for a token that the API server has refused.
+pub const REVOKED: VerifyError = VerifyError::InvalidToken(TokenError::TokenRevoked);
+
+/// Returns whether a token was refused because it could not be reviewed.
+pub fn is_unavailable(result: &Result<(), VerifyError>) -> bool {
+    matches!(result, Err(VerifyError::TokenReviewUnavailable { .. }))
 }
 
 /// Verifies a token, and discards the identity.
